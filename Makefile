@@ -1,0 +1,63 @@
+# `make help` lists the targets. Each target does all of its own set-up.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+PYTHON ?=
+PIP_FLAGS ?=
+PARAMS ?= params/quick.yaml
+BIN := $(VENV)/bin
+KEY := $(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-16)
+READY := $(VENV)/.ready-$(KEY)
+
+.PHONY: help book test browser lab bench lint format clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+book: $(READY)  ## build the book: the quick campaign, all notebooks, then HTML under _build/
+	@$(BIN)/intrinsic book --params $(PARAMS)
+
+test: $(READY) browser  ## run all tests (at most 15 minutes on 2 cores)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_FLAGS)
+
+browser: $(READY)  ## find Chromium for the browser tests, or install it
+	@$(BIN)/python tests/browser.py --install
+
+lab: $(READY)  ## open the book's notebooks in JupyterLab
+	@$(BIN)/jupyter lab --notebook-dir=. book
+
+bench: $(READY)  ## run the benchmarks; tables go to benchmarks/results/
+	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+
+lint: $(READY)  ## check formatting, style, the layers and that notebooks carry no outputs
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@find book -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -print0 | xargs -0 $(BIN)/nbstripout --verify
+	@$(BIN)/python -m pytest -q tests/test_layers.py
+
+format: $(READY)  ## format the code and strip the notebooks
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@find book -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -print0 | xargs -0 $(BIN)/nbstripout
+
+clean:  ## remove the build, records included, and the virtual environment
+	rm -rf _build .venv .pytest_cache .ruff_cache
+
+# The virtual environment, made again when pyproject.toml or constraints.txt change.
+# torchattacks goes in by itself: it pins an old `requests` that it never imports.
+$(READY): pyproject.toml constraints.txt
+	@python=""; for name in "$(PYTHON)" python3 python3.13 python3.12 python3.11; do \
+	  if [ -n "$$name" ] && "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
+	  then python="$$name"; break; fi; done; \
+	if [ -z "$$python" ]; then echo "make: Python 3.11, 3.12 or 3.13 was not found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1; fi; \
+	if ! "$$python" -c 'import ensurepip' 2>/dev/null; then \
+	  package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+	  sudo=""; [ "$$(id -u)" = 0 ] || sudo="sudo -n"; \
+	  $$sudo apt-get install -y -qq "$$package" || { echo "make: $$python has no venv module; install it: sudo apt install $$package" >&2; exit 1; }; fi; \
+	echo "installing into $(VENV) with $$($$python --version) ..."; \
+	"$$python" -m venv $(VENV); \
+	$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt -e '.[book,lab,test]'; \
+	$(BIN)/pip install -q --no-deps -c constraints.txt torchattacks; \
+	rm -f $(VENV)/.ready-*; touch $@

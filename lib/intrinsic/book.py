@@ -1,0 +1,584 @@
+"""Parameter file -> records -> executed notebooks -> the book as HTML. Nothing is written outside `_build`.
+
+    _build/executed/   one executed notebook a page, kept while its inputs are unchanged
+    _build/source/     what Sphinx reads: configuration, table of contents, text, executed notebooks
+    _build/html/       the book
+
+This module is also the book's Sphinx extension (`setup`) and the renderer of its charts
+(`ChartRenderer`, an entry point of the group myst_nb.mime_renderers), so it imports little.
+"""
+
+import hashlib
+import html
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zlib
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from intrinsic import images
+
+CHART = "application/vnd.vegalite.v5+json"
+REPORT = "book/dataset_report"
+REPORT_PART = "On this machine: image sets"
+NEVER_COPIED = {".ipynb", ".jsonl", ".pyc"}
+
+
+class BookError(RuntimeError):
+    """A notebook or a page that fails, or a parameter that would change nothing."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A notebook of the book: where it comes from, its page, the parameters it is given."""
+
+    source: Path
+    name: str  # "book/claims/x", the page without suffix
+    parameters: dict
+    title: str | None = None  # of an image set's report
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a book is made of: its notebooks and its table of contents."""
+
+    pages: list[Page]
+    toc: dict
+
+
+# ------------------------------------------------------------------------------------- the whole way
+
+
+def build(params_file, *, output=None, jobs=None, compute=True, progress=True) -> Path:
+    """Complete a campaign, execute the notebooks, build the HTML; returns the path of its first page.
+
+    params_file  YAML, as for `campaign.read`, which refuses unknown keys
+    output       folder for everything that is made; `_build` of the repository where none is given
+    jobs         notebooks executed at a time; as many as there are cores where none is given
+    compute      train what the campaign lacks; otherwise pages show what is stored
+
+    Raises BookError where a run or a notebook fails or Sphinx warns; what was finished before is kept.
+    """
+    from intrinsic import campaign
+
+    p = placed(campaign.read(params_file))
+    output = _folder(output)
+    made = plan(p)
+    if compute:
+        outcome = campaign.run(p, progress=progress)
+        if outcome.failed:
+            label, reason = outcome.failed[0]
+            raise BookError(
+                f"{len(outcome.failed)} runs of {params_file} failed, so the book would lack them; "
+                f"the first is {label}: {reason}"
+            )
+    index = _make(made, output, campaign.store_state(p), jobs=jobs, progress=progress)
+    print(index)
+    return index
+
+
+def report(source: str, params=None, *, output=None, progress=True) -> Path:
+    """The report of one image set, with the theory it refers to; returns the path of its page.
+
+    source  a name in the catalogue or a path, as for `images.load`
+
+    Links to pages that are not made, such as the claims, stay plain text.
+    """
+    from intrinsic import campaign
+
+    p = placed(campaign.Params() if params is None else params)
+    page = _report_page(_place(str(source)), p, set())
+    output = _folder(output) / "reports" / page.name.rpartition("/")[2]
+    toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
+    texts = [name for name in _files(toc) if (images.REPOSITORY / f"{name}.md").exists()]
+    chapters = [{"file": name} for name in texts if name != str(toc["root"]).removesuffix(".md")]
+    made = Plan([page], {"format": "jb-book", "root": page.name, "chapters": chapters})
+    return _make(made, output, campaign.store_state(p), progress=progress, strict=False)
+
+
+def _make(made: Plan, output: Path, state: str, *, jobs=None, progress=True, strict=True) -> Path:
+    output.mkdir(parents=True, exist_ok=True)
+    execute(made.pages, output / "executed", state=state, jobs=jobs, progress=progress)
+    assemble(made, output)
+    return render(output, strict=strict)
+
+
+def _folder(output) -> Path:
+    return (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
+
+
+# ------------------------------------------------------------------------------------------ the plan
+
+
+def plan(p) -> Plan:
+    """The notebooks of `_toc.yml` with the parameters each declares, and a report for each image set.
+
+    Raises BookError where a notebook declares a parameter that the schema does not know.
+    """
+    toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
+    pages = []
+    for name in _files(toc):
+        source = images.REPOSITORY / f"{name}.ipynb"
+        if source.exists():
+            pages.append(Page(source, name, declared_parameters(source, p)))
+        elif not source.with_suffix(".md").exists():
+            raise BookError(f"_toc.yml names {name}, but there is no {name}.ipynb or {name}.md; write one of them")
+    taken: set[str] = set()
+    reports = [_report_page(dataset, p, taken) for dataset in p.datasets]
+    if reports:
+        chapters = [{"file": page.name, "title": page.title} for page in reports]
+        toc.setdefault("parts", []).append({"caption": REPORT_PART, "chapters": chapters})
+    return Plan([*pages, *reports], toc)
+
+
+def placed(p):
+    """The same parameters with absolute paths of image sets, since notebooks run in the repository root."""
+    runs = [
+        block.model_copy(update={"datasets": [_place(source) for source in block.datasets]})
+        if block.datasets is not None
+        else block
+        for block in p.runs
+    ]
+    datasets = [_place(source) for source in p.datasets]
+    return p.model_copy(update={"datasets": datasets, "dataset": _place(p.dataset), "runs": runs})
+
+
+def _place(source: str) -> str:
+    return source if source in images.catalogue() else str(Path(source).expanduser().resolve())
+
+
+def _files(toc) -> Iterable[str]:
+    """All pages that a table of contents names, without their suffix."""
+    if isinstance(toc, dict):
+        for key, value in toc.items():
+            if key in ("root", "file"):
+                yield str(value).removesuffix(".ipynb").removesuffix(".md")
+            else:
+                yield from _files(value)
+    elif isinstance(toc, list):
+        for entry in toc:
+            yield from _files(entry)
+
+
+def declared_parameters(notebook: Path, p) -> dict:
+    """The values of exactly those parameters that a notebook declares in its `parameters` cell."""
+    import papermill
+
+    known = p.model_dump(mode="json")
+    try:
+        declared = papermill.inspect_notebook(str(notebook))
+    except ValueError as error:
+        raise BookError(
+            f"{_short(notebook)} cannot be read as a notebook with parameters ({error}); "
+            "it needs a kernelspec in its metadata and a cell tagged `parameters`"
+        ) from None
+    strange = [name for name in declared if name not in known]
+    if strange:
+        raise BookError(
+            f"{_short(notebook)} declares {', '.join(strange)}, which no parameter file can set; "
+            f"the parameters are {', '.join(known)}"
+        )
+    return {name: known[name] for name in declared}
+
+
+def _report_page(dataset: str, p, taken: set[str]) -> Page:
+    source = images.REPOSITORY / f"{REPORT}.ipynb"
+    parameters = {**declared_parameters(source, p), "dataset": dataset}
+    entry = images.catalogue().get(dataset)
+    title = entry.title if entry else Path(dataset).name
+    short = dataset if entry else Path(dataset).stem
+    slug = re.sub(r"[^A-Za-z0-9-]+", "_", short).strip("_") or "set"
+    if slug in taken:
+        slug = f"{slug}_{hashlib.sha256(dataset.encode()).hexdigest()[:6]}"
+    taken.add(slug)
+    return Page(source, f"book/image_sets/{slug}", parameters, title)
+
+
+def _short(path: Path) -> str:
+    try:
+        return path.relative_to(images.REPOSITORY).as_posix()
+    except ValueError:
+        return str(path)
+
+
+# --------------------------------------------------------------------------------------- the notebooks
+
+
+def execute(pages: list[Page], folder: Path, *, state: str, jobs: int | None = None, progress=True) -> int:
+    """Execute the notebooks whose inputs changed, several at a time; returns how many were executed.
+
+    Inputs: the notebook, its parameters, the package, the catalogue and `state`, a hash of the records.
+    Each notebook has a process and a kernel of its own and runs in the repository root. It is executed
+    to a draft, which takes its place only once it succeeded. Raises BookError naming each notebook that
+    failed with its cell; the others are kept.
+    """
+    from tqdm import tqdm
+
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    shared = hashlib.sha256(f"{_package_hash()} {state}".encode()).hexdigest()
+    keys = {page.name: _inputs(page, shared) for page in pages}
+    todo = [page for page in pages if _kept(folder, page) != keys[page.name]]
+    wanted = {_executed(folder, page) for page in pages}
+    for stale in set(folder.rglob("*.ipynb")) - wanted:
+        stale.unlink()
+    jobs = max(1, min(jobs or _cores(), len(todo) or 1))
+    threads = max(1, _cores() // jobs)
+    failures = []
+    processes: set[subprocess.Popen] = set()
+    with (
+        tqdm(total=len(todo), disable=not progress or not todo, unit="notebook", desc="notebooks") as bar,
+        ThreadPoolExecutor(jobs) as pool,
+    ):
+        futures = {pool.submit(_execute, page, folder, keys[page.name], threads, processes) for page in todo}
+        try:
+            while futures:
+                finished, futures = wait(futures, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    failure = future.result()
+                    if failure:
+                        failures.append(failure)
+                    bar.update(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(processes):
+                process.terminate()
+            raise
+    if failures:
+        raise BookError("\n\n".join(sorted(failures)))
+    return len(todo)
+
+
+def _execute(page: Page, folder: Path, key: str, threads: int, processes: set) -> str | None:
+    """Execute one notebook; returns what failed, or None."""
+    target = _executed(folder, page)
+    draft = target.with_suffix(".draft")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    values = target.with_suffix(".yaml")
+    values.write_text(yaml.safe_dump(page.parameters, allow_unicode=True), encoding="utf-8")
+    command = [sys.executable, "-m", "papermill", str(page.source), str(draft)]
+    command += ["-f", str(values), "--cwd", str(images.REPOSITORY), "-k", "python3", "-l", "python"]
+    command += ["--no-progress-bar", "--start-timeout", "180"]
+    environment = {
+        **os.environ,
+        "INTRINSIC_HOME": str(images.REPOSITORY),
+        "IPYTHONDIR": str(folder.parent / "ipython"),  # no start-up files of the user
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYTHONUTF8": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
+    }
+    if "INTRINSIC_STORE" in environment:  # a relative one starts here, not where the notebook runs
+        environment["INTRINSIC_STORE"] = str(Path(environment["INTRINSIC_STORE"]).resolve())
+    process = subprocess.Popen(
+        command,
+        cwd=images.REPOSITORY,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    processes.add(process)
+    said, _ = process.communicate()
+    processes.discard(process)
+    values.unlink()
+    if process.returncode:
+        failed = target.with_suffix(".failed")
+        if draft.exists():
+            draft.replace(failed)
+        return _failure(page, failed, said)
+    notebook = json.loads(draft.read_text(encoding="utf-8"))
+    _finish(notebook, page, key)
+    draft.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    draft.replace(target)
+    target.with_suffix(".failed").unlink(missing_ok=True)
+    return None
+
+
+def _finish(notebook: dict, page: Page, key: str) -> None:
+    """An executed notebook as a page: no paths and times of papermill, the title of its image set."""
+    notebook["metadata"].pop("papermill", None)
+    notebook["metadata"]["intrinsic"] = {"inputs": key}
+    for cell in notebook["cells"]:
+        cell["metadata"] = {
+            k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution", "collapsed")
+        }
+        tags = cell["metadata"].get("tags", [])
+        if "injected-parameters" in tags:
+            cell["metadata"]["tags"] = [*tags, "hide-input"]
+    if page.title is not None:
+        for cell in notebook["cells"]:
+            text = "".join(cell["source"])
+            if cell["cell_type"] == "markdown" and re.match(r"# ", text):
+                title = re.sub(r"([\\`*_{}\[\]<>#$|~])", r"\\\1", page.title)
+                cell["source"] = f"# {title}{text[len(text.splitlines()[0]) :]}"
+                break
+
+
+def _failure(page: Page, failed: Path, said: str) -> str:
+    """Which notebook failed, at which cell, with its source and its error."""
+    name = f"{_short(page.source)} (page {page.name})" if page.title else _short(page.source)
+    count = 0
+    cells = json.loads(failed.read_text(encoding="utf-8"))["cells"] if failed.exists() else []
+    for cell in cells:
+        own_tags = cell.get("metadata", {}).get("tags", [])
+        if cell["cell_type"] != "code" or "papermill-error-cell-tag" in own_tags:
+            continue
+        count += 1
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                source = "".join(cell["source"]).rstrip()
+                indented = "\n".join(f"    {line}" for line in source.splitlines())
+                return (
+                    f"{name} failed at its code cell {count}:\n{indented}\n"
+                    f"{output['ename']}: {output['evalue']}\n"
+                    f"(the notebook up to there, with the traceback, is {failed})"
+                )
+    tail = "\n".join(said.strip().splitlines()[-12:])
+    return f"{name} could not be executed; papermill said:\n{tail}"
+
+
+def _executed(folder: Path, page: Page) -> Path:
+    return folder / f"{page.name}.ipynb"
+
+
+def _kept(folder: Path, page: Page) -> str | None:
+    try:
+        notebook = json.loads(_executed(folder, page).read_text(encoding="utf-8"))
+        return notebook["metadata"]["intrinsic"]["inputs"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _inputs(page: Page, shared: str) -> str:
+    key = hashlib.sha256(shared.encode())
+    key.update(page.source.read_bytes())
+    key.update(json.dumps([page.name, page.title, page.parameters], sort_keys=True).encode())
+    return key.hexdigest()[:32]
+
+
+def _package_hash() -> str:
+    """Of everything that a notebook may call: the modules and the catalogue."""
+    key = hashlib.sha256(sys.version.encode())
+    for path in [*sorted(Path(__file__).parent.glob("*.py")), images.REPOSITORY / "params" / "datasets.yaml"]:
+        key.update(path.name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"") + b"\0")
+    return key.hexdigest()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# ------------------------------------------------------------------------------------------- the HTML
+
+
+def assemble(made: Plan, output: Path) -> Path:
+    """Fill `source` with what Sphinx reads; files that did not change keep their time."""
+    source = output / "source"
+    files: dict[str, bytes] = {
+        "_config.yml": (images.REPOSITORY / "_config.yml").read_bytes(),
+        "_toc.yml": yaml.safe_dump(made.toc, sort_keys=False, allow_unicode=True).encode(),
+    }
+    for path in sorted((images.REPOSITORY / "book").rglob("*")):
+        relative = path.relative_to(images.REPOSITORY)
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+        if path.is_file() and not hidden and path.suffix not in NEVER_COPIED:
+            files[relative.as_posix()] = path.read_bytes()
+    for page in made.pages:
+        files[f"{page.name}.ipynb"] = _executed(output / "executed", page).read_bytes()
+    source.mkdir(parents=True, exist_ok=True)
+    for path in sorted(source.rglob("*"), reverse=True):
+        name = path.relative_to(source).as_posix()
+        if path.is_dir():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif name not in files and name != "conf.py":
+            path.unlink()
+    for name, content in files.items():
+        path = source / name
+        if not path.exists() or path.read_bytes() != content:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    return source
+
+
+def render(output: Path, *, strict: bool = True) -> Path:
+    """Build the HTML of `source`, if strict with warnings as errors; returns the path of its index.
+
+    Sphinx does not repeat the warnings of pages that it has read before, so a failed build forgets them
+    all: a second call fails as the first one did.
+    """
+    source, pages, cache = output / "source", output / "html", output / "doctrees"
+    log = output / "sphinx.log"
+    conf, config = source / "conf.py", source / "_config.yml"
+    if not conf.exists() or conf.stat().st_mtime_ns <= config.stat().st_mtime_ns:
+        jupyter_book = "from jupyter_book.cli.main import main; main()"
+        _command("jupyter-book", [sys.executable, "-c", jupyter_book, "config", "sphinx", str(source)], log)
+    warnings = output / "warnings.log"
+    warnings.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "sphinx", "-b", "html", "-q"]
+    command += ["-n", "-W", "--keep-going"] if strict else []
+    command += ["-d", str(cache), "-w", str(warnings), str(source), str(pages)]
+    try:
+        _command("Sphinx", command, log)
+    except BookError:
+        shutil.rmtree(cache, ignore_errors=True)
+        found = warnings.read_text(encoding="utf-8").strip() if warnings.exists() else ""
+        found = re.sub(r"\x1b\[[0-9;]*m", "", found).replace(f"{source}{os.sep}", "")
+        if not found:
+            raise
+        raise BookError(f"Sphinx has warnings, and each is an error in this book:\n{found}") from None
+    index = pages / "index.html"
+    if not index.exists():
+        raise BookError(f"Sphinx ended without an error but left no {index}; see {log}")
+    return index
+
+
+def _command(name: str, command: list[str], log: Path) -> None:
+    environment = {**os.environ, "PYTHONUTF8": "1", "INTRINSIC_HOME": str(images.REPOSITORY)}
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=log.parent,
+        env=environment,
+        encoding="utf-8",
+    )
+    log.write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
+        raise BookError(f"{name} ended with code {done.returncode}; its whole output is {log}:\n{tail}")
+
+
+# ------------------------------------------------------------------------------ charts on HTML pages
+
+
+def embedded_json(value) -> str:
+    """JSON that can stand inside <script>: no character of it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text
+
+
+def chart_html(spec: dict) -> tuple[str, str]:
+    """What stands before and after the static picture of a chart.
+
+    The element is labelled with the description, holds the specification as data, and is drawn by
+    `charts.js` when the reader comes near; until then, and without JavaScript, the picture stands there.
+    """
+    label = html.escape(spec.get("description") or "Chart", quote=True)
+    before = f'<div class="vega-chart" role="img" aria-label="{label}"><div class="vega-chart-static">'
+    after = f'</div><script type="application/json">{embedded_json(spec)}</script></div>'
+    return before, after
+
+
+class ChartRenderer:
+    """Writes Vega-Lite outputs, and pictures that bring a text alternative, on the pages of the book."""
+
+    mime_priority_overrides = (("html", CHART, 1),)
+
+    @staticmethod
+    def handle_mime(renderer, data, inline):
+        """The docutils nodes of an output, or None for outputs that are none of ours."""
+        if inline:
+            return None
+        if data.mime_type == "image/png":
+            return ChartRenderer._picture(renderer, data)
+        if data.mime_type != CHART:
+            return None
+        from docutils import nodes
+
+        before, after = chart_html(data.content)
+        picture = []
+        try:
+            _, outputs = renderer.renderer.nb_client.code_cell_outputs(data.cell_index)
+            png = outputs[data.output_index]["data"]["image/png"]
+        except (AttributeError, IndexError, KeyError, TypeError):
+            png = None
+        if png is not None:
+            still = type(data)("image/png", png, data.cell_metadata, data.output_metadata, line=data.line)
+            picture = ChartRenderer._picture(renderer, still) or renderer.render_image(still)
+        return [
+            nodes.raw("", before, format="html"),
+            *picture,
+            nodes.raw("", after, format="html", classes=["vega-chart-end"]),
+        ]
+
+    @staticmethod
+    def _picture(renderer, data):
+        alternative = data.output_metadata.get("image/png", {}).get("alt")
+        if not alternative:
+            return None
+        images_made = renderer.render_image(data)
+        for node in images_made:
+            node["alt"] = alternative
+            node["classes"] = [*node.get("classes", []), "no-scaled-link", "of-pixels"]
+        return images_made
+
+
+# -------------------------------------------------------------------------------- the Sphinx extension
+
+
+MATHJAX = "sphinx-mathjax-offline"
+MATHJAX_SCRIPT = "tex-chtml-full.js"
+
+
+def setup(app):
+    """Everything that pages load comes from the book itself: Vega from vl-convert, MathJax from a package."""
+    app.config.mathjax_path = f"mathjax/{MATHJAX_SCRIPT}"
+    app.connect("build-finished", _write_scripts)
+    return {
+        "version": "1",
+        "env_version": zlib.crc32(Path(__file__).read_bytes()),
+        "parallel_read_safe": True,
+        "parallel_write_safe": True,
+    }
+
+
+def _write_scripts(app, error) -> None:
+    if error is not None or app.builder.format != "html":
+        return
+    static = Path(app.outdir) / "_static"
+    static.mkdir(parents=True, exist_ok=True)
+    bundle = static / "vega-bundle.js"
+    content = vega_bundle().encode()
+    if not bundle.exists() or bundle.read_bytes() != content:
+        bundle.write_bytes(content)
+    mathjax = static / "mathjax"
+    if not (mathjax / MATHJAX_SCRIPT).exists():
+        package = mathjax_folder()
+        shutil.copytree(package / "output" / "chtml", mathjax / "output" / "chtml", dirs_exist_ok=True)
+        shutil.copy2(package / MATHJAX_SCRIPT, mathjax / MATHJAX_SCRIPT)
+
+
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, whose names stay inside it but for `vegaEmbed`."""
+    import vl_convert
+
+    script = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return f"(function () {{\n{script}\n}})();\n"
+
+
+def mathjax_folder() -> Path:
+    """The files of MathJax 3 that the package sphinx-mathjax-offline carries."""
+    spec = importlib.util.find_spec(MATHJAX)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        found = Path(folder) / "static" / "mathjax"
+        if (found / MATHJAX_SCRIPT).exists():
+            return found
+    raise BookError(
+        f"MathJax was not found, without which equations stay source text; install it: pip install {MATHJAX}"
+    )

@@ -1,0 +1,814 @@
+"""A parameter file -> a grid of runs -> records -> tidy frames.
+
+A campaign measures the properties of every image set, then trains the networks of its grid; each
+training run also yields an attack record and a representation record. What is stored is never
+computed again: a campaign can be stopped at any moment, killed included, and started again.
+Runs are shared among processes of one thread each, so that numbers do not depend on how many work.
+"""
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from intrinsic import (
+    attacks,
+    dimension,
+    images,
+    measurement,
+    models,
+    neighbors,
+    records,
+    representations,
+    training,
+)
+from intrinsic.records import Record, Store
+
+QUICK_RUNS = [
+    {"models": ["resnet18"], "n_train": [64, 128, 256], "seeds": [0, 1]},
+    {"models": ["vgg13"], "n_train": [64], "seeds": [0], "datasets": ["digits_4_9", "brain_mri_patches"]},
+]
+QUICK_SETS = [
+    "digits",
+    "digits_4_9",
+    "photo_patches",
+    "brain_mri_patches",
+    "torus_waves",
+    "slab_waves",
+]
+
+
+class CampaignError(ValueError):
+    """A parameter file, a grid or a store that cannot be used."""
+
+
+class RunBlock(BaseModel):
+    """One block of the grid: every model x image set x size x seed in it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    models: list[str] = Field(description="networks by name")
+    n_train: list[int] = Field(description="training images in total, balanced over the classes")
+    seeds: list[int] = Field(default=[0], description="seeds: split, first weights and order of images")
+    datasets: list[str] | None = Field(default=None, description="image sets; null: all of the campaign")
+
+    @field_validator("models")
+    @classmethod
+    def _known(cls, names):
+        for name in names:
+            if name not in models.MODELS:
+                raise ValueError(f"'{name}' is not a model; the models are {', '.join(models.MODELS)}")
+        return names
+
+
+class Params(BaseModel):
+    """Every key of a parameter file; the defaults are those of params/quick.yaml."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field(default="quick", pattern=r"^[A-Za-z0-9_-]+$", description="the campaign's name")
+    datasets: list[str] = Field(default=QUICK_SETS, description="catalogue names or paths")
+    dataset: str = Field(default="digits", description="the one image set of a dataset report")
+    runs: list[RunBlock] = Field(default=QUICK_RUNS, validate_default=True, description="blocks of the grid")
+    size: int = Field(default=32, ge=8, le=1024, description="pixels a side, for all sets")
+    channels: Literal[1, 3] = Field(default=1, description="channels, for all sets")
+    per_class: int = Field(default=250, ge=2, description="M, images a class for d_data and K_F")
+    draws: int = Field(default=25, ge=1, description="balanced draws of M a class that are averaged")
+    k: int = Field(default=20, ge=2, description="neighbors of the maximum-likelihood dimension")
+    until: Literal["fit", "epochs"] = Field(default="fit", description="train until fit, or `epochs` epochs")
+    epochs: int = Field(
+        default=100, ge=1, description="epochs where until = epochs; the cap where until = fit"
+    )
+    min_steps: int = Field(default=1500, ge=1, description="optimizer steps before 'did not fit'")
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of training")
+    grey_levels: list[int] = Field(default=[1, 2, 4, 8], description="attack budgets, L-infinity, of 255")
+    grey_level: int = Field(default=2, description="the budget of the primary test")
+    attack_images: int = Field(default=200, ge=2, description="test images attacked")
+    fitted_only: bool = Field(default=True, description="claims use fitted runs only")
+    compute: bool = Field(default=False, description="a notebook trains what is missing")
+    workers: int | None = Field(default=None, description="processes of one thread; null: one a core")
+
+    @field_validator("grey_level")
+    @classmethod
+    def _budget(cls, level, info):
+        if level not in info.data.get("grey_levels", [level]):
+            raise ValueError(f"grey_level {level} is not one of grey_levels {info.data['grey_levels']}")
+        return level
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return (
+            f"{where}: '{key}' is not a parameter, so it would change nothing; "
+            f"the parameters are {', '.join(Params.model_fields)}"
+        )
+    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
+
+
+def read(path: Path | str) -> Params:
+    """The parameters of a YAML file; unknown keys and wrong values are refused with one sentence."""
+    path = Path(path)
+    try:
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        known = ", ".join(str(p.relative_to(images.REPOSITORY)) for p in _parameter_files())
+        raise CampaignError(f"there is no parameter file {path}; this book has {known}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CampaignError(f"{path} cannot be read as a parameter file: {error}") from None
+    except yaml.YAMLError as error:
+        raise CampaignError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(body, dict):
+        raise CampaignError(f"{path} must hold `key: value` lines, as params/quick.yaml does")
+    try:
+        return Params(**body)
+    except ValidationError as error:
+        raise CampaignError(_sentence(error, str(path))) from None
+
+
+def _parameter_files() -> list[Path]:
+    folder = images.REPOSITORY / "params"
+    return sorted(p for p in folder.glob("*.yaml") if p.name != "datasets.yaml")
+
+
+def params(**keys) -> Params:
+    """Parameters from keywords, as the notebooks call it; unknown keys are refused."""
+    try:
+        return Params(**keys)
+    except ValidationError as error:
+        raise CampaignError(_sentence(error, "parameters")) from None
+
+
+def default_store() -> Store:
+    """The working store: `_build/records` of the repository, or the folder in INTRINSIC_STORE."""
+    return Store(os.environ.get("INTRINSIC_STORE") or images.REPOSITORY / "_build" / "records")
+
+
+# --------------------------------------------------------------------------- image sets of a campaign
+
+
+def _set_name(source: str) -> str:
+    if source in images.catalogue():
+        return source
+    return Path(source).stem if source.endswith(".npz") else Path(source).name
+
+
+def _family(source: str) -> str:
+    """Sets made of the same pictures are one family, which statistics count once."""
+    entry = images.catalogue().get(source)
+    return (entry.family if entry else "") or _set_name(source)
+
+
+# --------------------------------------------------------------------------------------- the grid
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work; `keys` are the records it leaves, the first one being what it is named after."""
+
+    kind: str
+    source: str
+    params: dict
+    keys: tuple[tuple[str, str], ...]
+    settings: dict = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        p = self.params
+        if self.kind == "properties":
+            return f"properties {p['dataset']}"
+        return f"{p['model']} {p['dataset']} N={p['n_train']} seed={p['seed']}"
+
+    def done(self, store: Store) -> bool:
+        return all(key in store for key in self.keys)
+
+
+@dataclass(frozen=True)
+class Plan:
+    tasks: tuple[Task, ...]
+    unreachable: tuple[tuple[str, str], ...]  # (label, reason)
+
+    def todo(self, store: Store) -> list[Task]:
+        return [task for task in self.tasks if not task.done(store)]
+
+
+def _properties_wanted(p: Params, source: str) -> dict:
+    return {
+        "dataset": _set_name(source),
+        "size": p.size,
+        "channels": p.channels,
+        "per_class": p.per_class,
+        "draws": p.draws,
+        "k": p.k,
+        "seed": 0,
+        "method_version": records.METHOD_VERSIONS["properties"],
+    }
+
+
+def _training_wanted(p: Params, source: str, model: str, n_train: int, seed: int) -> dict:
+    return {
+        "dataset": _set_name(source),
+        "size": p.size,
+        "channels": p.channels,
+        "model": model,
+        "n_train": n_train,
+        "seed": seed,
+        "until": p.until,
+        "epochs": p.epochs,
+        "min_steps": p.min_steps if p.until == "fit" else None,
+        "batch_size": models.default_batch_size(model),
+        "learning_rate": models.default_learning_rate(model),
+        "weight_decay": 1.0e-4,
+        "precision": p.precision,
+        "method_version": records.METHOD_VERSIONS["training"],
+    }
+
+
+def _attack_wanted(p: Params) -> dict:
+    return {
+        "attack": "fgsm",
+        "grey_levels": list(p.grey_levels),
+        "n_images": p.attack_images,
+        "method_version": records.METHOD_VERSIONS["attack"],
+    }
+
+
+def _representation_wanted(p: Params, model: str) -> dict:
+    return {
+        "layer": models.representation_layer(model),
+        "k": p.k,
+        "method_version": records.METHOD_VERSIONS["representation"],
+    }
+
+
+def _grid(p: Params):
+    """(source, model, n_train, seed) in the order of the file, each once."""
+    seen = set()
+    for block in p.runs:
+        for source in block.datasets if block.datasets is not None else p.datasets:
+            for model in block.models:
+                for seed in block.seeds:
+                    for n_train in block.n_train:
+                        cell = (source, model, n_train, seed)
+                        if cell not in seen:
+                            seen.add(cell)
+                            yield cell
+
+
+def _sources(p: Params) -> list[str]:
+    return list(dict.fromkeys([*p.datasets, *(source for source, *_ in _grid(p))]))
+
+
+def plan(p: Params) -> Plan:
+    """All tasks of a campaign with the ids of their records, and the runs that a set cannot reach."""
+    tasks, unreachable = [], []
+    cells = list(_grid(p))
+    for source in _sources(p):
+        data = measurement.matched(source, p.size, p.channels)
+        keys = {**_properties_wanted(p, source), "image_hash": data.hash}
+        id = records.record_id("properties", keys)
+        tasks.append(Task("properties", source, keys, (("properties", id),)))
+        split_hashes = {}
+        for _, model, n_train, seed in (cell for cell in cells if cell[0] == source):
+            wanted = _training_wanted(p, source, model, n_train, seed)
+            if (n_train, seed) not in split_hashes:
+                try:
+                    split = images.split(data.images, n_train, seed, groups=data.groups)
+                    split_hashes[n_train, seed] = split.hash
+                except images.TooFewImages as error:
+                    split_hashes[n_train, seed] = error
+            split_hash = split_hashes[n_train, seed]
+            if isinstance(split_hash, Exception):
+                unreachable.append((Task("training", source, wanted, ()).label, str(split_hash)))
+                continue
+            keys = {**wanted, "image_hash": data.hash, "split_hash": split_hash}
+            parent = records.record_id("training", keys)
+            attack = {**_attack_wanted(p), "parent": parent}
+            representation = {**_representation_wanted(p, model), "parent": parent}
+            tasks.append(
+                Task(
+                    "training",
+                    source,
+                    keys,
+                    (
+                        ("training", parent),
+                        ("attack", records.record_id("attack", attack)),
+                        ("representation", records.record_id("representation", representation)),
+                    ),
+                    {"attack": attack, "representation": representation},
+                )
+            )
+    order = {cell: i for i, cell in enumerate(cells)}
+    tasks.sort(
+        key=lambda t: (
+            (0, 0)
+            if t.kind == "properties"
+            else (1, order[t.source, t.params["model"], t.params["n_train"], t.params["seed"]])
+        )
+    )
+    return Plan(tuple(tasks), tuple(unreachable))
+
+
+# ------------------------------------------------------------------------------------- the numbers
+
+
+def _properties(task: Task, progress=None) -> list[Record]:
+    p = task.params
+    data = measurement.matched(task.source, p["size"], p["channels"])
+    started = time.perf_counter()
+    metrics, reasons, series = measurement.properties(
+        data, per_class=p["per_class"], draws=p["draws"], k=p["k"], seed=p["seed"]
+    )
+    facts = records.provenance(seconds=time.perf_counter() - started, domain=data.images.domain)
+    return [Record("properties", p, *records.finite(metrics, reasons), series, facts)]
+
+
+def _dimensions(points, k: int, prefix: str) -> tuple[dict, dict]:
+    """MLE and TwoNN of points as metrics; where copies make one infinite, null with the reason."""
+    metrics, reasons = {}, {}
+    for estimator, suffix in (
+        (lambda near: dimension.mle_dimension(near, k), ""),
+        (dimension.twonn_dimension, "_twonn"),
+    ):
+        key = f"{prefix}{suffix}"
+        try:
+            value = estimator(neighbors.neighbors(points, k))
+            metrics[key] = value
+            if not suffix:
+                metrics[f"{key}_low"], metrics[f"{key}_high"] = value.low, value.high
+        except ValueError as error:
+            metrics[key], reasons[key] = None, str(error)
+    return metrics, reasons
+
+
+def representation_dimensions(network, untrained, x, points, layer: str, k: int, seed: int):
+    """(metrics, reasons): d_repr, d_data of the same images, and the two null maps, one estimator and k.
+
+    x (n, C, H, W) what the network reads; points (n, D) the same images as the estimators read them.
+    The nulls are an untrained network of the same architecture and a random linear map of the same width.
+    """
+    width = representations.representation(network, x, layer)
+    metrics, reasons = {"width": width.shape[1], "n_images": len(x)}, {}
+    for prefix, cloud in (
+        ("d_repr", width),
+        ("d_data_same_images", points),
+        ("d_repr_untrained", representations.representation(untrained, x, layer)),
+        ("d_repr_random_map", representations.random_linear_map(points, width.shape[1], seed)),
+    ):
+        more, why = _dimensions(cloud, k, prefix)
+        metrics.update(more)
+        reasons.update(why)
+    return records.finite(metrics, reasons)
+
+
+def _training(task: Task, progress: Callable | None = None) -> list[Record]:
+    p = task.params
+    data = measurement.matched(task.source, p["size"], p["channels"])
+    split = images.split(data.images, p["n_train"], p["seed"], groups=data.groups)
+    train_set, test_set = data.images[split.train], data.images[split.test]
+    x, y = images.as_unit(train_set), train_set.labels
+    x_test, y_test = images.as_unit(test_set), test_set.labels
+    n_classes = len(data.images.classes)
+    network = models.create(p["model"], channels=p["channels"], n_classes=n_classes, seed=p["seed"])
+    untrained = models.create(p["model"], channels=p["channels"], n_classes=n_classes, seed=p["seed"])
+    started = time.perf_counter()
+    result = training.train(
+        network,
+        x,
+        y,
+        until=p["until"],
+        epochs=p["epochs"],
+        max_epochs=p["epochs"],
+        min_steps=p["min_steps"] or 0,
+        batch_size=p["batch_size"],
+        learning_rate=p["learning_rate"],
+        weight_decay=p["weight_decay"],
+        seed=p["seed"],
+        precision=p["precision"],
+        progress=progress,
+    )
+    scores = training.evaluate(network, x_test, y_test)
+    metrics = {
+        "fitted": float(result.fitted),
+        "epochs": result.epochs,
+        "steps": result.steps,
+        "train_accuracy": result.train_accuracy,
+        "running_accuracy": result.running_accuracy,
+        "train_loss_nats": result.train_loss_nats,
+        "test_loss_nats": scores["test_loss_nats"],
+        "test_brier": scores["brier"],
+        "test_accuracy": scores["accuracy"],
+        "n_test": len(split.test),
+        "n_groups": split.n_groups_train,
+        "n_groups_test": split.n_groups_test,
+    }
+    series = {
+        key: [float(v) for v in values][: records.MAX_SERIES]
+        for key, values in result.history.items()
+        if all(isinstance(v, int | float) and np.isfinite(v) for v in values)
+    }
+    seconds = time.perf_counter() - started
+    facts = {"domain": data.images.domain, "stopped": result.reason}
+    kept, why = records.finite(metrics)
+    made = [Record("training", p, kept, why, series, records.provenance(seconds=seconds, **facts))]
+
+    started = time.perf_counter()
+    wanted = task.settings["attack"]
+    n = wanted["n_images"]  # the test set alternates between the classes, so its beginning is balanced
+    penalties = attacks.fgsm_penalties(network, x_test[:n], y_test[:n], grey_levels=wanted["grey_levels"])
+    kept, why = records.finite({**penalties, "n_attacked": len(y_test[:n])})
+    facts = records.provenance(seconds=time.perf_counter() - started)
+    made.append(Record("attack", wanted, kept, why, {}, facts))
+
+    started = time.perf_counter()
+    wanted = task.settings["representation"]
+    points = train_set.images.reshape(len(train_set), -1)
+    kept, why = representation_dimensions(
+        network, untrained, x, points, wanted["layer"], wanted["k"], p["seed"]
+    )
+    facts = records.provenance(seconds=time.perf_counter() - started)
+    made.append(Record("representation", wanted, kept, why, {}, facts))
+    return made
+
+
+def compute(task: Task, progress: Callable | None = None) -> list[Record]:
+    """The records of one task, computed here and now."""
+    work = {"properties": _properties, "training": _training}[task.kind]
+    made = work(task, progress)
+    assert tuple((r.kind, r.id) for r in made) == task.keys, "a task must leave the records it announced"
+    return made
+
+
+# ------------------------------------------------------------------------------------- running it
+
+
+def _worker_start(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    parent = multiprocessing.parent_process()
+
+    def leave_with_parent():  # a killed campaign must not leave workers behind
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+
+
+def _worker(task: Task, root: str) -> float:
+    started = time.perf_counter()
+    store = Store(root)
+    for record in reversed(compute(task)):  # the record that a task is named after comes last
+        store.write(record)
+    return time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class Outcome:
+    computed: int
+    stored: int
+    unreachable: tuple[tuple[str, str], ...]
+    failed: tuple[tuple[str, str], ...]
+    minutes: float
+
+
+def n_workers(p: Params) -> int:
+    return p.workers or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+def run(p: Params, *, store: Store | None = None, progress: bool = True, only: set | None = None) -> Outcome:
+    """Complete a campaign: skip what is stored, compute the rest, store each record as it comes.
+
+    only   keys (kind, id) to restrict the work to
+    """
+    store = store or default_store()
+    made = plan(p)
+    todo = [task for task in made.todo(store) if only is None or task.keys[0] in only]
+    started, failed = time.perf_counter(), []
+    if todo:
+        _run_tasks(todo, store, n_workers(p), progress, failed)
+    return Outcome(
+        computed=len(todo) - len(failed),
+        stored=len(made.tasks) - len(todo),
+        unreachable=made.unreachable,
+        failed=tuple(failed),
+        minutes=(time.perf_counter() - started) / 60,
+    )
+
+
+def _run_tasks(todo, store, workers, progress, failed):
+    from tqdm.auto import tqdm
+
+    weights = estimate_seconds(todo, store)
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(
+            min(workers, len(todo)), mp_context=context, initializer=_worker_start, initargs=(1,)
+        ) as pool,
+        tqdm(
+            total=round(sum(weights)),
+            disable=not progress,
+            unit="s",
+            bar_format="{desc} |{bar}| {percentage:3.0f} % [{elapsed} elapsed, about {remaining} left]",
+        ) as bar,
+    ):
+        futures = {
+            pool.submit(_worker, task, str(store.root)): (task, weight)
+            for task, weight in zip(todo, weights, strict=True)
+        }
+        count = 0
+        bar.set_description(f"0 of {len(todo)} tasks")
+        try:
+            for future in as_completed(futures):
+                task, weight = futures[future]
+                try:
+                    future.result()
+                except BrokenProcessPool:
+                    failed.append((task.label, "its process was killed; start the campaign again"))
+                except Exception as error:  # reported with the task; the others go on
+                    failed.append((task.label, f"{type(error).__name__}: {error}"))
+                count += 1
+                bar.set_description(f"{count} of {len(todo)} tasks, last: {task.label}")
+                bar.update(weight)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+#: optimizer steps until fit that an estimate assumes where no record says otherwise: ResNet-18 took 56 to 136
+#: on the embedded sets at N = 64 to 256
+TYPICAL_STEPS = 75
+
+
+@lru_cache
+def _seconds_per_image(model: str, size: int, channels: int, batch: int, precision: str) -> float:
+    """Measured on this machine: one training step of one batch, one thread."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        network = models.create(model, channels=channels, n_classes=2, seed=0)
+        x = torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
+        y = torch.arange(batch) % 2
+        clock = []
+        for _ in range(2):  # the first one warms up
+            started = time.perf_counter()
+            training.train(
+                network, x, y, until="epochs", epochs=1, batch_size=batch, seed=0, precision=precision
+            )
+            clock.append(time.perf_counter() - started)
+        return min(clock) / batch
+    finally:
+        torch.set_num_threads(threads)
+
+
+def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float]:
+    """Seconds that each task will take on one worker.
+
+    From stored runs of the same model at the same size, scaled by n_train; where there are none, from
+    one measured training step (calibrate=True) or, for the weights of a progress bar, from the number
+    of parameters alone.
+    """
+    known: dict = {}
+    for record in store.records("training"):
+        q = record.params
+        key = (q["model"], q["size"], q["channels"], q["until"])
+        known.setdefault(key, []).append(record.provenance["seconds"] / q["n_train"])
+    out = []
+    for task in tasks:
+        q = task.params
+        if task.kind == "properties":
+            out.append(3.0)
+            continue
+        rates = known.get((q["model"], q["size"], q["channels"], q["until"]))
+        if rates:
+            per_image = float(np.mean(rates))
+        else:
+            epochs = q["epochs"]
+            if q["until"] == "fit":
+                epochs = TYPICAL_STEPS / max(1, q["n_train"] // q["batch_size"])
+            if calibrate:
+                step = _seconds_per_image(
+                    q["model"], q["size"], q["channels"], q["batch_size"], q["precision"]
+                )
+            else:
+                step = {"resnet18": 1, "resnet34": 1.8, "resnet50": 3}.get(q["model"], 12) / 256
+            per_image = step * epochs
+        out.append(per_image * q["n_train"] + 4.0)
+    return out
+
+
+def store_state(p: Params | None = None, store: Store | None = None) -> str:
+    """A hash of the records that a page could be built from, working and published."""
+    store = store or default_store()
+    published = [f"{path.name}:{path.stat().st_size}" for path in _published_files()]
+    import hashlib
+
+    return hashlib.sha256(" ".join([store.state(), *published]).encode()).hexdigest()[:16]
+
+
+# -------------------------------------------------------------------------------------- the frames
+
+
+def _published_files() -> list[Path]:
+    return sorted((images.REPOSITORY / "book" / "records").glob("*.jsonl"))
+
+
+def _all_records(kind: str, store: Store) -> list[Record]:
+    """Working records first, then published ones, each id once."""
+    found = {record.id: record for record in store.records(kind)}
+    for path in _published_files():
+        for record in records.read_published(path):
+            if record.kind == kind:
+                found.setdefault(record.id, record)
+    return list(found.values())
+
+
+HASHES = ("image_hash", "split_hash")
+
+
+def _key(keys: dict) -> str:
+    return records.record_id("training", {k: v for k, v in keys.items() if k not in HASHES})
+
+
+def _current(found: list[Record], source: str, p: Params) -> Record:
+    """The one record that belongs to the images as they are now, where several differ in their hashes."""
+    if len(found) == 1:
+        return found[0]
+    try:
+        now = measurement.matched(source, p.size, p.channels).hash
+    except (OSError, ValueError):
+        return found[0]
+    return next((record for record in found if record.params["image_hash"] == now), found[0])
+
+
+def _lookup(kind: str, store: Store) -> dict[str, list[Record]]:
+    table: dict[str, list[Record]] = {}
+    for record in _all_records(kind, store):
+        table.setdefault(_key(record.params), []).append(record)
+    return table
+
+
+PROPERTY_COLUMNS = {
+    "d_data": "d_mle",
+    "d_data_low": "d_mle_low",
+    "d_data_high": "d_mle_high",
+    "d_data_twonn": "d_twonn",
+    "d_data_twonn_low": "d_twonn_low",
+    "d_data_twonn_high": "d_twonn_high",
+    "k_f": "k_f",
+    "k_f_low": "k_f_low",
+    "k_f_high": "k_f_high",
+    "k_f_all": "k_f_all",
+    "d_data_all": "d_mle_all",
+    "d_data_other_groups": "d_mle_other_groups",
+}
+
+
+def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
+    """One row an image set: d_data and K_F at M a class (with intervals), and from all images.
+
+    Columns: dataset, domain, size, channels, per_class, n, n_classes, n_groups, n_copies,
+    n_conflicting, d_data, d_data_low, d_data_high, d_data_twonn, k_f, k_f_low, k_f_high, k_f_all.
+    """
+    store = store or default_store()
+    table, rows = _lookup("properties", store), []
+    for source in _sources(p):
+        found = table.get(_key(_properties_wanted(p, source)))
+        if not found:
+            continue
+        record = _current(found, source, p)
+        row = {"dataset": record.params["dataset"], "family": _family(source)}
+        row["domain"] = record.provenance.get("domain", "unknown")
+        row |= {key: record.params[key] for key in ("size", "channels", "per_class")}
+        row |= {
+            key: record.metrics[key] for key in ("n", "n_classes", "n_groups", "n_copies", "n_conflicting")
+        }
+        row |= {column: record.metrics.get(key) for column, key in PROPERTY_COLUMNS.items()}
+        row["growth_per_class"] = record.series["growth_per_class"]
+        row["growth_k_f"] = record.series["growth_k_f"]
+        rows.append(row)
+    return _numeric(pd.DataFrame(rows))
+
+
+def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    """None -> NaN in columns that hold numbers."""
+    for column in frame.columns:
+        if frame[column].dtype == object and not frame[column].map(lambda v: isinstance(v, str | list)).any():
+            frame[column] = pd.to_numeric(frame[column])
+    return frame
+
+
+def coverage(p: Params, frame: pd.DataFrame) -> pd.DataFrame:
+    """One row an image set: how many planned runs are stored, and how many of them fitted."""
+    planned = pd.Series([_set_name(source) for source, *_ in _grid(p)]).value_counts(sort=False)
+    grouped = frame.groupby("dataset")
+    table = pd.DataFrame(
+        {"planned runs": planned, "stored": grouped.size(), "fitted": grouped["fitted"].sum()},
+    ).reindex(planned.index)
+    return table.fillna(0).astype(int).rename_axis("dataset").reset_index()
+
+
+def missing(p: Params, *, store: Store | None = None) -> list[str]:
+    """Labels of the planned runs that have no record."""
+    store = store or default_store()
+    table = _lookup("training", store)
+    out = []
+    for source, model, n_train, seed in _grid(p):
+        wanted = _training_wanted(p, source, model, n_train, seed)
+        if _key(wanted) not in table:
+            out.append(Task("training", source, wanted, ()).label)
+    return out
+
+
+def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
+    """One row a training run, with its attack, its representation and its image set's properties.
+
+    Working records first, then published ones. With p.compute what is missing is trained, after the
+    estimated minutes are shown; otherwise it is left out, and `missing` names it.
+    """
+    store = store or default_store()
+    if p.compute:
+        todo = plan(p).todo(store)
+        if todo:
+            minutes = sum(estimate_seconds(todo, store, calibrate=True)) / 60 / n_workers(p)
+            print(f"{len(todo)} tasks are missing: about {minutes:.1f} minutes on this machine")
+            outcome = run(p, store=store)
+            if outcome.failed:
+                label, reason = outcome.failed[0]
+                raise CampaignError(f"{len(outcome.failed)} runs failed, the first: {label}: {reason}")
+    trained = _lookup("training", store)
+    attacked = {r.params["parent"]: r for r in _all_records("attack", store) if _same(r, _attack_wanted(p))}
+    represented = {}
+    for record in _all_records("representation", store):
+        represented.setdefault(record.params["parent"], []).append(record)
+    properties = properties_frame(p, store=store)
+    rows = []
+    for source, model, n_train, seed in _grid(p):
+        found = trained.get(_key(_training_wanted(p, source, model, n_train, seed)))
+        if not found:
+            continue
+        record = _current(found, source, p)
+        row = {"dataset": record.params["dataset"], "family": _family(source)}
+        row["domain"] = record.provenance.get("domain", "unknown")
+        row |= {"model": model, "n_train": n_train, "seed": seed, "parent": record.id}
+        row |= record.metrics
+        row["fitted"] = bool(record.metrics["fitted"])
+        if record.id in attacked:
+            row |= {
+                k: v
+                for k, v in attacked[record.id].metrics.items()
+                if "penalty" in k or k in ("clean_accuracy", "gradient_zero_fraction")
+            }
+        for other in represented.get(record.id, []):
+            if _same(other, _representation_wanted(p, model)):
+                row |= {k: v for k, v in other.metrics.items() if k.startswith("d_")}
+        rows.append(row)
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        raise CampaignError(
+            f"no run of the campaign '{p.name}' is stored yet, so there is nothing to show; make the records "
+            f"with: intrinsic run params/{p.name}.yaml, or set compute = True"
+        )
+    if not properties.empty:
+        columns = ["dataset", "per_class", *PROPERTY_COLUMNS]
+        frame = frame.merge(properties[columns], on="dataset", how="left")
+    return _numeric(frame)
+
+
+def _same(record: Record, wanted: dict) -> bool:
+    return all(record.params.get(key) == value for key, value in wanted.items())
+
+
+def status_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
+    """One row an image set, model and size: done, to do, not reachable (with the reason)."""
+    store = store or default_store()
+    made = plan(p)
+    rows: dict = {}
+    for task in made.tasks:
+        q = task.params
+        key = (q["dataset"], q.get("model", "properties"), q.get("n_train", 0))
+        row = rows.setdefault(key, {"done": 0, "to do": 0, "not reachable": 0, "reason": ""})
+        row["done" if task.done(store) else "to do"] += 1
+    for label, reason in made.unreachable:
+        model, name, n, _ = label.split()
+        key = (name, model, int(n.removeprefix("N=")))
+        row = rows.setdefault(key, {"done": 0, "to do": 0, "not reachable": 0, "reason": ""})
+        row["not reachable"] += 1
+        row["reason"] = reason
+    out = [{"dataset": k[0], "model": k[1], "n_train": k[2] or "", **v} for k, v in rows.items()]
+    return pd.DataFrame(out)

@@ -1,0 +1,1098 @@
+"""Tidy frame -> Altair chart. Nothing is computed here: every number drawn stands in the frame.
+
+Importing this module in a notebook enables its theme and its renderer: `enable()`. Each chart is
+stored in the notebook three times, so that it can be read anywhere and with no network:
+
+- `application/vnd.vegalite.v5+json`, which JupyterLab draws and which the book's own renderer draws
+  (Altair 6 would write `application/vnd.vegalite.v6.json`, which nbformat refuses);
+- `image/png`, drawn by vl-convert, for previews, print and pages without JavaScript;
+- `text/plain`, the description of the chart, which is also its text alternative.
+
+Color is the domain of an image set, shape is the model, size is N. Pointing at a mark brings its image
+set forward and shows set, model, N and seed; a click on an entry of a legend picks it, shift adds.
+"""
+
+import base64
+import importlib.util
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+MIME_TYPE = "application/vnd.vegalite.v5+json"
+SCHEMA_URL = "https://vega.github.io/schema/vega-lite/v5.json"
+
+#: 3:1 or more on white and on the book's dark page, and told apart by color-blind readers (CIE76 > 20
+#: for protanopia, deuteranopia and tritanopia as modelled by Machado, Oliveira & Fernandes 2009)
+DOMAIN_COLORS = {"medical": "#d55e00", "natural": "#3394d9", "synthetic": "#2b7a41", "unknown": "#8c8c8c"}
+MODEL_SHAPES = {
+    "resnet18": "circle",
+    "resnet34": "square",
+    "resnet50": "diamond",
+    "vgg13": "triangle-up",
+    "vgg16": "triangle-down",
+    "vgg19": "cross",
+}
+SPARE_SHAPES = ("triangle-left", "arrow", "wedge")
+#: grey of text and rules: 4:1 or more on white and on the book's dark background
+INK, GRID = "#767b84", "#9aa0a6"
+FONT = "Helvetica, Arial, sans-serif"
+WIDTH, HEIGHT = 560, 340
+PANEL = 190, 150
+N_TITLE = "Training images N"
+D_TITLE = "Intrinsic dimension of the images, d_data"
+K_TITLE = "Label sharpness K_F (per unit of L2 distance, pixels in [0, 1])"
+
+
+class ChartError(ValueError):
+    """A frame that lacks what a chart draws."""
+
+
+# ------------------------------------------------------------------------------- theme and renderer
+
+
+def theme() -> alt.theme.ThemeConfig:
+    """Colors, fonts and sizes of all charts; the background is transparent."""
+    text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 13}
+    return {
+        "config": {
+            "background": "transparent",
+            "font": FONT,
+            "view": {"stroke": None, "continuousWidth": WIDTH, "continuousHeight": HEIGHT},
+            "axis": {
+                **text,
+                "titleFontWeight": "normal",
+                "titlePadding": 8,
+                "domainColor": GRID,
+                "tickColor": GRID,
+                "gridColor": GRID,
+                "gridOpacity": 0.25,
+                "labelOverlap": True,
+            },
+            "legend": {
+                **text,
+                "orient": "top",
+                "direction": "horizontal",
+                "titleFontWeight": "bold",
+                "titleFontSize": 12,
+                "columnPadding": 12,
+                "padding": 4,
+                "titlePadding": 6,
+                "symbolStrokeWidth": 1.5,
+                "symbolSize": 90,
+                "symbolFillColor": INK,
+                "symbolStrokeColor": INK,
+                "symbolOpacity": 1,
+            },
+            "title": {"color": INK, "subtitleColor": INK, "anchor": "start", "fontWeight": "normal"},
+            "header": text,
+            "text": {"color": INK, "fontSize": 12},
+            "rule": {"color": INK},
+            "line": {"strokeWidth": 2, "strokeJoin": "round", "strokeCap": "round"},
+            "point": {"filled": True, "size": 80, "strokeWidth": 1},
+            "bar": {"color": DOMAIN_COLORS["natural"], "cornerRadiusEnd": 2},
+            "range": {"category": [*DOMAIN_COLORS.values()]},
+        }
+    }
+
+
+def render(spec: dict, scale: float = 2.0, **_) -> tuple[dict, dict]:
+    """(mimebundle, metadata) of a chart: Vega-Lite, PNG (white background) and the description."""
+    import vl_convert
+
+    description = spec.get("description") or "A chart without a description."
+    png = vl_convert.vegalite_to_png({**spec, "background": "white"}, scale=scale, vl_version=_vegalite_version())
+    width, height = (round(side / scale) for side in Image.open(io.BytesIO(png)).size)
+    bundle = {
+        MIME_TYPE: {**spec, "$schema": SCHEMA_URL},
+        "image/png": base64.b64encode(png).decode("ascii"),
+        "text/plain": description,
+    }
+    metadata = {
+        MIME_TYPE: {"embed_options": {"renderer": "svg", "actions": False}},
+        "image/png": {"width": width, "height": height, "alt": description},
+    }
+    return bundle, metadata
+
+
+def _vegalite_version() -> str:
+    """The Vega-Lite that vl-convert carries and that is nearest to the one Altair writes for."""
+    import vl_convert
+
+    wanted = alt.SCHEMA_VERSION.lstrip("v").split(".")
+    known = vl_convert.get_vegalite_versions()
+    same_major = [v for v in known if v.split(".")[0] == wanted[0]]
+    return ".".join(wanted[:2]) if ".".join(wanted[:2]) in known else (same_major or known)[-1]
+
+
+def enable() -> None:
+    """Make the theme and the renderer the current ones; done once on import."""
+    alt.theme.register("intrinsic", enable=True)(theme)
+    alt.renderers.register("intrinsic", render)
+    alt.renderers.enable("intrinsic")
+    alt.data_transformers.disable_max_rows()
+
+
+enable()
+
+
+# ----------------------------------------------------------------------------------------- building
+
+
+TOOLTIPS = {
+    "dataset": ("Image set", None),
+    "domain": ("Domain", None),
+    "network": ("Network", None),
+    "model": ("Model", None),
+    "n_train": ("N", ",d"),
+    "seed": ("Seed", "d"),
+    "fitted": ("Fitted", None),
+    "n": ("Images", ",d"),
+    "n_groups": ("Groups", ",d"),
+    "per_class": ("M, images a class", ",d"),
+    "size": ("Pixels a side", "d"),
+    "channels": ("Channels", "d"),
+    "test_loss_nats": ("Test loss (nats)", ".4f"),
+    "test_accuracy": ("Test accuracy", ".3f"),
+    "d_data": ("d_data", ".2f"),
+    "d_data_low": ("d_data, low", ".2f"),
+    "d_data_high": ("d_data, high", ".2f"),
+    "k_f": ("K_F", ".4f"),
+    "k_f_low": ("K_F, low", ".4f"),
+    "k_f_high": ("K_F, high", ".4f"),
+}
+
+
+def _need(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        raise ChartError(
+            f"the frame has no column {', '.join(absent)}, which {what} draws; "
+            f"its columns are {', '.join(map(str, frame.columns))}"
+        )
+
+
+def _drawn(frame: pd.DataFrame, required: Sequence[str], optional: Sequence[str], what: str):
+    """(rows that can be drawn with the columns that are used, rows left out)."""
+    _need(frame, required, what)
+    columns = [c for c in dict.fromkeys([*required, *optional]) if c in frame.columns]
+    kept = frame[columns].replace([np.inf, -np.inf], np.nan).dropna(subset=list(required))
+    return kept.reset_index(drop=True), len(frame) - len(kept)
+
+
+def _tooltip(frame: pd.DataFrame, extra: dict[str, tuple[str, str | None]] | None = None) -> list[alt.Tooltip]:
+    labels = {**TOOLTIPS, **(extra or {})}
+    chosen = [column for column in labels if column in frame.columns]
+    return [
+        alt.Tooltip(field=column, title=labels[column][0], type=_kind(frame[column]))
+        if labels[column][1] is None or not pd.api.types.is_numeric_dtype(frame[column])
+        else alt.Tooltip(field=column, title=labels[column][0], type="quantitative", format=labels[column][1])
+        for column in chosen
+    ]
+
+
+def _kind(values: pd.Series) -> str:
+    numbers = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    return "quantitative" if numbers else "nominal"
+
+
+def _wide(values) -> bool:
+    """Whether positive values span enough for a logarithmic axis: a factor of 4."""
+    values = np.asarray(values, dtype=float)
+    values = values[np.isfinite(values)]
+    return bool(len(values)) and values.min() > 0 and values.max() / values.min() > 4
+
+
+def _scale(*columns: pd.Series, log: bool | None = None) -> alt.Scale:
+    values = pd.concat([pd.Series(column, dtype=float) for column in columns]).dropna()
+    if log or (log is None and _wide(values)):
+        low, high = float(values.min()), float(values.max())
+        span = max(np.log(high / low), 0.2)
+        domain = [low * np.exp(-0.06 * span), high * np.exp(0.06 * span)]
+        return alt.Scale(type="log", domain=domain, nice=False)
+    low, high = float(values.min()), float(values.max())
+    margin = 0.06 * ((high - low) or abs(high) or 1.0)
+    return alt.Scale(domain=[low - margin, high + margin], nice=False, zero=False)
+
+
+def _ordered(present, canonical) -> list[str]:
+    present = list(dict.fromkeys(present))
+    return [name for name in canonical if name in present] + sorted(
+        str(name) for name in present if name not in canonical
+    )
+
+
+def _color(frame: pd.DataFrame, legend: bool = True):
+    if "domain" not in frame.columns:
+        return alt.value(DOMAIN_COLORS["natural"])
+    domains = _ordered(frame["domain"], DOMAIN_COLORS)
+    colors = [DOMAIN_COLORS.get(name, DOMAIN_COLORS["unknown"]) for name in domains]
+    return alt.Color(
+        "domain:N",
+        scale=alt.Scale(domain=domains, range=colors),
+        legend=alt.Legend(title="Domain", symbolType="circle") if legend else None,
+    )
+
+
+def _shape(frame: pd.DataFrame, field: str = "model", title: str = "Model"):
+    names = _ordered(frame[field], MODEL_SHAPES)
+    spare = iter(SPARE_SHAPES * len(names))
+    shapes = [MODEL_SHAPES.get(name) or next(spare) for name in names]
+    return alt.Shape(
+        f"{field}:N",
+        scale=alt.Scale(domain=names, range=shapes),
+        legend=alt.Legend(title=title, columns=3 if len(names) > 3 else 0),
+    )
+
+
+def _answers(frame: pd.DataFrame, legends: Sequence[str] = ("domain", "model")):
+    """(parameters, opacity condition): what is pointed at or picked in a legend stands out."""
+    parameters = []
+    if "dataset" in frame.columns:
+        parameters.append(alt.selection_point(name="pointed", fields=["dataset"], on="pointerover", clear="pointerout"))
+    parameters += [
+        alt.selection_point(name=f"picked_{field}", fields=[field], bind="legend")
+        for field in legends
+        if field in frame.columns
+    ]
+    chosen = parameters[0] if parameters else None
+    for parameter in parameters[1:]:
+        chosen = chosen & parameter
+    return parameters, chosen
+
+
+def _nearest(fields: list[str]):
+    """The mark nearest to the pointer."""
+    return alt.selection_point(
+        name="nearest", fields=fields, on="pointerover", clear="pointerout", nearest=True, empty=False
+    )
+
+
+def _opacity(chosen, strong: float, weak: float = 0.08):
+    return alt.value(strong) if chosen is None else alt.condition(chosen, alt.value(strong), alt.value(weak))
+
+
+def _labels_apart(positions: pd.Series, scale: alt.Scale, height: float, gap: float = 14) -> pd.Series:
+    """The same positions, moved apart until labels of `gap` pixels do not overlap."""
+    pixel = _pixels(scale, height)(positions)
+    order = np.argsort(pixel, kind="stable")
+    placed = pixel[order].copy()
+    for _ in range(200):
+        overlap = np.maximum(gap - np.diff(placed), 0)
+        if overlap.max(initial=0) < 0.1:
+            break
+        placed[1:] += overlap / 2
+        placed[:-1] -= overlap / 2
+    share = np.empty_like(placed)
+    share[order] = placed / height
+    low, high = scale.domain
+    moved = low * (high / low) ** share if scale.to_dict().get("type") == "log" else low + share * (high - low)
+    return pd.Series(moved, index=positions.index)
+
+
+def _finish(layers: Sequence, description: str, *, width=WIDTH, height=HEIGHT, left_out: int = 0, note=""):
+    """The layers as one panel with its text alternative."""
+    panel = alt.layer(*layers).properties(width=width, height=height)
+    return _described(panel, description, left_out=left_out, note=note)
+
+
+def _described(chart, description: str, *, left_out: int = 0, note: str = ""):
+    """The chart with its text alternative; rows that could not be drawn are counted, on it and in words."""
+    notes = [note] if note else []
+    if left_out:
+        rows = "1 row has no value and is" if left_out == 1 else f"{left_out} rows have no value and are"
+        notes.append(f"{rows} not drawn.")
+    chart = chart.properties(description=" ".join([description, *notes]))
+    if notes:
+        chart = chart.properties(title=alt.Title("", subtitle=notes))
+    chart.to_dict()  # validates now: Altair's own display would print an error and show nothing
+    return chart
+
+
+def _nothing(what: str, reason: str):
+    """A chart that says that there is nothing to draw, and why."""
+    sentence = f"{what}: nothing to draw, {reason}."
+    text = alt.Chart(pd.DataFrame({"sentence": [sentence]})).mark_text(fontSize=14).encode(text="sentence:N")
+    return _finish([text], sentence, height=80)
+
+
+def _sets(frame: pd.DataFrame) -> str:
+    n = frame["dataset"].nunique()
+    return f"{n} image set{'s' if n != 1 else ''} ({', '.join(sorted(map(str, frame['dataset'].unique())))})"
+
+
+def _range(values: pd.Series, digits: int = 3) -> str:
+    return f"{values.min():.{digits}g} to {values.max():.{digits}g}"
+
+
+def _by_set(frame: pd.DataFrame, y: str, how: str = "mean") -> pd.DataFrame:
+    """One row an image set, where its name and its interval are drawn: the middle of its marks."""
+    first = [c for c in frame.columns if c in ("domain", "k_f", "k_f_low", "k_f_high", "d_data")]
+    return frame.groupby("dataset", as_index=False).agg({**dict.fromkeys(first, "first"), y: how})
+
+
+def _interval(frame, bounds: tuple[str, str], chosen, x, y, *, along_y: bool = False) -> list:
+    """Rules between two columns along x, or along y."""
+    low, high = bounds
+    if low not in frame.columns or high not in frame.columns:
+        return []
+    marks = alt.Chart(frame.dropna(subset=[low, high])).mark_rule(strokeWidth=1.5, clip=True)
+    along = {"x": _on(low, x), "x2": f"{high}:Q", "y": y}
+    if along_y:
+        along = {"y": _on(low, y), "y2": f"{high}:Q", "x": x}
+    return [marks.encode(**along, color=_color(frame), opacity=_opacity(chosen, 0.75))]
+
+
+#: where a name may stand beside its mark: alignment, dx, dy, in order of preference
+PLACES = (
+    ("left", 9, -7),
+    ("right", -9, -7),
+    ("left", 9, 13),
+    ("right", -9, 13),
+    ("center", 0, -16),
+    ("center", 0, 22),
+    ("left", 9, -21),
+    ("right", -9, 27),
+)
+
+
+def _names(frame, x, y, chosen, *, places=PLACES, marks=None, width=WIDTH, height=HEIGHT) -> list:
+    """The names of image sets beside their marks, where they cover neither a mark nor another name.
+
+    marks   more rows whose marks are not to be covered; the names' own where none are given
+    """
+    x_field, y_field = (channel._kwds["shorthand"].removesuffix(":Q") for channel in (x, y))
+    place = {"x": _pixels(x._kwds["scale"], width), "y": _pixels(y._kwds["scale"], height)}
+    marks = frame if marks is None else marks
+    taken = [
+        (px - 6, height - py - 6, px + 6, height - py + 6)
+        for px, py in zip(place["x"](marks[x_field]), place["y"](marks[y_field]), strict=True)
+    ]
+    layers: dict[tuple, list] = {}
+    for index, px, py in zip(frame.index, place["x"](frame[x_field]), place["y"](frame[y_field]), strict=True):
+        long = 6.0 * len(str(frame.loc[index, "dataset"]))
+        boxes = []
+        for align, dx, dy in places:
+            left = px + dx - {"left": 0, "right": long, "center": long / 2}[align]
+            middle = height - py + dy
+            box = (left, middle - 6, left + long, middle + 6)
+            outside = max(-box[0], 0) + max(box[2] - width - 20, 0) + 3 * max(-box[1], 0)
+            covered = sum(
+                max(min(box[2], b[2]) - max(box[0], b[0]), 0) * max(min(box[3], b[3]) - max(box[1], b[1]), 0)
+                for b in taken
+            )
+            boxes.append((outside + covered, box))
+        best = min(range(len(places)), key=lambda i: (boxes[i][0], i))
+        taken.append(boxes[best][1])
+        layers.setdefault(places[best], []).append(index)
+    return [
+        alt.Chart(frame.loc[rows])
+        .mark_text(align=align, dx=dx, dy=dy, fontSize=11)
+        .encode(x=x, y=y, text="dataset:N", opacity=_opacity(chosen, 1.0, 0.1))
+        for (align, dx, dy), rows in layers.items()
+    ]
+
+
+def _pixels(scale: alt.Scale, length: float):
+    """The function that takes values to pixels from the low end of an axis."""
+    low, high = scale.domain
+    forward = np.log if scale.to_dict().get("type") == "log" else np.asarray
+    return lambda values: (
+        (forward(np.asarray(values, dtype=float)) - forward(low)) / (forward(high) - forward(low)) * length
+    )
+
+
+# ------------------------------------------------------------------------------- the claims' charts
+
+
+def loss_against_n(frame: pd.DataFrame, *, columns: int = 3):
+    """Test loss against N, both logarithmic, a panel an image set: a point a run, a line through the means.
+
+    frame: dataset, domain, model, n_train, seed, test_loss_nats; more columns go to the tooltip. Where
+    d_data is known, a dashed line starts at the mean loss at the smallest N and falls as N^(-1/d_data).
+    """
+    required = ["dataset", "domain", "model", "n_train", "seed", "test_loss_nats"]
+    more = ["fitted", "test_accuracy", "n_groups", "d_data", "k_f"]
+    rows, out = _drawn(frame, required, more, "loss against N")
+    positive = rows["test_loss_nats"] > 0
+    rows, out = rows[positive], out + int((~positive).sum())
+    if rows.empty:
+        return _nothing("Test loss against N", "no run has a test loss above zero")
+    law = _law(rows)
+    both = pd.concat([rows.assign(drawn="run"), law.assign(drawn="law")])
+    params, chosen = _answers(rows)
+    sizes = sorted(int(n) for n in rows["n_train"].unique())
+    y_scale = _scale(both["test_loss_nats"], log=True)
+    x_scale = alt.Scale(type="log", domain=[sizes[0] * 0.85, sizes[-1] * 1.18], nice=False)
+    x_axis = alt.Axis(values=sizes, format=",d", grid=False)
+    x = alt.X("n_train:Q", title=N_TITLE, scale=x_scale, axis=x_axis)
+    y_axis = alt.Axis(format="~g", tickCount=5)
+    y = alt.Y("test_loss_nats:Q", title="Test loss (nats)", scale=y_scale, axis=y_axis)
+    base = alt.Chart(both).encode(x=x, color=_color(rows))
+    runs = base.transform_filter(alt.datum.drawn == "run")
+    dashed = (
+        alt.Chart(both)
+        .transform_filter(alt.datum.drawn == "law")
+        .mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=GRID)
+        .encode(x=x, y=y, detail="model:N")
+    )
+    lines = runs.mark_line().encode(y=_on("mean(test_loss_nats)", y), detail="model:N", opacity=_opacity(chosen, 0.8))
+    points = (
+        runs.mark_point(size=70)
+        .encode(y=y, shape=_shape(rows), opacity=_opacity(chosen, 0.85), tooltip=_tooltip(rows))
+        .add_params(*params)
+    )
+    by_domain = rows.assign(place=rows["domain"].map(_ordered(rows["domain"], DOMAIN_COLORS).index))
+    order = list(by_domain.sort_values(["place", "dataset"])["dataset"].unique())
+    panels = (
+        alt.layer(dashed, lines, points)
+        .properties(width=PANEL[0], height=PANEL[1])
+        .facet(alt.Facet("dataset:N", title=None, sort=order), columns=min(columns, len(order)))
+    )
+    known = " and a dashed line of the slope -1/d_data" if len(law) else ""
+    return _described(
+        panels,
+        f"Test loss in nats against the number of training images N, both logarithmic, for {_sets(rows)}, "
+        f"a panel each: a point for each of {len(rows)} runs, a line through the means over seeds{known}. "
+        f"N goes from {sizes[0]} to {sizes[-1]}, test loss from {_range(rows['test_loss_nats'])}.",
+        left_out=out,
+    )
+
+
+def _law(rows: pd.DataFrame) -> pd.DataFrame:
+    """The line N^(-1/d_data) from the mean loss at the smallest N, an image set and model."""
+    lines = []
+    known = rows.dropna(subset=["d_data"]) if "d_data" in rows.columns else rows.iloc[:0]
+    for (dataset, model), runs in known.groupby(["dataset", "model"]):
+        sizes = np.unique(runs["n_train"])
+        start = runs.loc[runs["n_train"] == sizes[0], "test_loss_nats"].mean()
+        fallen = start * (sizes / sizes[0]) ** (-1 / runs["d_data"].mean())
+        line = {"dataset": dataset, "model": model, "domain": runs["domain"].iloc[0]}
+        lines += [{**line, "n_train": n, "test_loss_nats": y} for n, y in zip(sizes, fallen, strict=True)]
+    return pd.DataFrame(lines)
+
+
+def exponent_against_dimension(exponents: pd.DataFrame):
+    """Measured exponent a of loss ~ N^(-a) against the exponent 1 / d_data that is predicted.
+
+    exponents: dataset, domain, exponent, low, high, predicted, predicted_low, predicted_high, as
+    `statistics.scaling_exponents` returns them; a `model` column, where there is one, becomes the
+    shape. On the dashed line both are equal. Very long intervals are cut at the edge of the panel.
+    """
+    what = "Measured against predicted exponent"
+    required = ["dataset", "domain", "exponent", "predicted"]
+    more = ["low", "high", "predicted_low", "predicted_high", "model", "d_data", "n_sizes", "n_runs", "seed"]
+    rows, out = _drawn(exponents, required, more, "exponent against dimension")
+    if rows.empty:
+        return _nothing(what, "no image set has runs at enough sizes N to fit an exponent")
+    params, chosen = _answers(rows)
+    core = pd.concat([rows["exponent"], rows["predicted"]])
+    reach = max(float(core.max() - core.min()), 0.05)
+    limits = core.min() - reach, core.max() + reach
+    bounds = [rows[c] for c in ("low", "high") if c in rows]
+    cut = any(((c < limits[0]) | (c > limits[1])).any() for c in bounds)
+    y_scale = _scale(core, *(c.clip(*limits) for c in bounds), log=False)
+    x_scale = _scale(*[rows[c] for c in ("predicted", "predicted_low", "predicted_high") if c in rows], log=False)
+    few = alt.Axis(format="~g", tickCount=6)
+    x = alt.X("predicted:Q", title="Predicted exponent, 1 / d_data", scale=x_scale, axis=few)
+    y = alt.Y("exponent:Q", title="Measured exponent a of loss ~ N^(−a)", scale=y_scale, axis=few)
+    labels = {
+        "exponent": ("Measured exponent", ".3f"),
+        "low": ("Measured, low", ".3f"),
+        "high": ("Measured, high", ".3f"),
+        "predicted": ("Predicted exponent", ".3f"),
+        "predicted_low": ("Predicted, low", ".3f"),
+        "predicted_high": ("Predicted, high", ".3f"),
+        "n_sizes": ("Sizes N", "d"),
+        "n_runs": ("Runs", "d"),
+    }
+    shape = {"shape": _shape(rows)} if "model" in rows else {}
+    points = (
+        alt.Chart(rows)
+        .mark_point(size=110)
+        .encode(
+            x=x,
+            y=y,
+            color=_color(rows),
+            opacity=_opacity(chosen, 0.95),
+            tooltip=_tooltip(rows, labels),
+            **shape,
+        )
+        .add_params(*params)
+    )
+    layers = [
+        *_line_of_equality(x, y, x_scale, y_scale, "measured = predicted"),
+        *_interval(rows, ("low", "high"), chosen, x, y, along_y=True),
+        *_interval(rows, ("predicted_low", "predicted_high"), chosen, x, y),
+        points,
+        *_names(rows.drop_duplicates("dataset"), x, y, chosen, marks=rows),
+    ]
+    return _finish(
+        layers,
+        "Measured exponent a of loss ~ N^(-a) against the predicted exponent 1 / d_data, for "
+        f"{_sets(rows)}, with intervals of both. Measured exponents go from {_range(rows['exponent'])}, "
+        f"predicted ones from {_range(rows['predicted'])}; on the dashed line both are equal.",
+        left_out=out,
+        note="Intervals longer than the panel are cut at its edge." if cut else "",
+    )
+
+
+def _line_of_equality(x, y, x_scale: alt.Scale, y_scale: alt.Scale, name: str) -> list:
+    """A dashed line where both axes agree, over the values that both show."""
+    low, high = (f(a, b) for f, a, b in zip((max, min), x_scale.domain, y_scale.domain, strict=True))
+    if low >= high:
+        return []
+    ends = pd.DataFrame({"both": [low, high], "name": ["", name]})
+    same = alt.Chart(ends).encode(x=_on("both", x), y=_on("both", y))
+    at_the_right = x_scale.domain[1] <= y_scale.domain[1]
+    place = {"align": "left", "dx": 6} if at_the_right else {"align": "center", "dy": -9}
+    return [
+        same.mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=GRID),
+        same.mark_text(fontSize=11, fontStyle="italic", **place).encode(text="name:N"),
+    ]
+
+
+def _on(field: str, channel):
+    """The same axis as `channel`, for another field."""
+    return type(channel)(**{**channel._kwds, "shorthand": f"{field}:Q"})
+
+
+def loss_against_sharpness(frame: pd.DataFrame):
+    """Test loss against label sharpness: a point a run (size: N), a name and an interval an image set.
+
+    frame: dataset, domain, model, n_train, seed, k_f, test_loss_nats; k_f_low, k_f_high where known.
+    """
+    return _against_sharpness(frame, "test_loss_nats", "Test loss (nats)", "Test loss", ".4f")
+
+
+def penalty_against_sharpness(frame: pd.DataFrame, grey_level: int = 2, measure: str = "loss"):
+    """FGSM penalty at a budget of `grey_level`/255 against label sharpness, drawn as loss_against_sharpness.
+
+    frame: dataset, domain, model, n_train, seed, k_f, loss_penalty_nats_eps{g} (measure "loss") or
+    accuracy_penalty_eps{g} (measure "accuracy").
+    """
+    if measure not in ("loss", "accuracy"):
+        raise ChartError(f"measure is {measure!r}, but a penalty is of 'loss' or of 'accuracy'")
+    column = f"loss_penalty_nats_eps{grey_level}" if measure == "loss" else f"accuracy_penalty_eps{grey_level}"
+    what = f"{measure.capitalize()} penalty at {grey_level}/255"
+    unit = "nats" if measure == "loss" else "share of test images"
+    return _against_sharpness(frame, column, f"{what} ({unit})", what, ".4f")
+
+
+def _against_sharpness(frame: pd.DataFrame, column: str, y_title: str, what: str, fmt: str):
+    required = ["dataset", "domain", "model", "n_train", "seed", "k_f", column]
+    more = ["k_f_low", "k_f_high", "per_class", "fitted", "test_accuracy", "test_loss_nats", "d_data"]
+    rows, out = _drawn(frame, required, more, f"{what.lower()} against sharpness")
+    if rows.empty:
+        return _nothing(f"{what} against label sharpness", "no run has both")
+    params, chosen = _answers(rows, ("domain", "model", "n_train"))
+    x_scale = _scale(*[rows[c] for c in ("k_f", "k_f_low", "k_f_high") if c in rows])
+    y_scale = _scale(rows[column])
+    y_axis = alt.Axis(format="~g", tickCount=6)
+    x = alt.X("k_f:Q", title=K_TITLE, scale=x_scale, axis=alt.Axis(format="~g", tickCount=6))
+    y = alt.Y(f"{column}:Q", title=y_title, scale=y_scale, axis=y_axis)
+    points = (
+        alt.Chart(rows)
+        .mark_point()
+        .encode(
+            x=x,
+            y=y,
+            color=_color(rows),
+            shape=_shape(rows),
+            size=alt.Size(
+                "n_train:O",
+                scale=alt.Scale(range=[35, 170]),
+                legend=alt.Legend(title="N", symbolType="circle"),
+            ),
+            opacity=_opacity(chosen, 0.75),
+            tooltip=_tooltip(rows, {column: (y_title, fmt)}),
+        )
+        .add_params(*params)
+    )
+    sets = _by_set(rows, column)
+    top = _by_set(rows, column, "max")
+    pointed = params[0]
+    layers = [*_interval(sets, ("k_f_low", "k_f_high"), pointed, x, y), points]
+    above = (("center", 0, -13), *PLACES)
+    layers += _names(top, x, y, pointed, places=above, marks=rows)
+    return _finish(
+        layers,
+        f"{y_title} against label sharpness K_F for {_sets(rows)}: a point for each of {len(rows)} runs, "
+        f"and the interval of K_F at the mean of each set. K_F goes from {_range(sets['k_f'])} per unit of "
+        f"L2 distance, the {what.lower()} from {_range(rows[column])}.",
+        left_out=out,
+    )
+
+
+def representation_against_data(frame: pd.DataFrame, estimator: str = "mle"):
+    """Dimension of the learned representation against that of the same images, with the null maps.
+
+    frame: dataset, domain, model, n_train, seed and, for the MLE, d_repr, d_data_same_images and
+    where known d_repr_low, d_repr_high, d_repr_untrained, d_repr_random_map; for estimator "twonn"
+    the same with the ending _twonn. Points above the dashed line have d_repr > d_data.
+    """
+    endings = {"mle": "", "twonn": "_twonn"}
+    if estimator not in endings:
+        raise ChartError(f"estimator is {estimator!r}, but dimensions are drawn for 'mle' and 'twonn'")
+    end = endings[estimator]
+    d_repr, d_data = f"d_repr{end}", f"d_data_same_images{end}"
+    required = ["dataset", "domain", "model", "n_train", "seed", d_data, d_repr]
+    nulls = {f"d_repr_untrained{end}": "untrained network", f"d_repr_random_map{end}": "random linear map"}
+    more = [f"d_repr_low{end}", f"d_repr_high{end}", "d_repr_low", "d_repr_high", *nulls, "fitted"]
+    rows, out = _drawn(frame, required, more, "representation against data")
+    what = "Dimension of the representation against dimension of the data"
+    if rows.empty:
+        return _nothing(what, "no run has both dimensions")
+    rows = rows.rename(columns={d_data: "d_images", d_repr: "d"})
+    rows["network"] = rows["model"]
+    if end:
+        rows = rows.drop(columns=["d_repr_low", "d_repr_high"], errors="ignore")
+        rows = rows.rename(columns={f"d_repr_low{end}": "d_repr_low", f"d_repr_high{end}": "d_repr_high"})
+    keys = ["dataset", "domain", "model", "n_train", "seed", "d_images"]
+    null_rows = [
+        rows[[*keys, column]].rename(columns={column: "d"}).assign(network=name).dropna(subset=["d"])
+        for column, name in nulls.items()
+        if column in rows.columns
+    ]
+    trained = rows.drop(columns=[c for c in nulls if c in rows.columns])
+    null = pd.concat(null_rows) if null_rows else trained.iloc[:0]
+    both = pd.concat([trained, null])
+    params, chosen = _answers(both, ("domain", "network"))
+    names = [*_ordered(trained["network"], MODEL_SHAPES), *dict.fromkeys(null["network"])]
+    spare = iter(SPARE_SHAPES * len(names))
+    shapes = {"untrained network": "stroke", "random linear map": "triangle-right"}
+    shape = alt.Shape(
+        "network:N",
+        scale=alt.Scale(domain=names, range=[shapes.get(n) or MODEL_SHAPES.get(n) or next(spare) for n in names]),
+        legend=alt.Legend(title="Network", columns=3 if len(names) > 3 else 0),
+    )
+    intervals = [trained[c] for c in ("d_repr_low", "d_repr_high") if c in trained]
+    x_scale, y_scale = _scale(both["d_images"], log=False), _scale(both["d"], *intervals, log=False)
+    name = {"mle": "maximum likelihood", "twonn": "TwoNN"}[estimator]
+    x = alt.X("d_images:Q", title=f"Dimension of the images, d_data ({name}, same images)", scale=x_scale)
+    y = alt.Y("d:Q", title=f"Dimension of the representation, d_repr ({name})", scale=y_scale)
+    labels = {
+        "d_images": ("d_data, same images", ".2f"),
+        "d": ("d_repr", ".2f"),
+        "d_repr_low": ("d_repr, low", ".2f"),
+        "d_repr_high": ("d_repr, high", ".2f"),
+    }
+    layers = _line_of_equality(x, y, x_scale, y_scale, "d_repr = d_data")
+    if len(null):
+        layers.append(
+            alt.Chart(null)
+            .mark_point(filled=False, size=50, strokeWidth=1.5)
+            .encode(
+                x=x,
+                y=y,
+                shape=shape,
+                color=_color(both),
+                opacity=_opacity(chosen, 0.45),
+                tooltip=_tooltip(null, labels),
+            )
+        )
+    layers += _interval(trained, ("d_repr_low", "d_repr_high"), chosen, x, y, along_y=True)
+    layers.append(
+        alt.Chart(trained)
+        .mark_point()
+        .encode(
+            x=x,
+            y=y,
+            color=_color(both),
+            shape=shape,
+            opacity=_opacity(chosen, 0.85),
+            tooltip=_tooltip(trained.drop(columns="network"), labels),
+        )
+        .add_params(*params)
+    )
+    lowest = _by_set(trained, "d", "min").merge(trained.groupby("dataset", as_index=False)["d_images"].mean())
+    under = (("center", 0, 18), *PLACES)
+    layers += _names(lowest, x, y, params[0], places=under, marks=both)
+    above = int((trained["d"] > trained["d_images"]).sum())
+    return _finish(
+        layers,
+        f"Dimension of the learned representation against the dimension of the same images ({name}), for "
+        f"{_sets(rows)}, with untrained networks and random linear maps beside. {above} of {len(trained)} "
+        "trained networks lie above the dashed line, where d_repr exceeds d_data.",
+        left_out=out,
+    )
+
+
+# ----------------------------------------------------------------------------- the image sets' charts
+
+
+def plane(properties: pd.DataFrame):
+    """Where image sets lie: d_data against K_F, a point a set, with both intervals.
+
+    properties: dataset, domain, d_data, k_f; d_data_low, d_data_high, k_f_low, k_f_high, n, per_class,
+    size and channels where known. An axis is logarithmic where its values span more than a factor of 4.
+    """
+    required = ["dataset", "domain", "d_data", "k_f"]
+    more = ["d_data_low", "d_data_high", "k_f_low", "k_f_high", "n", "per_class", "size", "channels"]
+    rows, out = _drawn(properties, required, more, "the plane of image sets")
+    if rows.empty:
+        return _nothing("Dimension and label sharpness", "no image set has both")
+    params, chosen = _answers(rows, ("domain",))
+    x_scale = _scale(*[rows[c] for c in ("d_data", "d_data_low", "d_data_high") if c in rows])
+    y_scale = _scale(*[rows[c] for c in ("k_f", "k_f_low", "k_f_high") if c in rows])
+    x = alt.X("d_data:Q", title=D_TITLE, scale=x_scale, axis=alt.Axis(format="~g", tickCount=6))
+    y_title = ["Label sharpness K_F", "(per unit of L2 distance, pixels in [0, 1])"]
+    y = alt.Y("k_f:Q", title=y_title, scale=y_scale, axis=alt.Axis(format="~g", tickCount=6))
+    points = (
+        alt.Chart(rows)
+        .mark_point(size=140)
+        .encode(x=x, y=y, color=_color(rows), opacity=_opacity(chosen, 0.95), tooltip=_tooltip(rows))
+        .add_params(*params)
+    )
+    layers = [
+        *_interval(rows, ("d_data_low", "d_data_high"), chosen, x, y),
+        *_interval(rows, ("k_f_low", "k_f_high"), chosen, x, y, along_y=True),
+        points,
+        *_names(rows, x, y, chosen),
+    ]
+    return _finish(
+        layers,
+        f"Label sharpness K_F against intrinsic dimension d_data for {_sets(rows)}, with intervals. "
+        f"d_data goes from {_range(rows['d_data'])}, K_F from {_range(rows['k_f'])} per unit of L2 distance.",
+        left_out=out,
+    )
+
+
+def dimension_profile(rows: pd.DataFrame, known: float | None = None):
+    """Estimated dimension against the number of neighbors k, with its interval as a band.
+
+    rows: k, d, low, high; a column `estimator` or `dataset`, where there is one, tells lines apart.
+    known   the true dimension, drawn as a dashed rule
+    """
+    series = next((c for c in ("estimator", "dataset") if c in rows.columns), None)
+    drawn, out = _drawn(rows, ["k", "d"], ["low", "high", *([series] if series else []), "n"], "the profile")
+    if drawn.empty:
+        return _nothing("Dimension against k", "no estimate is finite")
+    ks = sorted(int(k) for k in drawn["k"].unique())
+    bounds = [drawn[c] for c in ("d", "low", "high") if c in drawn]
+    y_scale = _scale(*bounds, *([pd.Series([known])] if known is not None else []), log=False)
+    x_scale = _scale(drawn["k"])
+    axis = alt.Axis(values=ks, format="d", grid=False) if len(ks) < 16 else alt.Axis(format="d")
+    x = alt.X("k:Q", title="Neighbors k", scale=x_scale, axis=axis)
+    y = alt.Y("d:Q", title="Estimated dimension d", scale=y_scale)
+    color, params, chosen = alt.value(DOMAIN_COLORS["natural"]), [], None
+    if series:
+        color = alt.Color(f"{series}:N", legend=alt.Legend(title=series.capitalize()))
+        params = [alt.selection_point(name="picked_series", fields=[series], bind="legend")]
+        chosen = params[0]
+    near = _nearest(["k"])
+    base = alt.Chart(drawn).encode(x=x, color=color)
+    labels = {"k": ("Neighbors k", "d"), "d": ("Dimension d", ".2f")}
+    labels |= {"low": ("low", ".2f"), "high": ("high", ".2f")}
+    labels |= {series: (series.capitalize(), None)} if series else {}
+    layers = []
+    if {"low", "high"} <= set(drawn.columns):
+        band = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_area()
+        layers.append(band.encode(y=_on("low", y), y2="high:Q", opacity=_opacity(chosen, 0.2, 0.03)))
+    if known is not None:
+        rule = alt.Chart(pd.DataFrame({"d": [known], "name": [f"true dimension {known:g}"]}))
+        text = {"align": "right", "dy": -7, "fontSize": 11, "fontStyle": "italic"}
+        layers += [
+            rule.mark_rule(strokeDash=[5, 4]).encode(y=y),
+            rule.mark_text(**text).encode(x=alt.value("width"), y=y, text="name:N"),
+        ]
+    layers += [
+        base.mark_line().encode(y=y, opacity=_opacity(chosen, 0.9, 0.15)),
+        base.mark_point()
+        .encode(
+            y=y,
+            size=alt.condition(near, alt.value(170), alt.value(60)),
+            opacity=_opacity(chosen, 0.95, 0.15),
+            tooltip=_tooltip(drawn, labels),
+        )
+        .add_params(near, *params),
+    ]
+    return _finish(
+        layers,
+        f"Estimated intrinsic dimension against the number of neighbors k, with its interval: "
+        f"k from {ks[0]} to {ks[-1]}, dimension from {_range(drawn['d'])}.",
+        height=260,
+        left_out=out,
+    )
+
+
+def sharpness_growth(rows: pd.DataFrame, reference: pd.DataFrame | None = None):
+    """Label sharpness against M, images a class, both logarithmic: no plateau means overlapping classes.
+
+    rows: per_class, k_f; low, high, dataset and domain where known.
+    reference: per_class, k_f and, for its label, name: a slope to compare with, drawn dashed.
+    """
+    more = ["low", "high", "dataset", "domain"]
+    drawn, out = _drawn(rows, ["per_class", "k_f"], more, "growth of sharpness")
+    positive = (drawn["k_f"] > 0) & (drawn["per_class"] > 0)
+    drawn, out = drawn[positive], out + int((~positive).sum())
+    if drawn.empty:
+        return _nothing("Label sharpness against M", "no K_F above zero was measured")
+    compare = pd.DataFrame({"per_class": [], "k_f": []})
+    if reference is not None and len(reference):
+        compare, _ = _drawn(reference, ["per_class", "k_f"], ["name", "dataset"], "the reference slope")
+    params, chosen = _answers(drawn, ("domain",))
+    sizes = sorted(int(m) for m in drawn["per_class"].unique())
+    bounds = [drawn[c] for c in ("k_f", "low", "high") if c in drawn]
+    y_scale = _scale(*bounds, compare["k_f"], log=True)
+    x_scale = _scale(drawn["per_class"], compare["per_class"], log=True)
+    x = alt.X(
+        "per_class:Q",
+        title="Images a class, M",
+        scale=x_scale,
+        axis=alt.Axis(values=sizes, format=",d", grid=False),
+    )
+    y = alt.Y("k_f:Q", title="Label sharpness K_F(M)", scale=y_scale, axis=alt.Axis(format="~g", tickCount=6))
+    detail = {"detail": "dataset:N"} if "dataset" in drawn else {}
+    near = _nearest(["per_class", *(["dataset"] if detail else [])])
+    base = alt.Chart(drawn).encode(x=x, color=_color(drawn))
+    layers = []
+    if len(compare):
+        dashed = {"strokeDash": [5, 4], "strokeWidth": 1.5, "color": GRID}
+        own = {"detail": "name:N"} if "name" in compare else {}
+        own = {"detail": "dataset:N"} if "dataset" in compare else own
+        layers.append(alt.Chart(compare).mark_line(**dashed).encode(x=x, y=y, **own))
+        if "name" in compare:
+            ends = compare.sort_values("per_class").drop_duplicates("name", keep="last")
+            text = {"align": "right", "dy": -9, "fontSize": 11, "fontStyle": "italic"}
+            layers.append(alt.Chart(ends).mark_text(**text).encode(x=x, y=y, text="name:N"))
+    layers += _interval(drawn, ("low", "high"), chosen, x, y, along_y=True)
+    layers += [
+        base.mark_line().encode(y=y, opacity=_opacity(chosen, 0.8), **detail),
+        base.mark_point()
+        .encode(
+            y=y,
+            size=alt.condition(near, alt.value(170), alt.value(80)),
+            opacity=_opacity(chosen, 0.95),
+            tooltip=_tooltip(drawn),
+        )
+        .add_params(near, *params),
+    ]
+    if "dataset" in drawn:
+        ends = drawn.sort_values("per_class").drop_duplicates("dataset", keep="last")
+        ends = ends.assign(place=_labels_apart(ends["k_f"], y_scale, 280))
+        layers.append(
+            alt.Chart(ends)
+            .mark_text(align="left", dx=10, fontSize=11)
+            .encode(
+                x=x,
+                y=_on("place", y),
+                text="dataset:N",
+                color=_color(drawn),
+                opacity=_opacity(chosen, 1, 0.15),
+            )
+        )
+    return _finish(
+        layers,
+        f"Label sharpness K_F against the number of images a class M, both logarithmic: M from {sizes[0]} to "
+        f"{sizes[-1]}, K_F from {_range(drawn['k_f'])} per unit of L2 distance"
+        + (", with a reference slope drawn dashed." if len(compare) else "."),
+        height=280,
+        left_out=out,
+    )
+
+
+def counts(rows: pd.DataFrame):
+    """Images by class, as bars with their numbers.
+
+    rows: class, n; a column `part` (training, test, copies ...), where there is one, stacks the bars.
+    """
+    drawn, out = _drawn(rows, ["class", "n"], ["part", "dataset"], "counts")
+    if drawn.empty:
+        return _nothing("Images by class", "no class has an image")
+    classes = list(dict.fromkeys(map(str, drawn["class"])))
+    drawn["class"] = drawn["class"].astype(str)
+    totals = drawn.groupby("class", as_index=False)["n"].sum()
+    y = alt.Y("class:N", title=None, sort=classes, axis=alt.Axis(labelLimit=220))
+    x = alt.X("n:Q", title="Images", axis=alt.Axis(format=",d", tickMinStep=1), scale=alt.Scale(nice=True))
+    pointed = alt.selection_point(name="pointed", fields=["class"], on="pointerover", clear="pointerout")
+    part = {}
+    if "part" in drawn:
+        parts = list(dict.fromkeys(drawn["part"]))
+        part = {
+            "color": alt.Color("part:N", sort=parts, legend=alt.Legend(title=None)),
+            "order": alt.Order("part_order:Q"),
+        }
+        drawn["part_order"] = drawn["part"].map(parts.index)
+    labels = {"class": ("Class", None), "part": ("Part", None), "n": ("Images", ",d")}
+    bars = (
+        alt.Chart(drawn)
+        .mark_bar()
+        .encode(x=x, y=y, opacity=_opacity(pointed, 0.9, 0.3), tooltip=_tooltip(drawn, labels), **part)
+        .add_params(pointed)
+    )
+    numbers = alt.Chart(totals).mark_text(align="left", dx=6).encode(x=x, y=y, text=alt.Text("n:Q", format=",d"))
+    listing = ", ".join(f"{name} {int(n):,}" for name, n in zip(totals["class"], totals["n"], strict=True))
+    return _finish(
+        [bars, numbers],
+        f"Number of images by class: {listing}.",
+        height=max(60, 30 * len(classes)),
+        left_out=out,
+    )
+
+
+# -------------------------------------------------------------------------------------- pictures
+
+
+class Gallery:
+    """Rows of pictures with their titles, as one PNG; shows itself in a notebook.
+
+    `png` bytes, `size` (width, height) on the page, `description` the text alternative.
+    """
+
+    def __init__(self, picture: Image.Image, description: str, density: int = 2):
+        out = io.BytesIO()
+        picture.save(out, format="PNG", optimize=True)
+        self.png = out.getvalue()
+        self.size = tuple(side // density for side in picture.size)
+        self.description = description
+
+    def __repr__(self) -> str:
+        return self.description
+
+    def _repr_mimebundle_(self, **_):
+        bundle = {"image/png": base64.b64encode(self.png).decode("ascii"), "text/plain": self.description}
+        width, height = self.size
+        return bundle, {"image/png": {"width": width, "height": height, "alt": self.description}}
+
+
+def gallery(
+    images,
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int = 6,
+    side: int = 96,
+    headings: Sequence[str] | None = None,
+    description: str | None = None,
+    _span: Sequence[int] = (1,),
+) -> Gallery:
+    """Images in rows of `columns`, each enlarged by repeating pixels, with its title below.
+
+    images       uint8 (n, H, W) or (n, H, W, C), C = 1 or 3, an ImageSet, or a list of such arrays
+    titles       one text an image; "\\n" starts a new line; text is drawn as it stands, never as HTML
+    side         pixels on the page of an image's longer side, about (whole multiples of its pixels)
+    headings     one text a column, above the first row
+    description  the text alternative; the titles where none is given
+    """
+    pictures = [_as_array(image) for image in getattr(images, "images", images)]
+    if not pictures:
+        raise ChartError("a gallery needs one image at least, and this one has none")
+    titles = [""] * len(pictures) if titles is None else [str(title) for title in titles]
+    if len(titles) != len(pictures):
+        raise ChartError(f"{len(titles)} titles were given for {len(pictures)} images; give one an image")
+    if headings is not None:
+        columns = len(headings)
+    elif columns < 1:
+        raise ChartError(f"columns is {columns}, but a row needs one image at least")
+    density = 2
+    font = _font(12 * density)
+    tiles = [_enlarge(picture, side * density) for picture in pictures]
+    width = max(*(tile.width for tile in tiles), side * density)
+    height = max(tile.height for tile in tiles)
+    line_height, gap = 16 * density, 12 * density
+    room = [width + (_span[i % len(_span)] - 1) * (width + gap) for i in range(len(titles))]
+    texts = [
+        [_shorten(line, font, limit) for line in title.split("\n")] for title, limit in zip(titles, room, strict=True)
+    ]
+    below = line_height * max(len([line for line in lines if line]) for lines in texts)
+    above = line_height + gap // 2 if headings is not None else 0
+    columns = min(columns, len(tiles)) if headings is None else columns
+    n_rows = -(-len(tiles) // columns)
+    step = height + below + gap
+    canvas = Image.new("RGB", (columns * (width + gap) + gap, above + n_rows * step + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    for column, heading in enumerate(headings or []):
+        draw.text((gap + column * (width + gap), gap // 2), _shorten(str(heading), font, width), "#333333", font)
+    for index, (tile, lines) in enumerate(zip(tiles, texts, strict=True)):
+        left = gap + (index % columns) * (width + gap)
+        top = above + gap + (index // columns) * step
+        canvas.paste(tile, (left, top))
+        for row, line in enumerate(lines):
+            draw.text((left, top + height + 2 * density + row * line_height), line, "#333333", font)
+    if description is None:
+        named = "; ".join(" ".join(title.split()) for title in titles if title)
+        description = f"{len(tiles)} images" + (f": {named}." if named else ".")
+    return Gallery(canvas, description, density)
+
+
+def pairs(
+    left,
+    right,
+    titles: Sequence[str] | None = None,
+    *,
+    headings: Sequence[str] = ("first image", "second image", "difference"),
+    side: int = 128,
+    description: str | None = None,
+) -> Gallery:
+    """Pairs of images, a row each: one, the other, and how they differ.
+
+    left, right  uint8 (n, H, W) or (n, H, W, C), or ImageSets: pair i is left[i], right[i]
+    titles       one text a pair, below its two images
+
+    The difference is |left - right| times 255 / its largest value, which is written below it, so that
+    small differences can be seen.
+    """
+    one = [_as_array(image) for image in getattr(left, "images", left)]
+    other = [_as_array(image) for image in getattr(right, "images", right)]
+    if len(one) != len(other):
+        raise ChartError(f"{len(one)} left and {len(other)} right images make no pairs; give as many of both")
+    titles = [""] * len(one) if titles is None else [str(title) for title in titles]
+    pictures, texts = [], []
+    for a, b, title in zip(one, other, titles, strict=True):
+        if a.shape != b.shape:
+            raise ChartError(f"images of shapes {a.shape} and {b.shape} have no difference; match them first")
+        apart = np.abs(a.astype(np.int16) - b.astype(np.int16))
+        largest = int(apart.max())
+        pictures += [a, b, (apart * (255 / max(largest, 1))).astype(np.uint8)]
+        texts += [title, "", f"at most {largest} of 255"]
+    if description is None:
+        named = "; ".join(" ".join(title.split()) for title in titles if title)
+        description = f"{len(one)} pairs of images beside each other, with their difference" + (
+            f": {named}." if named else "."
+        )
+    return gallery(pictures, texts, headings=headings, side=side, description=description, _span=(2, 1, 1))
+
+
+def _as_array(image) -> np.ndarray:
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 3)):
+        raise ChartError(
+            f"a picture of shape {image.shape} and type {image.dtype} cannot be drawn; "
+            "give uint8 images of one or three channels"
+        )
+    return image
+
+
+def _enlarge(image: np.ndarray, side: int) -> Image.Image:
+    """Whole multiples of pixels up to about `side`; larger images are reduced by averaging."""
+    picture = Image.fromarray(image).convert("RGB")
+    longer = max(picture.size)
+    if longer > side:
+        size = tuple(max(1, round(s * side / longer)) for s in picture.size)
+        return picture.resize(size, Image.Resampling.BOX)
+    zoom = max(1, round(side / longer))
+    return picture.resize(tuple(s * zoom for s in picture.size), Image.Resampling.NEAREST)
+
+
+def _font(size: int):
+    """DejaVu Sans, which matplotlib carries and which knows most signs, else Pillow's own font."""
+    spec = importlib.util.find_spec("matplotlib")
+    for folder in spec.submodule_search_locations if spec else ():
+        path = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if path.exists():
+            return ImageFont.truetype(str(path), size)
+    return ImageFont.load_default(size=size)
+
+
+def _shorten(text: str, font, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -1,0 +1,269 @@
+"""The command `intrinsic`: measure, run, status, report, book, datasets."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+EXIT_USAGE = 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="intrinsic",
+        description="Intrinsic dimension and label sharpness of image sets, and the book that tests four claims.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example: intrinsic measure digits",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, help, example):
+        return commands.add_parser(
+            name,
+            help=help,
+            description=help[0].upper() + help[1:] + ".",
+            epilog=f"example: {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    measure = add(
+        "measure",
+        "d_data, K_F with intervals, copies and sharpest pairs of an image set",
+        "intrinsic measure scans/ --json   (a folder with one folder a class)",
+    )
+    measure.add_argument(
+        "source", metavar="PATH|NAME", help="a folder of class folders, an .npz file, a name"
+    )
+    measure.add_argument("--json", action="store_true", help="print one JSON object")
+    measure.add_argument("--size", type=int, help="resize to SIZE x SIZE pixels first")
+    measure.add_argument(
+        "--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels first"
+    )
+    measure.add_argument(
+        "--k", type=int, default=20, help="neighbors of the maximum-likelihood dimension (20)"
+    )
+    measure.add_argument(
+        "--per-class", type=int, default=250, metavar="M", help="images a class for K_F at M (250)"
+    )
+
+    run = add(
+        "run", "complete a campaign: compute what is not stored", "intrinsic run params/quick.yaml --dry-run"
+    )
+    run.add_argument("params", metavar="PARAMS.yaml")
+    run.add_argument(
+        "--dry-run", action="store_true", help="show the plan and its estimated minutes, compute nothing"
+    )
+    run.add_argument("--workers", type=int, help="processes of one thread each (one a core)")
+    run.add_argument("--no-progress", action="store_true", help="no progress bar")
+
+    status = add(
+        "status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml"
+    )
+    status.add_argument("params", metavar="PARAMS.yaml")
+
+    report = add("report", "the page of one image set, executed, as HTML", "intrinsic report digits")
+    report.add_argument("source", metavar="PATH|NAME")
+    report.add_argument("--params", metavar="PARAMS.yaml", help="take size, channels, M and k from this file")
+
+    book = add("book", "complete a campaign, execute the notebooks, build the book",
+               "intrinsic book --params params/quick.yaml")  # fmt: skip
+    book.add_argument("--params", metavar="PARAMS.yaml", required=True)
+    book.add_argument("--output", type=Path, help="folder for the build (_build)")
+    book.add_argument("--no-compute", action="store_true", help="build from stored records only")
+    book.add_argument("--no-progress", action="store_true", help="no progress bars")
+
+    datasets = add("datasets", "the image sets of the catalogue, or one of them", "intrinsic datasets digits")
+    datasets.add_argument("name", nargs="?")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0 on success, 1 on failure, 2 on wrong usage."""
+    arguments = _parser().parse_args(argv)
+    work = {
+        "measure": _measure,
+        "run": _run,
+        "status": _status,
+        "report": _report,
+        "book": _book,
+        "datasets": _datasets,
+    }[arguments.command]
+    try:
+        return work(arguments)
+    except KeyboardInterrupt:
+        print("\nstopped; what was stored stays, and the same command continues", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"intrinsic {arguments.command}: {error}", file=sys.stderr)
+        return 1
+
+
+# ------------------------------------------------------------------------------------------ measure
+
+
+def _measure(arguments) -> int:
+    from intrinsic.measurement import measure
+
+    facts = measure(
+        arguments.source,
+        size=arguments.size,
+        channels=arguments.channels,
+        k=arguments.k,
+        per_class=arguments.per_class,
+    )
+    if arguments.json:
+        print(json.dumps(facts, allow_nan=False))
+        return 0
+    shape = " x ".join(map(str, facts["shape"]))
+    print(f"{facts['name']}: {facts['n']} images of {shape}")
+    print("  classes          " + ", ".join(f"{name} {n}" for name, n in facts["classes"].items()))
+    d, sharp = facts["d_data"], facts["label_sharpness"]
+
+    def show(v, digits):
+        if v["low"] is None or v["high"] is None:
+            return f"{v['value']:.{digits}f}"
+        return f"{v['value']:.{digits}f}   [{v['low']:.{digits}f}, {v['high']:.{digits}f}]"
+
+    print(f"  d_data, MLE      {show(d['mle'], 2)}   (k = {d['mle']['k']})")
+    print(f"  d_data, TwoNN    {show(d['twonn'], 2)}")
+    if sharp["value"] is None:
+        print(
+            f"  K_F, all pairs   infinite; {sharp['value_without_conflicts']:.4f} without the conflicting images"
+        )
+    else:
+        print(f"  K_F, all pairs   {show(sharp, 4)}   {sharp['unit']}")
+    print(
+        f"  K_F at M = {sharp['at_m']['per_class']:<5} {show(sharp['at_m'], 4)}   mean over 25 balanced draws"
+    )
+    print("  sharpest pairs (the most similar images with different labels)")
+    for pair in facts["sharpest_pairs"]:
+        names = " | ".join(
+            f"{one.get('path', '#' + str(one['index']))} ({one['label']})" for one in pair["images"]
+        )
+        print(f"    {pair['sharpness']:.4f}   distance {pair['distance']:.3f}   {names}")
+    for warning in facts["warnings"]:
+        print(f"  warning: {warning}")
+    print("  intervals: 95 %, for the estimator's expectation at this n, not for the true dimension")
+    return 0
+
+
+# ------------------------------------------------------------------------------------ run and status
+
+
+def _run(arguments) -> int:
+    from intrinsic import campaign
+
+    p = campaign.read(arguments.params)
+    if arguments.workers is not None:
+        p = p.model_copy(update={"workers": arguments.workers})
+    if arguments.dry_run:
+        return _dry_run(p)
+    outcome = campaign.run(p, progress=not arguments.no_progress)
+    for label, reason in outcome.unreachable:
+        print(f"not reachable: {label}: {reason}")
+    for label, reason in outcome.failed:
+        print(f"failed: {label}: {reason}", file=sys.stderr)
+    if outcome.failed:
+        print(
+            f"intrinsic run: {len(outcome.failed)} of {outcome.computed + len(outcome.failed)} tasks failed; "
+            "what was computed is stored, and the same command tries the rest again",
+            file=sys.stderr,
+        )
+        return 1
+    if outcome.computed == 0:
+        print(f"{p.name}: all {outcome.stored} tasks are stored already; nothing to do")
+    else:
+        print(
+            f"{p.name}: {outcome.computed} tasks computed in {outcome.minutes:.1f} minutes, "
+            f"{outcome.stored} were stored already"
+        )
+    return 0
+
+
+def _dry_run(p) -> int:
+    import pandas as pd
+
+    from intrinsic import campaign
+
+    store = campaign.default_store()
+    made = campaign.plan(p)
+    todo = made.todo(store)
+    seconds = campaign.estimate_seconds(todo, store, calibrate=True)
+    rows = [
+        {
+            "task": t.kind,
+            "model": t.params.get("model", ""),
+            "N": t.params.get("n_train", ""),
+            "image sets": t.params["dataset"],
+            "runs": 1,
+            "minutes": s / 60,
+        }
+        for t, s in zip(todo, seconds, strict=True)
+    ]
+    print(f"{p.name}: {len(made.tasks)} tasks, {len(made.tasks) - len(todo)} stored, {len(todo)} to do")
+    if rows:
+        table = pd.DataFrame(rows).groupby(["task", "model", "N"], sort=False)
+        plan = table.agg({"image sets": "nunique", "runs": "sum", "minutes": "sum"})
+        print(plan.round(1).to_string())
+        workers = campaign.n_workers(p)
+        minutes = sum(seconds) / 60 / workers
+        print(f"about {minutes:.1f} minutes with {workers} processes on this machine")
+    for label, reason in made.unreachable:
+        print(f"not reachable: {label}: {reason}")
+    return 0
+
+
+def _status(arguments) -> int:
+    from intrinsic import campaign
+
+    p = campaign.read(arguments.params)
+    table = campaign.status_frame(p)
+    shown = table.drop(columns="reason") if not table["reason"].any() else table
+    print(shown.to_string(index=False))
+    done, todo = int(table["done"].sum()), int(table["to do"].sum())
+    print(f"{p.name}: {done} of {done + todo} tasks done, {int(table['not reachable'].sum())} not reachable")
+    return 0
+
+
+# ------------------------------------------------------------------------- report, book and datasets
+
+
+def _report(arguments) -> int:
+    from intrinsic import book, campaign
+
+    p = campaign.read(arguments.params) if arguments.params else campaign.params()
+    print(book.report(arguments.source, p))
+    return 0
+
+
+def _book(arguments) -> int:
+    from intrinsic import book
+
+    options = {} if arguments.output is None else {"output": arguments.output}
+    book.build(
+        arguments.params, compute=not arguments.no_compute, progress=not arguments.no_progress, **options
+    )
+    return 0
+
+
+def _datasets(arguments) -> int:
+    from intrinsic import images
+
+    entries = images.catalogue()
+    if arguments.name is None:
+        for name, entry in entries.items():
+            print(f"{name:22} {entry.domain:10} {entry.title}")
+        return 0
+    if arguments.name not in entries:
+        raise ValueError(f"'{arguments.name}' is not in the catalogue; it has {', '.join(entries)}")
+    entry = entries[arguments.name]
+    print(f"{arguments.name}: {entry.title}")
+    for key in ("domain", "about", "beware", "source", "licence"):
+        print(f"  {key:9} {getattr(entry, key)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Point clouds and image families of known dimension and known label gap.
+
+Every function is deterministic in its seed. Point clouds are float64 arrays (n, D). With `ambient` the same
+points are turned by a random rotation into that many coordinates, which changes no distance.
+"""
+
+from math import gamma, pi, sin, sqrt
+
+import numpy as np
+
+
+def flat_torus(n, d, ambient=None, seed=0):
+    """n uniform points on the flat torus (R/Z)^d, as float64 (n, ambient) or (n, 2d).
+
+    Each of d angles t_i in [0, 1) becomes (cos 2 pi t_i, sin 2 pi t_i) / (2 pi): circles of circumference 1,
+    so lengths along the torus are those of (R/Z)^d and its volume is 1. It has no edge and no curvature;
+    the straight-line distance r' that estimators see is below the length r along it, r' = r (1 - O(r^2)).
+    """
+    _check(n, d, ambient, 2 * d)
+    rng = np.random.default_rng(seed)
+    t = 2 * pi * rng.random((n, d))
+    points = np.stack([np.cos(t), np.sin(t)], axis=2).reshape(n, 2 * d) / (2 * pi)
+    return _embed(points, ambient, rng)
+
+
+def ball(n, d, ambient=None, seed=0):
+    """n uniform points in the unit ball of R^d, as float64 (n, ambient) or (n, d)."""
+    _check(n, d, ambient, d)
+    rng = np.random.default_rng(seed)
+    points = _unit(rng.standard_normal((n, d))) * rng.random((n, 1)) ** (1 / d)
+    return _embed(points, ambient, rng)
+
+
+def sphere(n, d, ambient=None, seed=0):
+    """n uniform points on the unit sphere S^d, of dimension d, as float64 (n, ambient) or (n, d + 1)."""
+    _check(n, d, ambient, d + 1)
+    rng = np.random.default_rng(seed)
+    return _embed(_unit(rng.standard_normal((n, d + 1))), ambient, rng)
+
+
+def cube(n, d, ambient=None, seed=0):
+    """n uniform points in the unit cube [0, 1]^d, as float64 (n, ambient) or (n, d)."""
+    _check(n, d, ambient, d)
+    rng = np.random.default_rng(seed)
+    return _embed(rng.random((n, d)), ambient, rng)
+
+
+def parallel_planes(n, d, gap, ambient=None, seed=0):
+    """Two parallel unit d-cubes a distance `gap` apart, one class on each: K_F = 1 / gap exactly.
+
+    Points face each other: point 2i + 1 is point 2i moved by `gap` along the normal, so the smallest distance
+    between the classes is `gap` itself at every n. For odd n the last point has no partner.
+    Returns float64 (n, ambient) or (n, d + 1), whose first coordinate is 0 or gap, and int64 labels (n,).
+    """
+    _check(n, d, ambient, d + 1)
+    if n < 2:
+        raise ValueError(f"n={n} leaves a plane without a point, so there is no pair across; take n >= 2")
+    if not (np.isfinite(gap) and gap > 0):
+        raise ValueError(f"gap={gap} is no distance between two planes; take a number above 0")
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n, dtype=np.int64) % 2
+    base = np.repeat(rng.random(((n + 1) // 2, d)), 2, axis=0)[:n]
+    return _embed(np.column_stack([gap * labels, base]), ambient, rng), labels
+
+
+def overlapping_clouds(n, d, seed=0):
+    """Uniform points in [0, 1]^d with balanced labels that do not depend on position.
+
+    With M points a class the smallest of the M^2 distances across behaves as (M^2)^(-1/d), so label sharpness
+    grows as K_F(M) ~ C M^(2/d), without limit. Returns float64 (n, d) and int64 labels (n,), 0 and 1.
+    """
+    _check(n, d, None, d)
+    rng = np.random.default_rng(seed)
+    points = rng.random((n, d))
+    return points, rng.permutation(np.arange(n, dtype=np.int64) % 2)
+
+
+def nearest_neighbor_distance(n, d):
+    """Expected distance from a point of the flat torus (R/Z)^d to the nearest of n others.
+
+        E r = Gamma(1 + 1/d) * (c n)^(-1/d),    c = pi^(d/2) / Gamma(d/2 + 1), the volume of the unit ball
+
+    exact as n grows (at distances well below 1/2). In a cloud of N points the others are n = N - 1.
+    """
+    _check(n, d, None, d)
+    ball_volume = pi ** (d / 2) / gamma(d / 2 + 1)
+    return gamma(1 + 1 / d) * (ball_volume * n) ** (-1 / d)
+
+
+def torus_images(n, d, size=32, gap=0.4, seed=0):
+    """Smooth images on a d-dimensional flat torus in pixel space, in two classes a known distance apart.
+
+        image(t) = 1/2 + s * sum_i ( cos(t_i) A_i + sin(t_i) B_i ),        d angles t_i
+
+    A_i, B_i are 2d orthonormal low-frequency cosine patterns, so distances between images are those of d
+    circles of radius s; s is the largest radius at which no image can leave [0, 1]. The label is the half
+    circle of t_1. Two arcs of gap/2 each, around 0 and pi, are left out of t_1, so that the classes are a
+    chord 2 s sin(gap/4) apart.
+
+    n, d   images (half of them a class) and dimension
+    size   height and width in pixels
+    gap    total width of the arcs left out, radians, 0 < gap < 2 pi
+    Returns uint8 (n, size, size), int64 labels (n,) and a dict of facts:
+    d, scale (s), gap_l2 and k_f_limit = 1 / gap_l2, in units of images in [0, 1], before rounding to 8 bits;
+    rounding_l2 = size / 255, a bound on what rounding changes a distance by: a pixel moves by at most half a
+    grey level, so an image by at most sqrt(size^2) / 510 and a distance by twice that.
+    """
+    patterns = _patterns(n, d, 2 * d, size)
+    if not 0 < gap < 2 * pi:
+        raise ValueError(f"gap={gap} does not leave two separate arcs of a circle; take 0 < gap < 2 pi")
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n, dtype=np.int64) % 2)
+    t = 2 * pi * rng.random((n, d))
+    t[:, 0] = labels * pi + gap / 4 + (pi - gap / 2) * t[:, 0] / (2 * pi)
+    a, b = patterns[0::2], patterns[1::2]
+    scale = 0.5 / np.sqrt(a**2 + b**2).sum(axis=0).max()
+    images = _grey_levels(scale * (np.cos(t) @ a + np.sin(t) @ b), size)
+    return images, labels, _facts(d, scale, 2 * scale * sin(gap / 4), size)
+
+
+def slab_images(n, d, size=32, gap=0.3, seed=0):
+    """Smooth images that fill a d-dimensional cube in pixel space, cut by a slab of known width.
+
+        image(u) = 1/2 + s * sum_i u_i P_i,        u in [-1, 1]^d,  |u_1| >= gap/2
+
+    P_i are d orthonormal low-frequency cosine patterns, so distances between images are s times those between
+    their u; s is the largest scale at which no image can leave [0, 1]. The label is the sign of u_1, and the
+    classes are s * gap apart. Unlike the torus the cube has edges, which lower estimates of d.
+
+    n, d, size   as in torus_images
+    gap          width of the slab left out, in units of u, 0 < gap < 2
+    Returns images, labels and facts as torus_images does.
+    """
+    patterns = _patterns(n, d, d, size)
+    if not 0 < gap < 2:
+        raise ValueError(f"gap={gap} does not leave two parts of [-1, 1]; take 0 < gap < 2")
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n, dtype=np.int64) % 2)
+    u = 2 * rng.random((n, d)) - 1
+    u[:, 0] = (2 * labels - 1) * (gap / 2 + (1 - gap / 2) * (u[:, 0] + 1) / 2)
+    scale = 0.5 / np.abs(patterns).sum(axis=0).max()
+    images = _grey_levels(scale * u @ patterns, size)
+    return images, labels, _facts(d, scale, scale * gap, size)
+
+
+def _patterns(n, d, count, size):
+    """`count` orthonormal cosine patterns (count, size * size): lowest frequencies, without the constant."""
+    _check(n, d, None, d)
+    if n < 2:
+        raise ValueError(f"n={n} leaves a class without an image; take n >= 2")
+    if size != int(size) or count > (size // 2) ** 2 - 1:
+        raise ValueError(
+            f"size={size} has no {count} smooth patterns, which d={d} needs; take a larger size or smaller d"
+        )
+    position = (np.arange(size) + 0.5) / size
+    waves = np.cos(pi * np.arange(size)[:, None] * position) * sqrt(2 / size)
+    waves[0] /= sqrt(2)
+    order = sorted(
+        ((row, column) for row in range(size // 2) for column in range(size // 2) if row or column),
+        key=lambda f: (f[0] ** 2 + f[1] ** 2, f),
+    )
+    return np.stack([np.outer(waves[row], waves[column]).ravel() for row, column in order[:count]])
+
+
+def _grey_levels(deviation, size):
+    """uint8 (n, size, size) from deviations from mid-grey, within [-1/2, 1/2] by construction."""
+    return np.clip(np.rint(255 * (0.5 + deviation)), 0, 255).astype(np.uint8).reshape(-1, size, size)
+
+
+def _facts(d, scale, gap_l2, size):
+    return {
+        "d": d,
+        "scale": float(scale),
+        "gap_l2": float(gap_l2),
+        "k_f_limit": float(1 / gap_l2),
+        "rounding_l2": size / 255,
+    }
+
+
+def _unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _embed(points, ambient, rng):
+    """The same points in `ambient` coordinates, through a random matrix with orthonormal columns."""
+    if ambient is None:
+        return points
+    basis, _ = np.linalg.qr(rng.standard_normal((ambient, points.shape[1])))
+    return points @ basis.T
+
+
+def _check(n, d, ambient, least):
+    if n != int(n) or n < 1:
+        raise ValueError(f"n={n} is no number of points; take a whole number, at least 1")
+    if d != int(d) or d < 1:
+        raise ValueError(f"d={d} is no dimension of a manifold here; take a whole number, at least 1")
+    if ambient is not None and (ambient != int(ambient) or ambient < least):
+        raise ValueError(f"ambient={ambient} cannot hold this manifold, which needs {least} coordinates")

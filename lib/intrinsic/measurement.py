@@ -1,0 +1,284 @@
+"""What is said about an image set: d_data, K_F, copies, the sharpest pairs, warnings.
+
+One place for `intrinsic measure`, the properties records of a campaign and the report pages.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from intrinsic import dimension, neighbors, sharpness
+from intrinsic import images as image_sets
+from intrinsic.images import ImageSet
+
+
+class OneClass(ValueError):
+    """All labels are equal, so they never change."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """An image set as a campaign uses it: matched, without same-label copies, with split groups."""
+
+    images: ImageSet
+    groups: np.ndarray
+    n_copies: int
+    n_conflicting: int
+    hash: str
+
+
+@lru_cache(maxsize=4)
+def matched(source: str, size: int | None = None, channels: int | None = None) -> Matched:
+    """Load, match, drop exact copies of the same label, and find the groups that splits respect.
+
+    Where patients or volumes are unknown, connected components of near-duplicates act as groups.
+    """
+    loaded = image_sets.load(source, size=size, channels=channels)
+    found = loaded.duplicates()
+    kept = loaded.drop_duplicates()
+    groups = kept.group if kept.group is not None else neighbors.near_duplicate_components(kept)
+    return Matched(kept, groups, found.n_copies, found.n_conflicting, kept.content_hash())
+
+
+def without_conflicts(data: Matched) -> ImageSet:
+    """The images that have no exact copy with another label: those with a finite K_F."""
+    return data.images.drop_duplicates(conflicting=True) if data.n_conflicting else data.images
+
+
+def _at_least_two_classes(images: ImageSet) -> list[int]:
+    counts = {name: n for name, n in images.counts().items() if n}
+    if len(counts) < 2:
+        raise OneClass(
+            f"{images.name} has one class ({next(iter(counts))}), so no label ever changes and there is nothing "
+            "to measure; give at least two classes, one folder each"
+        )
+    return list(counts.values())
+
+
+def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int = 0):
+    """(metrics, reasons, series) of an image set: d_data and K_F at M a class, and from all images.
+
+    d_data and K_F that are compared are means over `draws` seeded balanced draws of M images a class,
+    since both change with M; the values from all images stand beside. Infinite label sharpness (exact
+    copies with different labels) is null, beside the finite value without those images. A value that
+    cannot be had is None with its reason.
+    """
+    clean = without_conflicts(data)
+    least = min(_at_least_two_classes(clean))
+    group = clean.group
+    near = neighbors.neighbors(clean, k)
+    values = {
+        "d_mle_all": dimension.mle_dimension(near, k, group=group),
+        "d_twonn_all": dimension.twonn_dimension(near, group=group),
+        "k_f_all": sharpness.label_sharpness(near),
+    }
+    reasons = {}
+    metrics = {
+        "n": len(data.images),
+        "n_classes": data.images.n_classes,
+        "n_copies": data.n_copies,
+        "n_conflicting": data.n_conflicting,
+        "n_groups": len(np.unique(data.groups)),
+        "k_f_without_conflicts": float(values["k_f_all"]),
+    }
+    if least >= per_class:
+        values["d_mle"], values["d_twonn"] = dimension.mean_dimensions(
+            clean, per_class=per_class, draws=draws, k=k, seed=seed
+        )
+        values["k_f"] = sharpness.mean_sharpness(clean, per_class=per_class, draws=draws, seed=seed)
+    for key, value in values.items():
+        metrics |= {key: float(value), f"{key}_low": value.low, f"{key}_high": value.high}
+    if least < per_class:
+        why = f"the smallest class has {least} images, fewer than M = {per_class}"
+        for key in ("d_mle", "d_twonn", "k_f"):
+            for name in (key, f"{key}_low", f"{key}_high"):
+                metrics[name], reasons[name] = None, why
+    if data.n_conflicting:
+        for name in ("k_f_all", "k_f_all_low", "k_f_all_high"):
+            metrics[name] = None
+            reasons[name] = (
+                f"infinite: {data.n_conflicting} images have an exact copy with another label; "
+                "k_f_without_conflicts leaves them out"
+            )
+    if group is not None:
+        try:
+            apart = neighbors.neighbors(clean, k, exclude_group=True)
+            metrics["d_mle_other_groups"] = float(dimension.mle_dimension(apart, k, interval=False))
+        except ValueError as error:
+            metrics["d_mle_other_groups"], reasons["d_mle_other_groups"] = None, str(error)
+    grown = growth(clean, draws=draws, seed=seed)
+    series = {"growth_per_class": [m for m, _ in grown], "growth_k_f": [v for _, v in grown]}
+    return metrics, reasons, series
+
+
+def growth(images: ImageSet, *, draws: int = 25, seed: int = 0) -> list[tuple[int, float]]:
+    """(M, mean K_F over balanced draws of M images a class) for M that double, as far as the classes reach."""
+    least = min(_at_least_two_classes(images))
+    sizes = [m for m in (16, 31, 62, 125, 250, 500, 1000, 2000) if m <= least]
+    if not sizes:
+        return []
+    m_values, k_values = sharpness.growth(images, per_class=sizes, draws=draws, seed=seed)
+    return [(int(m), float(v)) for m, v in zip(m_values, k_values, strict=True)]
+
+
+# ------------------------------------------------------------------------------ `intrinsic measure`
+
+
+def _named(images: ImageSet, pair) -> list[dict]:
+    def one(i):
+        facts = {"index": int(i), "label": images.classes[int(images.labels[i])]}
+        if images.paths is not None:
+            facts["path"] = str(images.paths[i])
+        return facts
+
+    return [one(i) for i in pair]
+
+
+def _interval(value) -> dict:
+    def number(v):
+        return float(v) if v is not None and math.isfinite(v) else None
+
+    return {"value": number(value), "low": number(value.low), "high": number(value.high)}
+
+
+def measure(source: str, *, size=None, channels=None, k=20, per_class=250) -> dict:
+    """What `intrinsic measure` prints, as one dictionary of plain numbers, texts and lists.
+
+    Indices of images count from 0 in the order of the set; paths stand beside where there are files.
+    """
+    loaded = image_sets.load(source, size=size, channels=channels)
+    _at_least_two_classes(loaded)
+    found = loaded.duplicates()
+    kept = loaded.drop_duplicates()
+    clean = kept.drop_duplicates(conflicting=True) if found.n_conflicting else kept
+    warnings = []
+    if found.n_copies:
+        warnings.append(f"{found.n_copies} exact copies with the same label were dropped")
+    if found.n_conflicting:
+        warnings.append(
+            f"{found.n_conflicting} images have an exact copy with another label, so label sharpness is infinite; "
+            "the finite value leaves them out"
+        )
+    least = min(_at_least_two_classes(clean))
+    k_used = min(k, len(clean) - 1)
+    if k_used < k:
+        warnings.append(f"{len(clean)} distinct images are too few for k = {k}: k is {k_used}")
+    near = neighbors.neighbors(clean, k_used)
+    mle = dimension.mle_dimension(near, k_used, group=clean.group)
+    twonn = dimension.twonn_dimension(near, group=clean.group)
+    sharp = sharpness.label_sharpness(near)
+    m = min(per_class, least)
+    if m < per_class:
+        warnings.append(
+            f"the smallest class has {least} images, so K_F at M is given at M = {m}, not {per_class}"
+        )
+    at_m = sharpness.mean_sharpness(clean, per_class=m)
+    original = _positions(loaded, clean)
+    value = _interval(sharp)
+    pair = _named(loaded, [original[i] for i in sharp.pair])
+    conflicts = [_named(loaded, group) for group in found.conflicting[:5]]
+    label_sharpness = {**value, "pair": pair, "distance": float(sharp.distance)}
+    if found.n_conflicting:
+        label_sharpness |= {
+            "value": None,
+            "low": None,
+            "high": None,
+            "reason": "infinite: exact copies with different labels",
+            "pair": conflicts[0][:2],
+            "distance": 0.0,
+            "value_without_conflicts": value["value"],
+            "pair_without_conflicts": pair,
+        }
+    label_sharpness["at_m"] = {"per_class": m, **_interval(at_m)}
+    label_sharpness["unit"] = "per unit of L2 distance, pixels in [0, 1]"
+    return {
+        "name": loaded.name,
+        "n": len(loaded),
+        "shape": [int(v) for v in loaded.images.shape[1:]],
+        "classes": {name: int(n) for name, n in loaded.counts().items()},
+        "groups": None if loaded.group is None else len(np.unique(loaded.group)),
+        "d_data": {"mle": {**_interval(mle), "k": k_used}, "twonn": _interval(twonn)},
+        "label_sharpness": label_sharpness,
+        "sharpest_pairs": [
+            {
+                "images": _named(loaded, [original[i], original[j]]),
+                "distance": float(d),
+                "sharpness": float(s),
+            }
+            for i, j, d, s in sharpness.sharpest_pairs(near, n=5)
+        ],
+        "duplicates": {
+            "copies": int(found.n_copies),
+            "conflicting": int(found.n_conflicting),
+            "conflicting_examples": conflicts,
+        },
+        "warnings": warnings,
+    }
+
+
+def _positions(loaded: ImageSet, clean: ImageSet) -> np.ndarray:
+    """Index in `loaded` of each image of `clean`, a subset of it in the same order."""
+    out, j = np.empty(len(clean), dtype=np.int64), 0
+    for i in range(len(clean)):
+        while loaded.labels[j] != clean.labels[i] or not np.array_equal(loaded.images[j], clean.images[i]):
+            j += 1
+        out[i], j = j, j + 1
+    return out
+
+
+# -------------------------------------------------------------------------------- the report's pages
+
+
+def soundness(data: Matched) -> list[dict]:
+    """What to know before trusting a number: counts, copies, groups; one row a fact, with what it means."""
+    images, rows = data.images, []
+
+    def row(what, value, meaning):
+        rows.append({"what": what, "value": value, "what it means": meaning})
+
+    for name, n in images.counts().items():
+        row(f"images of class {name}", f"{n:,}", "")
+    counts = [n for n in images.counts().values() if n]
+    if max(counts) > 2 * min(counts):
+        row(
+            "largest class / smallest", f"{max(counts) / min(counts):.1f}", "warning: splits use the smallest"
+        )
+    meaning = "dropped" if data.n_copies else "none"
+    row("exact copies, same label", f"{data.n_copies:,}", meaning)
+    meaning = "warning: label sharpness is infinite" if data.n_conflicting else "none"
+    row("exact copies, different labels", f"{data.n_conflicting:,}", meaning)
+    n_groups = len(np.unique(data.groups))
+    known = "never on both sides of a split"
+    unknown = "components of near-duplicates act as groups: patients or volumes are unknown"
+    row("groups", f"{n_groups:,}", known if images.group is not None else unknown)
+    return rows
+
+
+def describe(data: Matched) -> str:
+    """The set in words, as Markdown: what it is, what it is not, where it comes from."""
+    images = data.images
+    height, width = images.size
+    lines = [
+        f"**{images.name}**: {len(images):,} images of {height} x {width} pixels, "
+        f"{'grey' if images.channels == 1 else 'colour'}, {images.n_classes} classes; domain: {images.domain}."
+    ]
+    for title, text in (
+        ("What it is", images.about),
+        ("What it is not", images.beware),
+        ("Source", images.source),
+        ("Licence", images.licence),
+    ):
+        if text:
+            lines.append(f"*{title}.* {' '.join(text.split())}")
+    return "\n\n".join(lines)
+
+
+def reference_growth(grown: list[tuple[int, float]], d: float) -> list[dict]:
+    """Rows per_class, k_f, name of the slope 2/d through the first measured point, to compare growth with."""
+    first, k_f = grown[0]
+    return [
+        {"per_class": m, "k_f": k_f * (m / first) ** (2 / d), "name": f"slope 2/d, d = {d:.1f}"}
+        for m, _ in grown
+    ]

@@ -1,0 +1,169 @@
+"""The paper's six networks by name, what they read, and the layer that d_repr is measured at."""
+
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torchvision
+from torch import nn
+
+MODELS = ("resnet18", "resnet34", "resnet50", "vgg13", "vgg16", "vgg19")
+
+
+class UnknownModel(ValueError):
+    """A name that is none of MODELS."""
+
+
+class BadInput(ValueError):
+    """Images or labels that a network cannot read."""
+
+
+def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -> nn.Module:
+    """A network of MODELS in torchvision's architecture and initialization, weights drawn at `seed`.
+
+    channels    of the images. Where it is not 3 the first convolution is replaced, with the same rule of
+                initialization (normal, variance 2 / (outputs x kernel area), bias 0); all other weights are
+                those of the 3-channel network of the same seed
+    n_classes   outputs: one a class, so that the loss is over the classes that exist
+    Reads (n, channels, H, W) in [0, 1], at least 32 pixels a side for a VGG (it halves five times). The
+    pooling to 7 x 7 of a VGG and to 1 x 1 of a ResNet is torchvision's at every size. The caller's random
+    numbers are not disturbed. Raises UnknownModel, BadInput.
+    Source: He et al. 2016 (ResNet); Simonyan & Zisserman 2015 (VGG, without batch normalization); trained
+    from scratch, as in Konz & Mazurowski 2024, section 5.
+    """
+    _known(name)
+    if channels < 1 or n_classes < 2:
+        raise BadInput(
+            f"{name} was asked for {channels} channels and {n_classes} classes, and there is nothing to "
+            "learn; give at least 1 channel and 2 classes"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        network = torchvision.models.get_model(name, weights=None, num_classes=n_classes)
+        if channels != 3:
+            if isinstance(network, torchvision.models.VGG):
+                network.features[0] = _first_convolution(network.features[0], channels)
+            else:
+                network.conv1 = _first_convolution(network.conv1, channels)
+    return network
+
+
+def representation_layer(name: str) -> str:
+    """The layer of d_repr in the paper: a ResNet's last block, a VGG's second-to-last linear layer.
+
+    The first is taken before the average over positions, 512 (ResNet-50: 2048) x H/32 x W/32 numbers; the
+    second before its ReLU, 4096 numbers.
+    """
+    return "classifier.3" if _known(name).startswith("vgg") else "layer4"
+
+
+def default_learning_rate(model: str | nn.Module) -> float:
+    """The paper's rate for Adam: 1e-4 for a VGG, 1e-3 for a ResNet and for every other network."""
+    return 1e-4 if _is_vgg(model) else 1e-3
+
+
+def default_batch_size(model: str | nn.Module) -> int:
+    """16 for a VGG, which has no batch normalization and hardly moves at 64; 64 for every other network."""
+    return 16 if _is_vgg(model) else 64
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Weights and biases; not the running statistics of batch normalization."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def network_input(x) -> torch.Tensor:
+    """Images as a network reads them: floating tensor (n, C, H, W); uint8 is divided by 255, as in `as_unit`.
+
+    x   array or tensor (n, C, H, W), uint8 or floating. Raises BadInput.
+    """
+    x = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, order="C"))
+    if x.ndim != 4 or len(x) == 0:
+        raise BadInput(
+            f"images have shape {tuple(x.shape)}, and a network reads (n, C, H, W) with n >= 1; "
+            "images.as_unit(images) makes it so"
+        )
+    if x.dtype == torch.uint8:
+        return x.to(torch.float32).div_(255)
+    if not x.dtype.is_floating_point:
+        raise BadInput(
+            f"images are {x.dtype}, whose range is not known; give uint8, or floats in [0, 1] as "
+            "images.as_unit does"
+        )
+    if not torch.isfinite(x).all():
+        raise BadInput(
+            "some pixels are NaN or infinite, and so would be every weight after a step; remove them"
+        )
+    return x
+
+
+def network_labels(y, n: int) -> torch.Tensor:
+    """Labels as int64 tensor (n,), counted from 0. Raises BadInput where they are anything else."""
+    y = np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y)
+    if y.shape != (n,) or y.dtype.kind not in "iub":
+        raise BadInput(
+            f"labels are {y.dtype} of shape {y.shape} for {n} images, so they name no class of each image; "
+            f"give {n} integers"
+        )
+    if y.min() < 0:
+        raise BadInput(
+            f"the smallest label is {y.min()}, and classes are counted from 0; renumber the labels"
+        )
+    return torch.from_numpy(y.astype(np.int64))
+
+
+def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating type of a network's weights; CPU and float32 for one that has none."""
+    for parameter in model.parameters():
+        return parameter.device, parameter.dtype
+    return torch.device("cpu"), torch.float32
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Evaluation mode and plain float32 inside the block; afterwards every part is in the mode it had.
+
+    Plain: no autocast and, on a GPU, no TF32, both of which round by as much as a small attack changes.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    tf32, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    try:
+        model.eval()
+        torch.backends.cudnn.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
+        with torch.autocast(placement(model)[0].type, enabled=False):
+            yield model
+    finally:
+        torch.backends.cudnn.allow_tf32 = tf32
+        torch.set_float32_matmul_precision(matmul)
+        for module, mode in modes:
+            module.training = mode
+
+
+def _known(name: str) -> str:
+    if name not in MODELS:
+        raise UnknownModel(f"'{name}' is not a network of this book; choose one of {', '.join(MODELS)}")
+    return name
+
+
+def _is_vgg(model: str | nn.Module) -> bool:
+    return (
+        _known(model).startswith("vgg")
+        if isinstance(model, str)
+        else isinstance(model, torchvision.models.VGG)
+    )
+
+
+def _first_convolution(like: nn.Conv2d, channels: int) -> nn.Conv2d:
+    new = nn.Conv2d(
+        channels,
+        like.out_channels,
+        like.kernel_size,
+        stride=like.stride,
+        padding=like.padding,
+        bias=like.bias is not None,
+    )
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    return new

@@ -1,0 +1,429 @@
+"""The book: parameters are checked, failures are named, nothing outside `_build` is written, and the pages
+load in a browser with no request to any other host."""
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import threading
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+import nbformat
+import pytest
+import yaml
+from browser import MISSING, find_chromium
+
+from intrinsic import book, campaign, images
+
+TINY = Path(__file__).with_name("tiny.yaml")
+CLAIMS = [
+    "data_dimension_scaling",
+    "label_sharpness_generalization",
+    "label_sharpness_robustness",
+    "representation_dimension_bound",
+]
+slow_book = [pytest.mark.slow, pytest.mark.xdist_group("book")]
+
+
+# ------------------------------------------------------------------- parameters, notebooks and failures
+
+
+def write_notebook(path, *cells, parameters=None):
+    """A notebook of a title, a parameters cell and code cells."""
+    made = [nbformat.v4.new_markdown_cell(f"# {path.stem}")]
+    if parameters is not None:
+        made.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    made += [nbformat.v4.new_code_cell(source) for source in cells]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def small_repository(root, monkeypatch, toc):
+    """A repository with the book's configuration and assets and a table of contents of its own."""
+    shutil.copy(images.REPOSITORY / "_config.yml", root)
+    shutil.copytree(images.REPOSITORY / "book" / "assets", root / "book" / "assets")
+    shutil.copytree(images.REPOSITORY / "params", root / "params")
+    (root / "_toc.yml").write_text(yaml.safe_dump(toc))
+    monkeypatch.setattr(images, "REPOSITORY", root)
+    return root
+
+
+def test_an_unknown_parameter_is_refused_before_anything_is_made(tmp_path):
+    params = tmp_path / "mine.yaml"
+    params.write_text(TINY.read_text() + "n_trian: 12\n")
+    with pytest.raises(ValueError, match="'n_trian' is not a parameter"):
+        book.build(params, output=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_that_declares_an_unknown_parameter_is_refused(tmp_path, monkeypatch):
+    small_repository(tmp_path, monkeypatch, {"format": "jb-book", "root": "book/one"})
+    write_notebook(tmp_path / "book" / "one.ipynb", parameters="k = 20\nn_trian = 12")
+    with pytest.raises(book.BookError, match=r"book/one\.ipynb declares n_trian"):
+        book.plan(campaign.read(TINY))
+
+
+def test_a_page_that_does_not_exist_is_refused(tmp_path, monkeypatch):
+    small_repository(tmp_path, monkeypatch, {"format": "jb-book", "root": "book/one"})
+    with pytest.raises(book.BookError, match="names book/one"):
+        book.plan(campaign.read(TINY))
+
+
+def test_a_notebook_is_given_exactly_what_it_declares(tmp_path):
+    notebook = write_notebook(tmp_path / "one.ipynb", parameters="k = 3  # neighbors\ndraws: int = 1")
+    assert book.declared_parameters(notebook, campaign.read(TINY)) == {"k": 10, "draws": 5}
+
+
+def test_each_image_set_has_a_report_of_its_own():
+    p = campaign.read(TINY).model_copy(update={"datasets": ["digits", "/data/a b/digits", "/data/é$"]})
+    made = book.plan(p)
+    reports = [page for page in made.pages if page.title is not None]
+    assert [page.parameters["dataset"] for page in reports] == p.datasets
+    names = [page.name for page in reports]
+    assert len(set(names)) == 3
+    assert names[0] == "book/image_sets/digits"
+    assert all(re.fullmatch(r"book/image_sets/[A-Za-z0-9_-]+", name) for name in names)
+    chapters = made.toc["parts"][-1]["chapters"]
+    assert [chapter["file"] for chapter in chapters] == names
+
+
+def test_paths_mean_the_same_to_the_command_and_to_the_notebooks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    block = {"models": ["resnet18"], "n_train": [64], "datasets": ["digits", "mine/knees"]}
+    p = campaign.params(datasets=["digits", "mine/knees"], dataset="mine/knees", runs=[block])
+    made, here = book.placed(p), str(tmp_path / "mine" / "knees")
+    assert made.datasets == made.runs[0].datasets == ["digits", here]
+    assert made.dataset == here
+
+
+@pytest.mark.slow
+def test_a_failing_notebook_is_named_with_its_cell_and_the_others_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "_package_hash", lambda: "the package as it is")  # whoever edits it meanwhile
+    good = write_notebook(tmp_path / "good.ipynb", "print(k + 1)", parameters="k = 1")
+    bad = write_notebook(tmp_path / "bad.ipynb", "ratio = 1", "k = 0\nratio / k", "never = 1", parameters="k = 1")
+    pages = [book.Page(good, "book/good", {"k": 41}), book.Page(bad, "book/bad", {"k": 2})]
+    folder = tmp_path / "executed"
+    with pytest.raises(book.BookError) as failure:
+        book.execute(pages, folder, state="a", progress=False)
+    said = str(failure.value)
+    assert "bad.ipynb failed at its code cell 4" in said  # parameters, injected parameters, 1, 2
+    assert "    ratio / k\n" in said
+    assert "ZeroDivisionError: division by zero" in said
+    assert "good.ipynb" not in said
+    assert not (folder / "book" / "bad.ipynb").exists()
+    assert (folder / "book" / "bad.failed").exists()
+    executed = nbformat.read(folder / "book" / "good.ipynb", 4)
+    nbformat.validate(executed)
+    assert executed.cells[-1].outputs[0].text == "42\n"
+    assert "papermill" not in executed.metadata
+
+    before = (folder / "book" / "good.ipynb").stat().st_mtime_ns
+    write_notebook(bad, "ratio = 1", parameters="k = 1")
+    assert book.execute(pages, folder, state="a", progress=False) == 1  # the good one is kept
+    assert (folder / "book" / "good.ipynb").stat().st_mtime_ns == before
+    assert not (folder / "book" / "bad.failed").exists()
+    assert book.execute(pages[:1], folder, state="a", progress=False) == 0
+    assert not (folder / "book" / "bad.ipynb").exists()  # no page of the book any more
+
+
+def test_a_page_is_executed_again_when_what_it_shows_may_have_changed(tmp_path):
+    notebook = write_notebook(tmp_path / "one.ipynb", "k", parameters="k = 1")
+    page = book.Page(notebook, "book/one", {"k": 1})
+    keys = [book._inputs(page, "the package and the records"), book._inputs(page, "other records")]
+    keys.append(book._inputs(book.Page(notebook, "book/one", {"k": 2}), "the package and the records"))
+    write_notebook(notebook, "k + 1", parameters="k = 1")
+    keys.append(book._inputs(page, "the package and the records"))
+    assert len(set(keys)) == 4
+
+
+@pytest.mark.slow
+def test_a_warning_fails_the_build_the_second_time_too(tmp_path, monkeypatch):
+    small_repository(tmp_path, monkeypatch, {"format": "jb-book", "root": "book/intro"})
+    (tmp_path / "book" / "intro.md").write_text("# One\n\nSee {ref}`nowhere` and [that](missing.md).\n")
+    book.assemble(book.Plan([], {"format": "jb-book", "root": "book/intro"}), tmp_path / "_build")
+    for _ in range(2):
+        with pytest.raises(book.BookError, match=r"book/intro\.md:3.*nowhere"):
+            book.render(tmp_path / "_build")
+
+
+HOSTILE = '</script><!-- <img src=x onerror="alert(1)"> & \u2028 "'
+
+
+def test_no_text_of_a_chart_can_end_its_element():
+    spec = {"description": HOSTILE, "data": {"values": [{"name": HOSTILE}]}}
+    text = book.embedded_json(spec)
+    assert not set(text) & set("<>&\u2028\u2029")
+    assert json.loads(text) == spec
+
+
+def test_a_chart_is_labelled_with_its_description():
+    class Reader(HTMLParser):
+        found = ()
+
+        def handle_starttag(self, tag, attributes):
+            self.found = (*self.found, (tag, dict(attributes)))
+
+    reader = Reader()
+    reader.feed("".join(book.chart_html({"description": HOSTILE})))
+    tags = [tag for tag, _ in reader.found]
+    assert tags == ["div", "div", "script"]
+    assert reader.found[0][1]["aria-label"] == HOSTILE
+    assert reader.found[0][1]["role"] == "img"
+    assert reader.found[2][1]["type"] == "application/json"
+
+
+# ------------------------------------------------------------------------------------------ the pages
+
+
+def state_of_the_checkout():
+    """The names of all files, with time and size of those that a book is made from."""
+    made_by_python = {"__pycache__", ".ipynb_checkpoints", ".pytest_cache"}
+    state = {}
+    for name in ("book", "params", "lib", "tests", "."):
+        folder = images.REPOSITORY / name
+        for path in folder.glob("*.*") if name == "." else folder.rglob("*"):
+            if path.is_file() and not made_by_python & set(path.parts) and ".egg-info" not in str(path):
+                facts = (path.stat().st_mtime_ns, path.stat().st_size)
+                state[str(path)] = facts if name in ("book", "params", ".") else None
+    return state
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """A small book, built once: (folder of its pages, the checkout before, the checkout after)."""
+    root = tmp_path_factory.mktemp("book")
+    before = state_of_the_checkout()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INTRINSIC_STORE", str(root / "records"))
+        index = book.build(TINY, output=root / "out", progress=False)
+    return index.parent, before, state_of_the_checkout()
+
+
+@pytest.fixture(scope="module")
+def html(built):
+    return built[0]
+
+
+@pytest.fixture(scope="module")
+def pages(html):
+    """Every page of the table of contents, as the path of its HTML."""
+    toc = yaml.safe_load((html.parent / "source" / "_toc.yml").read_text(encoding="utf-8"))
+    return [f"{name}.html" for name in book._files(toc)]
+
+
+@pytest.fixture(scope="module")
+def site(html):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(html)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    path = find_chromium()
+    if path is None:
+        pytest.fail(MISSING)
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """Opens pages; `problems` gathers JavaScript errors, failed loads and requests to other hosts."""
+
+    def __init__(self, chromium, site):
+        self.chromium, self.site = chromium, site
+        self.problems, self.contexts = [], []
+
+    def __call__(self, path, **options):
+        context = self.chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        self.contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+
+        def only_this_host(route):
+            if route.request.url.startswith((self.site, "data:", "blob:")):
+                route.continue_()
+            else:
+                self.problems.append(f"{path}: a request to {route.request.url}")
+                route.abort()
+
+        page.route("**/*", only_this_host)
+        page.on("pageerror", lambda error: self.problems.append(f"{path}: {error}"))
+        page.on("console", lambda m: m.type == "error" and self.problems.append(f"{path}: {m.text}"))
+        page.on("response", lambda r: r.status >= 400 and self.problems.append(f"{path}: {r.status} {r.url}"))
+        page.goto(self.site + path, wait_until="load")
+        return page
+
+    def leave(self):
+        for context in self.contexts:
+            context.close()
+
+
+@pytest.fixture
+def visit(chromium, site):
+    visitor = Visitor(chromium, site)
+    yield visitor
+    visitor.leave()
+
+
+@pytest.fixture(scope="module")
+def tour(chromium, site, pages):
+    """Each page visited once: (what was seen on it, all problems)."""
+    visitor, seen = Visitor(chromium, site), {}
+    for path in pages:
+        page = visitor(path)
+        charts = drawn_charts(page)
+        page.wait_for_function(
+            "[...document.querySelectorAll('article .math')].every(m => m.querySelector('mjx-container'))"
+        )
+        page.wait_for_load_state("networkidle")
+        seen[path] = {
+            "title": page.locator("article h1").first.inner_text(),
+            "charts": charts,
+            "equations": page.locator("article mjx-container").count(),
+            "wrong equations": page.locator("mjx-merror").count(),
+            "text": page.evaluate(
+                "() => { const a = document.querySelector('article').cloneNode(true);"
+                " a.querySelectorAll('pre, code, script, mjx-container').forEach(e => e.remove());"
+                " return a.textContent; }"
+            ),
+            "alternatives": page.eval_on_selector_all(
+                "article img, .vega-chart", "all => all.map(i => i.getAttribute('alt') ?? i.ariaLabel)"
+            ),
+        }
+        visitor.leave()
+    return seen, visitor.problems
+
+
+def drawn_charts(page):
+    """Scrolls through a page; returns how many charts it has once all of them are drawn."""
+    charts = page.locator(".vega-chart")
+    for i in range(charts.count()):
+        charts.nth(i).scroll_into_view_if_needed()
+        charts.nth(i).locator(".vega-chart-live svg.marks").wait_for()
+    return charts.count()
+
+
+class TestBuiltBook:
+    pytestmark = slow_book
+
+    def test_the_checkout_is_left_as_it_was(self, built):
+        _, before, after = built
+        assert before == after
+
+    def test_all_pages_and_an_index_are_there(self, html, pages):
+        assert (html / "index.html").exists()
+        assert {f"book/claims/{name}.html" for name in CLAIMS} <= set(pages)
+        assert {"book/image_sets/digits_0_1.html", "book/image_sets/torus_waves.html"} <= set(pages)
+        assert [page for page in pages if not (html / page).exists()] == []
+
+    def test_internal_links_resolve(self, html, pages):
+        class Links(HTMLParser):
+            def __init__(self):
+                super().__init__()
+                self.links, self.ids = [], set()
+
+            def handle_starttag(self, tag, attributes):
+                attributes = dict(attributes)
+                self.ids.update(attributes[key] for key in ("id", "name") if attributes.get(key))
+                if tag == "a" and attributes.get("href"):
+                    self.links.append(attributes["href"])
+
+        @functools.cache
+        def read(path):
+            links = Links()
+            links.feed(path.read_text(encoding="utf-8"))
+            return links
+
+        broken, checked = [], 0
+        for page in pages:
+            for link in read(html / page).links:
+                address, anchor = urldefrag(urljoin(f"http://book/{page}", link))
+                parts = urlsplit(address)
+                if parts.netloc != "book" or parts.scheme != "http":
+                    continue
+                checked += 1
+                target = html / unquote(parts.path).lstrip("/")
+                if not target.is_file():
+                    broken.append(f"{page}: {link}")
+                elif anchor and target.suffix == ".html" and unquote(anchor) not in read(target).ids:
+                    broken.append(f"{page}: {link} has no such place")
+        assert checked > 20
+        assert broken == []
+
+    def test_the_pages_are_of_the_given_campaign(self, html):
+        notebook = json.loads((html.parent / "executed" / "book" / "claims" / f"{CLAIMS[0]}.ipynb").read_text())
+        injected = [c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", [])]
+        assert 'name = "tiny"' in "".join(injected[0]["source"])
+
+    def test_every_page_loads_without_errors_and_without_other_hosts(self, tour, pages):
+        seen, problems = tour
+        assert problems == []
+        assert [path for path in pages if not seen[path]["title"].strip()] == []
+        assert sum(facts["charts"] for facts in seen.values()) > len(CLAIMS)
+
+    @pytest.mark.parametrize("claim", CLAIMS)
+    def test_a_claims_chart_is_drawn_and_answers_the_pointer(self, visit, claim):
+        page = visit(f"book/claims/{claim}.html")
+        assert drawn_charts(page) >= 1
+        marks = page.locator(".vega-chart-live svg g.mark-symbol.role-mark path")
+        tooltip = page.locator("#vg-tooltip-element.visible")
+        for i in range(min(marks.count(), 20)):
+            marks.nth(i).scroll_into_view_if_needed()
+            box = marks.nth(i).bounding_box()
+            page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            page.wait_for_timeout(100)
+            if tooltip.count():
+                break
+        assert "Image set" in tooltip.inner_text()
+        assert visit.problems == []
+
+    def test_a_chart_follows_the_theme_and_the_width(self, visit):
+        page = visit(f"book/claims/{CLAIMS[0]}.html", color_scheme="light")
+        drawn_charts(page)
+        live = page.locator(".vega-chart").first.locator(".vega-chart-live")
+        label = live.locator("g.role-axis-title text").first
+        light = label.get_attribute("fill")
+        page.evaluate("document.documentElement.dataset.theme = 'dark'")
+        page.wait_for_function(
+            "([was]) => { const t = document.querySelector('.vega-chart-live g.role-axis-title text');"
+            " return t && t.getAttribute('fill') !== was; }",
+            arg=[light],
+        )
+        page.set_viewport_size({"width": 390, "height": 800})
+        page.wait_for_timeout(500)
+        assert live.locator("svg.marks").first.bounding_box()["width"] <= 390
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert visit.problems == []
+
+    def test_equations_are_typeset(self, tour):
+        seen, _ = tour
+        assert sum(facts["equations"] for facts in seen.values()) > 10
+        assert [path for path, facts in seen.items() if facts["wrong equations"]] == []
+        source = re.compile(r"\$\$|\\\(|\\\[|\{eq\}|\{numref\}")
+        assert [path for path, facts in seen.items() if source.search(facts["text"])] == []
+
+    def test_images_and_charts_have_alternatives(self, tour):
+        seen, _ = tour
+        assert sum(len(facts["alternatives"]) for facts in seen.values()) > len(CLAIMS)
+        assert [(p, a) for p, facts in seen.items() for a in facts["alternatives"] if len(a or "") < 10] == []
+
+    def test_without_javascript_the_pictures_of_the_charts_stand_there(self, visit):
+        page = visit(f"book/claims/{CLAIMS[0]}.html", java_script_enabled=False)
+        picture = page.locator(".vega-chart img").first
+        assert picture.is_visible()
+        assert picture.bounding_box()["width"] > 200

@@ -1,0 +1,295 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from intrinsic import campaign, images
+from intrinsic.records import Store, publish
+
+TINY = Path(__file__).with_name("tiny.yaml")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return campaign.read(TINY)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A completed tiny campaign: its outcome and its store."""
+    store = Store(tmp_path_factory.mktemp("finished"))
+    return campaign.run(tiny, store=store, progress=False), store
+
+
+# ------------------------------------------------------------------------------------- parameters
+
+
+def test_quick_yaml_is_the_embedded_default():
+    assert campaign.read(images.REPOSITORY / "params" / "quick.yaml") == campaign.Params()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("nmae: quick", "'nmae' is not a parameter"),
+        ("runs: [{models: [resnet18], n_train: [64], seed: [0]}]", "'runs.0.seed' is not a parameter"),
+        ("runs: [{models: [resnet19], n_train: [64]}]", "'resnet19' is not a model"),
+        ("size: big", "size: .*integer"),
+        ("size: 4", "size: .*greater than or equal to 8"),
+        ("channels: 2", "channels: .*1 or 3"),
+        ("grey_level: 3", "grey_level 3 is not one of grey_levels"),
+        ("name: ../x", "name: .*pattern"),
+        ("- a\n- b", "`key: value` lines"),
+        ("a: [", "not valid YAML"),
+        ("name: !!python/object:os.system {}", "not valid YAML"),
+    ],
+)
+def test_a_wrong_parameter_file_gets_one_sentence(tmp_path, text, says):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    with pytest.raises(campaign.CampaignError, match=says) as caught:
+        campaign.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_parameter_file_names_those_that_exist(tmp_path):
+    with pytest.raises(campaign.CampaignError, match=r"params/quick.yaml"):
+        campaign.read(tmp_path / "none.yaml")
+
+
+# ------------------------------------------------------------------------------------------- plan
+
+
+def test_the_plan_holds_every_cell_once_properties_first(tiny):
+    made = campaign.plan(tiny)
+    labels = [task.label for task in made.tasks]
+    assert labels == [
+        "properties digits_0_1",
+        "properties torus_waves",
+        *(f"resnet18 {d} N={n} seed=0" for d in ("digits_0_1", "torus_waves") for n in (32, 64)),
+    ]
+    keys = [key for task in made.tasks for key in task.keys]
+    assert len(set(keys)) == len(keys) == 2 + 4 * 3
+
+
+def test_a_size_that_a_set_cannot_reach_is_listed_with_the_reason(tiny):
+    block = campaign.RunBlock(models=["resnet18"], n_train=[32, 100_000], seeds=[0])
+    made = campaign.plan(tiny.model_copy(update={"runs": [block]}))
+    assert [label for label, _ in made.unreachable] == [
+        "resnet18 digits_0_1 N=100000 seed=0",
+        "resnet18 torus_waves N=100000 seed=0",
+    ]
+    assert all(reason for _, reason in made.unreachable)
+    assert sum(task.kind == "training" for task in made.tasks) == 2
+
+
+def test_what_decides_a_number_is_in_the_identity_and_nothing_else_is(tiny):
+    base = campaign.plan(tiny)
+
+    def ids(**changed):
+        return [t.keys for t in campaign.plan(tiny.model_copy(update=changed)).tasks]
+
+    same = [t.keys for t in base.tasks]
+    assert ids(workers=1, name="other", compute=True, grey_level=4, fitted_only=True) == same
+    assert all(a[0] != b[0] for a, b in zip(ids(epochs=3)[2:], same[2:], strict=True))
+    assert ids(epochs=3)[:2] == same[:2]
+    attacked = ids(grey_levels=[2])
+    assert [k[0] for k in attacked] == [k[0] for k in same]
+    assert all(a[1] != b[1] and a[2] == b[2] for a, b in zip(attacked[2:], same[2:], strict=True))
+    text = str([t.params for t in base.tasks]) + str([t.settings for t in base.tasks])
+    assert str(images.REPOSITORY) not in text
+    assert "cpu" not in text
+
+
+# -------------------------------------------------------------------------------------------- run
+
+
+def test_a_second_run_computes_nothing_and_changes_nothing(tiny, finished):
+    outcome, store = finished
+    assert (outcome.computed, outcome.stored, outcome.failed) == (6, 0, ())
+    before = {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in store.root.rglob("*.json")}
+    assert len(before) == 14
+    again = campaign.run(tiny, store=store, progress=False)
+    assert (again.computed, again.stored) == (0, 6)
+    assert before == {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in store.root.rglob("*.json")}
+
+
+def strip(record):
+    return record.kind, record.id, record.metrics, record.series, record.reasons
+
+
+@pytest.mark.slow
+def test_a_campaign_killed_half_way_continues_and_computes_nothing_twice(tiny, finished, tmp_path):
+    _, undisturbed = finished
+    root = tmp_path / "killed"
+    command = [sys.executable, "-m", "intrinsic.cli", "run", str(TINY), "--no-progress"]
+    environment = {**os.environ, "INTRINSIC_STORE": str(root)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list(root.glob("training/[!.]*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    time.sleep(2)  # workers leave with their parent
+    store = Store(root)
+    kept = {p: p.stat().st_mtime_ns for p in root.rglob("[!.]*.json")}
+    complete = [t for t in campaign.plan(tiny).tasks if t.done(store)]
+    assert 0 < len(complete) < 6
+    outcome = campaign.run(tiny, store=store, progress=False)
+    assert outcome.computed == 6 - len(complete)
+    done = {store.path(*key) for task in complete for key in task.keys}
+    assert all(p.stat().st_mtime_ns == kept[p] for p in done)
+    for kind in ("properties", "training", "attack", "representation"):
+        assert [strip(r) for r in store.records(kind)] == [strip(r) for r in undisturbed.records(kind)]
+
+
+def test_workers_do_not_outlive_a_killed_campaign(tmp_path):
+    root = tmp_path / "orphans"
+    command = [sys.executable, "-m", "intrinsic.cli", "run", str(TINY), "--no-progress"]
+    environment = {**os.environ, "INTRINSIC_STORE": str(root), "INTRINSIC_MARK": str(root)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def marked():
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"INTRINSIC_MARK={root}".encode() in (entry / "environ").read_bytes():
+                    found.append(entry.name)
+            except OSError:
+                continue
+        return found
+
+    deadline = time.monotonic() + 60
+    while not list(root.glob("properties/[!.]*.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(marked()) >= 2
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while marked() and time.monotonic() < deadline + 30:
+        time.sleep(0.1)
+    assert marked() == []
+
+
+def test_a_task_that_raises_is_reported_and_the_others_go_on(tiny, tmp_path):
+    folder = tmp_path / "scans"
+    rng = np.random.default_rng(0)
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for i in range(50):
+            pixels = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    p = tiny.model_copy(
+        update={
+            "datasets": [str(folder)],
+            "runs": [
+                campaign.RunBlock(models=["resnet18"], n_train=[16, 32], seeds=[0], datasets=[str(folder)])
+            ],
+            "per_class": 20,
+            "workers": 1,
+        }
+    )
+    store = Store(tmp_path / "store")
+    made = campaign.plan(p)
+    assert len(made.tasks) == 3
+    shutil.rmtree(folder / "b")
+    outcome = campaign.run(
+        p.model_copy(update={"datasets": ["digits_0_1"], "runs": []}), store=store, progress=False
+    )
+    assert outcome.computed == 1
+    failed = []
+    campaign._run_tasks(list(made.tasks), store, 1, False, failed)
+    assert [label for label, _ in failed] == [task.label for task in made.tasks]
+    assert all("class" in reason for _, reason in failed)
+
+
+def test_a_damaged_record_is_named(tiny, finished, tmp_path):
+    _, store = finished
+    copy = shutil.copytree(store.root, tmp_path / "copy")
+    path = next(copy.glob("training/*.json"))
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ValueError, match=path.name):
+        campaign.runs_frame(tiny, store=Store(copy))
+
+
+# ----------------------------------------------------------------------------------------- frames
+
+
+def test_the_frame_has_one_row_a_run_with_all_its_numbers(tiny, finished):
+    _, store = finished
+    frame = campaign.runs_frame(tiny, store=store)
+    assert len(frame) == 4
+    columns = [
+        "dataset",
+        "domain",
+        "model",
+        "n_train",
+        "seed",
+        "fitted",
+        "test_loss_nats",
+        "test_accuracy",
+        "test_brier",
+        "train_accuracy",
+        "n_groups",
+        "d_data",
+        "d_data_low",
+        "d_data_high",
+        "d_data_twonn",
+        "k_f",
+        "k_f_low",
+        "k_f_high",
+        "k_f_all",
+        "loss_penalty_nats_eps2",
+        "accuracy_penalty_eps8",
+        "d_repr",
+        "d_data_same_images",
+        "d_repr_untrained",
+        "d_repr_random_map",
+    ]
+    assert set(columns) <= set(frame.columns)
+    assert frame.d_data.between(frame.d_data_low, frame.d_data_high).all()
+    assert (frame.test_accuracy.between(0, 1)).all()
+    assert set(frame.domain) == {"natural", "synthetic"}
+    assert (frame.k_f_all >= frame.k_f).all()
+
+
+def test_published_records_give_the_same_frame_without_the_images(tiny, finished, tmp_path, monkeypatch):
+    _, store = finished
+    working = campaign.runs_frame(tiny, store=store)
+    path = tmp_path / "tiny.jsonl"
+    publish(
+        (r for kind in ("properties", "training", "attack", "representation") for r in store.records(kind)),
+        path,
+    )
+    monkeypatch.setattr(campaign, "_published_files", lambda: [path])
+    monkeypatch.setattr(images, "load", lambda *a, **k: pytest.fail("images were read"))
+    published = campaign.runs_frame(tiny, store=Store(tmp_path / "empty"))
+    assert working.equals(published)
+
+
+def test_an_empty_store_says_which_command_makes_the_records(tiny, tmp_path):
+    with pytest.raises(campaign.CampaignError, match=r"intrinsic run params/tiny.yaml"):
+        campaign.runs_frame(tiny, store=Store(tmp_path))
+    assert len(campaign.missing(tiny, store=Store(tmp_path))) == 4
+
+
+def test_the_status_counts_done_and_to_do(tiny, finished, tmp_path):
+    _, store = finished
+    table = campaign.status_frame(tiny, store=store)
+    assert (table["done"].sum(), table["to do"].sum()) == (6, 0)
+    table = campaign.status_frame(tiny, store=Store(tmp_path))
+    assert (table["done"].sum(), table["to do"].sum()) == (0, 6)
+
+
+def test_a_run_is_bit_for_bit_the_same_in_another_process(tiny, finished):
+    _, store = finished
+    task = next(t for t in campaign.plan(tiny).tasks if t.kind == "training")
+    for record in campaign.compute(task):
+        assert strip(record) == strip(store.read(record.kind, record.id))

@@ -1,0 +1,381 @@
+"""Charts draw the numbers of their frame, say what they show, answer the pointer and need no network."""
+
+import base64
+import io
+import json
+
+import altair as alt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from intrinsic import charts
+
+SETS = [("digits", "natural", 9.0, 0.2), ("knees", "medical", 7.0, 0.5), ("torus", "synthetic", 2.0, 0.9)]
+
+
+@pytest.fixture(scope="module")
+def runs():
+    rng = np.random.default_rng(0)
+    rows = []
+    for name, domain, d, k_f in SETS:
+        for model in ("resnet18", "vgg13"):
+            for n_train in (64, 128, 256):
+                for seed in (0, 1):
+                    noise = np.exp(0.1 * rng.standard_normal(4))
+                    row = {
+                        "dataset": name,
+                        "domain": domain,
+                        "model": model,
+                        "n_train": n_train,
+                        "seed": seed,
+                    }
+                    row |= {"fitted": True, "test_accuracy": 0.9, "k_f": k_f, "d_data": d}
+                    row |= {"k_f_low": 0.9 * k_f, "k_f_high": 1.2 * k_f}
+                    row |= {"test_loss_nats": k_f * n_train ** (-1 / d) * noise[0]}
+                    row |= {"loss_penalty_nats_eps2": 0.3 * k_f * noise[1], "accuracy_penalty_eps2": 0.1}
+                    row |= {"d_repr": 0.8 * d * noise[2], "d_repr_low": 0.7 * d, "d_repr_high": 0.9 * d}
+                    row |= {"d_data_same_images": d * noise[3], "d_repr_untrained": 0.9 * d}
+                    row |= {"d_repr_random_map": d, "d_repr_twonn": d, "d_data_same_images_twonn": d}
+                    rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def properties():
+    rows = [{"dataset": s, "domain": o, "d_data": d, "k_f": k, "n": 500, "per_class": 250} for s, o, d, k in SETS]
+    frame = pd.DataFrame(rows)
+    for column in ("d_data", "k_f"):
+        frame[f"{column}_low"], frame[f"{column}_high"] = 0.9 * frame[column], 1.2 * frame[column]
+    return frame.assign(growth_per_class=[[1, 2]] * 3)
+
+
+@pytest.fixture(scope="module")
+def exponents():
+    rows = [
+        {"dataset": s, "domain": o, "exponent": 1.1 / d, "low": 0.8 / d, "high": 1.5 / d, "predicted": 1 / d}
+        for s, o, d, _ in SETS
+    ]
+    frame = pd.DataFrame(rows)
+    return frame.assign(predicted_low=0.9 * frame["predicted"], predicted_high=1.1 * frame["predicted"])
+
+
+PROFILE = pd.DataFrame({"k": [5, 10, 20], "d": [8.0, 8.5, 9.0], "low": [7.0, 8.0, 8.5], "high": [9.0, 9.0, 9.5]})
+GROWTH = pd.DataFrame({"per_class": [16, 64, 256], "k_f": [0.1, 0.14, 0.2]})
+COUNTS = pd.DataFrame({"class": ["even", "odd"], "n": [2500, 2499]})
+
+
+@pytest.fixture(scope="module")
+def every_chart(runs, properties, exponents):
+    return {
+        "loss_against_n": charts.loss_against_n(runs),
+        "exponent_against_dimension": charts.exponent_against_dimension(exponents),
+        "loss_against_sharpness": charts.loss_against_sharpness(runs),
+        "penalty_against_sharpness": charts.penalty_against_sharpness(runs, 2),
+        "accuracy_penalty": charts.penalty_against_sharpness(runs, 2, measure="accuracy"),
+        "representation_against_data": charts.representation_against_data(runs),
+        "representation_twonn": charts.representation_against_data(runs, "twonn"),
+        "plane": charts.plane(properties),
+        "dimension_profile": charts.dimension_profile(PROFILE, known=9),
+        "sharpness_growth": charts.sharpness_growth(GROWTH, GROWTH.assign(k_f=0.1, name="no growth")),
+        "counts": charts.counts(COUNTS),
+    }
+
+
+@pytest.fixture(scope="module")
+def stored(every_chart):
+    """What a notebook keeps of each chart: (mimebundle, metadata)."""
+    return {name: chart._repr_mimebundle_() for name, chart in every_chart.items()}
+
+
+def layers(spec):
+    spec = spec.get("spec", spec)  # of a chart with a panel an image set
+    for layer in spec.get("layer", [spec]):
+        yield from layers(layer) if "layer" in layer else [layer]
+
+
+def drawn(chart, mark):
+    """(encoding, rows) of each layer of one kind of mark; the rows before any filter."""
+    spec = chart.to_dict()
+    for layer in layers(spec):
+        kind = layer["mark"] if isinstance(layer["mark"], str) else layer["mark"]["type"]
+        if kind == mark:
+            yield layer["encoding"], spec["datasets"][layer.get("data", spec.get("data"))["name"]]
+
+
+def test_importing_charts_enables_the_theme_and_the_renderer():
+    assert alt.renderers.active == "intrinsic"
+    assert alt.theme.active == "intrinsic"
+
+
+def test_each_chart_names_its_axes_and_says_what_it_shows(every_chart):
+    for name, chart in every_chart.items():
+        spec = chart.to_dict()
+        assert len(spec["description"]) > 30, name
+        titles = {
+            axis: layer["encoding"][axis].get("title")
+            for layer in layers(spec)
+            for axis in ("x", "y")
+            if axis in layer["encoding"] and "field" in layer["encoding"][axis]
+        }
+        assert titles["x"], name
+        assert titles["y"] or name == "counts", name
+
+
+def test_each_chart_answers_the_pointer(every_chart):
+    for name, chart in every_chart.items():
+        spec = chart.to_dict()
+        assert any(p["select"].get("on") == "pointerover" for p in spec["params"]), name
+        assert any("tooltip" in layer["encoding"] for layer in layers(spec)), name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["loss_against_n", "loss_against_sharpness", "penalty_against_sharpness", "representation_against_data"],
+)
+def test_a_run_shows_its_set_model_size_and_seed(every_chart, name):
+    shown = [{t["field"] for t in e["tooltip"]} for e, _ in drawn(every_chart[name], "point") if "tooltip" in e]
+    assert any({"dataset", "model", "n_train", "seed"} <= fields for fields in shown)
+
+
+def test_the_points_are_the_rows_of_the_frame(runs, properties):
+    ((encoding, rows),) = drawn(charts.loss_against_n(runs), "point")
+    fields = [encoding[axis]["field"] for axis in ("x", "y")]
+    assert fields == ["n_train", "test_loss_nats"]
+    points = [[row[f] for f in fields] for row in rows if row["drawn"] == "run"]
+    assert points == runs[fields].to_numpy().tolist()
+    ((encoding, rows),) = drawn(charts.plane(properties), "point")
+    fields = [encoding[axis]["field"] for axis in ("x", "y")]
+    assert [[row[f] for f in fields] for row in rows] == properties[["d_data", "k_f"]].to_numpy().tolist()
+
+
+def test_the_dashed_line_has_the_slope_that_the_dimension_predicts(runs):
+    ((_, rows), *_) = drawn(charts.loss_against_n(runs), "line")
+    law = pd.DataFrame([row for row in rows if row["drawn"] == "law"])
+    assert len(law) == len(SETS) * 2 * 3
+    for (name, model), line in law.groupby(["dataset", "model"]):
+        (d,) = {d for s, _, d, _ in SETS if s == name}
+        slope = np.polyfit(np.log(line["n_train"]), np.log(line["test_loss_nats"]), 1)[0]
+        assert slope == pytest.approx(-1 / d)
+        first = runs[(runs["dataset"] == name) & (runs["model"] == model) & (runs["n_train"] == 64)]
+        assert line["test_loss_nats"].iloc[0] == pytest.approx(first["test_loss_nats"].mean())
+
+
+def test_a_panel_an_image_set_medical_ones_first(runs):
+    assert charts.loss_against_n(runs).to_dict()["facet"]["sort"] == ["knees", "digits", "torus"]
+
+
+def test_the_budget_chooses_the_column(runs):
+    chart = charts.penalty_against_sharpness(runs.assign(loss_penalty_nats_eps8=7.0), 8)
+    ((encoding, rows),) = drawn(chart, "point")
+    assert {row[encoding["y"]["field"]] for row in rows} == {7.0}
+    assert "8/255" in encoding["y"]["title"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("plane", {("d_data_low", "d_data_high"), ("k_f_low", "k_f_high")}),
+        ("exponent_against_dimension", {("low", "high"), ("predicted_low", "predicted_high")}),
+        ("loss_against_sharpness", {("k_f_low", "k_f_high")}),
+        ("representation_against_data", {("d_repr_low", "d_repr_high")}),
+    ],
+)
+def test_intervals_are_drawn(every_chart, name, bounds):
+    rules = {
+        (encoding[axis]["field"], encoding[f"{axis}2"]["field"])
+        for encoding, _ in drawn(every_chart[name], "rule")
+        for axis in ("x", "y")
+        if f"{axis}2" in encoding
+    }
+    assert rules == bounds
+
+
+def test_the_null_maps_stand_beside_the_trained_networks(runs):
+    hollow, trained = drawn(charts.representation_against_data(runs), "point")
+    assert {row["network"] for row in hollow[1]} == {"untrained network", "random linear map"}
+    assert len(hollow[1]) == 2 * len(trained[1]) == 2 * len(runs)
+
+
+def test_rows_without_a_value_are_counted_and_not_drawn(runs):
+    runs = runs.copy()
+    runs.loc[0, "k_f"] = np.nan
+    runs.loc[1, "k_f"] = np.inf
+    chart = charts.loss_against_sharpness(runs)
+    ((_, rows),) = drawn(chart, "point")
+    assert len(rows) == len(runs) - 2
+    assert "2 rows have no value" in chart.to_dict()["description"]
+
+
+def test_where_nothing_can_be_drawn_the_chart_says_so(properties):
+    chart = charts.plane(properties.assign(k_f=np.nan))
+    assert "nothing to draw" in chart.to_dict()["description"]
+    assert charts.render(chart.to_dict())[0]["image/png"]
+
+
+def test_a_frame_without_a_column_is_refused_by_name(runs):
+    with pytest.raises(charts.ChartError, match="no column seed"):
+        charts.loss_against_n(runs.drop(columns="seed"))
+
+
+def test_an_axis_is_logarithmic_where_values_span_more_than_a_factor_of_four(properties):
+    def axis(frame):
+        ((encoding, _),) = drawn(charts.plane(frame), "point")
+        return encoding["y"]["scale"].get("type", "linear")
+
+    assert axis(properties) == "log"  # 0.18 ... 1.08
+    narrow = properties.assign(k_f=1.0, k_f_low=0.9, k_f_high=1.1)
+    assert axis(narrow) == "linear"
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_labels_move_apart_and_keep_their_order(log):
+    values = pd.Series([1.0, 1.001, 1.002, 5.0, 9.0])
+    scale = alt.Scale(type="log", domain=[0.5, 10]) if log else alt.Scale(domain=[0, 10])
+    moved = charts._labels_apart(values, scale, height=340, gap=14)
+    pixels = charts._pixels(scale, 340)(moved)
+    assert np.diff(pixels).min() > 13.8
+    assert moved[3] == pytest.approx(5.0)
+    assert moved[4] == pytest.approx(9.0)
+
+
+def test_names_cover_no_mark_and_no_other_name():
+    frame = pd.DataFrame({"dataset": ["one", "two"], "a": [5.0, 5.05], "b": [5.0, 5.05]})
+    x = alt.X("a:Q", scale=alt.Scale(domain=[0, 10]))
+    y = alt.Y("b:Q", scale=alt.Scale(domain=[0, 10]))
+    texts = [layer.to_dict()["mark"] for layer in charts._names(frame, x, y, None)]
+    assert len({(t["align"], t["dx"], t["dy"]) for t in texts}) == 2
+
+
+# ---------------------------------------------------------------------------------------- rendering
+
+
+def test_a_chart_is_stored_for_every_reader_and_the_notebook_is_valid(every_chart, stored):
+    outputs = []
+    for name, chart in every_chart.items():
+        bundle, metadata = stored[name]
+        assert set(bundle) == {charts.MIME_TYPE, "image/png", "text/plain"}
+        assert bundle["text/plain"] == metadata["image/png"]["alt"] == chart.to_dict()["description"]
+        picture = Image.open(io.BytesIO(base64.b64decode(bundle["image/png"])))
+        assert picture.size == (2 * metadata["image/png"]["width"], 2 * metadata["image/png"]["height"]), name
+        dark = np.asarray(picture.convert("L")) < 200
+        assert 0.001 < dark.mean() < 0.9, name
+        outputs.append(nbformat.v4.new_output("display_data", data=bundle, metadata=metadata))
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("", outputs=outputs)])
+    nbformat.validate(notebook)
+
+
+def test_a_stored_chart_loads_nothing(stored):
+    for bundle, _ in stored.values():
+        spec = bundle[charts.MIME_TYPE]
+        text = json.dumps({key: value for key, value in spec.items() if key != "$schema"})
+        assert "http" not in text
+        assert '"url"' not in text
+
+
+# ------------------------------------------------------------------------------------------- colors
+
+
+def linear(color):
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(a, b):
+    light, dark = sorted((float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (a, b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#121212"])
+def test_colors_stand_out_from_a_light_and_a_dark_page(page):
+    assert min(contrast(color, page) for color in charts.DOMAIN_COLORS.values()) >= 3
+    assert contrast(charts.INK, page) >= 4
+
+
+# Machado, Oliveira & Fernandes 2009, severity 1
+PROTANOPIA = [
+    [0.152286, 1.052583, -0.204868],
+    [0.114503, 0.786281, 0.099216],
+    [-0.003882, -0.048116, 1.051998],
+]
+DEUTERANOPIA = [
+    [0.367322, 0.860646, -0.227968],
+    [0.280085, 0.672501, 0.047413],
+    [-0.01182, 0.04294, 0.968881],
+]
+TRITANOPIA = [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]]
+
+
+def lab(rgb):
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb
+    f = np.cbrt(np.clip(xyz / [0.9505, 1.0, 1.089], 1e-6, None))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("sight", [np.eye(3), PROTANOPIA, DEUTERANOPIA, TRITANOPIA])
+def test_color_blind_readers_tell_the_domains_apart(sight):
+    seen = [lab(np.clip(np.asarray(sight) @ linear(c), 0, 1)) for c in charts.DOMAIN_COLORS.values()]
+    apart = [np.linalg.norm(a - b) for i, a in enumerate(seen) for b in seen[:i]]
+    assert min(apart) > 20  # a difference of 2.3 is just noticed
+
+
+def test_each_model_has_a_shape_of_its_own(runs):
+    assert len(set(charts.MODEL_SHAPES.values())) == len(charts.MODEL_SHAPES) == 6
+    one_more = runs.assign(model=runs["model"].where(runs.index > 0, "another"))
+    ((encoding, _),) = drawn(charts.loss_against_n(one_more), "point")
+    shapes = encoding["shape"]["scale"]["range"]
+    assert len(set(shapes)) == len(shapes) == 3
+
+
+# ----------------------------------------------------------------------------------------- pictures
+
+
+def pixels(gallery):
+    return np.asarray(Image.open(io.BytesIO(gallery.png)))
+
+
+def test_a_gallery_shows_whole_pixels_unchanged():
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 6), dtype=np.uint8)
+    shown = charts.gallery(images, columns=2, side=12)  # 24 pixels of the picture: each pixel 4 x 4
+    picture = pixels(shown)
+    first = picture[24 : 24 + 16, 24 : 24 + 24]
+    assert np.array_equal(first, np.kron(images[0], np.ones((4, 4), np.uint8))[..., None].repeat(3, axis=2))
+    second = picture[24 : 24 + 16, 24 + 24 + 24 : 24 + 24 + 48, 0]
+    assert np.array_equal(second, np.kron(images[1], np.ones((4, 4), np.uint8)))
+    assert shown.size == (picture.shape[1] // 2, picture.shape[0] // 2)
+
+
+def test_a_gallery_is_a_picture_with_its_titles_as_text_alternative():
+    images = np.zeros((2, 5, 5, 3), dtype=np.uint8)
+    bundle, metadata = charts.gallery(images, ["<b>one</b>", "two"])._repr_mimebundle_()
+    assert set(bundle) == {"image/png", "text/plain"}
+    assert metadata["image/png"]["alt"] == bundle["text/plain"] == "2 images: <b>one</b>; two."
+
+
+def test_a_pair_shows_its_difference_at_full_contrast():
+    left = np.full((1, 8, 8), 100, dtype=np.uint8)
+    right = left.copy()
+    right[0, 2, 3] = 103
+    picture = pixels(charts.pairs(left, right, headings=("a", "b", "c"), side=8))[..., 0]
+    side, gap, top = 16, 24, 32 + 12 + 24
+    start = gap + 2 * (side + gap)
+    difference = picture[top : top + side, start : start + side]
+    expected = np.zeros((8, 8), np.uint8)
+    expected[2, 3] = 255
+    assert np.array_equal(difference, np.kron(expected, np.ones((2, 2), np.uint8)))
+
+
+@pytest.mark.parametrize(
+    ("images", "titles", "reason"),
+    [
+        (np.zeros((2, 4, 4)), None, "uint8"),
+        (np.zeros((1, 4, 4, 2), np.uint8), None, "one or three channels"),
+        (np.zeros((2, 4, 4), np.uint8), ["one"], "1 titles"),
+        (np.zeros((0, 4, 4), np.uint8), None, "has none"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(images, titles, reason):
+    with pytest.raises(charts.ChartError, match=reason):
+        charts.gallery(images, titles)

@@ -1,0 +1,136 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from intrinsic import cli
+
+
+def run(capsys, *arguments):
+    code = cli.main(list(arguments))
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 40 random 12 x 12 images, with a pair across the classes one grey level apart."""
+    rng = np.random.default_rng(0)
+    root = tmp_path / "my scans ü"
+    for name in ("ill", "well"):
+        (root / name).mkdir(parents=True)
+        for i in range(40):
+            Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8)).save(
+                root / name / f"s {i:02d}.png"
+            )
+    twin = np.array(Image.open(root / "ill" / "s 03.png"))
+    twin[5, 5] ^= 1
+    Image.fromarray(twin).save(root / "well" / "s 07.png")
+    return root
+
+
+def test_measure_a_folder_finds_the_closest_pair_of_different_labels(capsys, folder):
+    code, out, err = run(capsys, "measure", str(folder), "--json", "--per-class", "30")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert facts["n"] == 80
+    assert facts["shape"] == [12, 12]
+    assert facts["label_sharpness"]["value"] == pytest.approx(255)
+    names = {one["path"].rsplit("/", 2)[-2:][0] + "/" + one["path"].rsplit("/", 1)[1]
+             for one in facts["label_sharpness"]["pair"]}  # fmt: skip
+    assert names == {"ill/s 03.png", "well/s 07.png"}
+    assert facts["d_data"]["mle"]["value"] > 0
+    assert facts["d_data"]["twonn"]["low"] < facts["d_data"]["twonn"]["value"]
+    assert facts["duplicates"]["copies"] == facts["duplicates"]["conflicting"] == 0
+
+
+def test_copies_are_dropped_and_counted_and_conflicts_make_k_f_null(capsys, folder):
+    (folder / "ill" / "t.png").write_bytes((folder / "ill" / "s 01.png").read_bytes())
+    (folder / "well" / "t.png").write_bytes((folder / "ill" / "s 02.png").read_bytes())
+    code, out, _ = run(capsys, "measure", str(folder), "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["duplicates"]["copies"] == 1
+    assert facts["duplicates"]["conflicting"] == 2
+    sharp = facts["label_sharpness"]
+    assert sharp["value"] is None
+    assert sharp["value_without_conflicts"] == pytest.approx(255)
+    assert {one["path"].rsplit("/", 1)[1] for one in sharp["pair"]} == {"s 02.png", "t.png"}
+    code, out, _ = run(capsys, "measure", str(folder))
+    assert code == 0
+    assert "infinite" in out
+    assert "exact copies with the same label were dropped" in out
+
+
+def test_one_class_is_an_error_in_one_sentence(capsys, folder):
+    for file in (folder / "well").iterdir():
+        file.unlink()
+    (folder / "well").rmdir()
+    code, out, err = run(capsys, "measure", str(folder))
+    assert code == 1
+    assert out == ""
+    assert "one class" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["measure", "no_such_set"],
+        ["run", "no/such.yaml"],
+        ["status", "no/such.yaml"],
+        ["book", "--params", "no/such.yaml"],
+        ["datasets", "digitz"],
+    ],
+)
+def test_what_does_not_exist_gets_one_sentence_and_a_failure(capsys, arguments):
+    code, out, err = run(capsys, *arguments)
+    assert code == 1
+    assert out == ""
+    assert err.startswith(f"intrinsic {arguments[0]}: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["measure", "run", "status", "report", "book", "datasets"])
+def test_every_command_has_help_with_an_example(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        cli.main([command, "--help"])
+    assert caught.value.code == 0
+    assert "example: intrinsic " + command in capsys.readouterr().out
+
+
+def test_measure_digits_prints_one_json_object(capsys):
+    code, out, _ = run(capsys, "measure", "digits", "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert (facts["n"], facts["shape"]) == (5000, [28, 28])
+    assert {"mle", "twonn"} <= facts["d_data"].keys()
+    assert {"value", "pair"} <= facts["label_sharpness"].keys()
+    i, j = (one["index"] for one in facts["label_sharpness"]["pair"])
+    from intrinsic import images
+
+    digits = images.load("digits")
+    assert digits.labels[i] != digits.labels[j]
+    gap = np.linalg.norm(digits.images[i].astype(float) - digits.images[j].astype(float)) / 255
+    assert facts["label_sharpness"]["value"] == pytest.approx(1 / gap, rel=1e-12)
+
+
+def test_the_dry_run_shows_minutes_and_computes_nothing(capsys, own_store):
+    import pathlib
+
+    tiny = str(pathlib.Path(__file__).with_name("tiny.yaml"))
+    code, out, _ = run(capsys, "run", tiny, "--dry-run")
+    assert code == 0
+    assert "6 to do" in out
+    assert "minutes" in out
+    assert not list(own_store.rglob("*.json"))
+
+
+def test_the_catalogue_is_listed_and_explained(capsys):
+    code, out, _ = run(capsys, "datasets")
+    assert code == 0
+    assert "brain_mri_patches" in out
+    code, out, _ = run(capsys, "datasets", "brain_mri_patches")
+    assert code == 0
+    assert "nilearn" in out

@@ -1,0 +1,96 @@
+"""What the layout promises: layers of modules, one list of requirements, strict parameters."""
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "lib" / "intrinsic"
+ORDER = [
+    "manifolds",
+    "images",
+    "neighbors",
+    "dimension",
+    "sharpness",
+    "measurement",
+    "models",
+    "training",
+    "representations",
+    "attacks",
+    "records",
+    "campaign",
+    "statistics",
+    "charts",
+    "book",
+    "cli",
+]
+
+
+def imported(path):
+    """Names of the package's modules that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            if node.module == "intrinsic":
+                yield from (alias.name for alias in node.names)
+            elif node.module and node.module.startswith("intrinsic."):
+                yield node.module.split(".")[1]
+            assert node.level == 0, f"{path.name}: relative imports hide the layers"
+        elif isinstance(node, ast.Import):
+            yield from (a.name.split(".")[1] for a in node.names if a.name.startswith("intrinsic."))
+
+
+def test_every_module_has_its_place():
+    assert sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__") == sorted(ORDER)
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_a_module_imports_only_those_above_it(module):
+    above = ORDER[: ORDER.index(module)]
+    below = [name for name in imported(PACKAGE / f"{module}.py") if name in ORDER and name not in above]
+    assert not below, f"{module} imports {below}"
+
+
+def test_the_package_itself_imports_nothing():
+    assert not list(imported(PACKAGE / "__init__.py"))
+
+
+def requirement_name(line):
+    return re.split(r"[<>=!~\[; ]", line, maxsplit=1)[0].lower().replace("_", "-")
+
+
+def test_every_requirement_is_pinned():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wanted = list(project["project"]["dependencies"])
+    for group in project["project"]["optional-dependencies"].values():
+        wanted += group
+    for group in project["dependency-groups"].values():
+        wanted += group
+    pinned = {
+        requirement_name(line)
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    }
+    assert {requirement_name(w) for w in wanted} <= pinned
+
+
+def test_environment_yml_holds_python_pip_and_the_project_only():
+    body = yaml.safe_load((ROOT / "environment.yml").read_text())
+    plain = [d for d in body["dependencies"] if isinstance(d, str)]
+    (pip,) = [d["pip"] for d in body["dependencies"] if isinstance(d, dict)]
+    assert [requirement_name(d) for d in plain] == ["python", "pip"]
+    assert len(pip) == 2
+    assert pip[0] == "-c constraints.txt"
+    extras = re.fullmatch(r"-e \.\[([a-z,]+)\]", pip[1]).group(1).split(",")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(extras) == set(project["optional-dependencies"])
+    assert plain[0].removeprefix("python").replace(" ", "") == project["requires-python"].replace(" ", "")
+
+
+def test_no_tracked_text_names_this_machine():
+    for path in [*ROOT.glob("*.md"), *PACKAGE.glob("*.py"), *(ROOT / "book").rglob("*.md")]:
+        text = path.read_text(encoding="utf-8")
+        assert str(ROOT.parent) + "/" not in text, path

@@ -1,0 +1,173 @@
+"""Point clouds and image families: what is claimed of each is checked by brute force in float64."""
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist, pdist
+
+from intrinsic import manifolds
+
+CLOUDS = [manifolds.flat_torus, manifolds.ball, manifolds.sphere, manifolds.cube]
+FAMILIES = [manifolds.torus_images, manifolds.slab_images]
+
+
+def maximum_likelihood(points, k=20):
+    """Levina-Bickel with inverses averaged, straight from the definition."""
+    t = cKDTree(points).query(points, k + 1)[0][:, 1:]
+    return 1 / np.log(t[:, -1:] / t[:, :-1]).mean()
+
+
+def across(points, labels):
+    """Smallest distance between the two classes."""
+    return cdist(points[labels == 0], points[labels == 1]).min()
+
+
+def unit(images):
+    return images.reshape(len(images), -1) / 255
+
+
+@pytest.mark.parametrize("cloud", CLOUDS)
+def test_a_random_rotation_into_more_coordinates_changes_no_distance(cloud):
+    points, turned = cloud(60, 3, seed=5), cloud(60, 3, ambient=40, seed=5)
+    assert turned.shape == (60, 40)
+    assert points.dtype == turned.dtype == np.float64
+    np.testing.assert_allclose(pdist(turned), pdist(points), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "make", [*CLOUDS, lambda n, d, seed: manifolds.parallel_planes(n, d, 0.1, seed=seed)[0]]
+)
+def test_the_seed_decides_the_points(make):
+    assert np.array_equal(make(30, 2, seed=3), make(30, 2, seed=3))
+    assert not np.array_equal(make(30, 2, seed=3), make(30, 2, seed=4))
+
+
+def test_points_lie_on_their_manifold():
+    torus = manifolds.flat_torus(500, 3).reshape(500, 3, 2)
+    np.testing.assert_allclose(np.linalg.norm(torus, axis=2), 1 / (2 * np.pi))
+    np.testing.assert_allclose(np.linalg.norm(manifolds.sphere(500, 3), axis=1), 1)
+    assert manifolds.sphere(5, 3).shape == (5, 4)
+    inside = np.linalg.norm(manifolds.ball(4000, 3), axis=1)
+    assert inside.max() <= 1
+    assert (inside < 0.5).mean() == pytest.approx(1 / 8, abs=0.02)  # uniform in volume: (1/2)^3
+    corner = manifolds.cube(4000, 3)
+    assert corner.min() >= 0
+    assert corner.max() <= 1
+    assert (corner < 0.5).all(axis=1).mean() == pytest.approx(1 / 8, abs=0.02)
+
+
+@pytest.mark.parametrize("d", [1, 2, 4])
+def test_maximum_likelihood_recovers_the_dimension_of_the_flat_torus(d):
+    assert maximum_likelihood(manifolds.flat_torus(3000, d, ambient=30)) == pytest.approx(d, rel=0.08)
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+def test_the_mean_distance_to_the_nearest_neighbor_on_the_torus_is_the_formula(d):
+    points = manifolds.flat_torus(4000, d, seed=1)
+    measured = cKDTree(points).query(points, 2)[0][:, 1].mean()
+    assert measured == pytest.approx(manifolds.nearest_neighbor_distance(3999, d), rel=0.04)
+
+
+@pytest.mark.parametrize("n", [2, 9, 200])
+def test_planes_that_face_each_other_are_exactly_a_gap_apart(n):
+    points, labels = manifolds.parallel_planes(n, 3, 0.25)
+    assert across(points, labels) == 0.25
+    assert abs(np.bincount(labels) - n / 2).max() <= 0.5
+    turned, labels = manifolds.parallel_planes(n, 3, 0.25, ambient=20)
+    assert across(turned, labels) == pytest.approx(0.25, rel=1e-12)
+
+
+@pytest.mark.parametrize("d", [2, 4])
+def test_label_sharpness_of_overlapping_clouds_grows_as_m_to_the_two_over_d(d):
+    def sharpness(m):
+        return np.median([1 / across(*manifolds.overlapping_clouds(2 * m, d, seed)) for seed in range(60)])
+
+    exponent = np.log(sharpness(320) / sharpness(20)) / np.log(16)
+    assert exponent == pytest.approx(2 / d, abs=0.15)
+
+
+def test_labels_of_overlapping_clouds_are_balanced_and_tell_nothing_of_position():
+    points, labels = manifolds.overlapping_clouds(4000, 2, seed=0)
+    assert np.bincount(labels).tolist() == [2000, 2000]
+    assert abs(points[labels == 0].mean(axis=0) - points[labels == 1].mean(axis=0)).max() < 0.04
+
+
+@pytest.mark.parametrize("d", [1, 4])
+@pytest.mark.parametrize(("family", "waves_per_dimension"), zip(FAMILIES, [2, 1], strict=True))
+def test_images_lie_in_the_span_of_few_orthonormal_waves_up_to_rounding(family, waves_per_dimension, d):
+    images, labels, facts = family(300, d, size=24)  # clipping would leave the span
+    assert images.shape == (300, 24, 24)
+    assert images.dtype == np.uint8
+    assert labels.dtype == np.int64
+    assert np.bincount(labels).tolist() == [150, 150]
+    waves = manifolds._patterns(300, d, d * waves_per_dimension, 24)
+    np.testing.assert_allclose(waves @ waves.T, np.eye(len(waves)), atol=1e-12)
+    deviation = unit(images) - 0.5
+    outside = deviation - deviation @ waves.T @ waves
+    assert np.sqrt((outside**2).sum(axis=1)).max() <= facts["rounding_l2"] / 2
+    coordinates = deviation @ waves.T / facts["scale"]
+    slack = facts["rounding_l2"] / facts["scale"]
+    if waves_per_dimension == 2:
+        radii = np.linalg.norm(coordinates.reshape(300, d, 2), axis=2)
+        assert abs(radii - 1).max() <= slack
+        assert ((coordinates[:, 1] < 0) == labels).all()  # the half circle of the first angle
+    else:
+        assert abs(coordinates).max() <= 1 + slack
+        assert ((coordinates[:, 0] > 0) == labels).all()
+
+
+@pytest.mark.parametrize("d", [1, 2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_classes_are_never_nearer_than_the_stated_gap(family, d):
+    images, labels, facts = family(600, d, seed=d)
+    assert facts["d"] == d
+    assert facts["k_f_limit"] == pytest.approx(1 / facts["gap_l2"])
+    assert facts["rounding_l2"] < facts["gap_l2"]
+    nearest = across(unit(images), labels)
+    assert nearest >= facts["gap_l2"] - facts["rounding_l2"]
+    if d == 1:  # 600 images fill a circle or a line: the gap is attained
+        assert nearest == pytest.approx(facts["gap_l2"], rel=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gap_decides_the_distance_between_the_classes(family):
+    wide, narrow = (family(800, 1, gap=gap, seed=2) for gap in (0.8, 0.2))
+    ratio = across(unit(wide[0]), wide[1]) / across(unit(narrow[0]), narrow[1])
+    assert ratio == pytest.approx(wide[2]["gap_l2"] / narrow[2]["gap_l2"], rel=0.15)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_dimension_of_an_image_family_is_found_at_a_thousand_images(family, d):
+    images, _, _ = family(1000, d)
+    assert maximum_likelihood(unit(images)) == pytest.approx(d, rel=0.15)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_image_families_use_the_whole_range(family):
+    images, _, _ = family(4000, 1)
+    spread = abs(images.astype(float) - 127.5).max()
+    assert 126 < spread <= 127.5
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: manifolds.flat_torus(0, 2),
+        lambda: manifolds.flat_torus(10, 0),
+        lambda: manifolds.sphere(10, 2, ambient=2),
+        lambda: manifolds.cube(10, 2.5),
+        lambda: manifolds.nearest_neighbor_distance(10, 0),
+        lambda: manifolds.parallel_planes(1, 2, 0.1),
+        lambda: manifolds.parallel_planes(10, 2, 0),
+        lambda: manifolds.parallel_planes(10, 2, float("nan")),
+        lambda: manifolds.torus_images(1, 2),
+        lambda: manifolds.torus_images(10, 2, gap=7),
+        lambda: manifolds.torus_images(10, 40, size=16),
+        lambda: manifolds.slab_images(10, 2, gap=2),
+        lambda: manifolds.slab_images(10, 2, size=1),
+    ],
+)
+def test_what_makes_no_manifold_is_refused(call):
+    with pytest.raises(ValueError, match=r"=.*(take|needs|cannot)"):
+        call()

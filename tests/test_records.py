@@ -1,0 +1,149 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from intrinsic.records import (
+    METHOD_VERSIONS,
+    Record,
+    RecordError,
+    Store,
+    finite,
+    provenance,
+    publish,
+    read_published,
+    record_id,
+    write_text,
+)
+
+
+def training(**params):
+    keys = {"dataset": "x", "seed": 0, "method_version": 1, **params}
+    return Record("training", keys, {"test_loss_nats": 0.25}, provenance={"seconds": 1.0})
+
+
+def test_the_id_depends_on_kind_and_params_and_on_nothing_else():
+    a = training(seed=1)
+    b = Record(
+        "training", dict(reversed(a.params.items())), {"test_loss_nats": 9.0}, provenance={"host": "b"}
+    )
+    assert a.id == b.id
+    assert training(seed=2).id != a.id
+    assert record_id("attack", a.params) != a.id
+
+
+def test_a_record_survives_the_store_unchanged(tmp_path):
+    store = Store(tmp_path)
+    record = Record(
+        "properties",
+        {"dataset": "x", "grey_levels": [1, 2], "rate": 1e-4, "none": None},
+        {"d_mle": 4.25, "k_f_all": None},
+        {"k_f_all": "infinite"},
+        {"growth": [1.0, 2.0]},
+        {"seconds": 2.0},
+    )
+    store.write(record)
+    assert store.read("properties", record.id) == record
+    assert ("properties", record.id) in store
+    assert ("training", record.id) not in store
+    assert store.ids("properties") == [record.id]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, True, "0.5"])
+def test_a_metric_that_is_not_a_finite_number_is_refused(value):
+    with pytest.raises(RecordError, match="finite number"):
+        Record("training", {}, {"test_loss_nats": value})
+
+
+def test_null_needs_a_reason_and_gets_it_from_finite():
+    with pytest.raises(RecordError, match="without a reason"):
+        Record("training", {}, {"k_f": None})
+    metrics, reasons = finite({"a": math.inf, "b": 2, "c": None}, {"c": "no pair", "b": "not used"})
+    assert metrics == {"a": None, "b": 2.0, "c": None}
+    assert reasons == {"a": "the value is inf", "c": "no pair"}
+    Record("training", {}, metrics, reasons)
+
+
+def test_nested_params_unknown_kinds_and_long_series_are_refused():
+    with pytest.raises(RecordError, match="not flat"):
+        Record("training", {"a": {"b": 1}}, {})
+    with pytest.raises(RecordError, match="not a kind"):
+        Record("tarining", {}, {})
+    with pytest.raises(RecordError, match="at most 2000"):
+        Record("training", {}, {}, series={"loss": [0.0] * 2001})
+
+
+def test_a_damaged_or_altered_file_is_named(tmp_path):
+    store = Store(tmp_path)
+    path = store.write(training())
+    whole = path.read_text()
+    path.write_text(whole[:40])
+    with pytest.raises(RecordError, match=path.name):
+        store.read("training", path.stem)
+    body = json.loads(whole)
+    body["params"]["seed"] = 99
+    path.write_text(json.dumps(body))
+    with pytest.raises(RecordError, match="hash to"):
+        store.read("training", path.stem)
+
+
+def test_published_records_are_sorted_whole_and_of_one_method_version(tmp_path):
+    made = [training(seed=s) for s in range(5)]
+    path = tmp_path / "quick.jsonl"
+    assert publish(reversed(made), path) == 5
+    back = read_published(path)
+    assert [r.id for r in back] == sorted(r.id for r in made)
+    assert {r.id: r for r in back} == {r.id: r for r in made}
+    before = path.read_bytes()
+    publish(made, path)
+    assert path.read_bytes() == before
+    with pytest.raises(RecordError, match="method versions"):
+        publish([*made, training(method_version=2)], path)
+    assert path.read_bytes() == before
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \udc80")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_killed_writer_leaves_whole_files_only(tmp_path):
+    script = (
+        "import sys, itertools\nfrom intrinsic.records import Record, Store\nstore = Store(sys.argv[1])\n"
+        "for i in itertools.count():\n"
+        "    store.write(Record('training', {'i': i}, {'a': 1.0}, series={'s': [0.5] * 2000}))\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("training/*.json"))) < 20 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    found = list(Store(tmp_path).records("training"))
+    assert len(found) >= 20
+    assert all(len(r.series["s"]) == 2000 for r in found)
+
+
+def test_the_state_changes_with_what_the_store_holds(tmp_path):
+    store = Store(tmp_path)
+    empty = store.state()
+    store.write(training())
+    one = store.state()
+    store.write(training())
+    assert empty != one == store.state()
+
+
+def test_provenance_names_versions_and_is_no_part_of_the_identity():
+    facts = provenance(seconds=1.5)
+    assert facts["seconds"] == 1.5
+    assert {"commit", "torch", "numpy", "python", "written"} <= facts.keys()
+    assert set(METHOD_VERSIONS) == {"properties", "training", "attack", "representation"}

@@ -1,0 +1,427 @@
+"""The fit rule, seeds, optimizer and scores."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from intrinsic import models, training
+
+
+def clouds(n=60, side=8, seed=0, n_classes=2):
+    """Noise around a bright spot whose place tells the class: separable."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, 1, side, side, generator=generator) * 0.3
+    y = torch.arange(n) % n_classes
+    for c in range(n_classes):
+        x[y == c, :, 2 * c : 2 * c + 2, :2] += 0.6
+    return x, y
+
+
+def tiny(seed=0, n_classes=2, dropout=0.2):
+    """Convolution, batch normalization over 1 x 1 positions and dropout: what the six networks have."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 6, 8),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Dropout(dropout),
+            nn.Linear(6, n_classes),
+        )
+
+
+class Scripted(nn.Module):
+    """Predicts with an accuracy written down for each epoch, `running` in training and `looks` in evaluation.
+
+    An image is its own number / n and its label; those with the smallest numbers are predicted right.
+    """
+
+    def __init__(self, n, running, looks):
+        super().__init__()
+        self.n, self.running, self.looks, self.seen = n, running, looks, 0
+        self.idle = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        if self.training:
+            epoch = self.seen // self.n
+            self.seen += len(x)
+            share = self.running[min(epoch, len(self.running) - 1)]
+        else:
+            share = self.looks[min(self.seen // self.n, len(self.looks)) - 1]
+        number, label = x[:, 0, 0, 0] * self.n, x[:, 0, 0, 1]
+        right = number < share * self.n - 0.5
+        one = torch.where(right, label, 1 - label) * 2 - 1
+        return torch.stack([-one, one], 1) + 0 * self.idle
+
+    @staticmethod
+    def data(n):
+        x = torch.zeros(n, 1, 1, 2)
+        x[:, 0, 0, 0] = torch.arange(n) / n
+        x[:, 0, 0, 1] = torch.arange(n) % 2
+        return x, torch.arange(n) % 2
+
+
+@pytest.mark.parametrize(
+    ("running", "looks", "looked_at", "reason"),
+    [
+        ([1.0], [1.0], [1, 2], "fit"),
+        ([0.97, 0.98], [1.0], [2, 3], "fit"),  # 0.97 is not above 0.97
+        ([0.5, 0.6, 0.99], [1.0], [3, 4], "fit"),
+        ([1.0], [0.98, 0.99, 0.99], [1, 2, 3], "fit"),  # 0.99 suffices, 0.98 does not
+        ([1.0], [0.99, 0.98, 0.99, 1.0], [1, 2, 3, 4], "fit"),  # successive
+        ([1.0, 0.5, 1.0], [1.0], [1, 3, 4], "fit"),  # an epoch that is not looked at breaks the succession
+        ([1.0], [0.98], [1, 2, 3, 4, 5, 6], "cap"),
+        ([0.97], [1.0], [], "cap"),
+        ([1.0], [0.5, 0.5, 0.5, 0.5, 1.0, 1.0], [1, 2, 3, 4, 5, 6], "fit"),  # at the cap, and yet fitted
+    ],
+)
+def test_fit_is_two_successive_good_looks_once_the_running_accuracy_is_high(
+    running, looks, looked_at, reason
+):
+    x, y = Scripted.data(100)
+    result = training.train(Scripted(100, running, looks), x, y, batch_size=50, max_epochs=6, min_steps=0)
+    assert result.reason == reason
+    assert result.fitted == (reason == "fit")
+    assert result.history["evaluated_epoch"] == looked_at
+    assert result.epochs == (looked_at[-1] if reason == "fit" else 6)
+    assert result.steps == 2 * result.epochs
+    seen = [looks[min(e, len(looks)) - 1] for e in looked_at]
+    assert result.history["evaluated_accuracy"] == pytest.approx(seen)
+    assert result.train_accuracy == pytest.approx(looks[min(result.epochs, len(looks)) - 1])
+    assert result.running_accuracy == pytest.approx(running[min(result.epochs, len(running)) - 1])
+    assert len(result.history["running_accuracy"]) == result.epochs
+
+
+@pytest.mark.parametrize(("max_epochs", "min_steps", "epochs"), [(3, 10, 5), (7, 4, 7), (1, 0, 1), (2, 5, 3)])
+def test_the_cap_waits_for_both_epochs_and_steps(max_epochs, min_steps, epochs):
+    x, y = Scripted.data(20)
+    result = training.train(
+        Scripted(20, [0.5], [0.5]), x, y, batch_size=10, max_epochs=max_epochs, min_steps=min_steps
+    )
+    assert (result.epochs, result.steps, result.reason, result.fitted) == (epochs, 2 * epochs, "cap", False)
+
+
+def test_unless_told_otherwise_1500_steps_come_before_did_not_fit():
+    x, y = Scripted.data(20)
+    result = training.train(Scripted(20, [0.5], [0.5]), x, y, batch_size=2, max_epochs=1)
+    assert (result.steps, result.epochs, result.reason) == (1500, 150, "cap")
+
+
+@pytest.mark.parametrize(
+    ("running", "looks", "fitted"),
+    [([1.0], [1.0], True), ([1.0], [1, 1, 1, 0.9, 1], False), ([1, 1, 1, 1, 0.9], [1.0], False)],
+)
+def test_a_fixed_number_of_epochs_is_kept_and_the_rule_is_applied_at_the_end(running, looks, fitted):
+    x, y = Scripted.data(20)
+    model = Scripted(20, running, looks)
+    result = training.train(model, x, y, until="epochs", epochs=5, batch_size=10)
+    assert (result.epochs, result.steps, result.reason, result.fitted) == (5, 10, "epochs", fitted)
+    assert set(result.history["evaluated_epoch"]) <= {4, 5}
+
+
+@pytest.mark.slow
+def test_a_resnet_is_trained_until_it_fits_separable_images():
+    x, y = clouds(64, side=32)
+    model = models.create("resnet18", channels=1, n_classes=2, seed=0)
+    result = training.train(model, x, y, batch_size=16, seed=0)
+    assert result.fitted
+    assert result.reason == "fit"
+    assert result.history["evaluated_accuracy"][-2:] == [1.0, 1.0]  # of 64, 63 would be less than 0.99
+    scores = training.evaluate(model, x, y)
+    assert scores["accuracy"] == result.train_accuracy == 1.0
+    assert scores["test_loss_nats"] == pytest.approx(result.train_loss_nats, rel=1e-6)
+    x_new, y_new = clouds(100, side=32, seed=1)
+    assert training.evaluate(model, x_new, y_new)["accuracy"] > 0.95
+
+
+@pytest.mark.parametrize("epochs", [1, 3])  # 1: the loss is finite at every step, the trained weights are not
+def test_a_loss_that_is_not_finite_is_a_reason_and_no_exception(epochs):
+    x, y = clouds(8)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.Linear(8, 2))
+    result = training.train(model, x, y, until="epochs", epochs=epochs, learning_rate=1e38, batch_size=8)
+    assert result.reason == "non-finite loss"
+    assert not result.fitted
+    assert not math.isfinite(result.train_loss_nats)
+    assert result.epochs <= 2
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_seed_repeats_training_bit_for_bit(threads):
+    x, y = clouds(23)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runs = []
+        for caller, seed in ((1, 7), (2, 7), (1, 8)):
+            torch.manual_seed(caller)  # what the caller drew before must not matter
+            model = tiny()
+            result = training.train(
+                model, x, y, until="epochs", epochs=2, batch_size=8, seed=seed, device="cpu"
+            )
+            runs.append((model.state_dict(), result))
+    finally:
+        torch.set_num_threads(before)
+    (first, one), (again, two), (other, _) = runs
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert (one.history, one.train_loss_nats) == (two.history, two.train_loss_nats)
+    assert not torch.equal(first["0.weight"], other["0.weight"])
+
+
+def test_training_leaves_the_callers_random_numbers_alone():
+    x, y = clouds(20)
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    training.train(tiny(), x, y, until="epochs", epochs=2, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_progress_function_that_draws_random_numbers_changes_nothing():
+    x, y = clouds(20)
+    quiet, loud = tiny(), tiny()
+    settings = {"until": "epochs", "epochs": 3, "seed": 7, "device": "cpu"}
+    training.train(quiet, x, y, **settings)
+    training.train(loud, x, y, **settings, progress=lambda *_: torch.rand(5))
+    assert all(torch.equal(a, b) for a, b in zip(quiet.parameters(), loud.parameters(), strict=True))
+
+
+def test_dropout_and_order_are_new_at_every_epoch_and_no_image_is_dropped():
+    n = 33
+    x = (torch.arange(n) / n)[:, None, None, None].expand(n, 1, 2, 2).contiguous()
+    orders, masks = [], []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout, self.linear = nn.Dropout(0.5), nn.Linear(4, 2)
+
+        def forward(self, x):
+            if self.training:
+                orders.append((x[:, 0, 0, 0] * n).round().int().tolist())
+                masks.append(tuple((self.dropout(torch.ones(50)) == 0).tolist()))
+            return self.linear(x.flatten(1))
+
+    training.train(Watching(), x, torch.arange(n) % 2, until="epochs", epochs=3, batch_size=8, seed=0)
+    assert [len(b) for b in orders] == [8, 8, 8, 9] * 3  # the 33rd joins the last batch
+    epochs = [list(itertools.chain(*orders[i : i + 4])) for i in (0, 4, 8)]
+    assert all(sorted(e) == list(range(n)) for e in epochs)
+    assert all(a != b for a, b in itertools.combinations([*epochs, list(range(n))], 2))
+    assert len(set(masks)) == len(masks)
+
+
+@pytest.mark.parametrize(
+    ("n", "size"), [(2, 2), (3, 2), (64, 64), (65, 64), (66, 64), (129, 64), (5, 64), (7, 3)]
+)
+def test_batches_hold_every_image_once_and_never_one_alone(n, size):
+    batches = training.epoch_batches(torch.randperm(n, generator=torch.Generator().manual_seed(0)), size)
+    assert sorted(torch.cat(batches).tolist()) == list(range(n))
+    assert all(2 <= len(b) <= size + 1 for b in batches)
+    assert all(len(b) == size for b in batches[:-1])
+
+
+def test_batch_normalization_survives_a_last_batch_of_one_image():
+    x, y = clouds(17)
+    result = training.train(tiny(), x, y, until="epochs", epochs=1, batch_size=8)
+    assert (result.steps, result.reason) == (2, "epochs")
+
+
+def test_a_step_is_that_of_adam_with_the_decay_in_the_gradient():
+    x, y = clouds(22, n_classes=3)
+    ours = tiny(n_classes=3, dropout=0.0)
+    theirs = copy.deepcopy(ours)
+    result = training.train(
+        ours,
+        x,
+        y,
+        until="epochs",
+        epochs=2,
+        batch_size=8,
+        learning_rate=3e-3,
+        weight_decay=0.05,
+        seed=9,
+        device="cpu",
+    )
+
+    generator = torch.Generator().manual_seed(9)
+    optimizer = torch.optim.Adam(theirs.parameters(), lr=3e-3, weight_decay=0.05, foreach=False)
+    for _ in range(2):
+        order = torch.randperm(22, generator=generator)
+        torch.randint(2**62, (), generator=generator)  # the seed of dropout
+        losses = []
+        for batch in (order[:8], order[8:16], order[16:]):
+            loss = functional.cross_entropy(theirs(x[batch]), y[batch], reduction="none")
+            losses.append(loss.detach())
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    # over images, although the last batch is smaller
+    assert result.history["running_loss_nats"][-1] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
+
+
+def test_defaults_are_those_of_the_network(monkeypatch):
+    x, y = clouds(24)
+    monkeypatch.setattr(models, "default_batch_size", lambda _: 12)
+    monkeypatch.setattr(models, "default_learning_rate", lambda _: 0.0)
+    model = tiny()
+    before = [p.clone() for p in model.parameters()]
+    result = training.train(model, x, y, until="epochs", epochs=1)
+    assert result.steps == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_bytes_train_as_the_same_floats_do():
+    x, y = clouds(20)
+    pixels = (x * 255).round().to(torch.uint8)
+    a, b = tiny(), tiny()
+    training.train(a, pixels.numpy(), y.numpy(), until="epochs", epochs=2, device="cpu")
+    training.train(b, pixels.float() / 255, y, until="epochs", epochs=2, device="cpu")
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_bfloat16_trains_float32_weights():
+    x, y = clouds(40)
+    model, plain = tiny(dropout=0.0), tiny(dropout=0.0)
+    settings = {"batch_size": 8, "learning_rate": 0.01, "device": "cpu"}
+    result = training.train(model, x, y, precision="bfloat16", **settings)
+    training.train(plain, x, y, **settings)
+    assert result.fitted
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert not torch.equal(model[0].weight, plain[0].weight)
+
+
+def test_the_trained_network_is_in_evaluation_mode():
+    x, y = clouds(20)
+    model = tiny()
+    training.train(model, x, y, until="epochs", epochs=1)
+    assert not any(m.training for m in model.modules())
+
+
+def test_progress_is_told_at_every_epoch_end_and_nothing_is_printed(capsys):
+    x, y = clouds(20)
+    told = []
+    result = training.train(
+        tiny(), x, y, until="epochs", epochs=3, batch_size=10, progress=lambda *facts: told.append(facts)
+    )
+    accuracy, loss = result.history["running_accuracy"], result.history["running_loss_nats"]
+    assert told == [(e + 1, 2 * e + 2, accuracy[e], loss[e]) for e in range(3)]
+    printed = capsys.readouterr()
+    assert printed.out + printed.err == ""
+
+
+def test_progress_true_draws_a_bar(capsys):
+    x, y = clouds(20)
+    training.train(tiny(), x, y, until="epochs", epochs=2, progress=True)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "2/2" in printed.err
+    assert "accuracy=" in printed.err
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"until": "done"},
+        {"precision": "float16"},
+        {"epochs": 0},
+        {"max_epochs": 0},
+        {"min_steps": -1},
+        {"batch_size": 1},
+    ],
+)
+def test_settings_without_meaning_are_refused(settings):
+    x, y = clouds(8)
+    with pytest.raises(training.BadTraining):
+        training.train(tiny(), x, y, **settings)
+
+
+def test_one_image_is_refused():
+    x, y = clouds(1)
+    with pytest.raises(training.BadTraining, match="at least two"):
+        training.train(tiny(), x, y)
+
+
+@pytest.mark.parametrize("function", [training.train, training.evaluate])
+def test_a_label_without_an_output_is_refused(function):
+    x, y = clouds(9, n_classes=3)
+    with pytest.raises(models.BadInput, match="label is 2"):
+        function(tiny(n_classes=2), x, y)
+
+
+# ------------------------------------------------------------------------------------------ evaluation
+
+
+def told(logits, labels, **options):
+    """Scores of a network that repeats its pixels: logits (n, classes) become images (n, 1, 1, classes)."""
+    x = torch.as_tensor(np.asarray(logits), dtype=torch.float32)[:, None, None, :]
+    return training.evaluate(nn.Flatten(), x, np.asarray(labels), **options)
+
+
+def test_scores_of_two_classes_are_those_computed_by_hand():
+    p = np.array([0.9, 0.2, 0.6, 0.5001])  # of class 1
+    y = np.array([1, 0, 0, 0])
+    scores = told(np.stack([np.log(1 - p), np.log(p)], 1), y)
+    assert scores["test_loss_nats"] == pytest.approx(-np.log([0.9, 0.8, 0.4, 0.4999]).mean(), rel=1e-6)
+    assert scores["brier"] == pytest.approx(((p - y) ** 2).mean(), rel=1e-6)
+    assert scores["accuracy"] == 0.5
+
+
+def test_brier_of_three_classes_is_half_the_sum_over_classes():
+    p = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    by_hand = (0.5**2 + 0.3**2 + 0.2**2 + 0.1**2 + 0.9**2 + 0.8**2) / 4
+    assert told(np.log(p), [0, 1])["brier"] == pytest.approx(by_hand, rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 256])
+def test_scores_are_means_over_images_whatever_the_batches(batch_size):
+    logits = np.random.default_rng(0).normal(0, 3, (10, 4)).astype(np.float32)
+    y = np.arange(10) % 4
+    log_p = logits.astype(np.float64) - np.log(np.exp(logits.astype(np.float64)).sum(1, keepdims=True))
+    scores = told(logits, y, batch_size=batch_size)
+    assert scores["test_loss_nats"] == pytest.approx(-log_p[np.arange(10), y].mean(), rel=1e-12)
+    assert scores["accuracy"] == (logits.argmax(1) == y).mean()
+
+
+@pytest.mark.parametrize("batch_size", [1, 100, 1001])
+def test_small_losses_are_not_lost_beside_a_large_one(batch_size):
+    logits = np.zeros((1001, 2))
+    logits[0] = [2.0**25, 0]  # beside it a float32 sum cannot hold log 2
+    labels = np.ones(1001, dtype=int)
+    expected = (2.0**25 + 1000 * math.log(2)) / 1001
+    assert told(logits, labels, batch_size=batch_size)["test_loss_nats"] == pytest.approx(expected, rel=1e-13)
+
+
+def test_a_sure_and_wrong_prediction_costs_its_margin():
+    assert told([[1000.0, -1000.0]], [1])["test_loss_nats"] == 2000
+    assert told([[1000.0, -1000.0]], [0])["test_loss_nats"] == 0
+    assert told([[25.0, 0.0]], [0])["test_loss_nats"] == pytest.approx(math.exp(-25), rel=1e-9)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_outputs_that_are_not_finite_are_no_prediction(label):
+    class Broken(nn.Module):
+        def forward(self, x):
+            return x.flatten(1) * torch.nan
+
+    scores = training.evaluate(Broken(), torch.ones(1, 1, 1, 2), [label])
+    assert scores["accuracy"] == 0
+    assert math.isnan(scores["test_loss_nats"])
+    assert math.isnan(scores["brier"])
+
+
+def test_evaluation_changes_nothing_in_the_network():
+    x, y = clouds(20)
+    model = tiny().train()
+    before = copy.deepcopy(model.state_dict())
+    first = training.evaluate(model, x, y)
+    assert training.evaluate(model, x, y) == first  # no dropout, no new statistics
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert all(m.training for m in model.modules())
+    assert all(p.grad is None for p in model.parameters())
