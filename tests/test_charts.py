@@ -230,6 +230,14 @@ def test_an_axis_is_logarithmic_where_values_span_more_than_a_factor_of_four(pro
     assert axis(narrow) == "linear"
 
 
+@pytest.mark.parametrize("domain", [(0.55, 0.71), (0.1, 0.9), (0.02, 40.0), (1e-4, 1e3), (3.0, 3.1), (0.9, 9.1)])
+def test_a_logarithmic_axis_has_a_few_round_numbers(domain):
+    values = charts._axis(alt.Scale(type="log", domain=list(domain))).to_dict()["values"]
+    assert 3 <= len(values) <= 12
+    assert domain[0] <= min(values) < max(values) <= domain[1]
+    assert all(float(f"{value:.3g}") == value for value in values)
+
+
 @pytest.mark.parametrize("log", [False, True])
 def test_labels_move_apart_and_keep_their_order(log):
     values = pd.Series([1.0, 1.001, 1.002, 5.0, 9.0])

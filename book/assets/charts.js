@@ -114,7 +114,7 @@
       const spare = stage.clientWidth - Number(svg.getAttribute("width"));
       const width = Math.max(100, Math.floor(view.signal(signal) + spare / columns));
       if (Math.abs(width - view.signal(signal)) < 2) return;
-      await view.signal(signal, width).runAsync();
+      await view.signal(signal, width).resize().runAsync();
     }
   }
 

@@ -508,7 +508,7 @@ def run(p: Params, *, store: Store | None = None, progress: bool = True, only: s
 
 
 def _run_tasks(todo, store, workers, progress, failed):
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     weights = estimate_seconds(todo, store)
     context = multiprocessing.get_context("spawn")

@@ -219,6 +219,22 @@ def _scale(*columns: pd.Series, log: bool | None = None) -> alt.Scale:
     return alt.Scale(domain=[low - margin, high + margin], nice=False, zero=False)
 
 
+def _axis(scale: alt.Scale, count: int = 6) -> alt.Axis:
+    """About `count` round numbers; Vega leaves most labels of a short logarithmic axis away."""
+    low, high = (float(bound) for bound in scale.domain)
+    if scale.to_dict().get("type") != "log":
+        return alt.Axis(format="~g", tickCount=count)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
+        values = [m * 10.0**d for d in decades for m in mantissas if low <= m * 10.0**d <= high]
+        if len(values) >= min(count, 4):
+            return alt.Axis(format="~g", values=[float(f"{value:.3g}") for value in values])
+    step = 10 ** np.floor(np.log10((high - low) / count))
+    step *= next((m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count), 10)
+    values = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
+    return alt.Axis(format="~g", values=[float(f"{value:.6g}") for value in values])
+
+
 def _ordered(present, canonical) -> list[str]:
     present = list(dict.fromkeys(present))
     return [name for name in canonical if name in present] + sorted(
@@ -430,8 +446,7 @@ def loss_against_n(frame: pd.DataFrame, *, columns: int = 3):
     x_scale = alt.Scale(type="log", domain=[sizes[0] * 0.85, sizes[-1] * 1.18], nice=False)
     x_axis = alt.Axis(values=sizes, format=",d", grid=False)
     x = alt.X("n_train:Q", title=N_TITLE, scale=x_scale, axis=x_axis)
-    y_axis = alt.Axis(format="~g", tickCount=5)
-    y = alt.Y("test_loss_nats:Q", title="Test loss (nats)", scale=y_scale, axis=y_axis)
+    y = alt.Y("test_loss_nats:Q", title="Test loss (nats)", scale=y_scale, axis=_axis(y_scale, 5))
     base = alt.Chart(both).encode(x=x, color=_color(rows))
     runs = base.transform_filter(alt.datum.drawn == "run")
     dashed = (
@@ -497,9 +512,8 @@ def exponent_against_dimension(exponents: pd.DataFrame):
     cut = any(((c < limits[0]) | (c > limits[1])).any() for c in bounds)
     y_scale = _scale(core, *(c.clip(*limits) for c in bounds), log=False)
     x_scale = _scale(*[rows[c] for c in ("predicted", "predicted_low", "predicted_high") if c in rows], log=False)
-    few = alt.Axis(format="~g", tickCount=6)
-    x = alt.X("predicted:Q", title="Predicted exponent, 1 / d_data", scale=x_scale, axis=few)
-    y = alt.Y("exponent:Q", title="Measured exponent a of loss ~ N^(−a)", scale=y_scale, axis=few)
+    x = alt.X("predicted:Q", title="Predicted exponent, 1 / d_data", scale=x_scale, axis=_axis(x_scale))
+    y = alt.Y("exponent:Q", title="Measured exponent a of loss ~ N^(−a)", scale=y_scale, axis=_axis(y_scale))
     labels = {
         "exponent": ("Measured exponent", ".3f"),
         "low": ("Measured, low", ".3f"),
@@ -592,9 +606,8 @@ def _against_sharpness(frame: pd.DataFrame, column: str, y_title: str, what: str
     params, chosen = _answers(rows, ("domain", "model", "n_train"))
     x_scale = _scale(*[rows[c] for c in ("k_f", "k_f_low", "k_f_high") if c in rows])
     y_scale = _scale(rows[column])
-    y_axis = alt.Axis(format="~g", tickCount=6)
-    x = alt.X("k_f:Q", title=K_TITLE, scale=x_scale, axis=alt.Axis(format="~g", tickCount=6))
-    y = alt.Y(f"{column}:Q", title=y_title, scale=y_scale, axis=y_axis)
+    x = alt.X("k_f:Q", title=K_TITLE, scale=x_scale, axis=_axis(x_scale))
+    y = alt.Y(f"{column}:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
     points = (
         alt.Chart(rows)
         .mark_point()
@@ -673,8 +686,10 @@ def representation_against_data(frame: pd.DataFrame, estimator: str = "mle"):
     intervals = [trained[c] for c in ("d_repr_low", "d_repr_high") if c in trained]
     x_scale, y_scale = _scale(both["d_images"], log=False), _scale(both["d"], *intervals, log=False)
     name = {"mle": "maximum likelihood", "twonn": "TwoNN"}[estimator]
-    x = alt.X("d_images:Q", title=f"Dimension of the images, d_data ({name}, same images)", scale=x_scale)
-    y = alt.Y("d:Q", title=f"Dimension of the representation, d_repr ({name})", scale=y_scale)
+    x_title = f"Dimension of the images, d_data ({name}, same images)"
+    x = alt.X("d_images:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
+    y_title = f"Dimension of the representation, d_repr ({name})"
+    y = alt.Y("d:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
     labels = {
         "d_images": ("d_data, same images", ".2f"),
         "d": ("d_repr", ".2f"),
@@ -739,9 +754,9 @@ def plane(properties: pd.DataFrame):
     params, chosen = _answers(rows, ("domain",))
     x_scale = _scale(*[rows[c] for c in ("d_data", "d_data_low", "d_data_high") if c in rows])
     y_scale = _scale(*[rows[c] for c in ("k_f", "k_f_low", "k_f_high") if c in rows])
-    x = alt.X("d_data:Q", title=D_TITLE, scale=x_scale, axis=alt.Axis(format="~g", tickCount=6))
+    x = alt.X("d_data:Q", title=D_TITLE, scale=x_scale, axis=_axis(x_scale))
     y_title = ["Label sharpness K_F", "(per unit of L2 distance, pixels in [0, 1])"]
-    y = alt.Y("k_f:Q", title=y_title, scale=y_scale, axis=alt.Axis(format="~g", tickCount=6))
+    y = alt.Y("k_f:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
     points = (
         alt.Chart(rows)
         .mark_point(size=140)
@@ -778,7 +793,7 @@ def dimension_profile(rows: pd.DataFrame, known: float | None = None):
     x_scale = _scale(drawn["k"])
     axis = alt.Axis(values=ks, format="d", grid=False) if len(ks) < 16 else alt.Axis(format="d")
     x = alt.X("k:Q", title="Neighbors k", scale=x_scale, axis=axis)
-    y = alt.Y("d:Q", title="Estimated dimension d", scale=y_scale)
+    y = alt.Y("d:Q", title="Estimated dimension d", scale=y_scale, axis=_axis(y_scale, 5))
     color, params, chosen = alt.value(DOMAIN_COLORS["natural"]), [], None
     if series:
         color = alt.Color(f"{series}:N", legend=alt.Legend(title=series.capitalize()))
@@ -846,7 +861,7 @@ def sharpness_growth(rows: pd.DataFrame, reference: pd.DataFrame | None = None):
         scale=x_scale,
         axis=alt.Axis(values=sizes, format=",d", grid=False),
     )
-    y = alt.Y("k_f:Q", title="Label sharpness K_F(M)", scale=y_scale, axis=alt.Axis(format="~g", tickCount=6))
+    y = alt.Y("k_f:Q", title="Label sharpness K_F(M)", scale=y_scale, axis=_axis(y_scale))
     detail = {"detail": "dataset:N"} if "dataset" in drawn else {}
     near = _nearest(["per_class", *(["dataset"] if detail else [])])
     base = alt.Chart(drawn).encode(x=x, color=_color(drawn))

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from intrinsic.images import balanced_draws
-from intrinsic.neighbors import BadPoints, Neighbors, as_points, labels_and_group, neighbors
+from intrinsic.neighbors import RELATIVE_ERROR, BadPoints, Neighbors, as_points, labels_and_group, neighbors
 
 SPLITS = 25  # random halvings behind an interval
 LEVEL = 0.95
@@ -62,7 +62,8 @@ def mle_dimension(x, k=20, *, norm="k-1", interval=True, group=None, seed=0):
     t the quantile of Student's t with min(SPLITS, groups - 1) degrees of freedom. (A jackknife that deletes blocks
     and looks up the next neighbors gives a standard error 1.6 times too large, for TwoNN 1.7 times: the new
     neighbors add noise of their own. Deleting points but not neighbors gives one 15 to 20 % too small.)
-    @COVER@
+    Measured coverage, at 95 %: tori, d = 2 and 5, n = 500 and 1,000 (300 to 400 samples each): MLE 94 to 97 %, TwoNN
+    93 to 97 %; 100 groups of 6 near one another: 95 % and 95 % (77 % where groups are ignored).
     Source: Levina & Bickel 2004, eq. 8; inverses averaged as in MacKay & Ghahramani 2005; half-samples:
     McCarthy 1969; Shao & Tu 1995, chapter 5.
     """
@@ -223,7 +224,7 @@ def _whole(near, k, inverse):
         )
     near_log = np.log(near.distances[:, :k])
     values = _log_ratios(near_log, np.ones(near_log.shape, dtype=bool))
-    if not values.any():
+    if values.max() < 4 * RELATIVE_ERROR:
         raise BadPoints(
             f"every point has its {k} nearest neighbors at one and the same distance, which no dimension explains: "
             "these points are no sample of a manifold"

@@ -266,7 +266,7 @@ def describe(data: Matched) -> str:
     ]
     for title, text in (
         ("What it is", images.about),
-        ("What it is not", images.beware),
+        ("Beware", images.beware),
         ("Source", images.source),
         ("Licence", images.licence),
     ):

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import digamma
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from intrinsic.images import ImageSet
 
@@ -389,7 +389,16 @@ def near_duplicate_components(x, *, k=64, chance=0.02):
     k       scale on which the set is smooth, above the size of a family of near-duplicates; (n - 1) / 2 at most
     chance  expected neighbors within t_i of a point that has no near-duplicate
 
-    @STUDY@
+    Source: ours; chosen among k = 32 to n/4 and chance = 0.005 to 0.1 by what follows. With a larger k, families
+    of slices are missed where the set is not one smooth piece; with a larger chance, they merge.
+
+    Measured with these defaults, the share of images linked to any other, and the largest component:
+    clean sets: flat tori, cubes and Gaussian clouds of d = 1 to 20, 0.1 to 7 %, 3 images; mixtures of scales 2 to 4 %,
+    8; smooth image families 0.2 to 10 %, 3. Photographs, digits and garments: 0.4 to 2.5 %, 9. X-rays of knees and
+    chests 0.4 to 1.7 %, 8 (one cluster of 44 knees). Brain MRI, 16 slices of each of 200 subjects: 88 %, 18; 93 % of
+    links are within a subject, and 44 % of a subject's pairs are joined. Head CT slices of 82 patients: 43 %, 20;
+    99 % and 10 %. Brain tumour slices 56 %, 17; lung CT slices 72 %, 23, patients unknown.
+    So components keep near-duplicates together, but are no substitute for patients where these can be known.
     """
     if not chance > 0 or k != int(k) or k < 4:
         raise BadPoints(f"k={k} and chance={chance} set no distance: give a whole k of at least 4 and a chance above 0")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 from torch.nn import functional
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from intrinsic import models
 
