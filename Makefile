@@ -20,7 +20,7 @@ book: $(READY)  ## build the book: the quick campaign, all notebooks, then HTML 
 	@$(BIN)/intrinsic book --params $(PARAMS)
 
 test: $(READY) browser  ## run all tests (at most 15 minutes on 2 cores)
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 browser: $(READY)  ## find Chromium for the browser tests, or install it
 	@$(BIN)/python tests/browser.py --install

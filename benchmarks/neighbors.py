@@ -97,9 +97,7 @@ def main():
             base = base or seconds
             error = float(np.max(np.abs(found[rows] - truth) / truth))
             name = method.__name__.replace("_", " ")
-            lines.append(
-                f"| {n:,} x {side * side:,} | {name} | {seconds:.2f} | {seconds / base:.1f} | {error:.0e} |"
-            )
+            lines.append(f"| {n:,} x {side * side:,} | {name} | {seconds:.2f} | {seconds / base:.1f} | {error:.0e} |")
             print(lines[-1], flush=True)
     head = (
         "# Neighbors, dimension and sharpness\n\n"

@@ -99,9 +99,7 @@ def test_it_is_torchattacks_fgsm_at_every_budget(n_classes):
 def test_batches_do_not_matter(batch_size):
     model, _ = linear(3)
     x, y = images(16), np.arange(16) % 3
-    for a, b in zip(
-        fgsm(model, x, y, BUDGETS), fgsm(model, x, y, BUDGETS, batch_size=batch_size), strict=True
-    ):
+    for a, b in zip(fgsm(model, x, y, BUDGETS), fgsm(model, x, y, BUDGETS, batch_size=batch_size), strict=True):
         assert torch.equal(a, b)
     one, other = fgsm_penalties(model, x, y), fgsm_penalties(model, x, y, batch_size=batch_size)
     assert one == pytest.approx(other, rel=1e-6, abs=1e-7)
@@ -120,9 +118,7 @@ def test_bytes_are_read_as_unit_images():
     model, _ = linear()
     pixels = (images() * 255).round().to(torch.uint8)
     y = np.arange(32) % 2
-    assert torch.equal(
-        fgsm(model, pixels.numpy(), y, [0.1])[0], fgsm(model, pixels.float() / 255, y, [0.1])[0]
-    )
+    assert torch.equal(fgsm(model, pixels.numpy(), y, [0.1])[0], fgsm(model, pixels.float() / 255, y, [0.1])[0])
 
 
 def test_all_budgets_come_from_one_gradient_an_image():

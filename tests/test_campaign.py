@@ -189,9 +189,7 @@ def test_a_task_that_raises_is_reported_and_the_others_go_on(tiny, tmp_path):
     p = tiny.model_copy(
         update={
             "datasets": [str(folder)],
-            "runs": [
-                campaign.RunBlock(models=["resnet18"], n_train=[16, 32], seeds=[0], datasets=[str(folder)])
-            ],
+            "runs": [campaign.RunBlock(models=["resnet18"], n_train=[16, 32], seeds=[0], datasets=[str(folder)])],
             "per_class": 20,
             "workers": 1,
         }
@@ -200,9 +198,7 @@ def test_a_task_that_raises_is_reported_and_the_others_go_on(tiny, tmp_path):
     made = campaign.plan(p)
     assert len(made.tasks) == 3
     shutil.rmtree(folder / "b")
-    outcome = campaign.run(
-        p.model_copy(update={"datasets": ["digits_0_1"], "runs": []}), store=store, progress=False
-    )
+    outcome = campaign.run(p.model_copy(update={"datasets": ["digits_0_1"], "runs": []}), store=store, progress=False)
     assert outcome.computed == 1
     failed = []
     campaign._run_tasks(list(made.tasks), store, 1, False, failed)

@@ -21,9 +21,7 @@ def folder(tmp_path):
     for name in ("ill", "well"):
         (root / name).mkdir(parents=True)
         for i in range(40):
-            Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8)).save(
-                root / name / f"s {i:02d}.png"
-            )
+            Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8)).save(root / name / f"s {i:02d}.png")
     twin = np.array(Image.open(root / "ill" / "s 03.png"))
     twin[5, 5] ^= 1
     Image.fromarray(twin).save(root / "well" / "s 07.png")

@@ -161,7 +161,6 @@ def coverage(estimates):
     return np.mean([e.low <= target <= e.high for e in estimates])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("d", [2, 5])
 def test_intervals_cover_the_expectation(d):
     near = [neighbors(flat_torus(400, d, seed=1000 + s), 20) for s in range(60)]
@@ -173,7 +172,6 @@ def test_intervals_cover_the_expectation(d):
         assert 1.6 < np.mean(widths) / spread < 2.8  # about 2.06, so neither is it too wide
 
 
-@pytest.mark.slow
 def test_intervals_over_groups_cover_and_those_that_ignore_them_do_not():
     grouped, ignored = [], []
     group = np.repeat(np.arange(60), 8)
@@ -189,7 +187,6 @@ def test_intervals_over_groups_cover_and_those_that_ignore_them_do_not():
     assert coverage(ignored) < coverage(grouped)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ratio", [1, 3])
 def test_intervals_of_means_over_draws_cover_the_population(ratio):
     found = ([], [])

@@ -115,9 +115,7 @@ def test_the_content_hash_is_of_images_labels_and_groups_and_nothing_else():
     other = images.images.copy()
     other[39, 5, 4] ^= 1
     assert re.fullmatch("[0-9a-f]{16}", images.content_hash())
-    assert (
-        replace(images, name="x", paths=["p"] * 40, domain="medical").content_hash() == images.content_hash()
-    )
+    assert replace(images, name="x", paths=["p"] * 40, domain="medical").content_hash() == images.content_hash()
     assert make().content_hash() == images.content_hash()
     changed = [
         replace(images, images=other),
@@ -313,9 +311,7 @@ def test_two_groups_that_both_classes_share_go_to_one_side_each(seed):
 @pytest.mark.parametrize("groups", [None, np.arange(100)])
 def test_exact_copies_stay_on_one_side_of_every_split(groups):
     base = make(50)
-    images = ImageSet(
-        np.concatenate([base.images, base.images]), np.tile(base.labels, 2), ("a", "b"), group=groups
-    )
+    images = ImageSet(np.concatenate([base.images, base.images]), np.tile(base.labels, 2), ("a", "b"), group=groups)
     for seed in range(5):
         s = sets.split(images, 40, seed)
         assert not set(s.train % 50) & set(s.test % 50)
@@ -680,9 +676,7 @@ def test_an_embedded_set_has_two_balanced_classes_and_reaches_the_quick_campaign
 def test_embedded_sets_are_the_same_in_every_process():
     code = f"from intrinsic.images import load; print(*(load(n).content_hash() for n in {EMBEDDED}))"
     runs = [
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.split()
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
         for _ in range(2)
     ]
     assert runs[0] == runs[1] == [sets.load(name).content_hash() for name in EMBEDDED]

@@ -34,9 +34,7 @@ def test_a_random_rotation_into_more_coordinates_changes_no_distance(cloud):
     np.testing.assert_allclose(pdist(turned), pdist(points), rtol=1e-10)
 
 
-@pytest.mark.parametrize(
-    "make", [*CLOUDS, lambda n, d, seed: manifolds.parallel_planes(n, d, 0.1, seed=seed)[0]]
-)
+@pytest.mark.parametrize("make", [*CLOUDS, lambda n, d, seed: manifolds.parallel_planes(n, d, 0.1, seed=seed)[0]])
 def test_the_seed_decides_the_points(make):
     assert np.array_equal(make(30, 2, seed=3), make(30, 2, seed=3))
     assert not np.array_equal(make(30, 2, seed=3), make(30, 2, seed=4))

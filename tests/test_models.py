@@ -187,9 +187,7 @@ def test_labels_of_every_integer_type_are_read(kind):
     assert labels.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize(
-    "y", [[0, 1], [0.0, 1.0, 1.0], [[0], [1], [1]], [0, -1, 1], torch.tensor([0.0, 1.0, 1.0])]
-)
+@pytest.mark.parametrize("y", [[0, 1], [0.0, 1.0, 1.0], [[0], [1], [1]], [0, -1, 1], torch.tensor([0.0, 1.0, 1.0])])
 def test_labels_that_do_not_name_a_class_of_each_image_are_refused(y):
     with pytest.raises(models.BadInput):
         models.network_labels(y, 3)

@@ -115,6 +115,18 @@ def test_image_distances_are_exact_with_other_processor_instructions():
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=os.environ | plain, check=True, timeout=300)
 
 
+def test_a_product_that_rounds_is_noticed(monkeypatch):
+    def rounded(self, rows, columns):
+        part = self._x[rows, columns].astype(np.float32) - 128
+        return (part.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) * np.float32(1.01)
+
+    x = pictures("random", np.random.default_rng(0))
+    points = as_points(x)
+    monkeypatch.setattr(Points, "_part", rounded)
+    with pytest.raises(ArithmeticError, match="not at distance 0 from itself"):
+        neighbors(points, 3)
+
+
 def float_clouds(kind, rng):
     smooth = rng.standard_normal((80, 30)) @ rng.standard_normal((30, 200))
     twins = np.concatenate([smooth, smooth * (1 + 1e-4 * rng.standard_normal(smooth.shape))])

@@ -68,7 +68,6 @@ def tiny_store(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("notebooks")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_runs_under_plain_papermill_from_any_folder(path, tiny_store, tmp_path, monkeypatch):
     monkeypatch.setenv("INTRINSIC_STORE", str(tiny_store))

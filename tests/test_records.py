@@ -29,9 +29,7 @@ def training(**params):
 
 def test_the_id_depends_on_kind_and_params_and_on_nothing_else():
     a = training(seed=1)
-    b = Record(
-        "training", dict(reversed(a.params.items())), {"test_loss_nats": 9.0}, provenance={"host": "b"}
-    )
+    b = Record("training", dict(reversed(a.params.items())), {"test_loss_nats": 9.0}, provenance={"host": "b"})
     assert a.id == b.id
     assert training(seed=2).id != a.id
     assert record_id("attack", a.params) != a.id

@@ -74,9 +74,7 @@ def test_batches_do_not_matter():
 def test_bytes_are_read_as_unit_images():
     net = network()
     pixels = (images() * 255).round().to(torch.uint8)
-    np.testing.assert_array_equal(
-        representation(net, pixels, "5"), representation(net, pixels.float() / 255, "5")
-    )
+    np.testing.assert_array_equal(representation(net, pixels, "5"), representation(net, pixels.float() / 255, "5"))
 
 
 def test_no_gradient_and_no_hook_stay_behind():

@@ -228,10 +228,7 @@ def test_a_difference_of_groups_is_that_of_scipy():
     found = group_difference(values, inside)
     known = stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     assert [found.low, found.high] == pytest.approx([known.low, known.high])
-    ways = [
-        values[list(c)].mean() - np.delete(values, list(c)).mean()
-        for c in itertools.combinations(range(9), 5)
-    ]
+    ways = [values[list(c)].mean() - np.delete(values, list(c)).mean() for c in itertools.combinations(range(9), 5)]
     assert found.p == np.mean(np.abs(ways) >= abs(found.value) - 1e-9)
     assert (found.n_in, found.n_out) == (5, 4)
 
@@ -302,9 +299,7 @@ def test_runs_of_one_set_are_not_taken_as_independent(n_sets):
     """Null claims: sets differ, K_F says nothing. Single runs would find effects in most of the draws."""
     draws, pooled, found, held, gaps, exponents = 200, 0, [], [], [], []
     for seed in range(draws):
-        frame = simulated(n_sets, seed, spread=0.5, models=1).drop(
-            columns=["d_repr_untrained", "d_repr_random_map"]
-        )
+        frame = simulated(n_sets, seed, spread=0.5, models=1).drop(columns=["d_repr_untrained", "d_repr_random_map"])
         pooled += stats.pearsonr(np.log(frame["k_f"]), np.log(frame["test_loss_nats"])).pvalue <= 0.05
         rows = sharpness_regression(frame)
         found.append(rows["p"].iloc[0])
@@ -394,9 +389,7 @@ def test_a_model_with_more_runs_does_not_weigh_more():
 def test_a_size_with_more_seeds_does_not_weigh_more():
     frame = pd.DataFrame({"dataset": "a", "model": "r", "n_train": [64, 64, 64, 256], "x": [1.0, 1, 1, 5]})
     assert set_means(frame, "x")["x"].iloc[0] == 3
-    sizes = pd.DataFrame(
-        {"dataset": "a", "model": ["r", "r", "v"], "n_train": [64, 256, 64], "x": [0.0, 2, 5]}
-    )
+    sizes = pd.DataFrame({"dataset": "a", "model": ["r", "r", "v"], "n_train": [64, 256, 64], "x": [0.0, 2, 5]})
     assert set_means(sizes, "x")["x"].iloc[0] == 3  # nor does a model that was run at more sizes
 
 
@@ -435,9 +428,7 @@ def test_sets_that_share_no_model_are_not_compared():
 
 def test_a_family_of_correlations_is_corrected_by_its_largest():
     frame = simulated(6, 3, fragility=2.0, models=1)
-    frame["noise"] = frame["dataset"].map(
-        dict(zip(frame["dataset"].unique(), [3, 1, 2, 9, 4, 5], strict=True))
-    )
+    frame["noise"] = frame["dataset"].map(dict(zip(frame["dataset"].unique(), [3, 1, 2, 9, 4, 5], strict=True)))
     family = ["loss_penalty_nats_eps2", "noise"]
     table = correlation_table(frame, "k_f", family)
     sets = set_levels(frame, family[0]).assign(noise=[3, 1, 2, 9, 4, 5], k_f=set_means(frame, "k_f")["k_f"])
@@ -561,9 +552,7 @@ def test_under_eight_sets_there_is_only_an_illustration(claim, n_sets):
 
 def test_an_upper_bound_is_refuted_by_smaller_exponents_only():
     assert claim_data_dimension(simulated(12, excess=0.0)).verdict == "undecided"
-    assert (
-        claim_data_dimension(simulated(12, excess=3.0)).verdict == "supported"
-    )  # far above the bound agrees
+    assert claim_data_dimension(simulated(12, excess=3.0)).verdict == "supported"  # far above the bound agrees
     # the order of sets turned around: a prediction of its own, the bound stands
     frame = simulated(12, excess=0.4)
     frame["test_loss_nats"] *= np.exp(-frame["d_data"])

@@ -82,9 +82,7 @@ class Scripted(nn.Module):
         ([1.0], [0.5, 0.5, 0.5, 0.5, 1.0, 1.0], [1, 2, 3, 4, 5, 6], "fit"),  # at the cap, and yet fitted
     ],
 )
-def test_fit_is_two_successive_good_looks_once_the_running_accuracy_is_high(
-    running, looks, looked_at, reason
-):
+def test_fit_is_two_successive_good_looks_once_the_running_accuracy_is_high(running, looks, looked_at, reason):
     x, y = Scripted.data(100)
     result = training.train(Scripted(100, running, looks), x, y, batch_size=50, max_epochs=6, min_steps=0)
     assert result.reason == reason
@@ -102,9 +100,7 @@ def test_fit_is_two_successive_good_looks_once_the_running_accuracy_is_high(
 @pytest.mark.parametrize(("max_epochs", "min_steps", "epochs"), [(3, 10, 5), (7, 4, 7), (1, 0, 1), (2, 5, 3)])
 def test_the_cap_waits_for_both_epochs_and_steps(max_epochs, min_steps, epochs):
     x, y = Scripted.data(20)
-    result = training.train(
-        Scripted(20, [0.5], [0.5]), x, y, batch_size=10, max_epochs=max_epochs, min_steps=min_steps
-    )
+    result = training.train(Scripted(20, [0.5], [0.5]), x, y, batch_size=10, max_epochs=max_epochs, min_steps=min_steps)
     assert (result.epochs, result.steps, result.reason, result.fitted) == (epochs, 2 * epochs, "cap", False)
 
 
@@ -162,9 +158,7 @@ def test_a_seed_repeats_training_bit_for_bit(threads):
         for caller, seed in ((1, 7), (2, 7), (1, 8)):
             torch.manual_seed(caller)  # what the caller drew before must not matter
             model = tiny()
-            result = training.train(
-                model, x, y, until="epochs", epochs=2, batch_size=8, seed=seed, device="cpu"
-            )
+            result = training.train(model, x, y, until="epochs", epochs=2, batch_size=8, seed=seed, device="cpu")
             runs.append((model.state_dict(), result))
     finally:
         torch.set_num_threads(before)
@@ -215,9 +209,7 @@ def test_dropout_and_order_are_new_at_every_epoch_and_no_image_is_dropped():
     assert len(set(masks)) == len(masks)
 
 
-@pytest.mark.parametrize(
-    ("n", "size"), [(2, 2), (3, 2), (64, 64), (65, 64), (66, 64), (129, 64), (5, 64), (7, 3)]
-)
+@pytest.mark.parametrize(("n", "size"), [(2, 2), (3, 2), (64, 64), (65, 64), (66, 64), (129, 64), (5, 64), (7, 3)])
 def test_batches_hold_every_image_once_and_never_one_alone(n, size):
     batches = training.epoch_batches(torch.randperm(n, generator=torch.Generator().manual_seed(0)), size)
     assert sorted(torch.cat(batches).tolist()) == list(range(n))

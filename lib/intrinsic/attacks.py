@@ -116,9 +116,7 @@ def _direction(model, pixels, labels) -> tuple[torch.Tensor, torch.Tensor]:
         logits = model(pixels)
         training.check_outputs(logits, int(labels.max()))
         if logits.shape[1] < 2:
-            raise BadAttack(
-                "the network has one output, and a cross-entropy needs two; give it one output a class"
-            )
+            raise BadAttack("the network has one output, and a cross-entropy needs two; give it one output a class")
         true = functional.one_hot(labels, logits.shape[1]).bool()
         wrong = logits.detach().masked_fill(true, -torch.inf).softmax(1)
         (gradient,) = torch.autograd.grad(logits, pixels, grad_outputs=wrong - true.to(wrong.dtype))

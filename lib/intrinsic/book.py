@@ -315,7 +315,8 @@ def _finish(notebook: dict, page: Page, key: str) -> None:
             k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution", "collapsed")
         }
         tags = cell["metadata"].get("tags", [])
-        if "injected-parameters" in tags:
+        # of the two parameter cells a page of claims shows the explained defaults, a report what it was given
+        if ("injected-parameters" if page.title is None else "parameters") in tags:
             cell["metadata"]["tags"] = [*tags, "hide-input"]
     if page.title is not None:
         for cell in notebook["cells"]:
@@ -416,11 +417,16 @@ def assemble(made: Plan, output: Path) -> Path:
 def render(output: Path, *, strict: bool = True) -> Path:
     """Build the HTML of `source`, if strict with warnings as errors; returns the path of its index.
 
+    Nothing is done where the same source was rendered before.
     Sphinx does not repeat the warnings of pages that it has read before, so a failed build forgets them
     all: a second call fails as the first one did.
     """
     source, pages, cache = output / "source", output / "html", output / "doctrees"
-    log = output / "sphinx.log"
+    log, index, stamp = output / "sphinx.log", pages / "index.html", output / "rendered"
+    key = _source_hash(source, strict)
+    if index.exists() and stamp.exists() and stamp.read_text() == key:
+        return index
+    stamp.unlink(missing_ok=True)
     conf, config = source / "conf.py", source / "_config.yml"
     if not conf.exists() or conf.stat().st_mtime_ns <= config.stat().st_mtime_ns:
         jupyter_book = "from jupyter_book.cli.main import main; main()"
@@ -439,10 +445,22 @@ def render(output: Path, *, strict: bool = True) -> Path:
         if not found:
             raise
         raise BookError(f"Sphinx has warnings, and each is an error in this book:\n{found}") from None
-    index = pages / "index.html"
     if not index.exists():
         raise BookError(f"Sphinx ended without an error but left no {index}; see {log}")
+    for page in (pages / "book").rglob("*.html"):  # of former books
+        name = page.relative_to(pages).with_suffix("").as_posix()
+        if not any((source / f"{name}{suffix}").exists() for suffix in (".md", ".ipynb")):
+            page.unlink()
+    stamp.write_text(key)
     return index
+
+
+def _source_hash(source: Path, strict: bool) -> str:
+    """Of everything that decides the pages: what Sphinx reads, and this module, its extension."""
+    key = hashlib.sha256(f"{strict} {sys.version}".encode() + Path(__file__).read_bytes())
+    for path in sorted(path for path in source.rglob("*") if path.is_file() and path.name != "conf.py"):
+        key.update(path.relative_to(source).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return key.hexdigest()
 
 
 def _command(name: str, command: list[str], log: Path) -> None:

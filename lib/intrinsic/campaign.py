@@ -8,10 +8,11 @@ Runs are shared among processes of one thread each, so that numbers do not depen
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -86,9 +87,7 @@ class Params(BaseModel):
     draws: int = Field(default=25, ge=1, description="balanced draws of M a class that are averaged")
     k: int = Field(default=20, ge=2, description="neighbors of the maximum-likelihood dimension")
     until: Literal["fit", "epochs"] = Field(default="fit", description="train until fit, or `epochs` epochs")
-    epochs: int = Field(
-        default=100, ge=1, description="epochs where until = epochs; the cap where until = fit"
-    )
+    epochs: int = Field(default=100, ge=1, description="epochs where until = epochs; the cap where until = fit")
     min_steps: int = Field(default=1500, ge=1, description="optimizer steps before 'did not fit'")
     precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of training")
     grey_levels: list[int] = Field(default=[1, 2, 4, 8], description="attack budgets, L-infinity, of 255")
@@ -434,9 +433,7 @@ def _training(task: Task, progress: Callable | None = None) -> list[Record]:
     started = time.perf_counter()
     wanted = task.settings["representation"]
     points = train_set.images.reshape(len(train_set), -1)
-    kept, why = representation_dimensions(
-        network, untrained, x, points, wanted["layer"], wanted["k"], p["seed"]
-    )
+    kept, why = representation_dimensions(network, untrained, x, points, wanted["layer"], wanted["k"], p["seed"])
     facts = records.provenance(seconds=time.perf_counter() - started)
     made.append(Record("representation", wanted, kept, why, {}, facts))
     return made
@@ -512,40 +509,51 @@ def _run_tasks(todo, store, workers, progress, failed):
 
     weights = estimate_seconds(todo, store)
     context = multiprocessing.get_context("spawn")
+    workers = min(workers, len(todo))
+    wait_s = 1 if sys.stderr.isatty() else 30  # between two looks at the bar
     with (
-        ProcessPoolExecutor(
-            min(workers, len(todo)), mp_context=context, initializer=_worker_start, initargs=(1,)
-        ) as pool,
+        ProcessPoolExecutor(workers, mp_context=context, initializer=_worker_start, initargs=(1,)) as pool,
         tqdm(
-            total=round(sum(weights)),
+            total=sum(weights),
             disable=not progress,
-            unit="s",
-            bar_format="{desc} |{bar}| {percentage:3.0f} % [{elapsed} elapsed, about {remaining} left]",
+            bar_format="{desc} |{bar}| {percentage:3.0f} % [{elapsed} elapsed{postfix}]",
+            mininterval=wait_s / 2,
         ) as bar,
     ):
         futures = {
             pool.submit(_worker, task, str(store.root)): (task, weight)
             for task, weight in zip(todo, weights, strict=True)
         }
-        count = 0
-        bar.set_description(f"0 of {len(todo)} tasks")
+        bar.set_description_str(f"0 of {len(todo)} tasks", refresh=False)
+        started, count, running = time.perf_counter(), 0, set(futures)
         try:
-            for future in as_completed(futures):
-                task, weight = futures[future]
-                try:
-                    future.result()
-                except BrokenProcessPool:
-                    failed.append((task.label, "its process was killed; start the campaign again"))
-                except Exception as error:  # reported with the task; the others go on
-                    failed.append((task.label, f"{type(error).__name__}: {error}"))
-                count += 1
-                bar.set_description(f"{count} of {len(todo)} tasks, last: {task.label}")
-                bar.update(weight)
+            while running:
+                finished, running = wait(running, timeout=wait_s, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    task, weight = futures[future]
+                    try:
+                        future.result()
+                    except BrokenProcessPool:
+                        failed.append((task.label, "its process was killed; start the campaign again"))
+                    except Exception as error:  # reported with the task; the others go on
+                        failed.append((task.label, f"{type(error).__name__}: {error}"))
+                    count += 1
+                    bar.set_description_str(f"{count} of {len(todo)} tasks, last: {task.label}", refresh=False)
+                    bar.update(weight)
+                left = _seconds_left(sum(weights), bar.n, time.perf_counter() - started, workers)
+                bar.set_postfix_str(f"about {max(left, 0) / 60:.0f} min left")
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _seconds_left(total: float, done: float, elapsed: float, workers: int) -> float:
+    """By the estimated seconds of each task at first, by the measured rate once a tenth is done."""
+    if done > 0.1 * total:
+        return (total - done) * elapsed / done
+    return total / workers - elapsed
 
 
 #: optimizer steps until fit that an estimate assumes where no record says otherwise: ResNet-18 took 56 to 136
@@ -567,9 +575,7 @@ def _seconds_per_image(model: str, size: int, channels: int, batch: int, precisi
         clock = []
         for _ in range(2):  # the first one warms up
             started = time.perf_counter()
-            training.train(
-                network, x, y, until="epochs", epochs=1, batch_size=batch, seed=0, precision=precision
-            )
+            training.train(network, x, y, until="epochs", epochs=1, batch_size=batch, seed=0, precision=precision)
             clock.append(time.perf_counter() - started)
         return min(clock) / batch
     finally:
@@ -592,7 +598,7 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
     for task in tasks:
         q = task.params
         if task.kind == "properties":
-            out.append(3.0)
+            out.append(10.0)
             continue
         rates = known.get((q["model"], q["size"], q["channels"], q["until"]))
         if rates:
@@ -602,11 +608,10 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
             if q["until"] == "fit":
                 epochs = TYPICAL_STEPS / max(1, q["n_train"] // q["batch_size"])
             if calibrate:
-                step = _seconds_per_image(
-                    q["model"], q["size"], q["channels"], q["batch_size"], q["precision"]
-                )
+                step = _seconds_per_image(q["model"], q["size"], q["channels"], q["batch_size"], q["precision"])
             else:
                 step = {"resnet18": 1, "resnet34": 1.8, "resnet50": 3}.get(q["model"], 12) / 256
+                step *= (q["size"] / 32) ** 2
             per_image = step * epochs
         out.append(per_image * q["n_train"] + 4.0)
     return out
@@ -695,9 +700,7 @@ def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
         row = {"dataset": record.params["dataset"], "family": _family(source)}
         row["domain"] = record.provenance.get("domain", "unknown")
         row |= {key: record.params[key] for key in ("size", "channels", "per_class")}
-        row |= {
-            key: record.metrics[key] for key in ("n", "n_classes", "n_groups", "n_copies", "n_conflicting")
-        }
+        row |= {key: record.metrics[key] for key in ("n", "n_classes", "n_groups", "n_copies", "n_conflicting")}
         row |= {column: record.metrics.get(key) for column, key in PROPERTY_COLUMNS.items()}
         row["growth_per_class"] = record.series["growth_per_class"]
         row["growth_k_f"] = record.series["growth_k_f"]

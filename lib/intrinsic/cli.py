@@ -31,34 +31,20 @@ def _parser() -> argparse.ArgumentParser:
         "d_data, K_F with intervals, copies and sharpest pairs of an image set",
         "intrinsic measure scans/ --json   (a folder with one folder a class)",
     )
-    measure.add_argument(
-        "source", metavar="PATH|NAME", help="a folder of class folders, an .npz file, a name"
-    )
+    measure.add_argument("source", metavar="PATH|NAME", help="a folder of class folders, an .npz file, a name")
     measure.add_argument("--json", action="store_true", help="print one JSON object")
     measure.add_argument("--size", type=int, help="resize to SIZE x SIZE pixels first")
-    measure.add_argument(
-        "--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels first"
-    )
-    measure.add_argument(
-        "--k", type=int, default=20, help="neighbors of the maximum-likelihood dimension (20)"
-    )
-    measure.add_argument(
-        "--per-class", type=int, default=250, metavar="M", help="images a class for K_F at M (250)"
-    )
+    measure.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels first")
+    measure.add_argument("--k", type=int, default=20, help="neighbors of the maximum-likelihood dimension (20)")
+    measure.add_argument("--per-class", type=int, default=250, metavar="M", help="images a class for K_F at M (250)")
 
-    run = add(
-        "run", "complete a campaign: compute what is not stored", "intrinsic run params/quick.yaml --dry-run"
-    )
+    run = add("run", "complete a campaign: compute what is not stored", "intrinsic run params/quick.yaml --dry-run")
     run.add_argument("params", metavar="PARAMS.yaml")
-    run.add_argument(
-        "--dry-run", action="store_true", help="show the plan and its estimated minutes, compute nothing"
-    )
+    run.add_argument("--dry-run", action="store_true", help="show the plan and its estimated minutes, compute nothing")
     run.add_argument("--workers", type=int, help="processes of one thread each (one a core)")
     run.add_argument("--no-progress", action="store_true", help="no progress bar")
 
-    status = add(
-        "status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml"
-    )
+    status = add("status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml")
     status.add_argument("params", metavar="PARAMS.yaml")
 
     report = add("report", "the page of one image set, executed, as HTML", "intrinsic report digits")
@@ -129,19 +115,13 @@ def _measure(arguments) -> int:
     print(f"  d_data, MLE      {show(d['mle'], 2)}   (k = {d['mle']['k']})")
     print(f"  d_data, TwoNN    {show(d['twonn'], 2)}")
     if sharp["value"] is None:
-        print(
-            f"  K_F, all pairs   infinite; {sharp['value_without_conflicts']:.4f} without the conflicting images"
-        )
+        print(f"  K_F, all pairs   infinite; {sharp['value_without_conflicts']:.4f} without the conflicting images")
     else:
         print(f"  K_F, all pairs   {show(sharp, 4)}   {sharp['unit']}")
-    print(
-        f"  K_F at M = {sharp['at_m']['per_class']:<5} {show(sharp['at_m'], 4)}   mean over 25 balanced draws"
-    )
+    print(f"  K_F at M = {sharp['at_m']['per_class']:<5} {show(sharp['at_m'], 4)}   mean over 25 balanced draws")
     print("  sharpest pairs (the most similar images with different labels)")
     for pair in facts["sharpest_pairs"]:
-        names = " | ".join(
-            f"{one.get('path', '#' + str(one['index']))} ({one['label']})" for one in pair["images"]
-        )
+        names = " | ".join(f"{one.get('path', '#' + str(one['index']))} ({one['label']})" for one in pair["images"])
         print(f"    {pair['sharpness']:.4f}   distance {pair['distance']:.3f}   {names}")
     for warning in facts["warnings"]:
         print(f"  warning: {warning}")
@@ -242,9 +222,7 @@ def _book(arguments) -> int:
     from intrinsic import book
 
     options = {} if arguments.output is None else {"output": arguments.output}
-    book.build(
-        arguments.params, compute=not arguments.no_compute, progress=not arguments.no_progress, **options
-    )
+    book.build(arguments.params, compute=not arguments.no_compute, progress=not arguments.no_progress, **options)
     return 0
 
 

@@ -422,9 +422,7 @@ def catalogue(path=None):
     except yaml.YAMLError as error:
         raise BadCatalogue(f"{path} is not plain YAML ({_yaml_reason(error)}): correct it there") from None
     if not isinstance(content, dict) or not content:
-        raise BadCatalogue(
-            f"{path} holds {type(content).__name__}, not image sets by name: see params/datasets.yaml"
-        )
+        raise BadCatalogue(f"{path} holds {type(content).__name__}, not image sets by name: see params/datasets.yaml")
     entries = {}
     for name, fields in content.items():
         if not isinstance(name, str) or not isinstance(fields, dict):
@@ -432,9 +430,7 @@ def catalogue(path=None):
         try:
             entries[name] = Entry.model_validate({**fields, "name": name})
         except pydantic.ValidationError as error:
-            raise BadCatalogue(
-                f"{path}, image set {name!r}: {_sentence(error, Entry.model_fields)}"
-            ) from None
+            raise BadCatalogue(f"{path}, image set {name!r}: {_sentence(error, Entry.model_fields)}") from None
     return entries
 
 
@@ -516,15 +512,11 @@ _catalogue = catalogue  # `load` has an argument of that name
 def _folder(path, size=None, channels=None):
     """An ImageSet from a folder of class folders, both sorted by name; of several frames the first."""
     above = {path.resolve(), *path.resolve().parents}
-    folders = [
-        p for p in sorted(path.iterdir()) if p.is_dir() and not _hidden(p) and p.resolve() not in above
-    ]
+    folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not _hidden(p) and p.resolve() not in above]
     if not folders:
         loose = sum(_is_picture(p) for p in path.iterdir())
         found = f"{loose} pictures and no folders" if loose else "no pictures"
-        raise BadSource(
-            f"{path} holds {found}: put the pictures of each class into a folder of its own there"
-        )
+        raise BadSource(f"{path} holds {found}: put the pictures of each class into a folder of its own there")
     if len(folders) == 1:
         raise BadSource(
             f"{path} holds one class folder only, {folders[0].name!r}, so there are no labels to compare: "
@@ -542,8 +534,7 @@ def _folder(path, size=None, channels=None):
             )
         if not here:
             raise BadSource(
-                f"class folder {folder} holds no picture ({', '.join(s[1:] for s in SUFFIXES)}): remove it "
-                "or fill it"
+                f"class folder {folder} holds no picture ({', '.join(s[1:] for s in SUFFIXES)}): remove it or fill it"
             )
         for file in here:
             picture = _read_picture(file)
@@ -588,9 +579,7 @@ def _read_picture(path):
             "decompression bomb does: make it smaller or remove it"
         ) from None
     except Exception as error:  # Pillow's readers raise nearly every type on damaged files
-        raise BadImageFile(
-            f"{path} cannot be read as a picture ({_reason(error)}): replace or remove it"
-        ) from None
+        raise BadImageFile(f"{path} cannot be read as a picture ({_reason(error)}): replace or remove it") from None
     if pixels is None:
         raise BadImageFile(
             f"{path} holds grey levels from {levels[0]:g} to {levels[1]:g} in more than 8 bits, and which of "
@@ -615,9 +604,7 @@ def _eight_bit(picture):
 def _npz(path):
     """An ImageSet from a .npz archive; nothing in it is ever unpickled."""
     if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
-        raise BadSource(
-            f"{path} is neither a folder of class folders nor an intact .npz file: give one of them"
-        )
+        raise BadSource(f"{path} is neither a folder of class folders nor an intact .npz file: give one of them")
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in ("images", "labels") if key not in archive]
@@ -640,9 +627,7 @@ def _npz(path):
         RuntimeError,
         MemoryError,
     ) as error:
-        raise BadSource(
-            f"{path} cannot be read as .npz of plain arrays ({_reason(error)}): save it anew"
-        ) from None
+        raise BadSource(f"{path} cannot be read as .npz of plain arrays ({_reason(error)}): save it anew") from None
     try:
         labels = _integers(content["labels"], len(np.atleast_1d(content["images"])), "labels")
         if "class_names" in content:
@@ -745,8 +730,7 @@ def _brain_patches(per_class):
 
     file = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
     t1, grey, white = (
-        np.asarray(nibabel.load(_package_file("nilearn", file.format(kind))).dataobj)
-        for kind in ("t1", "gm", "wm")
+        np.asarray(nibabel.load(_package_file("nilearn", file.format(kind))).dataobj) for kind in ("t1", "gm", "wm")
     )
     half, (wide, long, high), (middle, front, bottom) = BRAIN_PATCH // 2, BRAIN_BOX, BRAIN_START
     candidates = {}  # (class, box): centres
@@ -800,9 +784,7 @@ def _package_file(package, path):
 def _from_repository(path):
     path = REPOSITORY / Path(path).expanduser()
     if not path.exists():
-        raise BadSource(
-            f"{path} does not exist: put the image set there, or correct its path in the catalogue"
-        )
+        raise BadSource(f"{path} does not exist: put the image set there, or correct its path in the catalogue")
     return path
 
 
@@ -872,14 +854,10 @@ def check_split(images, split, groups=None):
     train, test = np.asarray(split.train), np.asarray(split.test)
     for side, rows in (("training", train), ("test", test)):
         if not len(rows) or rows.min() < 0 or rows.max() >= len(images) or len(np.unique(rows)) < len(rows):
-            raise Leak(
-                f"the {side} set is empty, repeats an image, or indexes outside the {len(images)} images"
-            )
+            raise Leak(f"the {side} set is empty, repeats an image, or indexes outside the {len(images)} images")
     shared = np.intersect1d(train, test)
     if len(shared):
-        raise Leak(
-            f"{len(shared)} images are in training and test, e.g. image {shared[0]}: draw the split anew"
-        )
+        raise Leak(f"{len(shared)} images are in training and test, e.g. image {shared[0]}: draw the split anew")
     groups = images.group if groups is None else _groups(groups, len(images))
     if groups is not None:
         shared = np.intersect1d(groups[train], groups[test])
@@ -908,9 +886,7 @@ def balanced_draws(labels, per_class, draws, seed):
     fewest = min(rows, key=lambda label: len(rows[label]), default=None)
     if per_class < 1 or fewest is None or len(rows[fewest]) < per_class:
         found = "no labels" if fewest is None else f"{len(rows[fewest])} images of label {fewest}"
-        raise TooFewImages(
-            f"{per_class} images a class cannot be drawn from {found}: ask for fewer, at least 1"
-        )
+        raise TooFewImages(f"{per_class} images a class cannot be drawn from {found}: ask for fewer, at least 1")
     subsets = []
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
@@ -1000,9 +976,7 @@ def _images_a_class(images, n_train, plan):
 def _groups(groups, n):
     groups = _integers(groups, n, "groups")
     if groups.min() < 0:
-        raise BadImages(
-            "a group is negative, so images of unknown group would count as one: number them from 0"
-        )
+        raise BadImages("a group is negative, so images of unknown group would count as one: number them from 0")
     return groups
 
 

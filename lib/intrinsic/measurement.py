@@ -87,7 +87,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
         values["d_mle"], values["d_twonn"] = dimension.mean_dimensions(
             clean, per_class=per_class, draws=draws, k=k, seed=seed
         )
-        values["k_f"] = sharpness.mean_sharpness(clean, per_class=per_class, draws=draws, seed=seed)
+        values["k_f"] = sharpness.mean_sharpness(near, per_class=per_class, draws=draws, seed=seed)
     for key, value in values.items():
         metrics |= {key: float(value), f"{key}_low": value.low, f"{key}_high": value.high}
     if least < per_class:
@@ -108,19 +108,22 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
             metrics["d_mle_other_groups"] = float(dimension.mle_dimension(apart, k, interval=False))
         except ValueError as error:
             metrics["d_mle_other_groups"], reasons["d_mle_other_groups"] = None, str(error)
-    grown = growth(clean, draws=draws, seed=seed)
+    grown = growth(clean, near, draws=draws, seed=seed)
     series = {"growth_per_class": [m for m, _ in grown], "growth_k_f": [v for _, v in grown]}
     return metrics, reasons, series
 
 
-def growth(images: ImageSet, *, draws: int = 25, seed: int = 0) -> list[tuple[int, float]]:
-    """(M, mean K_F over balanced draws of M images a class) for M that double, as far as the classes reach."""
+def growth(images: ImageSet, near=None, *, draws: int = 25, seed: int = 0) -> list[tuple[int, float]]:
+    """(M, mean K_F over balanced draws of M images a class) for M that double, as far as the classes reach.
+
+    near   the Neighbors of the images, where they are known: spares a pass
+    """
     least = min(_at_least_two_classes(images))
     sizes = [m for m in (16, 31, 62, 125, 250, 500, 1000, 2000) if m <= least]
     if not sizes:
         return []
-    m_values, k_values = sharpness.growth(images, per_class=sizes, draws=draws, seed=seed)
-    return [(int(m), float(v)) for m, v in zip(m_values, k_values, strict=True)]
+    found = sharpness.growth(images if near is None else near, per_class=sizes, draws=draws, seed=seed)
+    return [(int(m), float(v)) for m, v in zip(*found, strict=True)]
 
 
 # ------------------------------------------------------------------------------ `intrinsic measure`
@@ -171,10 +174,8 @@ def measure(source: str, *, size=None, channels=None, k=20, per_class=250) -> di
     sharp = sharpness.label_sharpness(near)
     m = min(per_class, least)
     if m < per_class:
-        warnings.append(
-            f"the smallest class has {least} images, so K_F at M is given at M = {m}, not {per_class}"
-        )
-    at_m = sharpness.mean_sharpness(clean, per_class=m)
+        warnings.append(f"the smallest class has {least} images, so K_F at M is given at M = {m}, not {per_class}")
+    at_m = sharpness.mean_sharpness(near, per_class=m)
     original = _positions(loaded, clean)
     value = _interval(sharp)
     pair = _named(loaded, [original[i] for i in sharp.pair])
@@ -242,16 +243,14 @@ def soundness(data: Matched) -> list[dict]:
         row(f"images of class {name}", f"{n:,}", "")
     counts = [n for n in images.counts().values() if n]
     if max(counts) > 2 * min(counts):
-        row(
-            "largest class / smallest", f"{max(counts) / min(counts):.1f}", "warning: splits use the smallest"
-        )
+        row("largest class / smallest", f"{max(counts) / min(counts):.1f}", "warning: splits use the smallest")
     meaning = "dropped" if data.n_copies else "none"
     row("exact copies, same label", f"{data.n_copies:,}", meaning)
     meaning = "warning: label sharpness is infinite" if data.n_conflicting else "none"
     row("exact copies, different labels", f"{data.n_conflicting:,}", meaning)
     n_groups = len(np.unique(data.groups))
     known = "never on both sides of a split"
-    unknown = "components of near-duplicates act as groups: patients or volumes are unknown"
+    unknown = "patients unknown: near-duplicates act as groups"
     row("groups", f"{n_groups:,}", known if images.group is not None else unknown)
     return rows
 
@@ -278,7 +277,4 @@ def describe(data: Matched) -> str:
 def reference_growth(grown: list[tuple[int, float]], d: float) -> list[dict]:
     """Rows per_class, k_f, name of the slope 2/d through the first measured point, to compare growth with."""
     first, k_f = grown[0]
-    return [
-        {"per_class": m, "k_f": k_f * (m / first) ** (2 / d), "name": f"slope 2/d, d = {d:.1f}"}
-        for m, _ in grown
-    ]
+    return [{"per_class": m, "k_f": k_f * (m / first) ** (2 / d), "name": f"slope 2/d, d = {d:.1f}"} for m, _ in grown]

@@ -87,13 +87,10 @@ def network_input(x) -> torch.Tensor:
         return x.to(torch.float32).div_(255)
     if not x.dtype.is_floating_point:
         raise BadInput(
-            f"images are {x.dtype}, whose range is not known; give uint8, or floats in [0, 1] as "
-            "images.as_unit does"
+            f"images are {x.dtype}, whose range is not known; give uint8, or floats in [0, 1] as images.as_unit does"
         )
     if not torch.isfinite(x).all():
-        raise BadInput(
-            "some pixels are NaN or infinite, and so would be every weight after a step; remove them"
-        )
+        raise BadInput("some pixels are NaN or infinite, and so would be every weight after a step; remove them")
     return x
 
 
@@ -106,9 +103,7 @@ def network_labels(y, n: int) -> torch.Tensor:
             f"give {n} integers"
         )
     if y.min() < 0:
-        raise BadInput(
-            f"the smallest label is {y.min()}, and classes are counted from 0; renumber the labels"
-        )
+        raise BadInput(f"the smallest label is {y.min()}, and classes are counted from 0; renumber the labels")
     return torch.from_numpy(y.astype(np.int64))
 
 
@@ -147,11 +142,7 @@ def _known(name: str) -> str:
 
 
 def _is_vgg(model: str | nn.Module) -> bool:
-    return (
-        _known(model).startswith("vgg")
-        if isinstance(model, str)
-        else isinstance(model, torchvision.models.VGG)
-    )
+    return _known(model).startswith("vgg") if isinstance(model, str) else isinstance(model, torchvision.models.VGG)
 
 
 def _first_convolution(like: nn.Conv2d, channels: int) -> nn.Conv2d:

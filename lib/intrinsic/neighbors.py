@@ -147,7 +147,13 @@ class Points:
         starts = range(0, self.n, block)
         for start in tqdm(starts, desc=what, unit="strip", disable=not progress):
             rows = slice(start, min(start + block, self.n))
-            yield rows, self.squared(rows, slice(0, self.n))
+            squared = self.squared(rows, slice(0, self.n))
+            if squared.diagonal(start).any():
+                raise ArithmeticError(
+                    "a point is not at distance 0 from itself, so this machine's matrix product rounds more than "
+                    "float32 and no distance can be trusted: turn off reduced precision in its linear algebra"
+                )
+            yield rows, squared
 
 
 def _exponent_of(largest):
@@ -389,7 +395,7 @@ def near_duplicate_components(x, *, k=64, chance=0.02):
     k       scale on which the set is smooth, above the size of a family of near-duplicates; (n - 1) / 2 at most
     chance  expected neighbors within t_i of a point that has no near-duplicate
 
-    Source: ours; chosen among k = 32 to n/4 and chance = 0.005 to 0.1 by what follows. With a larger k, families
+    Source: ours; chosen among k = 64 to n/4 and chance = 0.005 to 0.1 by what follows. With a larger k, families
     of slices are missed where the set is not one smooth piece; with a larger chance, they merge.
 
     Measured with these defaults, the share of images linked to any other, and the largest component:

@@ -83,13 +83,9 @@ class Record:
     def from_json(cls, text: str, where: str = "a record") -> "Record":
         try:
             body = json.loads(text)
-            record = cls(
-                **{k: body[k] for k in ("kind", "params", "metrics", "reasons", "series", "provenance")}
-            )
+            record = cls(**{k: body[k] for k in ("kind", "params", "metrics", "reasons", "series", "provenance")})
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RecordError(
-                f"{where} is damaged ({error}); delete it and run the campaign again"
-            ) from error
+            raise RecordError(f"{where} is damaged ({error}); delete it and run the campaign again") from error
         if body["schema"] != SCHEMA:
             raise RecordError(f"{where} has schema {body['schema']}, this version reads {SCHEMA}")
         if body["id"] != record.id:

@@ -50,13 +50,13 @@ def label_sharpness(x, y=None, *, labels="classes", interval=True, group=None, s
     each class, and the spread of log K_F in these stands for its spread at n:
         low, high = K_F exp(-q_.975), K_F exp(-q_.025),    q the quantiles of log K*_b - mean log K*.
     Where classes overlap in d dimensions, K_F M^(-2/d) has a limiting law, so the spread does not depend on n; where
-    classes are apart, it shrinks with n and the interval is too wide. @COVER1@
+    classes are apart, it shrinks with n and the interval is too wide. Measured coverage (250 samples each) at n = 200
+    and 600: overlapping clouds of d = 1, 2, 5 and 10: 92 to 95 %; clouds of mixed scales 99 %; slabs apart, d = 3: 99
+    and 100 %; 100 groups of 6 near one another: 97 % (84 % where groups are ignored).
     Source: definition: Konz & Mazurowski 2024, eq. 1; subsampling: Politis, Romano & Wolf 1999, chapter 2.
     """
     points, y, group = _parts(x, y, group)
-    if labels not in ("classes", "ordered"):
-        raise BadPoints(f'labels={labels!r} is unknown, so differences are undefined: give "classes" or "ordered"')
-    ordered = labels == "ordered"
+    ordered = _ordered(labels)
     if not ordered and isinstance(x, Neighbors) and x.pairs is not None and np.array_equal(y, x.labels):
         pairs = x.pairs
     else:
@@ -88,7 +88,10 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     of as many draws; with U the value and U*_b those of the subsamples
         low, high = U / q_.975, U / q_.025,    q the quantiles of U*_b / mean U*.
     The relative spread depends on the ratio of M to the size of a class, which is the same in both, and on M only as
-    in label_sharpness. @COVER2@
+    in label_sharpness. Measured coverage (120 samples each) at M = 100, 25 draws, classes of 1, 1.25, 2, 4 and
+    10 times M images: overlapping clouds of d = 5 and 10: 92 to 98 %; clouds of mixed scales 97 to 99 %; slabs apart
+    99 to 100 %; 100 groups of 6: 99 % (72 % where groups are ignored). In two dimensions K_F has no finite variance:
+    84 to 98 %, the low end where M is nearly the whole class.
     Raises images.TooFewImages.
     """
     points, y, group = _parts(x, y, group)
@@ -121,17 +124,18 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
 def growth(x, y=None, per_class=None, draws=25, seed=0):
     """(M, K_F(M)): mean label sharpness of balanced draws of M images a class, for each M in per_class.
 
-    Overlapping classes grow as M^(2/d), classes a gap apart level off at 1 / gap. By default M doubles from
-    16 to
-    the size of the smallest class. int64 and float64 arrays; the draws at each M as in mean_sharpness.
+    Overlapping classes grow as M^(2/d), classes a gap apart level off at 1 / gap. By default M doubles from 16 to the
+    size of the smallest class. int64 and float64 arrays; the draws at each M are those of mean_sharpness.
     """
     points, y, _ = _parts(x, y, None)
     codes = np.unique(y, return_inverse=True)[1]
     if per_class is None:
         least = int(np.bincount(codes).min())
-        per_class = [2**e for e in range(4, least.bit_length()) if 2**e <= least]
-    if not per_class:
-        raise BadPoints("per_class is empty, so there is no M to measure at: give at least one number of images")
+        per_class = [2**e for e in range(4, least.bit_length())]
+        if not per_class:
+            raise BadPoints(f"the smallest class has {least} images and M starts at 16: give smaller per_class=[...]")
+    if np.ndim(per_class) != 1 or np.size(per_class) == 0:
+        raise BadPoints(f"per_class={per_class} is no list of numbers M to measure at: give at least one, as a list")
     chosen = [balanced_draws(codes, m, draws, seed) for m in per_class]
     look = _lookup(x, points, y)
     return np.array(per_class, dtype=np.int64), np.array([np.mean([look.at(c)[0] for c in d]) for d in chosen])
@@ -143,7 +147,7 @@ def sharpest_pairs(x, y=None, n=5, *, labels="classes"):
     The sharpest pair first, then the sharpest among the other images, and so on; fewer where pairs run out.
     """
     points, y, _ = _parts(x, y, None)
-    ordered = labels == "ordered"
+    ordered = _ordered(labels)
     count = None
     pairs = x.pairs if isinstance(x, Neighbors) and not ordered and np.array_equal(y, x.labels) else None
     while True:
@@ -169,9 +173,13 @@ def _parts(x, y, group):
     y, group = labels_and_group(x, y, group)
     if y is None:
         raise BadPoints("label sharpness needs labels, and there are none: give y, one a point")
-    if points.n != len(y):
-        raise BadPoints(f"there are {len(y)} labels for {points.n} points: give one each")
     return points, y, group
+
+
+def _ordered(labels):
+    if labels not in ("classes", "ordered"):
+        raise BadPoints(f'labels={labels!r} is unknown, so differences are undefined: give "classes" or "ordered"')
+    return labels == "ordered"
 
 
 def _no_difference(n):

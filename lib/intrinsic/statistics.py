@@ -300,9 +300,7 @@ def correlation(
     Source: Fisher 1921; Bonett & Wright 2000 for ranks.
     """
     if kind not in ("pearson", "spearman"):
-        raise StatisticsError(
-            f"kind is {kind!r}, but a correlation here is 'pearson' or 'spearman'; choose one"
-        )
+        raise StatisticsError(f"kind is {kind!r}, but a correlation here is 'pearson' or 'spearman'; choose one")
     (x, y), dropped = _finite(x, y)
     n = len(x)
     if n < 3 or not (_varies(x) and _varies(y)):
@@ -398,9 +396,7 @@ def holm(p_values) -> np.ndarray:
     """
     p = np.asarray(p_values, dtype=np.float64)
     if ((p < 0) | (p > 1)).any():
-        raise StatisticsError(
-            f"p values lie in [0, 1], but {p[(p < 0) | (p > 1)][0]:g} was given; pass p, not log p"
-        )
+        raise StatisticsError(f"p values lie in [0, 1], but {p[(p < 0) | (p > 1)][0]:g} was given; pass p, not log p")
     out = np.full(p.shape, np.nan)
     order = np.argsort(p, kind="stable")  # nan last
     m = int(np.isfinite(p).sum())
@@ -464,9 +460,7 @@ def _usable(
             notes.append(f"{_count(int((~finite).sum()), 'run')} without {column} left out")
         zero = finite & (values <= 0) if column in positive else np.zeros(len(values), bool)
         if zero.any():
-            notes.append(
-                f"{_count(int(zero.sum()), 'run')} with {column} of 0 or less left out (no logarithm)"
-            )
+            notes.append(f"{_count(int(zero.sum()), 'run')} with {column} of 0 or less left out (no logarithm)")
         frame = frame[finite & ~zero]
     gone = [str(name) for name in before if name not in set(frame["dataset"])]
     if gone:
@@ -726,9 +720,7 @@ def paired_bound(
 def _ending(estimator: str) -> str:
     endings = {"mle": "", "twonn": "_twonn"}
     if estimator not in endings:
-        raise StatisticsError(
-            f"estimator is {estimator!r}, but dimensions are recorded for 'mle' and 'twonn'"
-        )
+        raise StatisticsError(f"estimator is {estimator!r}, but dimensions are recorded for 'mle' and 'twonn'")
     return endings[estimator]
 
 
@@ -883,9 +875,7 @@ def domain_difference(
     if log:
         values = np.log(np.where(values > 0, values, np.nan))
     try:
-        found = group_difference(
-            values, sets["domain"].eq("medical").to_numpy(bool), permutations=permutations
-        )
+        found = group_difference(values, sets["domain"].eq("medical").to_numpy(bool), permutations=permutations)
     except NotEnough:
         return Difference(**_NOTHING, n=len(sets), method="too few sets")
     return replace(found, method=f"{'log ' if log else ''}{column}, medical less natural sets")
@@ -999,8 +989,7 @@ class Verdict:
         if self.leave_one_out is not None and self.leave_one_out["value"].notna().any():
             values = self.leave_one_out.dropna(subset="value").sort_values("value")
             ends = [
-                f"{_number(end['value'])} (without {end['left_out']})"
-                for _, end in values.iloc[[0, -1]].iterrows()
+                f"{_number(end['value'])} (without {end['left_out']})" for _, end in values.iloc[[0, -1]].iterrows()
             ]
             rows.append(("With one set left out", " to ".join(ends)))
         rows += [(name, str(value)) for name, value in self.beside.items()]
@@ -1133,9 +1122,7 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
         )
         order = ordering_by_dimension(runs, fitted_only=False, exclude=(), permutations=permutations)
         beside["Another prediction: the order of sets"] = (
-            f"rank correlation of log loss with d_data {order}"
-            if math.isfinite(order.value)
-            else "too few sets"
+            f"rank correlation of log loss with d_data {order}" if math.isfinite(order.value) else "too few sets"
         )
         if "test_brier" in runs.columns:
             brier = _units(_excess(runs, "test_brier"))[0]
@@ -1144,13 +1131,11 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
             )
     return Verdict(
         claim="Test loss scales with the data's dimension",
-        hypothesis="The test loss falls at least as fast as N^(-1/d_data): an upper bound, exponent at "
-        "least 1/d_data.",
+        hypothesis="The test loss falls at least as fast as N^(-1/d_data): an upper bound, exponent at least 1/d_data.",
         test="Exponent of the test loss in N less 1/d_data, models averaged, mean over image sets; "
         "t interval and exact sign flips.",
         quantity="the mean of (exponent - 1/d_data)",
-        supported_if=f"the whole interval lies above 0 and p <= {ALPHA:g}: the loss falls faster than the "
-        "bound asks.",
+        supported_if=f"the whole interval lies above 0 and p <= {ALPHA:g}: the loss falls faster than the bound asks.",
         refuted_if=f"the whole interval lies below 0 and p <= {ALPHA:g}. Only exponents below 1/d_data count "
         "against an upper bound; larger ones agree with it, and the order of sets by dimension is another "
         "prediction. What is refuted is the bound with its assumptions (no label noise, K_f not growing "

@@ -131,9 +131,7 @@ def train(
             batches = epoch_batches(torch.randperm(len(x), generator=generator), batch_size)
             dropout_seed = int(torch.randint(2**62, (), generator=generator))
             with _random_numbers(dropout_seed, device):
-                running_loss, running_accuracy = _epoch(
-                    model, optimizer, x, y, batches=batches, precision=precision
-                )
+                running_loss, running_accuracy = _epoch(model, optimizer, x, y, batches=batches, precision=precision)
             epoch, steps = epoch + 1, steps + len(batches)
             history["running_accuracy"].append(running_accuracy)
             history["running_loss_nats"].append(running_loss)
@@ -197,9 +195,7 @@ def evaluate(model: nn.Module, x, y, batch_size: int = 256) -> dict[str, float]:
     return {"test_loss_nats": loss, "brier": brier, "accuracy": accuracy}
 
 
-def image_scores(
-    logits: torch.Tensor, labels: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def image_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(loss in nats, Brier score, 1 where right) of each image, float64 (n,): the terms of `evaluate`.
 
     logits (n, classes), labels (n,). Raises models.BadInput where a label has no output.
