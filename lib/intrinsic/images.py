@@ -410,6 +410,13 @@ class Entry(pydantic.BaseModel):
 def catalogue(path=None):
     """The catalogue as {name: Entry}, from `path` or params/datasets.yaml. Raises BadCatalogue."""
     path = REPOSITORY / "params" / "datasets.yaml" if path is None else Path(path).expanduser()
+    stamp = path.stat() if path.exists() else None
+    return dict(_read_catalogue(path, stamp and (stamp.st_mtime_ns, stamp.st_size)))
+
+
+@functools.lru_cache(maxsize=8)
+def _read_catalogue(path, stamp):
+    """The entries of a catalogue file, read once for each state of it (stamp: time and size)."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -102,15 +102,39 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
                 f"infinite: {data.n_conflicting} images have an exact copy with another label; "
                 "k_f_without_conflicts leaves them out"
             )
-    if group is not None:
-        try:
-            apart = neighbors.neighbors(clean, k, exclude_group=True)
-            metrics["d_mle_other_groups"] = float(dimension.mle_dimension(apart, k, interval=False))
-        except ValueError as error:
-            metrics["d_mle_other_groups"], reasons["d_mle_other_groups"] = None, str(error)
+    apart, why = _other_groups(data, clean, k)
+    if why or apart is not None:
+        metrics["d_mle_other_groups"] = apart if apart is None else float(apart)
+        reasons |= {"d_mle_other_groups": why} if why else {}
     grown = growth(clean, near, draws=draws, seed=seed)
     series = {"growth_per_class": [m for m, _ in grown], "growth_k_f": [v for _, v in grown]}
     return metrics, reasons, series
+
+
+def _other_groups(data: Matched, clean: ImageSet, k: int):
+    """(MLE without neighbors of the same group, reason why there is none); (None, "") where no group has two."""
+    groups = clean.group if clean.group is not None else data.groups
+    if len(groups) != len(clean) or len(np.unique(groups)) == len(groups):
+        return None, ""
+    try:
+        near = neighbors.neighbors(clean, k, group=groups, exclude_group=True)
+        return dimension.mle_dimension(near, k), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+def dimensions(data: Matched, near, k: int) -> dict:
+    """The estimates of a report, name -> Estimate: MLE, TwoNN, and MLE without neighbors of the same group.
+
+    near   the Neighbors of `without_conflicts(data)`, at least k of them
+    """
+    clean = without_conflicts(data)
+    found = {
+        f"MLE, k = {k}": dimension.mle_dimension(near, k, group=clean.group),
+        "TwoNN": dimension.twonn_dimension(near, group=clean.group),
+    }
+    apart, _ = _other_groups(data, clean, k)
+    return found if apart is None else {**found, f"MLE, k = {k}, other groups only": apart}
 
 
 def growth(images: ImageSet, near=None, *, draws: int = 25, seed: int = 0) -> list[tuple[int, float]]:

@@ -4,7 +4,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 MODELS = ("resnet18", "resnet34", "resnet50", "vgg13", "vgg16", "vgg19")
@@ -31,6 +30,8 @@ def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -
     Source: He et al. 2016 (ResNet); Simonyan & Zisserman 2015 (VGG, without batch normalization); trained
     from scratch, as in Konz & Mazurowski 2024, section 5.
     """
+    import torchvision  # takes a second, which pages that only read records are spared
+
     _known(name)
     if channels < 1 or n_classes < 2:
         raise BadInput(
@@ -142,7 +143,11 @@ def _known(name: str) -> str:
 
 
 def _is_vgg(model: str | nn.Module) -> bool:
-    return _known(model).startswith("vgg") if isinstance(model, str) else isinstance(model, torchvision.models.VGG)
+    if isinstance(model, str):
+        return _known(model).startswith("vgg")
+    import torchvision
+
+    return isinstance(model, torchvision.models.VGG)
 
 
 def _first_convolution(like: nn.Conv2d, channels: int) -> nn.Conv2d:
