@@ -134,7 +134,8 @@ def _loss_and_right(logits, labels) -> torch.Tensor:
 
 def _placed(model, pixels, labels):
     device, dtype = models.placement(model)
-    return pixels.to(device, dtype, memory_format=torch.channels_last), labels.to(device)
+    layout = models.memory_format(pixels.shape[-2:])
+    return pixels.to(device, dtype, memory_format=layout), labels.to(device)
 
 
 def _budget(eps: float) -> float:

@@ -38,7 +38,7 @@ from intrinsic import (
 from intrinsic.records import Record, Store
 
 QUICK_RUNS = [
-    {"models": ["vgg13"], "n_train": [64], "seeds": [0], "datasets": ["digits_4_9", "brain_mri_patches"]},
+    {"models": ["vgg13"], "n_train": [64], "seeds": [0], "datasets": ["digits", "digits_4_9"]},
     {"models": ["resnet18"], "n_train": [64, 128, 256], "seeds": [0, 1]},
 ]
 QUICK_SETS = [

@@ -108,6 +108,15 @@ def network_labels(y, n: int) -> torch.Tensor:
     return torch.from_numpy(y.astype(np.int64))
 
 
+def memory_format(size) -> torch.memory_format:
+    """The layout in which convolutions are fastest at this image size (H, W): channels-last from 48 pixels.
+
+    Measured with ResNet-18 on a CPU, batch 64: at 32 pixels the plain layout is 4 to 10 % faster, at 64
+    pixels channels-last by 1 to 9 %.
+    """
+    return torch.channels_last if min(size) >= 48 else torch.contiguous_format
+
+
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and floating type of a network's weights; CPU and float32 for one that has none."""
     for parameter in model.parameters():

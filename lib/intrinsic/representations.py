@@ -42,7 +42,7 @@ def representation(model: nn.Module, x, layer: str, batch_size: int = 128) -> np
         with models.evaluating(model), torch.no_grad():
             for start in range(0, len(x), batch_size):
                 batch = x[start : start + batch_size]
-                model(batch.to(device, dtype, memory_format=torch.channels_last))
+                model(batch.to(device, dtype, memory_format=models.memory_format(batch.shape[-2:])))
                 if len(caught) != 1:
                     raise UnknownLayer(
                         f"layer '{layer}' ran {len(caught)} times in one pass, so an image has no single "

@@ -112,8 +112,9 @@ def train(
             "give at least two of each"
         )
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    model.to(device, memory_format=torch.channels_last)
-    x = x.to(device, models.placement(model)[1], memory_format=torch.channels_last)
+    layout = models.memory_format(x.shape[-2:])
+    model.to(device, memory_format=layout)
+    x = x.to(device, models.placement(model)[1], memory_format=layout)
     y = y.to(device)
     optimizer = _adam(model, learning_rate, weight_decay)
     generator = torch.Generator().manual_seed(seed)
@@ -189,7 +190,7 @@ def evaluate(model: nn.Module, x, y, batch_size: int = 256) -> dict[str, float]:
     total = torch.zeros(3, dtype=torch.float64, device=device)
     with models.evaluating(model), torch.no_grad():
         for pixels, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            logits = model(pixels.to(device, dtype, memory_format=torch.channels_last))
+            logits = model(pixels.to(device, dtype, memory_format=models.memory_format(pixels.shape[-2:])))
             total += torch.stack(image_scores(logits, labels.to(device))).sum(1)
     loss, brier, accuracy = (total / len(x)).tolist()
     return {"test_loss_nats": loss, "brier": brier, "accuracy": accuracy}
@@ -234,7 +235,7 @@ def _epoch(model, optimizer, x, y, *, batches, precision) -> tuple[float, float]
         batch = batch.to(x.device)  # noqa: PLW2901
         labels = y[batch]
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(x[batch].contiguous(memory_format=torch.channels_last))
+            logits = model(x[batch].contiguous(memory_format=models.memory_format(x.shape[-2:])))
         check_outputs(logits, largest)
         logits = logits.to(x.dtype)
         loss = functional.cross_entropy(logits, labels)
