@@ -289,3 +289,18 @@ def test_a_run_is_bit_for_bit_the_same_in_another_process(tiny, finished):
     task = next(t for t in campaign.plan(tiny).tasks if t.kind == "training")
     for record in campaign.compute(task):
         assert strip(record) == strip(store.read(record.kind, record.id))
+
+
+def test_precision_auto_is_the_hardwares_and_reads_records_of_other_hardware(tiny, finished, monkeypatch):
+    from intrinsic import training
+
+    _, store = finished
+    auto = tiny.model_copy(update={"precision": "auto"})
+    for native in ("float32", "bfloat16"):
+        monkeypatch.setattr(training, "native_precision", lambda native=native: native)
+        trained = [t for t in campaign.plan(auto).tasks if t.kind == "training"]
+        assert {t.params["precision"] for t in trained} == {native}
+        assert len(campaign.runs_frame(auto, store=store)) == 4
+        assert campaign.missing(auto, store=store) == []
+    explicit = tiny.model_copy(update={"precision": "bfloat16"})
+    assert len(campaign.missing(explicit, store=store)) == 4

@@ -89,7 +89,9 @@ class Params(BaseModel):
     until: Literal["fit", "epochs"] = Field(default="fit", description="train until fit, or `epochs` epochs")
     epochs: int = Field(default=100, ge=1, description="epochs where until = epochs; the cap where until = fit")
     min_steps: int = Field(default=1500, ge=1, description="optimizer steps before 'did not fit'")
-    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="of training")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto", description="of the products in training; auto: bfloat16 where the hardware has it"
+    )
     grey_levels: list[int] = Field(default=[1, 2, 4, 8], description="attack budgets, L-infinity, of 255")
     grey_level: int = Field(default=2, description="the budget of the primary test")
     attack_images: int = Field(default=200, ge=2, description="test images attacked")
@@ -229,7 +231,7 @@ def _training_wanted(p: Params, source: str, model: str, n_train: int, seed: int
         "batch_size": models.default_batch_size(model),
         "learning_rate": models.default_learning_rate(model),
         "weight_decay": 1.0e-4,
-        "precision": p.precision,
+        "precision": training.native_precision() if p.precision == "auto" else p.precision,
         "method_version": records.METHOD_VERSIONS["training"],
     }
 
@@ -661,6 +663,16 @@ def _current(found: list[Record], source: str, p: Params) -> Record:
     return next((record for record in found if record.params["image_hash"] == now), found[0])
 
 
+def _stored(table: dict, p: Params, source: str, model: str, n_train: int, seed: int) -> list[Record]:
+    """The training records of one cell; with precision auto those of other hardware serve where none is ours."""
+    wanted = _training_wanted(p, source, model, n_train, seed)
+    precisions = [wanted["precision"]]
+    if p.precision == "auto":
+        precisions += [other for other in ("float32", "bfloat16") if other not in precisions]
+    found = (table.get(_key({**wanted, "precision": precision})) for precision in precisions)
+    return next((records for records in found if records), [])
+
+
 def _lookup(kind: str, store: Store) -> dict[str, list[Record]]:
     table: dict[str, list[Record]] = {}
     for record in _all_records(kind, store):
@@ -732,8 +744,8 @@ def missing(p: Params, *, store: Store | None = None) -> list[str]:
     table = _lookup("training", store)
     out = []
     for source, model, n_train, seed in _grid(p):
-        wanted = _training_wanted(p, source, model, n_train, seed)
-        if _key(wanted) not in table:
+        if not _stored(table, p, source, model, n_train, seed):
+            wanted = _training_wanted(p, source, model, n_train, seed)
             out.append(Task("training", source, wanted, ()).label)
     return out
 
@@ -762,7 +774,7 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     properties = properties_frame(p, store=store)
     rows = []
     for source, model, n_train, seed in _grid(p):
-        found = trained.get(_key(_training_wanted(p, source, model, n_train, seed)))
+        found = _stored(trained, p, source, model, n_train, seed)
         if not found:
             continue
         record = _current(found, source, p)

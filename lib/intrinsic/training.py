@@ -1,5 +1,6 @@
 """Train a network until it fits its training set, and evaluate it."""
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -170,6 +171,21 @@ def train(
         reason=reason,
         history=history,
     )
+
+
+@functools.cache
+def native_precision() -> str:
+    """ "bfloat16" where the hardware multiplies it natively, else "float32".
+
+    A GPU of compute capability 8 or more, or a CPU with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated
+    and slow. ResNet-18 at 32 pixels on one such core: 0.19 to 0.24 s a step against 0.25 to 0.30 s.
+    """
+    if torch.cuda.is_available():
+        native = torch.cuda.get_device_capability() >= (8, 0)
+    else:
+        checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        native = any(getattr(torch.cpu, name, bool)() for name in checks)
+    return "bfloat16" if native else "float32"
 
 
 def evaluate(model: nn.Module, x, y, batch_size: int = 256) -> dict[str, float]:
