@@ -223,16 +223,16 @@ def _axis(scale: alt.Scale, count: int = 6) -> alt.Axis:
     """About `count` round numbers; Vega leaves most labels of a short logarithmic axis away."""
     low, high = (float(bound) for bound in scale.domain)
     if scale.to_dict().get("type") != "log":
-        return alt.Axis(format="~g", tickCount=count)
+        return alt.Axis(format=".6~g", tickCount=count)
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
         values = [m * 10.0**d for d in decades for m in mantissas if low <= m * 10.0**d <= high]
         if len(values) >= min(count, 4):
-            return alt.Axis(format="~g", values=[float(f"{value:.3g}") for value in values])
+            return alt.Axis(format=".6~g", values=[float(f"{value:.3g}") for value in values])
     step = 10 ** np.floor(np.log10((high - low) / count))
     step *= next((m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count), 10)
     values = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-    return alt.Axis(format="~g", values=[float(f"{value:.6g}") for value in values])
+    return alt.Axis(format=".6~g", values=[float(f"{value:.6g}") for value in values])
 
 
 def _ordered(present, canonical) -> list[str]:
