@@ -94,3 +94,11 @@ def test_no_tracked_text_names_this_machine():
     for path in [*ROOT.glob("*.md"), *PACKAGE.glob("*.py"), *(ROOT / "book").rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         assert str(ROOT.parent) + "/" not in text, path
+
+
+def test_the_page_of_image_sets_gives_the_dimensions_of_the_catalogue():
+    text = (ROOT / "book" / "data.md").read_text(encoding="utf-8")
+    catalogue = yaml.safe_load((ROOT / "params" / "datasets.yaml").read_text(encoding="utf-8"))
+    for name in ("torus_waves", "slab_waves"):
+        section = text.split(f"## {name}\n")[1].split("\n## ")[0]
+        assert re.search(r"true dimension(?: is)? (\d+)", section).group(1) == str(catalogue[name]["options"]["d"])
