@@ -58,6 +58,6 @@ $(READY): pyproject.toml constraints.txt
 	  $$sudo apt-get install -y -qq "$$package" || { echo "make: $$python has no venv module; install it: sudo apt install $$package" >&2; exit 1; }; fi; \
 	echo "installing into $(VENV) with $$($$python --version) ..."; \
 	"$$python" -m venv $(VENV); \
-	$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt -e '.[book,lab,test]'; \
+	$(BIN)/pip install -q $(PIP_FLAGS) -c constraints.txt -e '.[book,lab,test,bench]'; \
 	$(BIN)/pip install -q --no-deps -c constraints.txt torchattacks; \
 	rm -f $(VENV)/.ready-*; touch $@

@@ -290,6 +290,27 @@ class Neighbors:
         """How many neighbors of each point are known."""
         return self.distances.shape[1]
 
+    def nearest(self, count):
+        """(distances, indices), each (n, count), of the `count` nearest neighbors of every point, beyond k too.
+
+        Infinity and -1 where a point has fewer.
+        """
+        if self.reserve_indices.shape[1] >= count:
+            return self.reserve_distances[:, :count], self.reserve_indices[:, :count]
+        more = neighbors(self.points, count, group=self.group, exclude_group=self.excludes_group)
+        return more.distances, more.indices
+
+    def subset(self, chosen, k=None):
+        """Neighbors of the points at the index array `chosen` among themselves; indices count within `chosen`."""
+        chosen = np.asarray(chosen)
+        return neighbors(
+            self.points.take(chosen),
+            min(self.k, len(chosen) - 1) if k is None else k,
+            None if self.labels is None else self.labels[chosen],
+            group=None if self.group is None else self.group[chosen],
+            exclude_group=self.excludes_group,
+        )
+
 
 def neighbors(x, k=20, labels=None, *, group=None, exclude_group=False, block=None, progress=False):
     """The k nearest neighbors of every point and its nearest point with another label, exactly.
