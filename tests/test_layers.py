@@ -13,6 +13,9 @@ PACKAGE = ROOT / "lib" / "intrinsic"
 ORDER = [
     "manifolds",
     "images",
+    "selection",
+    "products",
+    "tiles",
     "neighbors",
     "dimension",
     "sharpness",

@@ -1,25 +1,24 @@
 """Neighbors against brute force: int64 for images, float64 differences for points."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from dask.distributed import Client, LocalCluster
 
+from intrinsic import products, tiles
 from intrinsic.images import ImageSet
 from intrinsic.manifolds import cube, flat_torus, torus_images
-from intrinsic.neighbors import (
-    RELATIVE_ERROR,
-    BadPoints,
-    Points,
-    as_points,
-    closest_pairs,
-    near_duplicate_components,
-    neighbors,
-)
+from intrinsic.neighbors import BadPoints, as_points, closest_pairs, near_duplicate_components, neighbors
+from intrinsic.products import INT8_PIXELS, INT32_PIXELS, Floats, Integers, Quantized, int8_is_faithful
 
 
 def integer_squares(images):
@@ -64,34 +63,77 @@ def pictures(kind, rng):
         "black and white": np.concatenate([np.zeros_like(extreme[:9]), extreme[:40], np.full_like(extreme[:9], 255)]),
         "one grey level": one_level,
         "many pixels": rng.integers(0, 256, (12, 260, 260)).astype(np.uint8),
+        "224 x 224 x 3": rng.integers(0, 256, (20, 224, 224, 3)).astype(np.uint8) // 254 * 255,
         "one pixel": rng.integers(0, 256, (40, 1, 1)).astype(np.uint8),
     }[kind]
 
 
-@pytest.mark.parametrize(
-    "kind", ["random", "colour", "constant", "black and white", "one grey level", "many pixels", "one pixel"]
-)
-def test_image_distances_are_exactly_those_of_integers(kind):
+KINDS = [
+    "random",
+    "colour",
+    "constant",
+    "black and white",
+    "one grey level",
+    "many pixels",
+    "224 x 224 x 3",
+    "one pixel",
+]
+ROUTES = ["8 bits", "float32", "device", "device, float32"]
+
+
+@pytest.fixture
+def route(request, monkeypatch):
+    """Makes `neighbors` take one way to its products, whatever this machine would choose.
+
+    A device's operations are torch's, so they run on the processor as they would on a GPU.
+    """
+    if "float32" in request.param:
+        monkeypatch.setattr(products, "int8_is_faithful", lambda device="cpu": False)
+        monkeypatch.setattr(tiles, "int8_is_faithful", lambda device="cpu": False)
+    if "device" in request.param:
+        on_device = tiles.lists_on_device
+        monkeypatch.setattr(tiles, "device_of", lambda device: SimpleNamespace(type="cuda"))
+        monkeypatch.setattr(
+            tiles, "lists_on_device", lambda *a, **k: on_device(*a[:-1], torch.device("cpu"), block=17, **k)
+        )
+    return request.param
+
+
+def same(one, other, names=("distances", "indices", "opposite_distance", "opposite_index")):
+    """Equal in every bit."""
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in names)
+
+
+@pytest.mark.parametrize("route", ROUTES, indirect=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_image_distances_are_exactly_those_of_integers(kind, route, monkeypatch):
+    monkeypatch.setattr(tiles, "BLOCK", 16)
     rng = np.random.default_rng(0)
     x = pictures(kind, rng)
     labels = rng.permutation(np.arange(len(x)) % 3)
-    squares = integer_squares(x)
-    assert np.array_equal(as_points(x).squared(slice(0, len(x)), np.arange(len(x))), squares)
-    distances, indices, opposite, opposite_index = brute_force(squares, 7, labels)
-    near = neighbors(x, 7, labels, block=17)
+    distances, indices, opposite, opposite_index = brute_force(integer_squares(x), len(x) - 1, labels)
+    near = neighbors(x, len(x) - 1, labels)
     assert np.array_equal(near.distances, distances / 255)
     assert np.array_equal(near.indices, indices)
     assert np.array_equal(near.opposite_distance, opposite / 255)
     assert np.array_equal(near.opposite_index, opposite_index)
 
 
-def test_the_largest_sum_of_a_block_is_exact():
-    """1,024 products of -128 by -128 are 2^24, the last integer float32 counts to."""
-    x = np.zeros((3, 5000), dtype=np.uint8)
+@pytest.mark.parametrize("faithful", [True, False])
+@pytest.mark.parametrize("pixels", [5000, INT32_PIXELS, INT32_PIXELS + 1, INT8_PIXELS, 2 * INT8_PIXELS + 3])
+def test_the_largest_sums_are_exact(pixels, faithful):
+    """-128 times -128, over as many pixels as one block takes, and over more blocks."""
+    if faithful and not int8_is_faithful():
+        pytest.skip("this processor has no faithful 8-bit product, and the self-test says so")
+    x = np.zeros((3, pixels), dtype=np.uint8)
     x[1] = 255
     x[2, ::2], x[2, 1] = 255, 1
-    assert np.array_equal(as_points(x).squared(slice(0, 3), slice(0, 3)), integer_squares(x))
-    assert neighbors(x, 1).distances[0, 0] == np.sqrt(2500 * 255**2 + 1) / 255
+    signed = x.astype(np.int64) - 128
+    points = as_points(x)
+    integers = Integers(points, faithful=faithful)
+    assert np.array_equal(integers.norm, (signed**2).sum(axis=1))
+    assert np.array_equal(integers.product(slice(0, 3), slice(0, 3)), signed @ signed.T)
+    assert np.array_equal(neighbors(points, 2).distances[:2, 1], np.sqrt(np.full(2, pixels * 255**2)) / 255)
 
 
 def test_one_grey_level_in_one_pixel_is_one_255th():
@@ -100,31 +142,58 @@ def test_one_grey_level_in_one_pixel_is_one_255th():
     assert neighbors(x, 1).distances[0, 0] == 1 / 255
 
 
-def test_image_distances_are_exact_with_other_processor_instructions():
-    """The product runs on whatever instructions there are; the same integers on a plain set of them."""
+@pytest.mark.parametrize("instructions", ["AVX2", "SSE41", "AVX512_CORE", "DEFAULT"])
+def test_image_distances_are_exact_with_other_processor_instructions(instructions):
+    """Many processors add 8-bit products in 16 bits, which saturates silently: the self-test must see it."""
     code = """
         import numpy as np
-        from intrinsic.neighbors import as_points
-        x = np.random.default_rng(0).integers(0, 256, (40, 3000)).astype(np.uint8)
-        x[:3] = np.array([0, 255, 1])[:, None]
-        wide = x.astype(np.int64)
-        true = ((wide[:, None] - wide) ** 2).sum(axis=2)
-        assert np.array_equal(as_points(x).squared(slice(0, 40), slice(0, 40)), true)
+        from intrinsic.neighbors import neighbors
+        from intrinsic.products import int8_is_faithful
+        rng = np.random.default_rng(0)
+        x = rng.integers(0, 256, (300, 3000)).astype(np.uint8)
+        x[:3], x[3:40], x[40:45] = np.array([[0], [255], [1]]), 255 * rng.integers(0, 2, (37, 3000)), x[45:50]
+        x[40, 7] ^= 1
+        wide, y = x.astype(np.int64), np.arange(300) % 2
+        true = np.array([((wide - row) ** 2).sum(axis=1) for row in wide])
+        near = neighbors(x, 299, y)
+        assert np.array_equal(near.distances**2 * 255**2 > 0, np.take_along_axis(true, near.indices, 1) > 0)
+        assert np.array_equal(near.distances, np.sqrt(np.take_along_axis(true, near.indices, axis=1)) / 255)
+        assert (np.sort(near.indices, axis=1)[:, 0] >= 0).all() and (np.diff(near.distances, axis=1) >= 0).all()
+        across = np.where(y[:, None] == y, 2**60, true)
+        assert np.array_equal(near.opposite_distance, np.sqrt(across.min(axis=1)) / 255)
+        print("faithful:", int8_is_faithful())
     """
-    plain = {"OPENBLAS_CORETYPE": "Nehalem", "ONEDNN_MAX_CPU_ISA": "SSE41", "OPENBLAS_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=os.environ | plain, check=True, timeout=300)
+    plain = {"ONEDNN_MAX_CPU_ISA": instructions, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], env=os.environ | plain, check=True, timeout=300, text=True,
+        capture_output=True,
+    )  # fmt: skip
+    assert done.stdout.startswith("faithful:")
+
+
+def test_a_product_that_saturates_fails_the_self_test(monkeypatch):
+    """Pairs of products added in 16 bits, as processors without VNNI do it."""
+
+    def saturating(a, b, out=None):
+        low = a.to(torch.int16)[:, None, :] * b.T.to(torch.int16)[None]
+        pairs = torch.nn.functional.pad(low, (0, low.shape[2] % 2)).to(torch.int32).unflatten(2, (-1, 2)).sum(dim=3)
+        return pairs.clamp(-(2**15), 2**15 - 1).sum(dim=2, dtype=torch.int32)
+
+    int8_is_faithful.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    assert not int8_is_faithful()
+    monkeypatch.undo()
+    int8_is_faithful.cache_clear()
 
 
 def test_a_product_that_rounds_is_noticed(monkeypatch):
-    def rounded(self, rows, columns):
-        part = self._x[rows, columns].astype(np.float32) - 128
-        return (part.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32) * np.float32(1.01)
+    def rounded(self, rows, columns, out=None):
+        return exact(self, rows, columns, out) // 100 * 100
 
-    x = pictures("random", np.random.default_rng(0))
-    points = as_points(x)
-    monkeypatch.setattr(Points, "_part", rounded)
+    exact = Integers.product
+    monkeypatch.setattr(Integers, "product", rounded)
     with pytest.raises(ArithmeticError, match="not at distance 0 from itself"):
-        neighbors(points, 3)
+        neighbors(pictures("random", np.random.default_rng(0)), 3)
 
 
 def float_clouds(kind, rng):
@@ -155,56 +224,254 @@ FLOAT_CLOUDS = [
 ]  # fmt: skip
 
 
+def float_route(name):
+    """The route a pass takes, fixed."""
+    return lambda points, *_: getattr(points, name)
+
+
+@pytest.mark.parametrize("through", ["quantized", "singles", "doubles", "as chosen", "device"])
 @pytest.mark.parametrize("kind", FLOAT_CLOUDS)
-def test_float_distances_are_those_of_float64_differences(kind):
+def test_float_distances_are_those_of_float64_differences(kind, through, monkeypatch):
+    monkeypatch.setattr(tiles, "BLOCK", 16)
+    if through == "device":
+        on_device = tiles.lists_on_device
+        monkeypatch.setattr(tiles, "device_of", lambda device: SimpleNamespace(type="cuda"))
+        monkeypatch.setattr(
+            tiles, "lists_on_device", lambda *a, **k: on_device(*a[:-1], torch.device("cpu"), block=23, **k)
+        )
+    elif through != "as chosen":
+        monkeypatch.setattr(tiles, "route_of", float_route(through))
+        monkeypatch.setattr(tiles, "FEW_DIFFERENCES", 0)
     rng = np.random.default_rng(1)
     x = float_clouds(kind, rng)
     labels = rng.permutation(np.arange(len(x)) % 2)
     scale = {"huge": 1e200, "tiny": 1e-200, "tiny beside a constant": 1e-120}.get(kind, 1.0)
     distances, _, opposite, _ = brute_force(float_squares(np.asarray(x, dtype=np.float64) / scale), 9, labels)
-    near = neighbors(x, 9, labels, block=23)
-    np.testing.assert_allclose(near.distances / scale, distances, rtol=1e-9, atol=0)
-    np.testing.assert_allclose(near.opposite_distance / scale, opposite, rtol=1e-9, atol=0)
-    assert near.pairs.distance[0] == near.opposite_distance.min()
+    near = neighbors(x, 9, labels)
+    np.testing.assert_allclose(near.distances / scale, distances, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(near.opposite_distance / scale, opposite, rtol=1e-12, atol=0)
+    np.testing.assert_allclose(near.pairs.distance[0], near.opposite_distance.min(), rtol=1e-15)
 
 
-@pytest.mark.parametrize("kind", ["near-duplicates", "offset", "many coordinates"])
-def test_every_entry_of_a_tile_keeps_its_bound(kind):
-    x = float_clouds(kind, np.random.default_rng(2)).astype(np.float64)
+@pytest.mark.parametrize("name", ["quantized", "singles", "doubles"])
+@pytest.mark.parametrize("kind", FLOAT_CLOUDS)
+def test_a_score_bounds_the_distance_from_below(kind, name):
+    """What the proposals rest on, for every pair of points, against differences."""
+    x = float_clouds(kind, np.random.default_rng(2))
     points = as_points(x)
-    tile = points.distance(points.squared(slice(0, len(x)), slice(0, len(x)))) ** 2
-    true = float_squares(x)
-    assert (np.diag(tile) == 0).all()
-    off = ~np.eye(len(x), dtype=bool)
-    assert np.abs(tile / np.where(off, true, 1) - off).max() < RELATIVE_ERROR
+    route, everything = getattr(points, name), slice(0, len(x))
+    score = route.norm[:, None] + route.norm - 2 * route.product(everything, everything)
+    i, j = np.nonzero(~np.eye(len(x), dtype=bool))
+    exact = points.differences(i, j)
+    lower = route.lower(score, np.arange(len(x)))[i, j]
+    assert (lower <= exact).all()
+    if name == "doubles" and kind in ("random", "far apart", "many coordinates"):
+        assert (lower > exact - 1e-9 * exact.max()).all()  # a bound, and not an idle one
 
 
-def test_near_duplicates_are_wrong_without_recomputation():
-    """What the recomputation is for: the plain float64 product is off by far more than the bound."""
-    x = float_clouds("random", np.random.default_rng(3))
-    x = np.concatenate([x, x + 1e-6])
-    i, everything = np.arange(150), slice(0, 300)
-    true = float_squares(x)[i, i + 150]
-    points = as_points(x)
+@pytest.mark.parametrize("name", ["quantized", "singles", "doubles"])
+def test_what_the_proposals_cannot_decide_is_searched(name, monkeypatch):
+    """An attack: near-duplicates far from the mean, more of them than candidates, closer than any product can see."""
+    monkeypatch.setattr(tiles, "route_of", float_route(name))
+    steps, asked = [], tiles._propose
+    monkeypatch.setattr(tiles, "_propose", lambda *a: steps.append(a[1].dtype.name) or asked(*a))
+    monkeypatch.setattr(tiles, "FEW_DIFFERENCES", 0)
+    searched = tiles._searched
+    monkeypatch.setattr(tiles, "_searched", lambda *a: steps.append("differences") or searched(*a))
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((40, 30)) * 1e6
+    x = np.concatenate([x, x[:1] + 1e-7 * rng.standard_normal((60, 30))])
+    x = np.ldexp(np.rint(np.ldexp(x, 30)), -30)  # differences are exact
+    labels = np.arange(100) % 2
+    distances, indices, opposite, opposite_index = brute_force(float_squares(x), 5, labels)
+    near = neighbors(x, 5, labels)
+    np.testing.assert_allclose(near.distances, distances, rtol=1e-14)
+    np.testing.assert_allclose(near.opposite_distance, opposite, rtol=1e-14)
+    assert np.array_equal(near.indices, indices)
+    assert np.array_equal(near.opposite_index, opposite_index)
+    assert steps[-1] == "differences"
+    assert len(steps) == {"quantized": 3, "singles": 2, "doubles": 1}[name]
+    assert neighbors(x, 5, labels).subset(np.arange(30, 100)).distances[40] == pytest.approx(
+        brute_force(float_squares(x[30:]), 5)[0][40], rel=1e-14
+    )
 
-    def error():
-        squares = points.squared(everything, everything)[i, i + 150] * points.distance(1.0) ** 2
-        return np.abs(squares / true - 1).max()
 
-    assert error() < RELATIVE_ERROR
-    points._doubtful = -1.0
-    assert error() > 1e3 * RELATIVE_ERROR
-
-
-@pytest.mark.parametrize("block", [1, 7, 1000])
-def test_the_result_does_not_depend_on_the_block(block):
+def test_near_duplicates_a_relative_ten_thousandth_apart_where_float32_fails():
     rng = np.random.default_rng(4)
-    x, y = rng.integers(0, 4, (90, 3, 3)).astype(np.uint8), np.arange(90) % 2  # many ties
-    one, other = neighbors(x, 5, y), neighbors(x, 5, y, block=block)
-    for name in ("distances", "indices", "opposite_distance", "opposite_index", "reserve_indices"):
-        assert np.array_equal(getattr(one, name), getattr(other, name)), name
-    assert np.array_equal(one.pairs.i, other.pairs.i)
-    assert np.array_equal(one.pairs.j, other.pairs.j)
+    x = rng.standard_normal((300, 500))
+    x = np.concatenate([x, x * (1 + 1e-4 * rng.standard_normal(x.shape))]).astype(np.float32)
+    true = np.sqrt(((x[:300].astype(np.float64) - x[300:]) ** 2).sum(axis=1))
+    near = neighbors(x, 3)
+    assert np.array_equal(near.indices[:300, 0], np.arange(300, 600))
+    assert np.abs(near.distances[:300, 0] / true - 1).max() < 1e-12
+    y = torch.from_numpy(x)
+    plain = (y**2).sum(1)[:, None] + (y**2).sum(1) - 2 * y @ y.T
+    assert np.abs(plain[np.arange(300), np.arange(300, 600)].clamp(min=0).sqrt().numpy() / true - 1).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["integers", "quantized", "singles", "doubles"])
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_the_result_does_not_depend_on_tiles_or_threads(block, name, monkeypatch):
+    rng = np.random.default_rng(4)
+    x, y = rng.integers(0, 4, (190, 3, 3)).astype(np.uint8), np.arange(190) % 2  # many ties
+    if name != "integers":
+        x = x.astype(np.float32) * 0.37
+        monkeypatch.setattr(tiles, "route_of", float_route(name))
+    one = neighbors(x, 5, y)
+    monkeypatch.setattr(tiles, "BLOCK", block)
+    monkeypatch.setattr(tiles, "KEEP_POINTS", 0)  # blocks twice as large, and nothing kept
+    other = neighbors(x, 5, y)
+    assert same(one, other)
+    assert all(map(np.array_equal, one.nearest(40), other.nearest(40)))
+    assert all(np.array_equal(getattr(one.pairs, part), getattr(other.pairs, part)) for part in ("i", "j", "distance"))
+    torch.set_num_threads(3)
+    try:
+        assert same(one, neighbors(x, 5, y))
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 8, 9, 40])
+def test_any_number_of_classes(n_classes):
+    rng = np.random.default_rng(n_classes)
+    x, y = rng.integers(0, 256, (400, 6)).astype(np.uint8), rng.integers(0, n_classes, 400)
+    x[:, 0] = 5 * y  # neighbors mostly share their label
+    _, indices, opposite, opposite_index = brute_force(integer_squares(x), 6, y)
+    near = neighbors(x, 6, y)
+    assert np.array_equal(near.indices, indices)
+    assert np.array_equal(near.opposite_index, opposite_index)
+    assert np.array_equal(near.opposite_distance, opposite / 255)
+
+
+# --------------------------------------------------------------------------------- subsets, memory, Dask
+
+
+@pytest.mark.parametrize("kind", ["images", "points"])
+@pytest.mark.parametrize("way", ["kept", "declared", "anew"])
+def test_a_subset_has_the_neighbors_of_its_own_points(kind, way, monkeypatch):
+    rng = np.random.default_rng(5)
+    x = torus_images(300, 4, size=16)[0] if kind == "images" else rng.standard_normal((300, 20))
+    y, group = rng.integers(0, 3, 300), rng.integers(0, 60, 300)
+    chosen = [rng.permutation(300)[:110], np.arange(40, 80), np.flatnonzero(y != 1)]
+    if way != "kept":
+        monkeypatch.setattr(tiles, "KEEP_POINTS", 0)
+    declared = chosen if way == "declared" else ()
+    near = neighbors(x, 6, y, group=group, exclude_group=True, subsets=declared)
+    if way != "anew":  # no product is computed again
+        for cls in (Integers, Quantized, Floats):
+            monkeypatch.setattr(cls, "product", None)
+    found = [near.subset(part) for part in chosen]
+    monkeypatch.undo()
+    for part, got in zip(chosen, found, strict=True):
+        alone = neighbors(x[part], 6, y[part], group=group[part], exclude_group=True)
+        assert same(got, alone)
+        assert np.array_equal(got.labels, y[part])
+        assert same(got.subset([3, 1, 20, 7, 30], 2), alone.subset([3, 1, 20, 7, 30], 2))
+
+
+def test_more_neighbors_come_from_what_is_kept_or_reserved(monkeypatch):
+    x = torus_images(200, 3, size=16)[0]
+    whole = neighbors(x, 199)
+    near = neighbors(x, 4)
+    monkeypatch.setattr(tiles, "KEEP_POINTS", 0)
+    reserved, neither = neighbors(x, 4, reserve=60), neighbors(x, 4)
+    assert all(np.array_equal(a, b[:, :90]) for a, b in zip(neither.nearest(90), whole.nearest(199), strict=True))
+    monkeypatch.setattr(Integers, "product", None)
+    for one in (near, reserved):
+        assert one.k == 4
+        assert np.array_equal(one.nearest(60)[0], whole.distances[:, :60])
+        assert np.array_equal(one.nearest(60)[1], whole.indices[:, :60])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_mapped_file_and_an_iterator_are_the_same_points(tmp_path, dtype):
+    x = np.random.default_rng(6).integers(0, 256, (300, 12, 10, 3)).astype(dtype)
+    y = np.arange(300) % 2
+    np.save(tmp_path / "images.npy", x)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    expected = neighbors(x, 5, y)
+    assert same(expected, neighbors(mapped, 5, y))
+    assert same(expected, neighbors((mapped[i : i + 70] for i in range(0, 300, 70)), 5, y, memory=2**16))
+    with pytest.raises(BadPoints, match=r"shape \(2, 5\).*one shape and type"):
+        neighbors(iter([np.zeros((3, 4)), np.zeros((2, 5))]), 1)
+    with pytest.raises(BadPoints, match="iterator gave no points"):
+        neighbors(iter([]), 1)
+
+
+@pytest.mark.parametrize("memory", [2**14, 2**18])
+def test_little_memory_changes_nothing(memory):
+    rng = np.random.default_rng(7)
+    for x in (rng.integers(0, 256, (300, 2000)).astype(np.uint8), rng.standard_normal((300, 200))):
+        assert same(neighbors(x, 5, np.arange(300) % 2), neighbors(x, 5, np.arange(300) % 2, memory=memory))
+
+
+@pytest.mark.slow
+def test_fifty_thousand_images_need_the_images_and_one_gibibyte(tmp_path):
+    """Peak memory of the process, over that before the images were made."""
+    code = """
+        import resource, sys, numpy as np
+        from intrinsic.neighbors import neighbors
+        rng = np.random.default_rng(0)
+        neighbors(rng.integers(0, 256, (100, 10)).astype(np.uint8), 3, np.arange(100) % 2)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        x = np.repeat(rng.integers(0, 256, (50_000, 32, 32, 1), dtype=np.uint8), 3, axis=3)
+        near = neighbors(x, 20, np.arange(50_000) % 2)
+        after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        assert near.distances.shape == (50_000, 20)
+        print(1024 * (after - before) - x.nbytes)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, text=True, capture_output=True)
+    assert int(done.stdout) < 2**30
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as two_workers:
+        yield two_workers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["images", "points"])
+def test_dask_workers_give_the_same_answer_though_one_is_killed(cluster, kind, monkeypatch, tmp_path):
+    """One of two workers gets SIGKILL on the way; bit for bit the same, and what was brought in is not done again."""
+    rng = np.random.default_rng(8)
+    x = rng.integers(0, 256, (3000, 800)).astype(np.uint8)
+    x[1500:1600] = x[:100]
+    if kind == "points":
+        x = rng.standard_normal((3000, 60))
+    y, group = rng.integers(0, 3, 3000), rng.integers(0, 500, 3000)
+    expected = neighbors(x, 9, y, group=group, exclude_group=True)
+    on_workers, tile, log = tiles.lists_on_workers, tiles._tile, tmp_path / "tiles.log"
+
+    def logged(*arguments):
+        found = tile(*arguments)
+        with log.open("a") as lines:
+            lines.write(f"{os.getpid()} {arguments[0][1].index[0]} {arguments[1][1].index[0]}\n")
+        return found
+
+    monkeypatch.setattr(tiles, "_tile", logged)
+    monkeypatch.setattr(tiles, "lists_on_workers", lambda *a, **k: on_workers(*a, block=250, **k))
+    with Client(cluster) as client:
+        client.wait_for_workers(2)
+        pids = set(client.run(os.getpid).values())
+
+        def kill():
+            while not log.exists() or len(log.read_text().splitlines()) < 10:
+                time.sleep(0.002)
+            os.kill(int(log.read_text().split()[0]), signal.SIGKILL)
+
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        found = neighbors(x, 9, y, group=group, exclude_group=True, client=client)
+        killer.join(timeout=10)
+        client.wait_for_workers(2)
+        assert set(client.run(os.getpid).values()) != pids
+    assert same(found, expected)
+    done = [line.split(maxsplit=1) for line in log.read_text().splitlines()]
+    once = {place for _, place in done}
+    assert len(once) == 12 * 13 // 2
+    dead = done[0][0]
+    assert len(done) - len(once) <= sum(pid == dead for pid, _ in done)  # only what the lost worker held is repeated
 
 
 def test_self_is_left_out_by_index_and_copies_stay():
@@ -270,7 +537,7 @@ def test_closest_pairs_are_those_of_a_full_sort(ordered, count):
     x = rng.integers(0, 3, (50, 2, 3)).astype(np.uint8)  # many ties
     y = rng.integers(0, 4, 50)
     squares = integer_squares(x)
-    pairs = closest_pairs(x, y, ordered=ordered, count=count, block=9)
+    pairs = closest_pairs(x, y, ordered=ordered, count=count)
     rows = []
     for i in range(50):
         for j in range(i + 1, 50):
@@ -284,23 +551,6 @@ def test_closest_pairs_are_those_of_a_full_sort(ordered, count):
     assert pairs.i.tolist() == [i for _, i, _ in rows]
     assert pairs.j.tolist() == [j for _, _, j in rows]
     assert pairs.sharpness.tolist() == [-s for s, _, _ in rows]
-
-
-def test_memory_stays_far_below_all_pairs(monkeypatch):
-    """No tile is larger than a strip: 3,000 points would take 72 MB as a float64 square."""
-    tiles = []
-    squared = Points.squared
-
-    def watched(self, rows, columns):
-        tile = squared(self, rows, columns)
-        tiles.append(tile.nbytes)
-        return tile
-
-    monkeypatch.setattr(Points, "squared", watched)
-    monkeypatch.setattr("intrinsic.neighbors.STRIP_BYTES", 2**20)
-    near = neighbors(np.random.default_rng(0).integers(0, 256, (3000, 50)).astype(np.uint8), 3)
-    assert max(tiles) <= 2**20
-    assert near.distances.shape == (3000, 3)
 
 
 X = np.random.default_rng(7).standard_normal((10, 3))
@@ -330,6 +580,9 @@ NAN = np.where(np.arange(30).reshape(10, 3) == 4, np.nan, X)
         ((X, 3, np.array([None] * 10)), {}, r"labels are missing"),
         ((X, 3), {"group": np.zeros(3)}, r"groups have shape \(3,\)"),
         ((X, 3), {"exclude_group": True}, r"needs to know the groups"),
+        ((X, 3), {"device": "gpu0"}, r"device='gpu0' is no device"),
+        ((X, 3), {"device": "meta"}, r"device='meta' has no exact products"),
+        ((X, 3), {"device": "cuda"}, r"torch sees no GPU here"),
         ((X, 6), {"group": np.arange(10) // 5, "exclude_group": True}, r"10 of 10 points have fewer than 6"),
     ],
 )

@@ -4,6 +4,9 @@ The modules, in import order (a module imports only those above it):
 
 manifolds        point clouds and image families of known dimension and known label gap
 images           image sets: catalogue, adapters, matching, splits
+selection        compiled selection of nearest points and closest pairs from tiles of products
+products         points, and exact inner products or proven bounds by 8-bit, float32 and float64 products
+tiles            the pairs of all points in tiles: threads, a GPU, Dask workers
 neighbors        one exact pass: nearest distances, nearest opposite-label distance
 dimension        intrinsic dimension: maximum likelihood, TwoNN
 sharpness        label sharpness K_F, the pair that attains it, its growth

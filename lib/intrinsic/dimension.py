@@ -240,10 +240,9 @@ def _both_halves(near, k, inverse, halves):
     not reach k, which takes a large group in the other half, the fewer there are count, as unbiased for 1/d as k
     are; a point with fewer than 2 is left out.
     """
-    columns = slice(0, min(3 * k + 20, near.reserve_indices.shape[1]))
-    index = near.reserve_indices[:, columns]
+    distances, index = near.nearest(min(3 * k + 20, near.n - 1))
     known = index >= 0
-    logs = np.log(np.where(known, near.reserve_distances[:, columns], 1.0))
+    logs = np.log(np.where(known, distances, 1.0))
     found = []
     for half in halves:
         mine = known & (half[index] == half[:, None])

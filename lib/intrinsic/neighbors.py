@@ -1,15 +1,13 @@
-"""One exact pass over all pairs: nearest neighbors, nearest images of another label, near-duplicates.
+"""One exact pass over all pairs: nearest neighbors, nearest points of another label, near-duplicates.
 
-Everything rests on `Points.squared`, a tile of squared distances:
+- uint8 images: squared distances are whole numbers, with no rounding at all;
+- other points: each distance is a float64 sum of squared differences, at most a relative (D + 2) 2^-53 off.
 
-- uint8 images: integers, with no rounding at all;
-- other points: relative error at most 1e-9 of a squared distance, so at most 5e-10 of a distance (plus the
-  rounding of a float64 subtraction of the points themselves), near-duplicates and common offsets included.
-
-The pass goes through strips of rows. Beside the points it holds about six strips of STRIP_BYTES, never n x n.
+`products` says how, `selection` what is kept of a tile, `tiles` in which order and where.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -17,189 +15,15 @@ from scipy.sparse.csgraph import connected_components
 from scipy.special import digamma
 from tqdm import tqdm
 
+from intrinsic import tiles
 from intrinsic.images import ImageSet
+from intrinsic.products import MEMORY, BadPoints, Points, as_points
+from intrinsic.selection import Lists, Side, collect
 
-STRIP_BYTES = 32 * 2**20  # one strip of float64 squared distances
-EXACT_PIXELS = 1024  # 1024 products of numbers in [-128, 127] sum to at most 2^24, where float32 is exact
-PAIRS = 200_000  # closest pairs of different labels that are kept, at least
-RELATIVE_ERROR = 1e-9  # of a squared distance between float points
+PAIRS = 200_000  # closest pairs of different labels that are listed, at least
+RELATIVE_ERROR = 1e-9  # of a distance between float points, at most
 
-
-class BadPoints(ValueError):
-    """Points, labels or groups that have no neighbors in the asked sense."""
-
-
-# ------------------------------------------------------------------------------------------------- distances
-
-
-class Points:
-    """Points as rows, with exact tiles of squared distances between them. Made by `as_points`.
-
-    n, dimensions    number of points and of coordinates
-    integers         True for uint8: squared distances are integers, in grey levels
-    """
-
-    def __init__(self, rows):
-        self._x = rows
-        self.n, self.dimensions = rows.shape
-        self.integers = rows.dtype == np.uint8
-        self._chunk = int(np.clip(STRIP_BYTES // (8 * max(self.n, 1)), 64, EXACT_PIXELS))
-        if self.integers:
-            self._exponent = 0
-            self._norm = self._norms(np.int64).astype(np.float64)
-            return
-        # powers of two keep squares away from overflow and underflow and round nothing
-        largest = max(float(np.abs(self._x[:, c]).max()) for c in self._chunks())
-        self._first = _exponent_of(largest)
-        self._second = 0
-        self._mean = np.concatenate(
-            [np.ldexp(self._x[:, c].astype(np.float64), -self._first).mean(axis=0) for c in self._chunks()]
-        )
-        self._second = _exponent_of(max(float(np.abs(self._part(slice(None), c)).max()) for c in self._chunks()))
-        self._exponent = self._first + self._second
-        self._norm = self._norms(np.float64)
-        n_chunks = -(-self.dimensions // self._chunk)
-        rounding = 1.01 * 2.0**-53 * (2 * (min(self._chunk, self.dimensions) + n_chunks) + 12)
-        self._doubtful = rounding / RELATIVE_ERROR
-
-    def _chunks(self):
-        return [slice(c, min(c + self._chunk, self.dimensions)) for c in range(0, self.dimensions, self._chunk)]
-
-    def _part(self, rows, columns):
-        """Some coordinates of some points, shifted: float32 integers in [-128, 127], or centered float64."""
-        part = self._x[rows, columns]
-        if self.integers:
-            part = part.astype(np.float32)
-            part -= 128
-            return part
-        part = np.ldexp(part.astype(np.float64), -self._first)
-        part -= self._mean[columns]
-        return np.ldexp(part, -self._second)
-
-    def _norms(self, dtype):
-        total = np.zeros(self.n, dtype=dtype)
-        for columns in self._chunks():
-            part = self._part(slice(None), columns)
-            # for uint8 a sum of at most 1024 squares of at most 2^14: exact in float32
-            total += np.einsum("ij,ij->i", part, part).astype(dtype)
-        return total
-
-    def squared(self, rows, columns):
-        """Squared distances, float64 (len(rows), len(columns)), between points given by slices or index arrays.
-
-        In grey levels for uint8, else in units of 4^exponent: `distance` gives the roots in the points' own unit.
-
-        uint8: 128 is subtracted, and products are summed in float32 over at most 1,024 pixels, so that every
-        partial sum is an integer of at most 2^24 in size, in whatever order it is formed; these sums are added in
-        float64, exact below 2^53. The result is an integer without error.
-
-        Floats: the mean is subtracted, and |a|^2 + |b|^2 - 2 ab is formed in float64 over chunks of c <= 1,024 of
-        the D coordinates. Its error is at most eps (|a|^2 + |b|^2) with eps = 2 (c + D/c + 6) u, u = 2^-53: a sum of
-        c + D/c terms loses at most (c + D/c) u of the sum of their sizes (Higham 2002, section 3.1), which Cauchy
-        and Schwarz bound; centering and the last two additions add 12 u. Every entry below 1e9 eps (|a|^2 + |b|^2),
-        where this could exceed a relative 1e-9, is computed again from the differences of the original coordinates.
-        """
-        total = np.zeros((self._length(rows), self._length(columns)))
-        for chunk in self._chunks():
-            total += self._part(rows, chunk) @ self._part(columns, chunk).T
-        total *= -2
-        total += self._norm[rows][:, None]
-        total += self._norm[columns]
-        if self.integers:
-            return total
-        i, j = np.nonzero(total < self._doubtful * (self._norm[rows][:, None] + self._norm[columns]))
-        if len(i):
-            everything = np.arange(self.n)
-            total[i, j] = self._by_difference(everything[rows][i], everything[columns][j])
-        return total
-
-    def _by_difference(self, i, j):
-        """Squared distances (m,) of pairs, each from the differences of its coordinates."""
-        total = np.zeros(len(i))
-        for columns in self._chunks():
-            step = max(1, STRIP_BYTES // (8 * (columns.stop - columns.start)))
-            for start in range(0, len(i), step):
-                part = slice(start, start + step)
-                a, b = (np.ldexp(self._x[pair[part], columns].astype(np.float64), -self._first) for pair in (i, j))
-                a -= b
-                a = np.ldexp(a, -self._second)
-                total[part] += np.einsum("ij,ij->i", a, a)
-        return total
-
-    def distance(self, squared):
-        """Distances in the points' own unit (pixels in [0, 1] for uint8) from squared ones."""
-        root = np.sqrt(squared)
-        return root / 255 if self.integers else np.ldexp(root, self._exponent)
-
-    def __len__(self):
-        return self.n
-
-    def take(self, rows):
-        """The points at an index array, as Points."""
-        return Points(self._x[rows])
-
-    def _length(self, rows):
-        return len(range(*rows.indices(self.n))) if isinstance(rows, slice) else len(rows)
-
-    def strips(self, block=None, progress=False, what="distances"):
-        """(rows, squared distances of these rows to all points) from the first to the last."""
-        block = block or max(1, STRIP_BYTES // (8 * self.n))
-        starts = range(0, self.n, block)
-        for start in tqdm(starts, desc=what, unit="strip", disable=not progress):
-            rows = slice(start, min(start + block, self.n))
-            squared = self.squared(rows, slice(0, self.n))
-            if squared.diagonal(start).any():
-                raise ArithmeticError(
-                    "a point is not at distance 0 from itself, so this machine's matrix product rounds more than "
-                    "float32 and no distance can be trusted: turn off reduced precision in its linear algebra"
-                )
-            yield rows, squared
-
-
-def _exponent_of(largest):
-    return int(np.frexp(largest)[1]) if largest > 0 else 0
-
-
-def as_points(x):
-    """Points from an ImageSet, an array or a torch tensor, one per first index; a Neighbors gives its own.
-
-    uint8 is read as pixels in [0, 1], that is grey levels / 255; other numbers have their own unit.
-    Raises BadPoints.
-    """
-    if isinstance(x, Points):
-        return x
-    if isinstance(x, Neighbors):
-        return x.points
-    if isinstance(x, ImageSet):
-        x = x.images
-    if hasattr(x, "detach"):  # a torch tensor, on any device
-        x = x.detach().cpu()
-        x = (x.float() if x.is_floating_point() and x.element_size() < 4 else x).numpy()
-    try:
-        x = np.asarray(x)
-    except ValueError as error:
-        raise BadPoints(
-            "the points have different numbers of coordinates, so there is no distance between them: give (n, D)"
-        ) from error
-    if x.dtype.kind not in "buif":
-        raise BadPoints(f"the points are of type {x.dtype}, which has no distances: give real numbers (n, D)")
-    if x.ndim < 2:
-        raise BadPoints(
-            f"the points have shape {x.shape}, which does not say which numbers belong to one point: give (n, D), "
-            "for numbers on a line x[:, None]"
-        )
-    if 0 in x.shape:
-        raise BadPoints(f"the points have shape {x.shape}, so there is nothing to measure: give at least two")
-    if len(x) < 2:
-        raise BadPoints("there is one point, which has no neighbor: give at least two")
-    x = x.reshape(len(x), -1)
-    if x.dtype.kind == "f":
-        bad = int((~np.isfinite(x)).any(axis=1).sum())
-        if bad:
-            raise BadPoints(
-                f"{bad} of {len(x)} points hold NaN or infinity, to which no distance exists: remove or repair them"
-            )
-    return Points(x if x.dtype != bool else x.astype(np.float32))
+__all__ = ["BadPoints", "Neighbors", "Pairs", "Points", "as_points", "closest_pairs", "neighbors"]
 
 
 def as_labels(labels, n, name="labels"):
@@ -216,9 +40,9 @@ def as_labels(labels, n, name="labels"):
     return labels
 
 
-def labels_and_group(x, labels, group):
-    """(labels, group) of x: those given, else its own; each checked, or None."""
-    n = len(x)
+def labels_and_group(x, labels, group, n=None):
+    """(labels, group) of x, of n points: those given, else its own; each checked, or None."""
+    n = len(x) if n is None else n
     if isinstance(x, ImageSet | Neighbors):
         labels = x.labels if labels is None else labels
         group = x.group if group is None else group
@@ -263,9 +87,11 @@ class Neighbors:
     n, dimensions      points and coordinates
     excludes_group     True if points of the same group do not count as neighbors
     points             the points themselves
-    pairs              the closest pairs with different labels, over all groups, or None
-    reserve_distances, reserve_indices    (n, 3k + 20) or fewer columns: the k nearest and those beyond, which step
-                       in where a half-sample leaves neighbors out; infinity and -1 where there are no more
+    pairs              the closest pairs with different labels, over all groups, or None without labels
+
+    `nearest` goes beyond k, `subset` gives the neighbors within a part of the points. Up to 8,000 points both, and
+    `pairs`, come from the products of the first pass, which are kept (256 MiB at most); above that they take a pass of
+    their own, unless `neighbors` was told of them beforehand.
     """
 
     distances: np.ndarray
@@ -278,9 +104,10 @@ class Neighbors:
     dimensions: int
     excludes_group: bool
     points: Points = field(repr=False)
-    pairs: Pairs | None = field(repr=False)
-    reserve_distances: np.ndarray = field(repr=False)
-    reserve_indices: np.ndarray = field(repr=False)
+    _reserve: tuple = field(repr=False)  # distances and indices (n, reserve)
+    _kept: tiles.Kept | None = field(repr=False)
+    _side: Side = field(repr=False)
+    _subsets: tuple = field(repr=False)  # ((chosen, Neighbors), ...)
 
     def __len__(self):
         return self.n
@@ -290,114 +117,322 @@ class Neighbors:
         """How many neighbors of each point are known."""
         return self.distances.shape[1]
 
+    @cached_property
+    def pairs(self):
+        """The closest pairs with different labels, as Pairs: at least 200,000 and 20 n, or all there are."""
+        return None if self.labels is None else closest_pairs(self)
+
     def nearest(self, count):
         """(distances, indices), each (n, count), of the `count` nearest neighbors of every point, beyond k too.
 
         Infinity and -1 where a point has fewer.
         """
-        if self.reserve_indices.shape[1] >= count:
-            return self.reserve_distances[:, :count], self.reserve_indices[:, :count]
-        more = neighbors(self.points, count, group=self.group, exclude_group=self.excludes_group)
-        return more.distances, more.indices
+        if self._reserve[0].shape[1] < count:
+            more = _search(self.points, self._side, count, 0, 1, self._kept)
+            object.__setattr__(self, "_reserve", more[:2])
+        return tuple(part[:, :count] for part in self._reserve)
 
     def subset(self, chosen, k=None):
-        """Neighbors of the points at the index array `chosen` among themselves; indices count within `chosen`."""
+        """Neighbors of the points at the index array `chosen` among themselves; indices count within `chosen`.
+
+        k   neighbors, by default as many as here, or as there are. Equal distances are in order of index here.
+        Raises BadPoints.
+        """
         chosen = np.asarray(chosen)
-        return neighbors(
-            self.points.take(chosen),
-            min(self.k, len(chosen) - 1) if k is None else k,
-            None if self.labels is None else self.labels[chosen],
-            group=None if self.group is None else self.group[chosen],
-            exclude_group=self.excludes_group,
-        )
+        for known, near in self._subsets:
+            if (k is None or k == near.k) and np.array_equal(known, chosen):
+                return near
+        k = min(self.k, len(chosen) - 1) if k is None else k
+        _check_k(k, len(chosen))
+        labels, group = (None if part is None else part[chosen] for part in (self.labels, self.group))
+        if self._kept is None:
+            return neighbors(self.points.take(chosen), k, labels, group=group, exclude_group=self.excludes_group)
+        order = np.argsort(chosen, kind="stable")
+        side = self._side.part(chosen[order])
+        if (np.diff(side.index) <= 0).any():
+            raise BadPoints("a point is chosen twice, and would be its own neighbor: give each index once")
+        n_classes = int(side.code.max()) + 1
+        found = _search(self.points, side, k, int(labels is not None), n_classes, self._kept)
+        return _subset(self, chosen, order, found, k)
 
 
-def neighbors(x, k=20, labels=None, *, group=None, exclude_group=False, block=None, progress=False):
-    """The k nearest neighbors of every point and its nearest point with another label, exactly.
+def neighbors(
+    x,
+    k=20,
+    labels=None,
+    *,
+    group=None,
+    exclude_group=False,
+    device="auto",
+    memory=MEMORY,
+    client=None,
+    reserve=0,
+    subsets=(),
+    progress=False,
+):
+    """The k nearest neighbors of every point and its nearest point with another label, exactly, in one pass.
 
     x              ImageSet or uint8 array (distances in units of images in [0, 1]), or points (n, D) or a tensor
-                   (distances in their own unit); see Points.squared for the error bound
+                   (distances in their own unit); a memory-mapped array, or an iterator of arrays, which goes through a
+                   temporary file. uint8: no rounding; others: see products.Floats for what decides, and why
+                   nothing is missed
     k              1 <= k < n
     labels, group  one a point; an ImageSet has its own
     exclude_group  points of the same group do not count as neighbors (they do count as opposite ones)
-    block          rows in a strip; the result does not depend on it
+    device         "auto": a GPU if there is one; "cpu", "cuda", "cuda:1"
+    memory         bytes of working memory, beside x and the result
+    client         a dask.distributed Client: tiles are computed by its workers instead
+    reserve        neighbors of each point to hold for `nearest`, beyond k
+    subsets        index arrays to hold the neighbors of, for `subset`; only of use above 8,000 points
+    Every result is the same, bit for bit, whatever device, memory, client and number of threads.
     Raises BadPoints.
     """
-    points = as_points(x)
-    labels, group = labels_and_group(x, labels, group)
+    points = as_points(x, memory)
+    if points.memory != memory:
+        points = Points(points.x, memory)
+    labels, group = labels_and_group(x, labels, group, points.n)
     n, k = points.n, _whole(k, "k")
-    if k >= n:
-        raise BadPoints(f"k={k} neighbors were asked for and a point has {n - 1} others: give k below {n}")
+    _check_k(k, n)
     if exclude_group and group is None:
         raise BadPoints("exclude_group=True needs to know the groups, and there are none: give group=")
-    reserve = min(n - 1, 3 * k + 20)
-    codes = None if labels is None else np.unique(labels, return_inverse=True)[1]
-    near, near_index = np.empty((n, reserve)), np.empty((n, reserve), dtype=np.int64)
-    opposite, opposite_index, closest = None, None, None
+    where = tiles.device_of(device)
+    codes = np.zeros(n, dtype=np.int32)
     if labels is not None:
-        opposite, opposite_index = np.full(n, np.inf), np.full(n, -1, dtype=np.int64)
-        closest = _PairList(points, max(PAIRS, 20 * n))
-    for rows, squared in points.strips(block, progress, "neighbors"):
-        if labels is not None:
-            across = np.where(codes[rows, None] == codes, np.inf, squared)
-            best = across.argmin(axis=1)
-            value = across[np.arange(len(across)), best]
-            found = np.isfinite(value)
-            opposite[rows], opposite_index[rows] = value, np.where(found, best, -1)
-            closest.add(rows, across)
-        squared[np.arange(len(squared)), np.arange(rows.start, rows.stop)] = np.inf
-        if exclude_group:
-            squared[group[rows, None] == group] = np.inf
-        near[rows], near_index[rows] = _smallest(squared, reserve)
-    few = int((near_index[:, k - 1] < 0).sum())
+        codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+    n_classes = int(codes.max()) + 1
+    side = Side(np.arange(n), np.empty(n), codes, group if exclude_group else None)
+    count = min(n - 1, max(k, reserve))
+    route = tiles.route_of(points, side, count, n_classes)
+    side = replace(side, norm=route.norm)
+    candidates, q = route.candidates(count, n), _opposite(route, n, labels)
+    kept, declared = None, []
+    if client is not None:
+        lists = tiles.lists_on_workers(client, points, route, side, candidates, q, n_classes, progress=progress)
+    elif where.type == "cuda":
+        lists = tiles.lists_on_device(route, side, candidates, q, where, progress=progress)
+    else:
+        kept = tiles.Kept(route) if tiles.can_keep(route) else None
+        declared = [] if kept is not None else [_declare(chosen, n, k, q, route) for chosen in subsets]
+        within = [(places[order], own) for places, order, own in declared]
+        parts = tiles.computed(route, kept)
+        lists = tiles.lists_of(parts, route, side, candidates, q, n_classes, within, progress)
+    found = tiles.decided(points, route, side, lists, count, n_classes)
+    few = int((found[1][:, k - 1] < 0).sum())
     if few:
         raise BadPoints(
             f"{few} of {n} points have fewer than {k} points outside their group, so their k-th neighbor does not "
             "exist: give a smaller k or exclude_group=False"
         )
-    near = points.distance(near)
-    return Neighbors(
+    near = points.distance(found[0])
+    result = Neighbors(
         distances=near[:, :k],
-        indices=near_index[:, :k],
-        opposite_distance=None if opposite is None else points.distance(opposite),
-        opposite_index=opposite_index,
+        indices=found[1][:, :k],
+        opposite_distance=None if labels is None else points.distance(found[2][:, 0]),
+        opposite_index=None if labels is None else found[3][:, 0],
         labels=labels,
         group=group,
         n=n,
         dimensions=points.dimensions,
         excludes_group=bool(exclude_group),
         points=points,
-        pairs=None if closest is None else closest.done(),
-        reserve_distances=near,
-        reserve_indices=near_index,
+        _reserve=(near, found[1]),
+        _kept=kept,
+        _side=side,
+        _subsets=(),
     )
+    for chosen, order, own in declared:
+        part = side.part(chosen[order])
+        size = min(k, len(chosen) - 1)
+        within = tiles.decided(points, route, part, own, size, n_classes)
+        within = (points.distance(within[0]), within[1], points.distance(within[2]), within[3])
+        entry = (chosen, _subset(result, chosen, order, within, size))
+        object.__setattr__(result, "_subsets", (*result._subsets, entry))
+    return result
 
 
-def closest_pairs(x, labels, *, ordered=False, count=None, rows=None, block=None, progress=False):
+def _opposite(route, n, labels):
+    return 0 if labels is None else min(n, route.opposite_candidates)
+
+
+def _declare(chosen, n, k, q, route):
+    chosen = np.asarray(chosen)
+    size = min(k, len(chosen) - 1)
+    _check_k(size, len(chosen))
+    if chosen.min() < 0 or chosen.max() >= n or len(np.unique(chosen)) < len(chosen):
+        raise BadPoints(f"a subset names points that do not exist, or one twice: give each index below {n} once")
+    return chosen, np.argsort(chosen), Lists.empty(len(chosen), route.candidates(size, len(chosen)), q, route.dtype)
+
+
+def _check_k(k, n):
+    if k >= n:
+        raise BadPoints(f"k={k} neighbors were asked for and a point has {n - 1} others: give k below {n}")
+    _whole(k, "k")
+
+
+def _search(points, side, k, labelled, n_classes, kept):
+    """Distances and indices of the k nearest of the points of `side`, and opposite ones, from kept tiles or new ones.
+
+    Indices are those of `points`.
+    """
+    n = len(side.index)
+    k = min(k, n - 1)
+    if not labelled:
+        side, n_classes = replace(side, code=np.zeros_like(side.code)), 1
+    route = tiles.route_of(points, side, k, n_classes) if kept is None else kept.route
+    side = replace(side, norm=route.norm[side.index])
+    q = _opposite(route, n, labelled or None)
+    found = tiles.computed(route) if kept is None else kept.of(side.index)
+    lists = tiles.lists_of(found, route, side, route.candidates(k, n), q, n_classes)
+    near, near_index, opposite, opposite_index = tiles.decided(points, route, side, lists, k, n_classes)
+    return points.distance(near), near_index, points.distance(opposite), opposite_index
+
+
+def _subset(near, chosen, order, found, k):
+    """Neighbors of a subset: `found` for its points in ascending order, brought into the order of `chosen`."""
+    place = np.full(near.n + 1, -1, dtype=np.int64)
+    place[chosen] = np.arange(len(chosen))
+    back = np.argsort(order)
+    distances, indices, opposite, opposite_index = (part[back] for part in found)
+    indices, opposite_index = place[indices], place[opposite_index]
+    few = int((indices[:, k - 1] < 0).sum())
+    if few:
+        raise BadPoints(
+            f"{few} of {len(chosen)} points of the subset have fewer than {k} points outside their group, so their "
+            "k-th neighbor does not exist: give a smaller k"
+        )
+    labels, group = (None if part is None else part[chosen] for part in (near.labels, near.group))
+    side = near._side.part(chosen)
+    points = near.points.take(chosen)
+    return Neighbors(
+        distances, indices,
+        None if labels is None else opposite[:, 0], None if labels is None else opposite_index[:, 0],
+        labels, group, len(chosen), near.dimensions, near.excludes_group, points,
+        (distances, indices), None, replace(side, index=np.arange(len(chosen))), (),
+    )  # fmt: skip
+
+
+def closest_pairs(x, labels=None, *, ordered=False, count=None, rows=None, progress=False):
     """The `count` (at least 200,000 and 20 n, or all) sharpest pairs with different labels, as Pairs.
 
+    x        as for neighbors; a Neighbors spares the products where it has kept them
     labels   one a point; with ordered=True numbers, and sharpness is |y_i - y_j| / distance
     rows     indices of the points to look at, all by default; i and j are indices of x in any case
-    Ties are in order of i, then j.
+    Ties are in order of i, then j. Of float points a few pairs less than `count` may be listed: those that are
+    certainly the closest.
     """
     points = as_points(x)
-    labels = as_labels(labels, points.n)
+    labels = as_labels(x.labels if labels is None and isinstance(x, Neighbors | ImageSet) else labels, points.n)
     if ordered:
         if labels.dtype.kind not in "buif":
             raise BadPoints(f'labels are {labels.dtype}, and labels="ordered" needs numbers: give their values')
         labels = labels.astype(np.float64)
-    else:
-        labels = np.unique(labels, return_inverse=True)[1]
-    chosen = np.arange(points.n) if rows is None else np.asarray(rows)
+    codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
     count = max(PAIRS, 20 * points.n) if count is None else count
-    found = _PairList(points, count, labels if ordered else None)
-    block = block or max(1, STRIP_BYTES // (8 * len(chosen)))
-    for start in tqdm(range(0, len(chosen), block), desc="pairs", unit="strip", disable=not progress):
-        part = chosen[start : start + block]
-        score = points.squared(part, chosen)
-        score[labels[part][:, None] == labels[chosen]] = np.inf
-        found.add(part, score, chosen)
-    return found.done()
+    chosen = None if rows is None else np.unique(rows)
+    kept = x._kept if isinstance(x, Neighbors) else None
+    if kept is None and chosen is not None:
+        found = closest_pairs(points.take(chosen), labels[chosen], ordered=ordered, count=count)
+        return replace(found, i=chosen[found.i], j=chosen[found.j])
+    index = np.arange(points.n) if chosen is None else chosen
+    values = _scaled(labels[index]) if ordered else np.zeros(len(index))
+    squared, i, j, complete = _sharpest(points, kept, index, codes[index], values, ordered, count, progress)
+    distance = points.distance(squared)
+    difference = np.abs(labels[i] - labels[j]) if ordered else 1.0
+    with np.errstate(divide="ignore"):
+        sharpness = difference / distance
+    order = np.lexsort((j, i, -sharpness))
+    return Pairs(i[order], j[order], distance[order], sharpness[order], complete)
+
+
+def _scaled(values):
+    """Label values over a power of two, which keeps the squares of their differences finite and rounds nothing."""
+    largest = float(np.abs(values).max())
+    return np.ldexp(values, -int(np.frexp(largest)[1])) if largest > 0 else values
+
+
+def _sharpest(points, kept, index, codes, values, ordered, count, progress):
+    """Squared distances, i, j of the closest pairs with different labels, and whether these are all.
+
+    Proposals of floats are decided by differences. A pair that is not proposed has a score of at least the limit of the
+    proposals, so those below it are certain; should they be too few, float64 and at last all differences are taken.
+    """
+    routes = [points.integer_products] if points.integers else [points.singles, points.doubles]
+    if kept is not None:
+        routes = [kept.route, *([] if points.integers or len(index) < points.n else routes)]
+    for route in routes:
+        parts = kept.of(index) if kept is not None and route is kept.route else tiles.computed(route)
+        side = Side(index, route.norm[index], codes)
+        wanted = count if route.exact else count + max(64, count // 8)
+        squared, i, j, limit = _collected(side, parts, values, ordered, wanted, progress)
+        if route.exact:
+            return squared, i, j, limit == np.inf
+        squared = points.differences(i, j)
+        score = squared / _steps(index, values, i, j) ** 2 if ordered else squared
+        certain = np.arange(len(i))
+        if limit < np.inf:
+            least = np.diff(np.unique(values)).min() if ordered else 1.0
+            certain = np.flatnonzero(score < route.lower(np.array([limit * least**2])) / least**2)
+        if limit == np.inf or len(certain) >= count:
+            best = certain[np.lexsort((j[certain], i[certain], score[certain]))[:count]]
+            return squared[best], i[best], j[best], limit == np.inf and len(certain) <= count
+    return _all_differences(points, index, codes, values, ordered, count)
+
+
+def _steps(index, values, i, j):
+    return values[np.searchsorted(index, i)] - values[np.searchsorted(index, j)]
+
+
+def _all_differences(points, index, codes, values, ordered, count):
+    """The same by differences of coordinates alone: the last resort."""
+    best, complete = [np.empty(0)] * 2 + [np.empty(0, dtype=np.int64)] * 2, True
+    for place in range(len(index)):
+        others = np.flatnonzero(codes[place + 1 :] != codes[place]) + place + 1
+        squared = points.differences(np.full(len(others), index[place]), index[others])
+        score = squared / (values[place] - values[others]) ** 2 if ordered else squared
+        new = (score, squared, np.full(len(others), index[place]), index[others])
+        best = [np.concatenate(columns) for columns in zip(best, new, strict=True)]
+        if len(best[0]) > count:
+            complete = False
+            order = np.lexsort((best[3], best[2], best[0]))[:count]
+            best = [column[order] for column in best]
+    return best[1], best[2], best[3], complete
+
+
+def _collected(side, parts, values, ordered, count, progress):
+    """(squared distances or their bounds, i, j) of the `count` pairs with the smallest scores, and the largest score.
+
+    The last is infinite where all pairs are listed.
+    """
+    n = len(side.index)
+    capacity = min(4 * count, n * (n - 1) // 2) + count + max(n, 2 * tiles.BLOCK)
+    out, out_i, out_j = np.empty((capacity, 2)), np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64)
+    size, limit, buffer = 0, np.inf, tiles.Buffers()
+
+    def shorten():
+        nonlocal size, limit
+        score = out[:size, 0]
+        if size <= count:
+            return
+        limit = np.partition(score, count - 1)[count - 1]
+        near = np.flatnonzero(score <= limit)
+        near = near[np.lexsort((out_j[near], out_i[near], score[near]))[:count]]
+        for column in (out, out_i, out_j):
+            column[: len(near)] = column[near]
+        size = len(near)
+
+    for part in tqdm(parts, desc="pairs", unit="tile", disable=not progress):
+        tile, rows, columns = part.make(buffer), part.rows, part.columns
+        row, column = side.part(rows), side.part(columns)
+        start = 0
+        while start < len(tile):
+            size, start = collect(
+                tile, row.norm, column.norm, row.index, column.index, row.code, column.code,
+                values[rows], values[columns], ordered, limit, start, size, out, out_i, out_j,
+            )  # fmt: skip
+            if start < len(tile):
+                shorten()
+    shorten()
+    return out[:size, 1].copy(), out_i[:size].copy(), out_j[:size].copy(), limit
 
 
 def near_duplicate_components(x, *, k=64, chance=0.02):
@@ -432,10 +467,9 @@ def near_duplicate_components(x, *, k=64, chance=0.02):
     k = int(k)
     n = as_points(x).n
     k = min(k, (n - 1) // 2)
-    usable = isinstance(x, Neighbors) and not x.excludes_group and x.reserve_indices.shape[1] >= k
+    usable = isinstance(x, Neighbors) and not x.excludes_group
     near = x if usable else neighbors(as_points(x), max(1, min(k, n - 1)))
-    columns = max(k, 1)
-    distances, index = near.reserve_distances[:, :columns], near.reserve_indices[:, :columns]
+    distances, index = near.nearest(max(k, 1))
     limit = np.zeros(n)
     if k >= 4:
         outer, inner = distances[:, k - 1], distances[:, k // 2 - 1]
@@ -449,76 +483,6 @@ def near_duplicate_components(x, *, k=64, chance=0.02):
     component = connected_components(graph, directed=False)[1]
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)
-
-
-class _PairList:
-    """Collects the pairs with the smallest scores: squared distances, or those over (y_i - y_j)^2."""
-
-    def __init__(self, points, count, values=None):
-        self.points, self.count, self.values = points, count, values
-        self.scaled = None  # a power of two keeps the squares of differences finite
-        if values is not None:
-            self.scaled = np.ldexp(values, -_exponent_of(float(np.abs(values).max())))
-        self.limit, self.complete, self.size = np.inf, True, 0
-        self.parts = []
-
-    def add(self, rows, across, columns=None):
-        """Squared distances (b, m) of points `rows` from `columns`; infinity for pairs that do not count."""
-        rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-        columns = np.arange(across.shape[1]) if columns is None else columns
-        step = max(1, 2**21 // across.shape[1])
-        for start in range(0, len(rows), step):
-            part, row = across[start : start + step], rows[start : start + step]
-            score = part
-            if self.scaled is not None:
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    score = part / (self.scaled[row, None] - self.scaled[columns]) ** 2
-            a, b = np.nonzero((score <= self.limit) & np.isfinite(part))
-            once = row[a] < columns[b]
-            a, b = a[once], b[once]
-            self.parts.append((score[a, b], row[a], columns[b], part[a, b]))
-            self.size += len(a)
-            if self.size > 3 * self.count:
-                self._shorten()
-
-    def _shorten(self):
-        columns = [np.concatenate(column) for column in zip(*self.parts, strict=True)]
-        if len(columns[0]) > self.count:
-            score, i, j, _ = columns
-            self.limit = np.partition(score, self.count - 1)[self.count - 1]
-            near = np.flatnonzero(score <= self.limit)
-            order = near[np.lexsort((j[near], i[near], score[near]))[: self.count]]
-            columns = [column[order] for column in columns]
-            self.complete = False
-        self.parts, self.size = [tuple(columns)], len(columns[0])
-
-    def done(self):
-        self._shorten()
-        _, i, j, squared = self.parts[0]
-        distance = self.points.distance(squared)
-        difference = 1.0 if self.values is None else np.abs(self.values[i] - self.values[j])
-        with np.errstate(divide="ignore"):
-            sharpness = difference / distance
-        order = np.lexsort((j, i, -sharpness))
-        return Pairs(i[order], j[order], distance[order], sharpness[order], self.complete)
-
-
-def _smallest(squared, k):
-    """The k smallest finite entries of each row, ascending, and their columns; equal entries by column.
-
-    Where a row has fewer, infinity and -1.
-    """
-    b, n = squared.shape
-    limit = np.partition(squared, k - 1, axis=1)[:, k - 1 : k] if k < n else np.inf
-    row, column = np.nonzero((squared <= limit) & (squared < np.inf))
-    value = squared[row, column]
-    order = np.lexsort((column, value, row))
-    row, column, value = row[order], column[order], value[order]
-    place = np.arange(len(row)) - np.searchsorted(row, np.arange(b))[row]
-    kept = place < k
-    values, columns = np.full((b, k), np.inf), np.full((b, k), -1, dtype=np.int64)
-    values[row[kept], place[kept]], columns[row[kept], place[kept]] = value[kept], column[kept]
-    return values, columns
 
 
 def _whole(value, name):

@@ -1,0 +1,424 @@
+"""Compiled selection from tiles of inner products: smallest scores of each row and column, closest pairs.
+
+A tile holds inner products g[r, c] between points `rows` and points `columns`. With the points' squared norms
+its scores are
+
+    s[r, c] = a[r] + b[c] - 2 g[r, c]
+
+which are squared distances (integers, exact), or lower bounds of squared distances (floats; see products.Floats).
+Each point has two lists, ascending: the scores of its nearest points, and those of its nearest points with another
+label. The last score of a list is a running threshold. A tile is read in chunks of CHUNK scores; the smallest of a
+chunk, which the processor's vector instructions find, decides whether any of them is looked at by itself.
+
+Lists are ordered by score and then by index, so what they hold does not depend on the order of tiles.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from threading import Barrier
+
+import numpy as np
+import torch
+from numba import njit
+
+CHUNK = 64
+FEW_CLASSES = 8  # up to here the threshold of a chunk is its own for each class
+
+
+@dataclass(eq=False)
+class Lists:
+    """Nearest points found so far, of n points.
+
+    near, near_index          (n, k) scores ascending and indices, -1 where there is none yet
+    opposite, opposite_index  (n, q) the same for points with another label; q = 0 without labels
+    """
+
+    near: np.ndarray
+    near_index: np.ndarray
+    opposite: np.ndarray
+    opposite_index: np.ndarray
+
+    @classmethod
+    def empty(cls, n, k, q, dtype):
+        """Lists without entries; their thresholds admit every score."""
+        return cls(
+            np.full((n, k), unknown(dtype), dtype=dtype),
+            np.full((n, k), -1, dtype=np.int64),
+            np.full((n, q), unknown(dtype), dtype=dtype),
+            np.full((n, q), -1, dtype=np.int64),
+        )
+
+    def part(self, rows):
+        """Views of some points' lists, which share memory with these."""
+        return Lists(self.near[rows], self.near_index[rows], self.opposite[rows], self.opposite_index[rows])
+
+    def merge(self, other):
+        """Take in lists of the same points from other tiles; equal scores come in order of index."""
+        _merge(self.near, self.near_index, other.near, other.near_index)
+        _merge(self.opposite, self.opposite_index, other.opposite, other.opposite_index)
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """The points along one side of a tile.
+
+    index   int64, ascending: which points
+    norm    the a or b of the scores, of the tile's type
+    code    int32 classes, counted from 0
+    group   int64; points of the same group do not become neighbors. None: groups do not matter
+    """
+
+    index: np.ndarray
+    norm: np.ndarray
+    code: np.ndarray
+    group: np.ndarray | None = None
+
+    def part(self, places):
+        """Some of these points."""
+        group = None if self.group is None else self.group[places]
+        return Side(self.index[places], self.norm[places], self.code[places], group)
+
+
+def unknown(dtype):
+    """The score of an empty place in a list: above every score that tiles of this type can hold."""
+    return np.inf if np.dtype(dtype).kind == "f" else 2 ** (30 if np.dtype(dtype).itemsize == 4 else 61)
+
+
+def select(tile, rows, columns, of_rows, of_columns=None, n_classes=1):
+    """Show every score of a tile to the lists of its rows and, unless of_columns is None, of its columns.
+
+    tile             (r, c) inner products; self is left out by index
+    rows, columns    Side, the points along both sides
+    of_rows, of_columns    Lists of those points, changed in place
+    """
+    apart = rows.group is not None
+    none = np.empty(0, dtype=np.int64)
+    groups = (rows.group, columns.group) if apart else (none, none)
+    few = n_classes if n_classes <= FEW_CLASSES else 0
+    beyond = np.full(1, unknown(tile.dtype), dtype=tile.dtype)
+    codes = (rows.code, columns.code)
+    head = (tile, rows.norm, columns.norm, rows.index, columns.index, *codes, *groups, apart, few, beyond)
+    _rows(*head, *_arrays(of_rows))
+    if of_columns is not None:
+        _columns(*head, *_arrays(of_columns))
+
+
+def in_threads(work, tasks):
+    """work(task) for every task, on as many threads as torch uses, each of which gives torch one thread."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(tasks) == 1:
+        for task in tasks:
+            work(task)
+        return
+    for _ in _pool(os.getpid(), threads).map(work, tasks):
+        pass
+
+
+def ranges(count, step):
+    """(lo, hi) that cover 0..count in equal parts, some for each thread, none much smaller than step."""
+    parts = max(1, min(4 * torch.get_num_threads(), count // step))
+    edges = [count * part // parts for part in range(parts + 1)]
+    return list(pairwise(edges))
+
+
+@lru_cache(maxsize=1)
+def _pool(process, threads):
+    """Threads that each let torch use one; torch's setting for all others is left as it was."""
+    ready = Barrier(threads + 1)
+
+    def start():
+        torch.set_num_threads(1)
+        ready.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles", initializer=start)
+    for _ in range(threads):
+        pool.submit(int)
+    ready.wait()
+    torch.set_num_threads(threads)
+    return pool
+
+
+def _arrays(lists):
+    return lists.near, lists.near_index, lists.opposite, lists.opposite_index
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _insert(score, index, scores, indices):
+    place = scores.shape[0] - 1
+    while place > 0 and (scores[place - 1] > score or (scores[place - 1] == score and indices[place - 1] > index)):
+        scores[place] = scores[place - 1]
+        indices[place] = indices[place - 1]
+        place -= 1
+    scores[place] = score
+    indices[place] = index
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _belongs(score, index, scores, indices):
+    last = scores.shape[0] - 1
+    return score < scores[last] or (score == scores[last] and index < indices[last])
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _offer(score, index, scores, indices):
+    """Take a point into a list if it belongs there; returns the threshold."""
+    if _belongs(score, index, scores, indices):
+        _insert(score, index, scores, indices)
+    return scores[scores.shape[0] - 1]
+
+
+@njit(nogil=True, cache=True)
+def _rows(
+    tile, a, b, row, column, code_r, code_c, group_r, group_c, apart, few, beyond,
+    near, near_i, other, other_i,
+):  # fmt: skip
+    scalar = tile.dtype.type
+    width = tile.shape[1]
+    last, labelled = near.shape[1] - 1, other.shape[1] > 0
+    last_other = other.shape[1] - 1
+    # per class: the column's norm, or a number beyond all thresholds where the class is the same
+    across = np.empty((few, width), dtype=b.dtype)
+    for label in range(few):
+        for c in range(width):
+            across[label, c] = b[c] if code_c[c] != label else beyond[0]
+    for r in range(tile.shape[0]):
+        products, norm, i, label = tile[r], a[r], row[r], code_r[r]
+        limit = near[r, last]
+        limit_other = other[r, last_other] if labelled else limit
+        for start in range(0, width, CHUNK):
+            stop = min(start + CHUNK, width)
+            if stop - start == CHUNK:
+                part, norms = products[start:stop], b[start:stop]
+                low = scalar(norms[0] - part[0] - part[0])
+                for t in range(CHUNK):
+                    low = min(low, scalar(norms[t] - part[t] - part[t]))
+                if low + norm > limit:
+                    if low + norm > limit_other:
+                        continue
+                    if few > 0:
+                        norms = across[label, start:stop]
+                        low = scalar(norms[0] - part[0] - part[0])
+                        for t in range(CHUNK):
+                            low = min(low, scalar(norms[t] - part[t] - part[t]))
+                        if low + norm > limit_other:
+                            continue
+            for c in range(start, stop):
+                score = scalar(norm + b[c] - products[c] - products[c])
+                if score <= limit and column[c] != i and not (apart and group_r[r] == group_c[c]):
+                    limit = _offer(score, column[c], near[r], near_i[r])
+                if labelled and score <= limit_other and code_c[c] != label:
+                    limit_other = _offer(score, column[c], other[r], other_i[r])
+
+
+@njit(nogil=True, cache=True)
+def _columns(
+    tile, a, b, row, column, code_r, code_c, group_r, group_c, apart, few, beyond,
+    near, near_i, other, other_i,
+):  # fmt: skip
+    scalar = tile.dtype.type
+    last, labelled = near.shape[1] - 1, other.shape[1] > 0
+    last_other = other.shape[1] - 1
+    width = tile.shape[1]
+    # b minus the threshold: of a row of each class, or of any row
+    bound = np.empty((max(few, 1), width), dtype=b.dtype)
+    for c in range(width):
+        _bound(bound, c, b[c], code_c[c], few, near[c, last], other[c, last_other] if labelled else near[c, last])
+    for r in range(tile.shape[0]):
+        products, norm, i, label = tile[r], a[r], row[r], code_r[r]
+        bounds = bound[label if few > 0 else 0]
+        for start in range(0, width, CHUNK):
+            stop = min(start + CHUNK, width)
+            if stop - start == CHUNK:
+                part, limits = products[start:stop], bounds[start:stop]
+                low = scalar(limits[0] - part[0] - part[0])
+                for t in range(CHUNK):
+                    low = min(low, scalar(limits[t] - part[t] - part[t]))
+                if low + norm > 0:
+                    continue
+            for c in range(start, stop):
+                if bounds[c] - products[c] - products[c] + norm > 0:
+                    continue
+                score = scalar(norm + b[c] - products[c] - products[c])
+                if not (apart and group_r[r] == group_c[c]):
+                    _offer(score, i, near[c], near_i[c])
+                if labelled and code_c[c] != label:
+                    _offer(score, i, other[c], other_i[c])
+                limit = other[c, last_other] if labelled else near[c, last]
+                _bound(bound, c, b[c], code_c[c], few, near[c, last], limit)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _bound(bound, c, norm, code, few, limit, limit_other):
+    for label in range(bound.shape[0]):
+        largest = limit
+        if (few == 0 or label != code) and limit_other > limit:
+            largest = limit_other
+        bound[label, c] = norm - largest
+
+
+@njit(nogil=True, cache=True)
+def _merge(scores, indices, more, more_indices):
+    """Both lists of each point into the first; the same point is not in both."""
+    for i in range(scores.shape[0]):
+        for place in range(more.shape[1]):
+            if more_indices[i, place] < 0 or not _belongs(
+                more[i, place], more_indices[i, place], scores[i], indices[i]
+            ):
+                break
+            _insert(more[i, place], more_indices[i, place], scores[i], indices[i])
+
+
+# --------------------------------------------------------------------------------------- closest pairs
+
+
+@njit(nogil=True, cache=True)
+def collect(tile, a, b, row, column, code_r, code_c, value_r, value_c, ordered, limit, start, size, out, out_i, out_j):
+    """Append pairs with different labels and a score up to `limit`, each once (row index < column index).
+
+    ordered   scores are divided by (value_r - value_c)^2
+    out       float64 (capacity, 2): score as above, squared distance (or its lower bound); out_i, out_j: the pair
+    Returns the new size, and the row to go on from: one before the end if the next row might not fit.
+    """
+    scalar = tile.dtype.type
+    height, width = tile.shape
+    for r in range(start, height):
+        if size + width > out.shape[0]:
+            return size, r
+        products, norm, i, label = tile[r], a[r], row[r], code_r[r]
+        for begin in range(0, width, CHUNK):
+            stop = min(begin + CHUNK, width)
+            if stop - begin == CHUNK and not ordered:
+                part, norms = products[begin:stop], b[begin:stop]
+                low = scalar(norms[0] - part[0] - part[0])
+                for t in range(CHUNK):
+                    low = min(low, scalar(norms[t] - part[t] - part[t]))
+                if low + norm > limit:
+                    continue
+            for c in range(begin, stop):
+                if code_c[c] == label or column[c] <= i:
+                    continue
+                squared = np.float64(scalar(norm + b[c] - products[c] - products[c]))
+                score = squared / (value_r[r] - value_c[c]) ** 2 if ordered else squared
+                if score <= limit:
+                    out[size, 0], out[size, 1] = score, squared
+                    out_i[size], out_j[size] = i, column[c]
+                    size += 1
+    return size, height
+
+
+# --------------------------------------------------------------------------- differences of coordinates
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract"})
+def _difference(x, y, scales):
+    total = 0.0
+    if scales.shape[0] == 0:
+        for c in range(x.shape[0]):
+            step = np.float64(x[c]) - np.float64(y[c])
+            total += step * step
+        return total
+    first, again, second, once_more = scales[0], scales[1], scales[2], scales[3]
+    for c in range(x.shape[0]):
+        step = (np.float64(x[c]) * first * again - np.float64(y[c]) * first * again) * second * once_more
+        total += step * step
+    return total
+
+
+@njit(nogil=True, cache=True)
+def differences(x, i, j, scales, out, lo, hi):
+    """Squared distances of pairs lo..hi from the differences of their coordinates, summed in float64.
+
+    scales  four powers of two that coordinates and differences are multiplied by, or none
+    """
+    for m in range(lo, hi):
+        out[m] = _difference(x[i[m]], x[j[m]], scales)
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract"})
+def norms(x, out, lo, hi):
+    """Squared lengths of rows lo..hi, summed in float64: without rounding for 8-bit integers."""
+    for i in range(lo, hi):
+        total = 0.0
+        for c in range(x.shape[1]):
+            total += np.float64(x[i, c]) * np.float64(x[i, c])
+        out[i] = total
+
+
+@njit(nogil=True, cache=True)
+def shift(x, whole, norm, lo, hi):
+    """Grey levels of rows lo..hi less 128, and their squared lengths, without rounding."""
+    width = x.shape[1]
+    for i in range(lo, hi):
+        total = 0
+        for start in range(0, width, 4096):
+            stop = min(start + 4096, width)
+            levels, out = x[i, start:stop], whole[i, start:stop]
+            part = np.int32(0)
+            for c in range(stop - start):
+                level = np.int32(np.int32(levels[c]) - np.int32(128))
+                out[c] = np.int8(level)
+                part = np.int32(part + np.int32(level * level))
+            total += part
+        norm[i] = total
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract"})
+def quantize(x, scales, center, step, whole, residual, lo, hi):
+    """Centered coordinates of rows lo..hi as whole multiples of `step`, and what each row loses by it.
+
+    whole = round(w / step),    residual = |w - step whole|,    w = scaled x - center
+    """
+    first, again, second, once_more = scales[0], scales[1], scales[2], scales[3]
+    for i in range(lo, hi):
+        total = 0.0
+        for c in range(x.shape[1]):
+            w = (np.float64(x[i, c]) * first * again - center[c]) * second * once_more
+            q = np.rint(w / step)
+            whole[i - lo, c] = np.int8(q)
+            w -= q * step
+            total += w * w
+        residual[i] = np.sqrt(total)
+
+
+@njit(nogil=True, cache=True)
+def decide(x, index, scales, bound, candidate, everything, found, found_i, certain, lo, hi):
+    """The nearest of each point's candidates, by float64 differences, and whether they are certainly the nearest.
+
+    bound, candidate   (n, m) ascending lower bounds of squared distances, and whose they are, -1 for none: every
+                       point that is no candidate has a bound of at least the last
+    everything         bool (n,): all points that count are candidates
+    found, found_i     (n, k) results: squared distances ascending (equal ones by index) and indices
+    certain            bool (n,): True where no other point can belong into the list
+    """
+    n_candidates, last = bound.shape[1], found.shape[1] - 1
+    for i in range(lo, hi):
+        point = x[index[i]]
+        known = 0
+        for m in range(n_candidates):
+            other = candidate[i, m]
+            if other < 0 or (known > last and bound[i, m] > found[i, last]):
+                break
+            value = _difference(point, x[other], scales)
+            known += 1
+            _offer(value, other, found[i], found_i[i])
+        certain[i] = everything[i] or (known > last and found[i, last] < bound[i, n_candidates - 1])
+
+
+@njit(nogil=True, cache=True)
+def search(x, index, others, scales, code, code_o, group, group_o, apart, found, found_i, opposite, opposite_i, lo, hi):
+    """The nearest of all points by float64 differences alone: the last resort, n D operations a point."""
+    labelled = opposite.shape[1] > 0
+    for m in range(lo, hi):
+        i = index[m]
+        for t in range(len(others)):
+            j = others[t]
+            if j == i:
+                continue
+            value = _difference(x[i], x[j], scales)
+            if not (apart and group[m] == group_o[t]):
+                _offer(value, j, found[m], found_i[m])
+            if labelled and code[m] != code_o[t]:
+                _offer(value, j, opposite[m], opposite_i[m])
