@@ -28,8 +28,8 @@ browser: $(READY)  ## find Chromium for the browser tests, or install it
 lab: $(READY)  ## open the book's notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. book
 
-bench: $(READY)  ## run the benchmarks; tables go to benchmarks/results/
-	@for script in benchmarks/*.py; do echo "$$script"; $(BIN)/python "$$script"; done
+bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/results/ (about 20 minutes)
+	@$(BIN)/python benchmarks/neighbors.py $(BENCH_FLAGS)
 
 lint: $(READY)  ## check formatting, style, the layers and that notebooks carry no outputs
 	@$(BIN)/ruff check .

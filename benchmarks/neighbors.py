@@ -1,113 +1,316 @@
-"""d_data (MLE and TwoNN) and K_F together: ours against the peers, same images, same machine, one run.
+"""d_data (MLE and TwoNN) and K_F together: ours against the field, same images, same machine, one process.
 
-Prints a table of seconds, of ratios to ours, and of the largest relative error of the k-th neighbor's
-distance against integers; writes it to benchmarks/results/neighbors.md.
+Prints one table, and writes it with the machine's description to benchmarks/results/neighbors.json and .md. Methods are
+called in turn, several times each; seconds are medians, and ratios are medians of the ratios within a turn.
 
-usage: python benchmarks/neighbors.py [--small]
+usage: python benchmarks/neighbors.py [--small] [--turns N] [--output FOLDER]
 """
 
 import argparse
+import json
+import os
 import platform
+import subprocess
+import sys
+import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import skdim
 import torch
-from sklearn.neighbors import NearestNeighbors
-
-from intrinsic import dimension, neighbors, sharpness
 
 K = 20
+SIZES = [(1_750, 12_288), (5_000, 3_072), (20_000, 784), (20_000, 3_072)]
+SMALL = [(1_000, 784), (2_000, 784)]
+NEAR = 1e-4  # a near-duplicate differs from its original by this, relative to its length (float points)
+
+
+# ---------------------------------------------------------------------------------------------- the methods
 
 
 def ours(x, y):
-    near = neighbors.neighbors(x, K, labels=y)
+    """Neighbors of every point and its nearest with another label; MLE, TwoNN, K_F."""
+    from intrinsic import dimension, sharpness
+    from intrinsic.neighbors import neighbors
+
+    near = neighbors(x, K, labels=y, device="cpu")
     dimension.mle_dimension(near, K, interval=False)
     dimension.twonn_dimension(near, interval=False)
     sharpness.label_sharpness(near, interval=False)
     return near.distances
 
 
-def scikit_dimension_and_cdist(x, y):
-    points = x.astype(np.float64) / 255
+def scikit_dimension(x, y):
+    """MLE and TwoNN of scikit-dimension, K_F by torch.cdist."""
+    import skdim
+
+    points = as_floats(x)
     skdim.id.MLE().fit(points, n_neighbors=K)
     skdim.id.TwoNN().fit(points)
-    return torch_cdist(x, y)
+    points, labels = torch.from_numpy(points), torch.from_numpy(y)
+    float(torch.cdist(points[labels == 0], points[labels == 1]).min())
 
 
-def torch_cdist(x, y):
-    points = torch.from_numpy(x.astype(np.float32) / 255)
-    labels = torch.from_numpy(y)
-    distances = torch.cdist(points, points)
-    distances.fill_diagonal_(torch.inf)
-    float(distances[labels[:, None] != labels[None, :]].min())
-    return torch.topk(distances, K, largest=False).values.numpy()
+def faiss_flat(x, y):
+    """k neighbors by FAISS's exact index; no K_F."""
+    import faiss
+
+    points = as_floats(x)
+    index = faiss.IndexFlatL2(points.shape[1])
+    index.add(points)
+    squared, found = index.search(points, K + 1)
+    return np.sqrt(np.maximum(without_self(squared, found), 0))
 
 
 def scikit_learn(x, y):
-    points = x.astype(np.float32) / 255
-    found = NearestNeighbors(n_neighbors=K, algorithm="brute").fit(points).kneighbors()[0]
-    for label in np.unique(y):
-        other = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(points[y != label])
-        other.kneighbors(points[y == label])
-    return found
+    """k neighbors by scikit-learn's brute force; no K_F."""
+    from sklearn.neighbors import NearestNeighbors
+
+    points = as_floats(x)
+    return NearestNeighbors(n_neighbors=K, algorithm="brute").fit(points).kneighbors()[0]
 
 
-def images(n, side, seed=0):
+def torch_cdist(x, y):
+    """k neighbors and K_F from torch.cdist, in blocks."""
+    points, labels = torch.from_numpy(as_floats(x)), torch.from_numpy(y)
+    found, sharpest = [], torch.inf
+    for start in range(0, len(points), 2_000):
+        rows = slice(start, start + 2_000)
+        distances = torch.cdist(points[rows], points)
+        sharpest = min(sharpest, float(distances[labels[rows, None] != labels].min()))
+        distances[torch.arange(len(distances)), torch.arange(start, start + len(distances))] = torch.inf
+        found.append(torch.topk(distances, K, largest=False).values)
+    return torch.cat(found).numpy()
+
+
+METHODS = [ours, scikit_dimension, faiss_flat, scikit_learn, torch_cdist]
+
+
+def as_floats(x):
+    """Points as float32, as all of the field takes them; images in [0, 1]."""
+    return (x / np.float32(255)) if x.dtype == np.uint8 else x
+
+
+def without_self(values, found):
+    """The K nearest others: self left out by index, or the last if a copy took its place."""
+    keep = found != np.arange(len(found))[:, None]
+    keep[keep.all(axis=1), -1] = False
+    return values[keep].reshape(len(values), K)
+
+
+# ------------------------------------------------------------------------------------------------- the data
+
+
+def images(n, pixels, seed=0):
     """Smooth random images, a tenth of them with a near-duplicate one grey level in one pixel apart."""
+    channels = 3 if pixels % 3 == 0 else 1
+    side = int(np.sqrt(pixels // channels))
     rng = np.random.default_rng(seed)
-    coarse = rng.normal(size=(n, 6, 6))
     grid = np.linspace(0, 5, side)
     basis = np.maximum(0, 1 - np.abs(grid[:, None] - np.arange(6)))
-    smooth = basis @ coarse @ basis.T
-    x = np.clip(128 + 50 * smooth, 0, 255).astype(np.uint8).reshape(n, -1)
-    half = n // 10
-    x[-half:] = x[:half]
-    x[-half:, 0] ^= 1
+    x = np.empty((n, side, side, channels), dtype=np.uint8)
+    for start in range(0, n, 500):
+        coarse = rng.normal(size=(len(x[start : start + 500]), channels, 6, 6))
+        levels = 128 + 50 * (basis @ coarse @ basis.T) + rng.normal(0, 4, (*coarse.shape[:2], side, side))
+        x[start : start + 500] = np.clip(levels, 0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+    x = x.reshape(n, -1)
+    few = n // 10
+    x[-few:] = x[:few]
+    x[-few:, 0] ^= 1
     return x, rng.integers(0, 2, n)
 
 
+def points(n, coordinates, seed=0):
+    """The same as float points in [0, 1], with near-duplicates a relative NEAR apart."""
+    x, y = images(n, coordinates, seed)
+    x = x.astype(np.float32) / 255
+    few = n // 10
+    rng = np.random.default_rng(seed + 1)
+    step = rng.standard_normal((few, x.shape[1])).astype(np.float32)
+    step *= NEAR * np.linalg.norm(x[:few], axis=1, keepdims=True) / np.linalg.norm(step, axis=1, keepdims=True)
+    x[-few:] = x[:few] + step
+    return x, y
+
+
 def exact(x, rows):
-    """The k-th neighbor's distance of some rows from integers."""
-    out = []
+    """Distances of some rows to their K nearest others, from differences: integers, or float64."""
+    wide, out = x.astype(np.int64 if x.dtype == np.uint8 else np.float64), []
     for i in rows:
-        squares = ((x.astype(np.int64) - x[i].astype(np.int64)) ** 2).sum(1)
-        squares[i] = np.iinfo(np.int64).max
-        out.append(np.sqrt(np.sort(squares)[:K]) / 255)
-    return np.array(out)
+        squared = ((wide - wide[i]) ** 2).sum(axis=1).astype(np.float64)
+        squared[i] = np.inf
+        out.append(np.sqrt(np.sort(squared)[:K]))
+    return np.array(out) / (255 if x.dtype == np.uint8 else 1)
+
+
+# ------------------------------------------------------------------------------------------- measuring
+
+
+def product_rates():
+    """The machine's own limit: billions of operations a second in products of 8-bit and of float32 numbers."""
+    a = torch.randint(-128, 128, (2048, 4096), dtype=torch.int8)
+    b = a.to(torch.float32)
+    rates = {}
+    for name, product in (("8 bits", lambda: torch._int_mm(a, a.T)), ("float32", lambda: b @ b.T)):
+        product()
+        seconds = []
+        for _ in range(7):
+            started = time.perf_counter()
+            product()
+            seconds.append(time.perf_counter() - started)
+        rates[name] = 2 * 2048 * 2048 * 4096 / min(seconds) / 1e9
+    return rates
+
+
+def peak_memory(method, kind, n, pixels):
+    """Bytes that the method takes beside the points: a process of its own, its peak less that with the points made."""
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import neighbors as bench
+x, y = bench.{kind}(1000, 784)
+bench.{method}(x, y)
+x, y = bench.{kind}({n}, {pixels})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+bench.{method}(x, y)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def share_in_products(x, y):
+    """How much of our time the products take: seconds inside them over seconds in all, per thread."""
+    from intrinsic import products
+
+    spent, threads = [], torch.get_num_threads()
+    originals = {cls: cls.product for cls in (products.Integers, products.Floats)}
+
+    def timed(original):
+        def product(self, rows, columns, out=None):
+            started = time.perf_counter()
+            found = original(self, rows, columns, out)
+            spent.append(time.perf_counter() - started)
+            return found
+
+        return product
+
+    for cls, original in originals.items():
+        cls.product = timed(original)
+    try:
+        started = time.perf_counter()
+        ours(x, y)
+        whole = time.perf_counter() - started
+    finally:
+        for cls, original in originals.items():
+            cls.product = original
+    return sum(spent) / threads / whole
+
+
+def compare(kind, n, pixels, turns):
+    """One row for each method: seconds, ratio to ours, largest relative error, by all methods in turn."""
+    x, y = globals()[kind](n, pixels)
+    few = n // 10
+    rows = np.r_[0:20, n - few : n - few + 20, n // 2 : n // 2 + 20]
+    truth = exact(x, rows)
+    seconds, error = {m.__name__: [] for m in METHODS}, {}
+    for turn in range(turns + 1):
+        for method in METHODS:
+            started = time.perf_counter()
+            found = method(x, y)
+            if turn or turns == 0:  # the first turn compiles and warms up
+                seconds[method.__name__].append(time.perf_counter() - started)
+            if found is not None:
+                error[method.__name__] = float(np.max(np.abs(found[rows] - truth) / truth))
+    base = np.array(seconds["ours"])
+    share = float(np.median([share_in_products(x, y) for _ in range(3)]))
+    for method in METHODS:
+        name, times = method.__name__, np.array(seconds[method.__name__])
+        yield {
+            "points": "uint8 images" if kind == "images" else "float32 points",
+            "n": n,
+            "D": pixels,
+            "method": name,
+            "seconds": float(np.median(times)),
+            "seconds_low": float(times.min()),
+            "seconds_high": float(times.max()),
+            "times_ours": float(np.median(times / base)),
+            "largest_relative_error": error.get(name),
+            "peak_memory_mib": peak_memory(name, kind, n, pixels) / 2**20,
+            "share_in_products": share if name == "ours" else None,
+        }
+
+
+def growth(rows):
+    """Exponents of time in n and in D, between the smallest and the largest of sizes that share the other."""
+    seconds = {(row["points"], row["method"], row["n"], row["D"]): row["seconds"] for row in rows}
+    found = []
+    for kind, method in dict.fromkeys((row["points"], row["method"]) for row in rows):
+        one = {(n, d): t for (k, m, n, d), t in seconds.items() if (k, m) == (kind, method)}
+        exponents = {"points": kind, "method": method}
+        for name, axis in (("n", 0), ("D", 1)):
+            pairs = [(a, b) for a in one for b in one if a[axis] < b[axis] and a[1 - axis] == b[1 - axis]]
+            a, b = max(pairs, key=lambda pair: pair[1][axis] / pair[0][axis], default=(None, None))
+            slope = None if a is None else float(np.log(one[b] / one[a]) / np.log(b[axis] / a[axis]))
+            exponents[f"exponent of {name}"] = slope
+        found.append(exponents)
+    return found
+
+
+def machine():
+    """What it was measured on, in words."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = found[0] if found else name
+    libraries = ("torch", "numpy", "numba", "scikit-learn", "scikit-dimension", "faiss-cpu")
+    return {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "versions": {library: version(library) for library in libraries},
+    }
 
 
 def main():
+    """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="the smallest size only")
-    sizes = [(1750, 28)] if parser.parse_args().small else [(1750, 28), (5000, 28), (5000, 56)]
-    lines = ["| images x pixels | method | seconds | times ours | largest relative error |", "|-|-|-|-|-|"]
-    for n, side in sizes:
-        x, y = images(n, side)
-        rows = np.r_[0:25, n - 25 : n]
-        truth, base = exact(x, rows), None
-        for method in (ours, scikit_dimension_and_cdist, torch_cdist, scikit_learn):
-            clock = []
-            for _ in range(3):
-                started = time.perf_counter()
-                found = method(x, y)
-                clock.append(time.perf_counter() - started)
-            seconds = float(np.median(clock))
-            base = base or seconds
-            error = float(np.max(np.abs(found[rows] - truth) / truth))
-            name = method.__name__.replace("_", " ")
-            lines.append(f"| {n:,} x {side * side:,} | {name} | {seconds:.2f} | {seconds / base:.1f} | {error:.0e} |")
-            print(lines[-1], flush=True)
-    head = (
-        "# Neighbors, dimension and sharpness\n\n"
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
-        "median of three calls in one process.\n\n"
-    )
-    out = Path(__file__).parent / "results" / "neighbors.md"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
-    print(out)
+    parser.add_argument("--small", action="store_true", help="two small sizes: a minute")
+    parser.add_argument("--turns", type=int, default=5, help="counted calls of each method (5)")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    found = {"machine": machine(), "turns": arguments.turns, "rates": product_rates(), "rows": []}
+    print(f"{found['machine']['processor']}, {found['machine']['threads']} threads; products:", end=" ")
+    print(", ".join(f"{name} {rate:.0f} GOP/s" for name, rate in found["rates"].items()), flush=True)
+    for n, pixels in SMALL if arguments.small else SIZES:
+        for kind in ("images", "points"):
+            for row in compare(kind, n, pixels, arguments.turns):
+                found["rows"].append(row)
+                error = row["largest_relative_error"]
+                share = row["share_in_products"]
+                print(
+                    f"{row['n']:>6} x {row['D']:<6} {row['points']:<14} {row['method']:<17} {row['seconds']:7.3f} s"
+                    f"  x{row['times_ours']:5.1f}  {row['peak_memory_mib']:6.0f} MiB"
+                    + (f"  error {error:.0e}" if error is not None else "")
+                    + (f"  products {share:.0%}" if share else ""),
+                    flush=True,
+                )
+    found["growth"] = growth(found["rows"])
+    write(found, arguments.output, "neighbors")
+
+
+def write(found, folder, name):
+    """JSON, by way of a draft."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".draft", delete=False, encoding="utf-8") as draft:
+        json.dump(found, draft, indent=1, allow_nan=False)
+        draft.write("\n")
+    os.chmod(draft.name, 0o644)
+    target = folder / f"{name}.json"
+    os.replace(draft.name, target)
+    print(f"written: {target}")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,15 @@ def exponents():
 
 PROFILE = pd.DataFrame({"k": [5, 10, 20], "d": [8.0, 8.5, 9.0], "low": [7.0, 8.0, 8.5], "high": [9.0, 9.0, 9.5]})
 GROWTH = pd.DataFrame({"per_class": [16, 64, 256], "k_f": [0.1, 0.14, 0.2]})
+SPEED = pd.DataFrame(
+    {
+        "method": ["ours", "other"],
+        "size": "5,000 x 3,072",
+        "seconds": [0.2, 1.0],
+        "seconds_low": 0.1,
+        "seconds_high": 2.0,
+    }
+)
 COUNTS = pd.DataFrame({"class": ["even", "odd"], "n": [2500, 2499]})
 
 
@@ -81,6 +90,7 @@ def every_chart(runs, properties, exponents):
         "dimension_profile": charts.dimension_profile(PROFILE, known=9),
         "sharpness_growth": charts.sharpness_growth(GROWTH, GROWTH.assign(k_f=0.1, name="no growth")),
         "counts": charts.counts(COUNTS),
+        "speed": charts.speed(SPEED),
     }
 
 

@@ -950,6 +950,53 @@ def counts(rows: pd.DataFrame):
     )
 
 
+def speed(rows: pd.DataFrame):
+    """Seconds of each method at each size, logarithmic, with the range over calls.
+
+    rows: method, size (a text), seconds; seconds_low, seconds_high, times_ours where known. The first method of the
+    frame is drawn strong.
+    """
+    more = ["seconds_low", "seconds_high", "times_ours"]
+    drawn, out = _drawn(rows, ["method", "size", "seconds"], more, "speed")
+    if drawn.empty:
+        return _nothing("Seconds by method", "no time was measured")
+    methods, sizes = list(dict.fromkeys(drawn["method"])), list(dict.fromkeys(drawn["size"]))
+    bounds = [drawn[c] for c in ("seconds", "seconds_low", "seconds_high") if c in drawn]
+    x_scale = _scale(*bounds, log=True)
+    x = alt.X("seconds:Q", title="Seconds", scale=x_scale, axis=_axis(x_scale))
+    y = alt.Y("size:N", title=None, sort=sizes, axis=alt.Axis(labelLimit=220))
+    offset = alt.YOffset("method:N", sort=methods)
+    picked = alt.selection_point(name="picked_method", fields=["method"], bind="legend")
+    strong = DOMAIN_COLORS["medical"]
+    palette = [strong, *[c for c in DOMAIN_COLORS.values() if c != strong], INK][: len(methods)]
+    color = alt.Color("method:N", sort=methods, scale=alt.Scale(domain=methods, range=palette), title=None)
+    near = _nearest(["method", "size"])
+    base = alt.Chart(drawn).encode(y=y, yOffset=offset, color=color)
+    labels = {"method": ("Method", None), "size": ("Size", None), "seconds": ("Seconds", ".3f")}
+    labels |= {"times_ours": ("Times ours", ".1f")}
+    layers = []
+    if {"seconds_low", "seconds_high"} <= set(drawn.columns):
+        layers.append(
+            base.mark_rule().encode(x=_on("seconds_low", x), x2="seconds_high:Q", opacity=_opacity(picked, 0.6))
+        )
+    layers.append(
+        base.mark_point()
+        .encode(
+            x=x,
+            size=alt.condition(near, alt.value(170), alt.value(80)),
+            opacity=_opacity(picked, 0.95),
+            tooltip=_tooltip(drawn, labels),
+        )
+        .add_params(near, picked)
+    )
+    return _finish(
+        layers,
+        f"Seconds of {len(methods)} methods at {len(sizes)} sizes, logarithmic, from {_range(drawn['seconds'])}.",
+        height=max(120, 18 * len(methods) * len(sizes)),
+        left_out=out,
+    )
+
+
 # -------------------------------------------------------------------------------------- pictures
 
 

@@ -340,8 +340,29 @@ def closest_pairs(x, labels=None, *, ordered=False, count=None, rows=None, progr
     difference = np.abs(labels[i] - labels[j]) if ordered else 1.0
     with np.errstate(divide="ignore"):
         sharpness = difference / distance
-    order = np.lexsort((j, i, -sharpness))
+    order = _sharpest_first(sharpness, i, j)
     return Pairs(i[order], j[order], distance[order], sharpness[order], complete)
+
+
+def _sharpest_first(sharpness, i, j):
+    """np.lexsort((j, i, -sharpness)), which sorts i and j only among equals."""
+    order = np.argsort(-sharpness)
+    ranked = sharpness[order]
+    tied = np.zeros(len(order) + 1, dtype=bool)
+    tied[1:-1] = ranked[1:] == ranked[:-1]
+    places = np.flatnonzero(tied[:-1] | tied[1:])
+    some = order[places]
+    order[places] = some[np.lexsort((j[some], i[some], -sharpness[some]))]
+    return order
+
+
+def _smallest(score, limit, i, j, count):
+    """Which have the `count` smallest scores, in no order, `limit` being the largest of them; equal ones by i, j."""
+    below = np.flatnonzero(score < limit)
+    equal = np.flatnonzero(score == limit)
+    if len(below) + len(equal) > count:
+        equal = equal[np.lexsort((j[equal], i[equal]))[: count - len(below)]]
+    return np.concatenate([below, equal])
 
 
 def _scaled(values):
@@ -373,7 +394,8 @@ def _sharpest(points, kept, index, codes, values, ordered, count, progress):
             least = np.diff(np.unique(values)).min() if ordered else 1.0
             certain = np.flatnonzero(score < route.lower(np.array([limit * least**2])) / least**2)
         if limit == np.inf or len(certain) >= count:
-            best = certain[np.lexsort((j[certain], i[certain], score[certain]))[:count]]
+            score, last = score[certain], min(count, len(certain)) - 1
+            best = certain[_smallest(score, np.partition(score, last)[last], i[certain], j[certain], count)]
             return squared[best], i[best], j[best], limit == np.inf and len(certain) <= count
     return _all_differences(points, index, codes, values, ordered, count)
 
@@ -414,8 +436,7 @@ def _collected(side, parts, values, ordered, count, progress):
         if size <= count:
             return
         limit = np.partition(score, count - 1)[count - 1]
-        near = np.flatnonzero(score <= limit)
-        near = near[np.lexsort((out_j[near], out_i[near], score[near]))[:count]]
+        near = _smallest(score, limit, out_i[:size], out_j[:size], count)
         for column in (out, out_i, out_j):
             column[: len(near)] = column[near]
         size = len(near)
