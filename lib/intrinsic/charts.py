@@ -964,7 +964,7 @@ def speed(rows: pd.DataFrame):
     bounds = [drawn[c] for c in ("seconds", "seconds_low", "seconds_high") if c in drawn]
     x_scale = _scale(*bounds, log=True)
     x = alt.X("seconds:Q", title="Seconds", scale=x_scale, axis=_axis(x_scale))
-    y = alt.Y("size:N", title=None, sort=sizes, axis=alt.Axis(labelLimit=220))
+    y = alt.Y("size:N", title="Points x coordinates", sort=sizes, axis=alt.Axis(labelLimit=220))
     offset = alt.YOffset("method:N", sort=methods)
     picked = alt.selection_point(name="picked_method", fields=["method"], bind="legend")
     strong = DOMAIN_COLORS["medical"]

@@ -385,7 +385,7 @@ def _sharpest(points, kept, index, codes, values, ordered, count, progress):
         side = Side(index, route.norm[index], codes)
         wanted = count if route.exact else count + max(64, count // 8)
         squared, i, j, limit = _collected(side, parts, values, ordered, wanted, progress)
-        if route.exact:
+        if route.exact or not len(i):
             return squared, i, j, limit == np.inf
         squared = points.differences(i, j)
         score = squared / _steps(index, values, i, j) ** 2 if ordered else squared

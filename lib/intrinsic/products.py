@@ -11,6 +11,7 @@ other points    `Quantized` and `Floats`: products in 8 bits, in float32 or in f
 import math
 from functools import cached_property, lru_cache
 from tempfile import TemporaryFile
+from threading import Lock
 
 import numpy as np
 import torch
@@ -423,14 +424,24 @@ def _length(places, n):
 
 
 class full_precision:
-    """Within it, float32 products are float32 products: no TF32, no bfloat16."""
+    """Within it, float32 products are float32 products: no TF32, no bfloat16; the setting is all threads'."""
+
+    _lock, _inside, _before = Lock(), 0, None
 
     def __enter__(self):
-        self._before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
+        cls = type(self)
+        with cls._lock:
+            if not cls._inside:
+                cls._before = torch.get_float32_matmul_precision()
+                torch.set_float32_matmul_precision("highest")
+            cls._inside += 1
 
     def __exit__(self, *_):
-        torch.set_float32_matmul_precision(self._before)
+        cls = type(self)
+        with cls._lock:
+            cls._inside -= 1
+            if not cls._inside:
+                torch.set_float32_matmul_precision(cls._before)
 
 
 @lru_cache(maxsize=4)

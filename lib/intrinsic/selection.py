@@ -28,6 +28,18 @@ CHUNK = 64
 FEW_CLASSES = 8  # up to here the threshold of a chunk is its own for each class
 
 
+def compiled(**options):
+    """Numba's njit without the interpreter's lock, kept on disk between processes where some folder allows it."""
+
+    def compile_it(function):
+        try:
+            return njit(nogil=True, cache=True, **options)(function)
+        except RuntimeError:  # neither the package's nor the user's folder can be written to
+            return njit(nogil=True, **options)(function)
+
+    return compile_it
+
+
 @dataclass(eq=False)
 class Lists:
     """Nearest points found so far, of n points.
@@ -145,7 +157,7 @@ def _arrays(lists):
     return lists.near, lists.near_index, lists.opposite, lists.opposite_index
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _insert(score, index, scores, indices):
     place = scores.shape[0] - 1
     while place > 0 and (scores[place - 1] > score or (scores[place - 1] == score and indices[place - 1] > index)):
@@ -156,13 +168,13 @@ def _insert(score, index, scores, indices):
     indices[place] = index
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _belongs(score, index, scores, indices):
     last = scores.shape[0] - 1
     return score < scores[last] or (score == scores[last] and index < indices[last])
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _offer(score, index, scores, indices):
     """Take a point into a list if it belongs there; returns the threshold."""
     if _belongs(score, index, scores, indices):
@@ -170,7 +182,7 @@ def _offer(score, index, scores, indices):
     return scores[scores.shape[0] - 1]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _rows(
     tile, a, b, row, column, code_r, code_c, group_r, group_c, apart, few, beyond,
     near, near_i, other, other_i,
@@ -213,7 +225,7 @@ def _rows(
                     limit_other = _offer(score, column[c], other[r], other_i[r])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _columns(
     tile, a, b, row, column, code_r, code_c, group_r, group_c, apart, few, beyond,
     near, near_i, other, other_i,
@@ -250,7 +262,7 @@ def _columns(
                 _bound(bound, c, b[c], code_c[c], few, near[c, last], limit)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _bound(bound, c, norm, code, few, limit, limit_other):
     for label in range(bound.shape[0]):
         largest = limit
@@ -259,7 +271,7 @@ def _bound(bound, c, norm, code, few, limit, limit_other):
         bound[label, c] = norm - largest
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _merge(scores, indices, more, more_indices):
     """Both lists of each point into the first; the same point is not in both."""
     for i in range(scores.shape[0]):
@@ -274,7 +286,7 @@ def _merge(scores, indices, more, more_indices):
 # --------------------------------------------------------------------------------------- closest pairs
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def collect(tile, a, b, row, column, code_r, code_c, value_r, value_c, ordered, limit, start, size, out, out_i, out_j):
     """Append pairs with different labels and a score up to `limit`, each once (row index < column index).
 
@@ -312,7 +324,7 @@ def collect(tile, a, b, row, column, code_r, code_c, value_r, value_c, ordered, 
 # --------------------------------------------------------------------------- differences of coordinates
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract"})
+@compiled(fastmath={"reassoc", "nsz", "contract"})
 def _difference(x, y, scales):
     total = 0.0
     if scales.shape[0] == 0:
@@ -327,7 +339,7 @@ def _difference(x, y, scales):
     return total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def differences(x, i, j, scales, out, lo, hi):
     """Squared distances of pairs lo..hi from the differences of their coordinates, summed in float64.
 
@@ -337,7 +349,7 @@ def differences(x, i, j, scales, out, lo, hi):
         out[m] = _difference(x[i[m]], x[j[m]], scales)
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract"})
+@compiled(fastmath={"reassoc", "nsz", "contract"})
 def norms(x, out, lo, hi):
     """Squared lengths of rows lo..hi, summed in float64: without rounding for 8-bit integers."""
     for i in range(lo, hi):
@@ -347,7 +359,7 @@ def norms(x, out, lo, hi):
         out[i] = total
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def shift(x, whole, norm, lo, hi):
     """Grey levels of rows lo..hi less 128, and their squared lengths, without rounding."""
     width = x.shape[1]
@@ -365,7 +377,7 @@ def shift(x, whole, norm, lo, hi):
         norm[i] = total
 
 
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract"})
+@compiled(fastmath={"reassoc", "nsz", "contract"})
 def quantize(x, scales, center, step, whole, residual, lo, hi):
     """Centered coordinates of rows lo..hi as whole multiples of `step`, and what each row loses by it.
 
@@ -383,7 +395,7 @@ def quantize(x, scales, center, step, whole, residual, lo, hi):
         residual[i] = np.sqrt(total)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def decide(x, index, scales, bound, candidate, everything, found, found_i, certain, lo, hi):
     """The nearest of each point's candidates, by float64 differences, and whether they are certainly the nearest.
 
@@ -407,7 +419,7 @@ def decide(x, index, scales, bound, candidate, everything, found, found_i, certa
         certain[i] = everything[i] or (known > last and found[i, last] < bound[i, n_candidates - 1])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def search(x, index, others, scales, code, code_o, group, group_o, apart, found, found_i, opposite, opposite_i, lo, hi):
     """The nearest of all points by float64 differences alone: the last resort, n D operations a point."""
     labelled = opposite.shape[1] > 0

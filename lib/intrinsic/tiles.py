@@ -291,7 +291,7 @@ def device_of(device):
     return found
 
 
-def lists_on_device(route, side: Side, k, q, device, block=8192, progress=False):
+def lists_on_device(route, side: Side, k, q, device, block=4096, progress=False):
     """The lists of `lists_of`, by torch operations on a device; the same tiles, each computed once.
 
     Scores of whole numbers and the index of the other point are one 64-bit number, so that equal ones stay in order.
