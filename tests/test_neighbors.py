@@ -241,7 +241,7 @@ def test_float_distances_are_those_of_float64_differences(kind, through, monkeyp
         )
     elif through != "as chosen":
         monkeypatch.setattr(tiles, "route_of", float_route(through))
-        monkeypatch.setattr(tiles, "FEW_DIFFERENCES", 0)
+        monkeypatch.setattr(tiles, "FEW", 0)
     rng = np.random.default_rng(1)
     x = float_clouds(kind, rng)
     labels = rng.permutation(np.arange(len(x)) % 2)
@@ -273,9 +273,9 @@ def test_a_score_bounds_the_distance_from_below(kind, name):
 def test_what_the_proposals_cannot_decide_is_searched(name, monkeypatch):
     """An attack: near-duplicates far from the mean, more of them than candidates, closer than any product can see."""
     monkeypatch.setattr(tiles, "route_of", float_route(name))
-    steps, asked = [], tiles._propose
-    monkeypatch.setattr(tiles, "_propose", lambda *a: steps.append(a[1].dtype.name) or asked(*a))
-    monkeypatch.setattr(tiles, "FEW_DIFFERENCES", 0)
+    steps, asked = [], tiles._proposed
+    monkeypatch.setattr(tiles, "_proposed", lambda *a: steps.append(a[1].dtype.name) or asked(*a))
+    monkeypatch.setattr(tiles, "FEW", 0)
     searched = tiles._searched
     monkeypatch.setattr(tiles, "_searched", lambda *a: steps.append("differences") or searched(*a))
     rng = np.random.default_rng(3)

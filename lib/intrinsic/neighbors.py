@@ -166,6 +166,7 @@ def neighbors(
     device="auto",
     memory=MEMORY,
     client=None,
+    keep=True,
     reserve=0,
     subsets=(),
     progress=False,
@@ -182,8 +183,9 @@ def neighbors(
     device         "auto": a GPU if there is one; "cpu", "cuda", "cuda:1"
     memory         bytes of working memory, beside x and the result
     client         a dask.distributed Client: tiles are computed by its workers instead
-    reserve        neighbors of each point to hold for `nearest`, beyond k
-    subsets        index arrays to hold the neighbors of, for `subset`; only of use above 8,000 points
+    keep           hold the products up to 8,000 points, for `nearest`, `subset` and `pairs`: 4 bytes a pair
+    reserve        neighbors of each point to hold for `nearest`, beyond k; of use where products are not held
+    subsets        index arrays to hold the neighbors of, for `subset`; likewise
     Every result is the same, bit for bit, whatever device, memory, client and number of threads.
     Raises BadPoints.
     """
@@ -211,7 +213,7 @@ def neighbors(
     elif where.type == "cuda":
         lists = tiles.lists_on_device(route, side, candidates, q, where, progress=progress)
     else:
-        kept = tiles.Kept(route) if tiles.can_keep(route) else None
+        kept = tiles.Kept(route) if keep and tiles.can_keep(route) else None
         declared = [] if kept is not None else [_declare(chosen, n, k, q, route) for chosen in subsets]
         within = [(places[order], own) for places, order, own in declared]
         parts = tiles.computed(route, kept)

@@ -99,14 +99,14 @@ class Points:
         """(first, second, center, spread): w = (x 2^-first - center) 2^-second, of which none exceeds spread.
 
         The powers of two keep squares away from overflow and underflow and round nothing; they are 0 unless needed.
-        The center is the mean of at most 1,024 points: any center leaves all differences as they are.
+        The center is the mean of at most 256 points: any center leaves all differences as they are.
         """
         low, high = np.full(self.dimensions, np.inf), np.full(self.dimensions, -np.inf)
         for rows in self.parts(self.dimensions):
             low = np.minimum(low, self.x[rows].min(axis=0))
             high = np.maximum(high, self.x[rows].max(axis=0))
         first = _exponent(float(max(high.max(), -low.min())))
-        some = self.x[:: -(-self.n // 1024)].astype(np.float64)
+        some = self.x[:: -(-self.n // 256)].astype(np.float64)
         center = np.ldexp(some, -first).mean(axis=0)
         spread = float(np.maximum(np.ldexp(high, -first) - center, center - np.ldexp(low, -first)).max())
         second = _exponent(spread)
@@ -305,7 +305,7 @@ class Quantized(Integers):
     exact = False
     opposite_candidates = 16
 
-    def __init__(self, points, ratio=3.0):
+    def __init__(self, points, ratio=5.0):
         first, second, center, spread = points.scaling
         self.step = spread / 127 if spread > 0 else 1.0
         self.ratio = ratio
@@ -327,24 +327,18 @@ class Quantized(Integers):
         return np.maximum(self.step * np.sqrt(scores.astype(np.float64)) - own - largest, 0.0) ** 2
 
     def _read(self, rows, whole):
-        whole[:], self.residual[rows] = self._quantize(rows)
-        norm = np.empty(len(whole))
-        in_threads(lambda part: norms(whole, norm, *part), ranges(len(whole), 64))
-        self.norm[rows] = norm
+        self._quantize(rows, whole, self.norm[rows], self.residual[rows])
 
     def _whole(self, rows, columns):
-        return self._quantize(rows)[0][:, columns]
+        n = _length(rows, self.points.n)
+        whole = np.empty((n, self.dimensions), dtype=np.int8)
+        self._quantize(rows, whole, np.empty(n, dtype=self.dtype), np.empty(n))
+        return whole[:, columns]
 
-    def _quantize(self, rows):
+    def _quantize(self, rows, whole, norm, residual):
         x = self.points.x[rows]
-        whole, residual = np.empty(x.shape, dtype=np.int8), np.empty(len(x))
-
-        def work(part):
-            lo, hi = part
-            quantize(x, self._scales, self._center, self.step, whole[lo:hi], residual, lo, hi)
-
-        in_threads(work, ranges(len(x), 32))
-        return whole, residual
+        how = (self._scales, self._center, self.step)
+        in_threads(lambda part: quantize(x, *how, whole, norm, residual, *part), ranges(len(x), 32))
 
 
 class Floats:

@@ -378,21 +378,23 @@ def shift(x, whole, norm, lo, hi):
 
 
 @compiled(fastmath={"reassoc", "nsz", "contract"})
-def quantize(x, scales, center, step, whole, residual, lo, hi):
-    """Centered coordinates of rows lo..hi as whole multiples of `step`, and what each row loses by it.
+def quantize(x, scales, center, step, whole, norm, residual, lo, hi):
+    """Centered coordinates of rows lo..hi as whole multiples of `step`, their norms, and what each row loses by it.
 
-    whole = round(w / step),    residual = |w - step whole|,    w = scaled x - center
+    whole = round(w / step),    norm = |whole|^2,    residual = |w - step whole|,    w = scaled x - center
     """
     first, again, second, once_more = scales[0], scales[1], scales[2], scales[3]
     for i in range(lo, hi):
-        total = 0.0
+        total, lost = 0.0, 0.0
         for c in range(x.shape[1]):
             w = (np.float64(x[i, c]) * first * again - center[c]) * second * once_more
             q = np.rint(w / step)
-            whole[i - lo, c] = np.int8(q)
+            whole[i, c] = np.int8(q)
+            total += q * q
             w -= q * step
-            total += w * w
-        residual[i] = np.sqrt(total)
+            lost += w * w
+        norm[i] = total
+        residual[i] = np.sqrt(lost)
 
 
 @compiled()

@@ -35,8 +35,9 @@ from intrinsic.selection import Lists, Side, decide, in_threads, ranges, search,
 BLOCK = 512  # rows and columns of a tile: 1 MiB of int32, which a core's own cache holds
 SIDE_PARTS = ("index", "norm", "code")
 KEEP_POINTS, KEEP_BYTES = 8_000, 256 * 2**20  # up to here all tiles are kept
-FEW_DIFFERENCES = 10**8  # of coordinates, which take less time than a finer route's preparation
-PROBE = 64  # points tried first, to see which route tells neighbors apart
+FEW = 64  # points that differences alone settle in less time than a finer route takes to prepare
+PROBE = 48  # points tried first, to see which route tells neighbors apart
+MOST_CANDIDATES = 5.0  # for each neighbor; points that need more in 8 bits go through float32
 
 
 @dataclass(frozen=True)
@@ -173,23 +174,24 @@ def route_of(points: Points, side: Side, k, n_classes):
     """The route for a pass: for other points than images, the fastest that decides nearly all of a few points."""
     if points.integers:
         return points.integer_products
-    if points.n > 4 * PROBE and int8_is_faithful():
+    probe = np.linspace(0, points.n - 1, PROBE).astype(np.int64) if points.n > 8 * PROBE else None
+    if probe is not None and int8_is_faithful():
         found = points.quantized
-        for ratio in (1.5, 3.0, 5.0):
-            found.ratio = ratio
-            if _share_decided(points, found, side, k, n_classes) > 0.95:
-                return found
+        found.ratio = MOST_CANDIDATES
+        lists = _proposed(points, found, side, probe, k, n_classes)
+        near, *_, certain = _decide(points, found, probe, lists, k)
+        needed = (found.lower(lists.near, probe) <= near[:, -1:]).sum(axis=1) + 1
+        if certain.mean() > 0.9:
+            found.ratio = 1.1 * float(needed[certain].max()) / k
+            return found
     if not float32_is_faithful():
         return points.doubles
-    if points.n > 4 * PROBE and _share_decided(points, points.singles, side, k, n_classes) < 0.5:
-        return points.doubles
+    if probe is not None:
+        lists = _proposed(points, points.singles, side, probe, k, n_classes)
+        *_, certain = _decide(points, points.singles, probe, lists, k)
+        if certain.mean() < 0.5:
+            return points.doubles
     return points.singles
-
-
-def _share_decided(points, route, side, k, n_classes):
-    probe = np.linspace(0, points.n - 1, PROBE).astype(np.int64)
-    *_, certain = _propose(points, route, side, probe, k, n_classes)
-    return certain.mean()
 
 
 def decided(points, route, side, lists, k, n_classes):
@@ -206,8 +208,9 @@ def decided(points, route, side, lists, k, n_classes):
     doubtful = np.flatnonzero(~certain)
     finer = {"i": ("singles", "doubles"), "f": ("doubles",)[: route.dtype.itemsize == 4]}[route.dtype.kind]
     for again in finer:
-        if len(doubtful) * len(side.index) * points.dimensions > FEW_DIFFERENCES:
-            *some, certain = _propose(points, getattr(points, again), side, doubtful, k, n_classes)
+        if len(doubtful) > FEW:
+            lists = _proposed(points, getattr(points, again), side, doubtful, k, n_classes)
+            *some, certain = _decide(points, getattr(points, again), side.index[doubtful], lists, k)
             for all_points, part in zip(found, some, strict=True):
                 all_points[doubtful] = part
             doubtful = doubtful[~certain]
@@ -217,8 +220,8 @@ def decided(points, route, side, lists, k, n_classes):
     return tuple(found)
 
 
-def _propose(points, route, side, places, k, n_classes):
-    """The nearest of the points at some places of `side` from their products with all of it, and which are certain."""
+def _proposed(points, route, side, places, k, n_classes):
+    """Lists of the points at some places of `side`, from their products with all of it."""
     n = len(side.index)
     q = min(route.opposite_candidates, n) if n_classes > 1 else 0
     lists = Lists.empty(len(places), route.candidates(k, n), q, route.dtype)
@@ -233,10 +236,11 @@ def _propose(points, route, side, places, k, n_classes):
             select(route.product(row.index, column.index), row, column, lists.part(rows), None, n_classes)
 
     in_threads(show, range(0, len(places), block))
-    return _decide(points, route, side.index[places], lists, k)
+    return lists
 
 
 def _decide(points, route, index, lists, k):
+    """The nearest of the candidates in the lists of points `index`, by differences, and which are certain."""
     n = len(index)
     near, near_index = np.full((n, k), np.inf), np.full((n, k), -1, dtype=np.int64)
     q = min(1, lists.opposite.shape[1])
