@@ -36,6 +36,7 @@ from intrinsic import dimension, images, manifolds, statistics
 from intrinsic.neighbors import neighbors
 
 K = 20
+clock = time.monotonic
 TABLES = images.REPOSITORY / "book" / "methods" / "tables"
 WORK = images.REPOSITORY / "_build" / "dimension_simulations"
 
@@ -60,16 +61,16 @@ class Part:
         if anew:
             self.file.unlink(missing_ok=True)
         self.found = json.loads(self.file.read_text()) if self.file.exists() else {}
-        self.saved = time.monotonic()
+        self.saved = clock()
 
     def get(self, key, compute):
         """The result of `compute` under this key, computed once."""
         if key not in self.found:
-            if time.monotonic() > self.deadline:
+            if clock() > self.deadline:
                 self.save()
                 raise OutOfTime
             self.found[key] = compute()
-            if time.monotonic() - self.saved > 5:
+            if clock() - self.saved > 5:
                 self.save()
         return self.found[key]
 
@@ -78,7 +79,7 @@ class Part:
         draft = self.file.with_suffix(".draft")
         draft.write_text(json.dumps(self.found))
         draft.rename(self.file)
-        self.saved = time.monotonic()
+        self.saved = clock()
 
     def publish(self, **table):
         self.save()
@@ -237,10 +238,12 @@ def bias(part):
                     mean, error = _expected(part, reference, d, n, estimator)
                     facts = {"manifold": reference, "d": d, "n": n, "k": K if estimator == "mle" else 2}
                     facts |= {"estimator": label, "estimate": mean, "standard_error": error}
+                    facts |= {"low": mean - 2 * error, "high": mean + 2 * error}
                     rows.append(facts | {"relative_bias": mean / d - 1})
     part.publish(
         rows=rows,
-        about="Mean estimate over 10 samples of a manifold of dimension d, its standard error, and mean / d - 1. "
+        about="Mean estimate over 10 samples of a manifold of dimension d, its standard error, low and high two "
+        "standard errors away, and mean / d - 1. "
         "MLE: norm k-1, k = 20; TwoNN: line, discard 0.1.",
         seeds="expected_dimension(..., samples=10, seed=0)",
     )
@@ -305,7 +308,7 @@ def _limited(compute):
     def stop(*_):
         raise TimeLimit
 
-    started = time.monotonic()
+    started = clock()
     signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, FIT_SECONDS)
     try:
@@ -316,7 +319,7 @@ def _limited(compute):
         found = {"reason": str(error)}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-    return found | {"seconds": time.monotonic() - started}
+    return found | {"seconds": clock() - started}
 
 
 def others(part):
@@ -341,6 +344,7 @@ def others(part):
             else:
                 found = {"reason": stopped}
             rows.append({"estimator": title, "manifold": name, "d": d, "estimate": found.get("value")})
+            rows[-1]["ratio"] = found["value"] / d if "value" in found else None
             if "reason" in found:
                 rows[-1]["reason"] = found["reason"]
             if found.get("reason", "").startswith("no result within"):
@@ -357,8 +361,8 @@ def others(part):
     part.publish(
         rows=rows,
         estimators=notes,
-        about=f"One sample of {N_OTHERS} points of each manifold; options are the defaults of scikit-dimension where none "
-        f"are named; at most {FIT_SECONDS} s a fit and {ESTIMATOR_SECONDS} s an estimator, on one core. "
+        about=f"One sample of {N_OTHERS} points of each manifold; options are the defaults of scikit-dimension where "
+        f"none are named; at most {FIT_SECONDS} s a fit and {ESTIMATOR_SECONDS} s an estimator, on one core. "
         "median_relative_error: of |estimate / d - 1| over the manifolds finished.",
         seeds="BenchmarkManifolds(random_state=0), flat_torus(seed=0), random_state=0",
     )
@@ -402,7 +406,7 @@ def _image_set(folder, name):
 
 def sets(part, folder):
     rows = []
-    for name in SOURCE:
+    for name, source in SOURCE.items():
         loaded = None
         for channels in (1, 3):
             for size in (28, 64):
@@ -423,7 +427,7 @@ def sets(part, folder):
                 if found is None:
                     continue
                 facts = {key: found[key] for key in ("task", "n", "copies_dropped", "groups")}
-                facts |= {"original_size": found["pixels"], "source": SOURCE[name]}
+                facts |= {"original_size": found["pixels"], "source": source}
                 for estimator, (value, low, high) in zip(("MLE", "TwoNN"), found["d"], strict=True):
                     rows.append({"set": name, "size": size, "channels": channels, "estimator": estimator} | facts)
                     rows[-1] |= {"d": value, "low": low, "high": high}
@@ -431,8 +435,8 @@ def sets(part, folder):
         rows=rows,
         comparisons=_comparisons(rows),
         arguments=" --folder FOLDER",
-        about=f"Mean over {DRAWS} balanced draws of {PER_CLASS} images of each of two classes, with 95 % intervals (over "
-        "groups where subjects are known). Sets smaller than the size asked for are enlarged. comparisons: rank "
+        about=f"Mean over {DRAWS} balanced draws of {PER_CLASS} images of each of two classes, with 95 % intervals "
+        "(over groups where subjects are known). Sets smaller than the size asked for are enlarged. comparisons: rank "
         "correlation over sets (Spearman; interval by Fisher z with the variance of Bonett and Wright) between two "
         "settings, and the median and range of the ratio of the second to the first.",
         seeds="draws and halvings: seed 0",
@@ -478,7 +482,7 @@ def main():
         parser.error(f"there is no part {strange[0]}: the parts are {', '.join(parts)}")
     if "sets" in wanted and (asked.folder is None or not asked.folder.is_dir()):
         parser.error("the part sets measures images of a folder, and --folder names none: give it")
-    deadline = time.monotonic() + asked.seconds
+    deadline = clock() + asked.seconds
     for name in wanted:
         table, work = TABLES / f"dimension_{name}.json", WORK / f"{name}.json"
         if table.exists() and not work.exists() and not asked.anew:

@@ -93,7 +93,8 @@ def mle_dimension(x, k=20, *, norm="k-1", interval=True, group=None, seed=0):
     holds. The halves are independent samples of n/2, and the variance of log d goes as 1/n, so
         se^2 = mean over splits of (log d_A - log d_B)^2 / 4,    interval d exp(+- t se),
     t the quantile of Student's t with min(SPLITS, groups - 1) degrees of freedom.
-    Coverage: @@COVERAGE@@
+    Coverage: 0.0 to 0.0 % over flat tori (d = 1 to 20), a sphere, a cube, a Gaussian cloud, images and groups of near
+    points, n = 200 to 2,000, MLE and TwoNN (0.0 to 0.0 % where groups are ignored): dimension_coverage.json.
     Source: Levina & Bickel 2004, eq. 8; inverses averaged as in MacKay & Ghahramani 2005; half-samples:
     McCarthy 1969; Shao & Tu 1995, chapter 5.
     """
@@ -157,7 +158,8 @@ def mean_dimensions(
     exclude_group  points of the same group do not count as neighbors
     The interval is for the expectation over the population, not over draws alone: a split halves all draws at once,
     so that the halves share no point, and the mean over draws is compared between them as in mle_dimension.
-    Coverage: @@MEANS@@
+    Coverage: 0.0 to 0.0 % over flat tori and groups of near points, classes of 1 to 5 times per_class points:
+    dimension_means.json.
     Up to ONE_PASS points there is one pass over all of them, or none where x is a Neighbors.
     Raises BadPoints, DuplicatePoints, images.TooFewImages.
     """
@@ -545,7 +547,7 @@ def _skdim_options(kind, name, options, seed):
     fit = [p for p in inspect.signature(kind.fit).parameters if p not in internal]
     strange = [option for option in options if option not in (*constructor, *fit)]
     if strange:
-        close = difflib.get_close_matches(strange[0], [*constructor, *fit], n=1)
+        close = difflib.get_close_matches(strange[0], [*constructor, *fit], n=1, cutoff=0.5)
         raise BadPoints(
             f"{name} has no option {strange[0]!r}{_meant(close)}: it takes {', '.join([*constructor, *fit]) or 'none'}"
         )
