@@ -136,10 +136,10 @@ CLOUDS = {
 }
 CELLS = [("flat torus", d) for d in (1, 2, 5, 10, 20)]
 CELLS += [("sphere", 3), ("cube", 5), ("Gaussian", 10), ("torus images", 4), ("groups of near points", 3)]
-SIMULATIONS = {200: 300, 500: 300, 1000: 200}
+SIMULATIONS = {200: 300, 500: 300, 1000: 150}
 PLAN = [(name, d, n, SIMULATIONS[n]) for name, d in CELLS for n in SIMULATIONS]
 PLAN += [("groups of near points, groups ignored", 3, n, 300) for n in (200, 500)]
-PLAN += [(name, d, 2000, 120) for name, d in (("flat torus", 5), ("torus images", 4), ("groups of near points", 3))]
+PLAN += [(name, d, 2000, 100) for name, d in (("flat torus", 5), ("torus images", 4), ("groups of near points", 3))]
 
 
 def _covered(rows):
@@ -183,7 +183,7 @@ def coverage(part):
 
 
 def means(part):
-    rows, per_class, draws, simulations = [], 100, 10, 150
+    rows, per_class, draws, simulations = [], 100, 10, 120
     for name, d, ratio in (
         ("flat torus", 5, 1),
         ("flat torus", 5, 2),

@@ -449,7 +449,7 @@ def test_the_interval_of_another_estimator_is_that_of_ours_where_it_is_the_same(
         (lambda: other_dimension(np.array([[0.0, 1], [-0.0, 1], [1, 2]])), DuplicatePoints, "2 of 3 points"),
         (lambda: other_dimension(X[:, :1], "lPCA"), EstimatorFailed, r"lPCA of scikit-dimension ends in ValueError"),
         (lambda: other_dimension(X, "lPCA", ver="none"), EstimatorFailed, "'none'"),
-        (lambda: other_dimension(X, "GRIDE", n2=40), EstimatorFailed, r"GRIDE .*41 samples.*30 points in 3 coordinates"),
+        (lambda: other_dimension(X, "GRIDE", n2=40), EstimatorFailed, r"GRIDE .*41 samples.*30 points in 3 coord"),
         (lambda: expected_dimension("torus", 2, 50, 5), BadPoints, r"did you mean 'flat_torus'"),
         (lambda: expected_dimension("cube", 2.5, 50, 5), BadPoints, r"d=2.5 is no dimension.*1 to 40"),
         (lambda: expected_dimension("cube", 2, 50, 5, estimator="lPCA"), BadPoints, "no simulated expectation"),
