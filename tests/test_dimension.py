@@ -365,6 +365,26 @@ def test_adjusting_the_expectation_of_a_reference_gives_its_dimension(reference,
     assert found.reason == ""
 
 
+def test_a_larger_estimate_is_never_adjusted_to_a_smaller_dimension():
+    facts = {"n": 100, "k": 2, "estimator": "twonn", "discard": 0.1, "fit": "line", "excludes_group": False}
+    means = [expected_dimension("cube", d, 100, 2, estimator="twonn", samples=2)[0] for d in range(1, 25)]
+    assert min(np.diff(means)) < 0  # two samples are few: the expectation itself does not rise everywhere
+    values = np.linspace(2, 8, 60)
+    found = [float(bias_adjusted(Estimate(v, **facts), "cube", samples=2)) for v in values]
+    assert min(np.diff(found)) >= 0
+
+
+@pytest.mark.parametrize("manifold", ["cube", "flat_torus", "sphere"])
+def test_published_expectations_rise_with_the_dimension(manifold):
+    rows = pd.DataFrame(json.loads((TABLES / "dimension_bias.json").read_text())["rows"])
+    rows = rows[rows["manifold"] == manifold]
+    for _, line in rows.groupby(["estimator", "n"]):
+        rise = np.diff(line.sort_values("d")["estimate"])
+        error = line.sort_values("d")["standard_error"].to_numpy()
+        assert (rise > -3.5 * np.hypot(error[1:], error[:-1])).all()
+        assert len(line) == 20
+
+
 def test_adjusted_to_a_torus_new_tori_have_their_dimension_and_cubes_do_not():
     tori = [mle_dimension(flat_torus(500, 8, seed=70 + s), interval=False) for s in range(6)]
     cubes = [mle_dimension(cube(500, 8, seed=70 + s), interval=False) for s in range(6)]

@@ -838,11 +838,12 @@ def dimension_profile(rows: pd.DataFrame, known: float | None = None):
 def dimension_against(rows: pd.DataFrame, x: str, title: str, known: float | None = None):
     """Estimated dimension against any setting, with intervals: number of images, noise, pixels a side, ...
 
-    rows    the column x, d and, where known, low and high; a column `series` tells lines apart
+    rows    the column x, d and, where known, low and high; a column `series` tells lines apart by color, and a column
+            `estimator` by dashes
     title   of the setting, for its axis
     known   the true dimension, drawn as a dashed rule
     """
-    drawn, out = _drawn(rows, [x, "d"], ["low", "high", "series"], "the chart of dimension")
+    drawn, out = _drawn(rows, [x, "d"], ["low", "high", "series", "estimator"], "the chart of dimension")
     if drawn.empty:
         return _nothing(f"Dimension against {title}", "no estimate is finite")
     bounds = [drawn[c] for c in ("d", "low", "high") if c in drawn]
@@ -860,7 +861,15 @@ def dimension_against(rows: pd.DataFrame, x: str, title: str, known: float | Non
         chosen = params[0]
     near = _nearest([x])
     base = alt.Chart(drawn).encode(x=across, color=color)
-    labels = {"series": ("Series", None), x: (title, ".4~g"), "d": ("Dimension d", ".2f")}
+    lines = base.mark_line().encode(y=y, opacity=_opacity(chosen, 0.9, 0.15))
+    if "estimator" in drawn:
+        lines = lines.encode(strokeDash=alt.StrokeDash("estimator:N", legend=alt.Legend(title="Estimator")))
+    labels = {
+        "series": ("Series", None),
+        "estimator": ("Estimator", None),
+        x: (title, ".4~g"),
+        "d": ("Dimension d", ".2f"),
+    }
     labels |= {"low": ("low", ".2f"), "high": ("high", ".2f")}
     layers = []
     if {"low", "high"} <= set(drawn.columns):
@@ -874,7 +883,7 @@ def dimension_against(rows: pd.DataFrame, x: str, title: str, known: float | Non
             rule.mark_text(**text).encode(x=alt.value("width"), y=y, text="name:N"),
         ]
     layers += [
-        base.mark_line().encode(y=y, opacity=_opacity(chosen, 0.9, 0.15)),
+        lines,
         base.mark_point()
         .encode(
             y=y,
@@ -884,10 +893,10 @@ def dimension_against(rows: pd.DataFrame, x: str, title: str, known: float | Non
         )
         .add_params(near, *params),
     ]
-    lines = f", {drawn['series'].nunique()} lines" if "series" in drawn else ""
+    n_lines = f", {drawn['series'].nunique()} colors" if "series" in drawn else ""
     return _finish(
         layers,
-        f"Estimated intrinsic dimension against {title}{lines}: {title} {_range(drawn[x])}, "
+        f"Estimated intrinsic dimension against {title}{n_lines}: {title} {_range(drawn[x])}, "
         f"dimension {_range(drawn['d'])}.",
         height=260,
         left_out=out,

@@ -500,11 +500,12 @@ def _reference_estimate(reference, d, n, k, estimator, options, seed):
 def _inverted(value, expectation):
     """(d, relative standard error) with expectation(d) = value; NaN where no simulated d is that low or high.
 
-    expectation(d) gives (mean, standard error) at whole d and is taken to rise with d.
+    expectation(d) gives (mean, standard error) at whole d. It is taken to rise with d but for its own error: meant is
+    the first d that reaches the value, seen from one that is far below, so larger values never give smaller d.
     """
     first, last = REFERENCE_DIMENSIONS[0], REFERENCE_DIMENSIONS[-1]
     d = min(max(round(value), first), last)
-    while d > first and expectation(d)[0] > value:
+    while d > first and expectation(d)[0] > 0.8 * value:
         d -= 1
     while d < last and expectation(d + 1)[0] < value:
         d += 1
