@@ -139,7 +139,7 @@ CELLS += [("sphere", 3), ("cube", 5), ("Gaussian", 10), ("torus images", 4), ("g
 SIMULATIONS = {200: 300, 500: 300, 1000: 150}
 PLAN = [(name, d, n, SIMULATIONS[n]) for name, d in CELLS for n in SIMULATIONS]
 PLAN += [("groups of near points, groups ignored", 3, n, 300) for n in (200, 500)]
-PLAN += [(name, d, 2000, 100) for name, d in (("flat torus", 5), ("torus images", 4), ("groups of near points", 3))]
+PLAN += [(name, d, 2000, 250) for name, d in (("flat torus", 5), ("torus images", 4), ("groups of near points", 3))]
 
 
 def _covered(rows):

@@ -6,7 +6,7 @@ curvature, high d), and their intervals are for the estimator's expectation at t
 How far that expectation is from the true d on manifolds where d is known is `expected_dimension`; what a value would
 mean on one of them is `bias_adjusted`. `other_dimension` reaches every estimator of scikit-dimension.
 
-All coverage and bias that these pages speak of is measured by benchmarks/dimension_simulations.py and stands in
+Coverage and bias quoted here are measured by benchmarks/dimension_simulations.py, in the tables
 book/methods/tables/dimension_*.json.
 """
 
