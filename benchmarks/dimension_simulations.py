@@ -289,7 +289,7 @@ def adjusted(part):
 
 # -------------------------------------------------------------------------------------------------- peers
 
-FIT_SECONDS, ESTIMATOR_SECONDS = 12, 40
+FIT_SECONDS, ESTIMATOR_SECONDS = 12, 60
 N_OTHERS = 1000
 LIGHTER = {"PH": {"nsteps": 10, "subsamples": 1}, "ESS": {"n_neighbors": 10}}
 

@@ -222,6 +222,15 @@ def test_rows_without_a_value_are_counted_and_not_drawn(runs):
     assert "2 rows have no value" in chart.to_dict()["description"]
 
 
+def test_estimators_are_told_apart_by_dashes_and_series_by_color():
+    rows = pd.concat([PROFILE.assign(series=s, estimator=e) for s in ("cube", "torus") for e in ("MLE", "TwoNN")])
+    ((encoding, shown),) = drawn(charts.dimension_against(rows, "k", "Neighbors"), "line")
+    assert (encoding["strokeDash"]["field"], encoding["color"]["field"]) == ("estimator", "series")
+    assert [row["d"] for row in shown] == rows["d"].tolist()
+    plain = charts.dimension_against(PROFILE, "k", "Neighbors", known=7)
+    assert {"d": 7, "name": "true dimension 7"} in [row for _, part in drawn(plain, "rule") for row in part]
+
+
 def test_the_range_asked_for_and_the_nominal_level_stand_behind_the_coverage():
     chart = charts.interval_coverage(COVERAGE, nominal=0.9, low=0.8, high=0.95)
     ((encoding, rows),) = drawn(chart, "rect")

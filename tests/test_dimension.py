@@ -555,6 +555,42 @@ def test_a_fit_beyond_its_time_is_stopped_and_an_error_is_the_reason(script, mon
     assert "did you mean" in script._limited(lambda: other_dimension(X, "lpca"))["reason"]
 
 
+def test_settings_are_compared_over_the_sets_that_have_both(script):
+    rows = []
+    for i, name in enumerate(script.SOURCE):
+        for estimator in ("MLE", "TwoNN"):
+            for size in (28, 64):
+                d = (10.0 + i) * (1 if size == 28 else 1.5) * (1 if estimator == "MLE" else 2)
+                d += 100 * (name == "mnist" and size == 64)
+                rows.append({"set": name, "size": size, "channels": 1, "estimator": estimator, "d": d})
+    rows += [r | {"channels": 3, "d": 1.1 * r["d"]} for r in rows if r["set"] in ("cifar10", "cats_dogs")]
+    found = {(c["first"], c["second"]): c for c in script._comparisons(rows)}
+    sizes = found["MLE, 28 pixels, grey", "MLE, 64 pixels, grey"]
+    assert (sizes["sets"], sizes["ratio_median"], sizes["ratio_low"]) == pytest.approx((12, 1.5, 1.5))
+    assert sizes["low"] < sizes["correlation"] < sizes["high"] < 1
+    color = found["MLE, 28 pixels, grey", "MLE, 28 pixels, color"]
+    assert (color["sets"], color["ratio_high"]) == (2, pytest.approx(1.1))
+    assert color["correlation"] is None
+    assert "too few" in color["reason"]
+
+
+def test_what_is_published_is_not_computed_again_and_a_missing_folder_is_said(script, monkeypatch, capsys):
+    script.TABLES.mkdir(parents=True)
+    (script.TABLES / "dimension_bias.json").write_text("{}")
+    monkeypatch.setattr("sys.argv", ["script", "bias"])
+    script.main()
+    assert "--anew computes it again" in capsys.readouterr().out
+    for arguments, says in ((["sets"], "--folder names none"), (["biass"], "there is no part biass")):
+        monkeypatch.setattr("sys.argv", ["script", *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            script.main()
+        assert says in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["script", "means", "--seconds", "0"])
+    monkeypatch.setattr(script, "clock", itertools.count().__next__)
+    with pytest.raises(SystemExit, match="3"):
+        script.main()
+
+
 def test_the_table_of_peers_has_every_estimator_of_scikit_dimension_on_every_manifold():
     table = json.loads((TABLES / "dimension_others.json").read_text())
     rows = pd.DataFrame(table["rows"])

@@ -966,7 +966,9 @@ def interval_coverage(rows: pd.DataFrame, nominal: float = 0.95, low: float = 0.
     near = _nearest(["cloud", "n"])
     labels = {"cloud": ("Points", None), "n": ("n", ",d"), "coverage": ("Coverage", ".3f")}
     labels |= {"coverage_low": ("low", ".3f"), "coverage_high": ("high", ".3f"), "simulations": ("Simulations", ",d")}
-    base = alt.Chart(drawn).encode(y=y, yOffset=offset, color=alt.Color("n:O", legend=alt.Legend(title="Points n")))
+    colors = alt.Scale(domain=[int(n) for n in sizes], range=[*DOMAIN_COLORS.values()])
+    color = alt.Color("n:O", scale=colors, legend=alt.Legend(title="Points n"))
+    base = alt.Chart(drawn).encode(y=y, yOffset=offset, color=color)
     limits = alt.Chart(pd.DataFrame({"from": [low], "to": [high]})).mark_rect(opacity=0.12, color=INK)
     line = alt.Chart(pd.DataFrame({"nominal": [nominal]})).mark_rule(strokeDash=[5, 4])
     panel = alt.layer(
@@ -1005,7 +1007,8 @@ def estimators_compared(rows: pd.DataFrame):
     pointed = alt.selection_point(name="pointed", fields=["manifold"], on="pointerover", clear="pointerout")
     labels = {"estimator": ("Estimator", None), "manifold": ("Manifold", None), "d": ("True dimension", "d")}
     labels |= {"estimate": ("Estimate", ".2f"), "ratio": ("Estimate / true", ".2f")}
-    color = alt.Color("d:Q", title="True dimension", scale=alt.Scale(type="log", scheme="viridis"))
+    ends = [DOMAIN_COLORS["natural"], DOMAIN_COLORS["medical"]]
+    color = alt.Color("d:Q", title="True dimension", scale=alt.Scale(type="log", range=ends))
     layers = [
         alt.Chart(pd.DataFrame({"ratio": [1.0]})).mark_rule(strokeDash=[5, 4]).encode(x=x),
         alt.Chart(drawn)
