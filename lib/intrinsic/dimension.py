@@ -93,8 +93,9 @@ def mle_dimension(x, k=20, *, norm="k-1", interval=True, group=None, seed=0):
     holds. The halves are independent samples of n/2, and the variance of log d goes as 1/n, so
         se^2 = mean over splits of (log d_A - log d_B)^2 / 4,    interval d exp(+- t se),
     t the quantile of Student's t with min(SPLITS, groups - 1) degrees of freedom.
-    Coverage: 0.0 to 0.0 % over flat tori (d = 1 to 20), a sphere, a cube, a Gaussian cloud, images and groups of near
-    points, n = 200 to 2,000, MLE and TwoNN (0.0 to 0.0 % where groups are ignored): dimension_coverage.json.
+    Coverage: 91.0 to 96.7 % over flat tori (d = 1 to 20), a sphere, a cube, a Gaussian cloud, images and groups of near
+    points, n = 200 to 2,000, MLE and TwoNN: dimension_coverage.json. Where groups are there and ignored, intervals are
+    wrong: 79.7 to 82.3 % (MLE), 98.7 to 100.0 % (TwoNN).
     Source: Levina & Bickel 2004, eq. 8; inverses averaged as in MacKay & Ghahramani 2005; half-samples:
     McCarthy 1969; Shao & Tu 1995, chapter 5.
     """
@@ -158,7 +159,7 @@ def mean_dimensions(
     exclude_group  points of the same group do not count as neighbors
     The interval is for the expectation over the population, not over draws alone: a split halves all draws at once,
     so that the halves share no point, and the mean over draws is compared between them as in mle_dimension.
-    Coverage: 0.0 to 0.0 % over flat tori and groups of near points, classes of 1 to 5 times per_class points:
+    Coverage: 91.7 to 98.3 % over flat tori and groups of near points, classes of 1 to 5 times per_class points:
     dimension_means.json.
     Up to ONE_PASS points there is one pass over all of them, or none where x is a Neighbors.
     Raises BadPoints, DuplicatePoints, images.TooFewImages.
