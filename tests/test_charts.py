@@ -73,6 +73,12 @@ SPEED = pd.DataFrame(
         "seconds_high": 2.0,
     }
 )
+BIAS = pd.DataFrame({"manifold": ["cube", "torus"], "d": [3, 3], "n": [500, 1000], "estimate": [2.5, 3.4]})
+BIAS = BIAS.assign(low=BIAS["estimate"] - 0.1, high=BIAS["estimate"] + 0.1)
+COVERAGE = pd.DataFrame({"manifold": "torus", "d": 3, "n": [500, 1000], "coverage": [0.94, 0.8]})
+COVERAGE = COVERAGE.assign(coverage_low=COVERAGE["coverage"] - 0.03, coverage_high=COVERAGE["coverage"] + 0.03)
+PEERS = pd.DataFrame({"estimator": ["MLE", "lPCA", "PH"], "manifold": "cube", "d": 4, "estimate": [3.0, 4.0, np.nan]})
+PEERS = PEERS.assign(ratio=PEERS["estimate"] / PEERS["d"])
 COUNTS = pd.DataFrame({"class": ["even", "odd"], "n": [2500, 2499]})
 
 
@@ -88,6 +94,10 @@ def every_chart(runs, properties, exponents):
         "representation_twonn": charts.representation_against_data(runs, "twonn"),
         "plane": charts.plane(properties),
         "dimension_profile": charts.dimension_profile(PROFILE, known=9),
+        "dimension_against": charts.dimension_against(PROFILE.assign(series="torus"), "k", "Neighbors", known=9),
+        "dimension_bias": charts.dimension_bias(BIAS),
+        "interval_coverage": charts.interval_coverage(COVERAGE),
+        "estimators_compared": charts.estimators_compared(PEERS),
         "sharpness_growth": charts.sharpness_growth(GROWTH, GROWTH.assign(k_f=0.1, name="no growth")),
         "counts": charts.counts(COUNTS),
         "speed": charts.speed(SPEED),
@@ -191,6 +201,9 @@ def test_the_budget_chooses_the_column(runs):
         ("exponent_against_dimension", {("low", "high"), ("predicted_low", "predicted_high")}),
         ("loss_against_sharpness", {("k_f_low", "k_f_high")}),
         ("representation_against_data", {("d_repr_low", "d_repr_high")}),
+        ("dimension_against", {("low", "high")}),
+        ("dimension_bias", {("low", "high")}),
+        ("interval_coverage", {("coverage_low", "coverage_high")}),
     ],
 )
 def test_intervals_are_drawn(every_chart, name, bounds):
@@ -217,6 +230,30 @@ def test_rows_without_a_value_are_counted_and_not_drawn(runs):
     ((_, rows),) = drawn(chart, "point")
     assert len(rows) == len(runs) - 2
     assert "2 rows have no value" in chart.to_dict()["description"]
+
+
+def test_estimators_are_told_apart_by_dashes_and_series_by_color():
+    rows = pd.concat([PROFILE.assign(series=s, estimator=e) for s in ("cube", "torus") for e in ("MLE", "TwoNN")])
+    ((encoding, shown),) = drawn(charts.dimension_against(rows, "k", "Neighbors"), "line")
+    assert (encoding["strokeDash"]["field"], encoding["color"]["field"]) == ("estimator", "series")
+    assert [row["d"] for row in shown] == rows["d"].tolist()
+    plain = charts.dimension_against(PROFILE, "k", "Neighbors", known=7)
+    assert {"d": 7, "name": "true dimension 7"} in [row for _, part in drawn(plain, "rule") for row in part]
+
+
+def test_the_range_asked_for_and_the_nominal_level_stand_behind_the_coverage():
+    chart = charts.interval_coverage(COVERAGE, nominal=0.9, low=0.8, high=0.95)
+    ((encoding, rows),) = drawn(chart, "rect")
+    assert [rows[0][encoding[axis]["field"]] for axis in ("x", "x2")] == [0.8, 0.95]
+    assert {"nominal": 0.9} in [row for _, rows in drawn(chart, "rule") for row in rows]
+    assert min(encoding["x"]["scale"]["domain"]) < 0.8
+
+
+def test_estimators_that_did_not_finish_are_counted():
+    chart = charts.estimators_compared(PEERS)
+    ((_, rows),) = drawn(chart, "point")
+    assert [row["estimator"] for row in rows] == ["MLE", "lPCA"]
+    assert "1 row has no value" in chart.to_dict()["description"]
 
 
 def test_where_nothing_can_be_drawn_the_chart_says_so(properties):

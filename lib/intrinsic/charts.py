@@ -835,6 +835,196 @@ def dimension_profile(rows: pd.DataFrame, known: float | None = None):
     )
 
 
+def dimension_against(rows: pd.DataFrame, x: str, title: str, known: float | None = None):
+    """Estimated dimension against any setting, with intervals: number of images, noise, pixels a side, ...
+
+    rows    the column x, d and, where known, low and high; a column `series` tells lines apart by color, and a column
+            `estimator` by dashes
+    title   of the setting, for its axis
+    known   the true dimension, drawn as a dashed rule
+    """
+    drawn, out = _drawn(rows, [x, "d"], ["low", "high", "series", "estimator"], "the chart of dimension")
+    if drawn.empty:
+        return _nothing(f"Dimension against {title}", "no estimate is finite")
+    bounds = [drawn[c] for c in ("d", "low", "high") if c in drawn]
+    y_scale = _scale(*bounds, *([pd.Series([known])] if known is not None else []), log=False)
+    values = sorted(drawn[x].unique())
+    x_scale = _scale(drawn[x])
+    axis = alt.Axis(values=[float(v) for v in values], format=".4~g", grid=False) if len(values) < 10 else alt.Axis()
+    across = alt.X(f"{x}:Q", title=title, scale=x_scale, axis=axis)
+    y = alt.Y("d:Q", title="Estimated dimension d", scale=y_scale, axis=_axis(y_scale, 5))
+    color, params, chosen = alt.value(DOMAIN_COLORS["natural"]), [], None
+    if "series" in drawn:
+        legend = alt.Legend(title=None, columns=2, labelLimit=300)
+        color = alt.Color("series:N", sort=list(dict.fromkeys(drawn["series"])), legend=legend)
+        params = [alt.selection_point(name="picked_series", fields=["series"], bind="legend")]
+        chosen = params[0]
+    near = _nearest([x])
+    base = alt.Chart(drawn).encode(x=across, color=color)
+    lines = base.mark_line().encode(y=y, opacity=_opacity(chosen, 0.9, 0.15))
+    if "estimator" in drawn:
+        lines = lines.encode(strokeDash=alt.StrokeDash("estimator:N", legend=alt.Legend(title="Estimator")))
+    labels = {
+        "series": ("Series", None),
+        "estimator": ("Estimator", None),
+        x: (title, ".4~g"),
+        "d": ("Dimension d", ".2f"),
+    }
+    labels |= {"low": ("low", ".2f"), "high": ("high", ".2f")}
+    layers = []
+    if {"low", "high"} <= set(drawn.columns):
+        rule = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=1.5)
+        layers.append(rule.encode(y=_on("low", y), y2="high:Q", color=color, opacity=_opacity(chosen, 0.6, 0.1)))
+    if known is not None:
+        rule = alt.Chart(pd.DataFrame({"d": [known], "name": [f"true dimension {known:g}"]}))
+        text = {"align": "right", "dy": -7, "fontSize": 11, "fontStyle": "italic"}
+        layers += [
+            rule.mark_rule(strokeDash=[5, 4]).encode(y=y),
+            rule.mark_text(**text).encode(x=alt.value("width"), y=y, text="name:N"),
+        ]
+    layers += [
+        lines,
+        base.mark_point()
+        .encode(
+            y=y,
+            size=alt.condition(near, alt.value(170), alt.value(60)),
+            opacity=_opacity(chosen, 0.95, 0.15),
+            tooltip=_tooltip(drawn, labels),
+        )
+        .add_params(near, *params),
+    ]
+    n_lines = f", {drawn['series'].nunique()} colors" if "series" in drawn else ""
+    return _finish(
+        layers,
+        f"Estimated intrinsic dimension against {title}{n_lines}: {title} {_range(drawn[x])}, "
+        f"dimension {_range(drawn['d'])}.",
+        height=260,
+        left_out=out,
+    )
+
+
+def dimension_bias(rows: pd.DataFrame):
+    """Mean estimate against the true dimension, one line a manifold and n; the diagonal is no bias.
+
+    rows   manifold, d (the true one), n, estimate, low, high
+    """
+    columns = ["manifold", "d", "n", "estimate", "low", "high"]
+    drawn, out = _drawn(rows, columns, ["standard_error", "estimator"], "the chart of bias")
+    if drawn.empty:
+        return _nothing("Bias of the dimension", "no estimate is finite")
+    scale = _scale(drawn["d"], log=False)
+    y_scale = _scale(drawn["low"], drawn["high"], drawn["d"], log=False)
+    x = alt.X("d:Q", title="True dimension", scale=scale, axis=_axis(scale))
+    y = alt.Y("estimate:Q", title="Mean estimate", scale=y_scale, axis=_axis(y_scale))
+    color = alt.Color("manifold:N", legend=alt.Legend(title="Manifold"))
+    picked = alt.selection_point(name="picked_manifold", fields=["manifold"], bind="legend")
+    near = _nearest(["manifold", "d", "n"])
+    base = alt.Chart(drawn).encode(x=x, color=color)
+    labels = {"manifold": ("Manifold", None), "d": ("True dimension", "d"), "n": ("Points", ",d")}
+    labels |= {"estimate": ("Mean estimate", ".2f"), "standard_error": ("Standard error", ".2f")}
+    labels |= {"estimator": ("Estimator", None)}
+    dash = alt.StrokeDash("n:O", legend=alt.Legend(title="Points n"))
+    layers = [
+        *_line_of_equality(x, y, scale, y_scale, "no bias"),
+        base.mark_rule(strokeWidth=1.5).encode(y=_on("low", y), y2="high:Q", opacity=_opacity(picked, 0.6, 0.08)),
+        base.mark_line(strokeWidth=1.5).encode(y=y, strokeDash=dash, opacity=_opacity(picked, 0.9, 0.1)),
+        base.mark_point(size=30)
+        .encode(
+            y=y,
+            size=alt.condition(near, alt.value(140), alt.value(25)),
+            opacity=_opacity(picked, 0.95, 0.1),
+            tooltip=_tooltip(drawn, labels),
+        )
+        .add_params(near, picked),
+    ]
+    return _finish(
+        layers,
+        f"Mean estimated dimension against the true one for {', '.join(drawn['manifold'].unique())}, with n of "
+        f"{', '.join(f'{n:,}' for n in sorted(drawn['n'].unique()))} and intervals: true dimension "
+        f"{_range(drawn['d'])}, estimates {_range(drawn['estimate'])}; the diagonal is no bias.",
+        left_out=out,
+    )
+
+
+def interval_coverage(rows: pd.DataFrame, nominal: float = 0.95, low: float = 0.90, high: float = 0.99):
+    """Share of intervals that hold what they are for, one line a manifold, with its own interval.
+
+    rows        manifold, d, n, coverage, coverage_low, coverage_high; a column `estimator` makes the panels
+    nominal     drawn as a rule; low and high as a band: the range that is asked for
+    """
+    columns = ["manifold", "d", "n", "coverage", "coverage_low", "coverage_high"]
+    drawn, out = _drawn(rows, columns, ["estimator", "simulations"], "the chart of coverage")
+    if drawn.empty:
+        return _nothing("Coverage", "no row has a value")
+    drawn["cloud"] = drawn["manifold"] + ", d = " + drawn["d"].astype(str)
+    order = list(dict.fromkeys(drawn["cloud"]))
+    sizes = sorted(drawn["n"].unique())
+    scale = alt.Scale(domain=[min(0.85, float(drawn["coverage_low"].min())), 1.0], nice=False, clamp=True)
+    x = alt.X("coverage:Q", title="Coverage", scale=scale, axis=alt.Axis(format="%", tickCount=5))
+    y = alt.Y("cloud:N", title="Points", sort=order, axis=alt.Axis(labelLimit=300))
+    offset = alt.YOffset("n:O", sort=[int(n) for n in sizes])
+    near = _nearest(["cloud", "n"])
+    labels = {"cloud": ("Points", None), "n": ("n", ",d"), "coverage": ("Coverage", ".3f")}
+    labels |= {"coverage_low": ("low", ".3f"), "coverage_high": ("high", ".3f"), "simulations": ("Simulations", ",d")}
+    colors = alt.Scale(domain=[int(n) for n in sizes], range=[*DOMAIN_COLORS.values()])
+    color = alt.Color("n:O", scale=colors, legend=alt.Legend(title="Points n"))
+    base = alt.Chart(drawn).encode(y=y, yOffset=offset, color=color)
+    limits = alt.Chart(pd.DataFrame({"from": [low], "to": [high]})).mark_rect(opacity=0.12, color=INK)
+    line = alt.Chart(pd.DataFrame({"nominal": [nominal]})).mark_rule(strokeDash=[5, 4])
+    panel = alt.layer(
+        limits.encode(x=_on("from", x), x2="to:Q"),
+        line.encode(x=_on("nominal", x)),
+        base.mark_rule(strokeWidth=1.5).encode(x=_on("coverage_low", x), x2="coverage_high:Q"),
+        base.mark_point(size=40)
+        .encode(
+            x=x,
+            size=alt.condition(near, alt.value(130), alt.value(40)),
+            tooltip=_tooltip(drawn, labels),
+        )
+        .add_params(near),
+    ).properties(width=WIDTH, height=max(120, 13 * len(sizes) * len(order)))
+    return _described(
+        panel,
+        f"Coverage of {nominal:.0%} intervals on {', '.join(order)}: {_range(drawn['coverage'])}; the band runs from "
+        f"{low:.0%} to {high:.0%}, lines are 95 % intervals of the coverage itself.",
+        left_out=out,
+    )
+
+
+def estimators_compared(rows: pd.DataFrame):
+    """Estimate over true dimension, one line an estimator and one mark a manifold; 1 is no error.
+
+    rows   estimator, manifold, d (the true one), estimate, ratio (estimate / d); those without one are counted
+    """
+    columns = ["estimator", "manifold", "d", "estimate", "ratio"]
+    drawn, out = _drawn(rows[rows["ratio"] != 0], columns, [], "the chart of estimators")
+    if drawn.empty:
+        return _nothing("Estimators compared", "no estimate is finite")
+    order = list(dict.fromkeys(drawn["estimator"]))
+    scale = _scale(drawn["ratio"], pd.Series([1.0]), log=True)
+    x = alt.X("ratio:Q", title="Estimate / true dimension", scale=scale, axis=_axis(scale))
+    y = alt.Y("estimator:N", title="Estimator", sort=order, axis=alt.Axis(labelLimit=260))
+    pointed = alt.selection_point(name="pointed", fields=["manifold"], on="pointerover", clear="pointerout")
+    labels = {"estimator": ("Estimator", None), "manifold": ("Manifold", None), "d": ("True dimension", "d")}
+    labels |= {"estimate": ("Estimate", ".2f"), "ratio": ("Estimate / true", ".2f")}
+    ends = [DOMAIN_COLORS["natural"], DOMAIN_COLORS["medical"]]
+    color = alt.Color("d:Q", title="True dimension", scale=alt.Scale(type="log", range=ends))
+    layers = [
+        alt.Chart(pd.DataFrame({"ratio": [1.0]})).mark_rule(strokeDash=[5, 4]).encode(x=x),
+        alt.Chart(drawn)
+        .mark_point(size=60)
+        .encode(x=x, y=y, color=color, opacity=_opacity(pointed, 0.85, 0.1), tooltip=_tooltip(drawn, labels))
+        .add_params(pointed),
+    ]
+    return _finish(
+        layers,
+        f"Estimate over true dimension of {drawn['manifold'].nunique()} manifolds by {len(order)} estimators "
+        f"({', '.join(order)}): ratios {_range(drawn['ratio'])}.",
+        height=max(160, 22 * len(order)),
+        left_out=out,
+    )
+
+
 def sharpness_growth(rows: pd.DataFrame, reference: pd.DataFrame | None = None):
     """Label sharpness against M, images a class, both logarithmic: no plateau means overlapping classes.
 
