@@ -693,6 +693,14 @@ PROPERTY_COLUMNS = {
     "k_f_all": "k_f_all",
     "d_data_all": "d_mle_all",
     "d_data_other_groups": "d_mle_other_groups",
+    "k_f_q05": "k_f_q05",
+    "k_f_ratio": "k_f_ratio",
+    "k_f_ratio_low": "k_f_ratio_low",
+    "k_f_ratio_high": "k_f_ratio_high",
+    "growth_exponent": "growth_exponent",
+    "growth_exponent_low": "growth_exponent_low",
+    "growth_exponent_high": "growth_exponent_high",
+    "k_f_limit": "k_f_limit",
 }
 
 
@@ -700,7 +708,8 @@ def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     """One row an image set: d_data and K_F at M a class (with intervals), and from all images.
 
     Columns: dataset, domain, size, channels, per_class, n, n_classes, n_groups, n_copies,
-    n_conflicting, d_data, d_data_low, d_data_high, d_data_twonn, k_f, k_f_low, k_f_high, k_f_all.
+    n_conflicting, d_data, d_data_low, d_data_high, d_data_twonn, k_f, k_f_low, k_f_high, k_f_all,
+    k_f_q05, k_f_ratio, growth_exponent (with intervals), k_f_limit.
     """
     store = store or default_store()
     table, rows = _lookup("properties", store), []
