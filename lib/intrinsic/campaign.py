@@ -98,6 +98,15 @@ class Params(BaseModel):
     fitted_only: bool = Field(default=True, description="claims use fitted runs only")
     compute: bool = Field(default=False, description="a notebook trains what is missing")
     workers: int | None = Field(default=None, description="processes of one thread; null: one a core")
+    n_points: int = Field(default=1000, ge=200, le=20_000, description="images or points of an experiment")
+    clouds: list[int] = Field(default=[2, 4, 8], min_length=1, description="dimensions of constructed clouds")
+    gap: float = Field(default=0.3, gt=0, le=10, description="distance between constructed classes, sides are 1")
+    sizes: list[int] = Field(default=[8, 12, 16, 24], min_length=1, description="pixels a side to compare")
+    pixel_noise: list[float] = Field(default=[0, 4, 8, 16, 32], min_length=1, description="noise, grey levels")
+    label_noise: list[float] = Field(default=[0, 0.01, 0.05, 0.2], min_length=1, description="shares of wrong labels")
+    near_copies: list[int] = Field(
+        default=[0, 1, 5, 25], min_length=1, description="near-copies across classes, a class"
+    )
 
     @field_validator("grey_level")
     @classmethod

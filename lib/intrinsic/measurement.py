@@ -3,8 +3,9 @@
 One place for `intrinsic measure`, the properties records of a campaign and the report pages.
 """
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -407,3 +408,81 @@ def reference_growth(grown: list[tuple[int, float]], d: float) -> list[dict]:
     """Rows per_class, k_f, name of the slope 2/d through the first measured point, to compare growth with."""
     first, k_f = grown[0]
     return [{"per_class": m, "k_f": k_f * (m / first) ** (2 / d), "name": f"slope 2/d, d = {d:.1f}"} for m, _ in grown]
+
+
+# ------------------------------------------------------------------------------------- experiments
+
+
+def with_pixel_noise(images: ImageSet, grey_levels: float, seed: int = 0) -> ImageSet:
+    """The same images with independent Gaussian noise of that standard deviation, rounded and cut to 0 ... 255."""
+    noise = np.random.default_rng(seed).standard_normal(images.images.shape)
+    noisy = np.clip(np.rint(images.images + grey_levels * noise), 0, 255).astype(np.uint8)
+    return replace(images, images=noisy)
+
+
+def with_label_noise(images: ImageSet, share: float, seed: int = 0) -> ImageSet:
+    """The same images, a share of them (rounded) with another label, drawn from the other classes."""
+    rng = np.random.default_rng(seed)
+    labels = np.array(images.labels)
+    wrong = rng.permutation(len(labels))[: round(share * len(labels))]
+    labels[wrong] = (labels[wrong] + rng.integers(1, images.n_classes, len(wrong))) % images.n_classes
+    return replace(images, labels=labels)
+
+
+def with_near_copies(images: ImageSet, count: int, seed: int = 0) -> ImageSet:
+    """`count` images of each class become near-copies of images of the next class: one pixel, one grey level off."""
+    rng = np.random.default_rng(seed)
+    pixels, labels = np.array(images.images), images.labels
+    rows = [rng.permutation(np.flatnonzero(labels == label)) for label in range(images.n_classes)]
+    for label, own in enumerate(rows):
+        other = rows[(label + 1) % images.n_classes]
+        copies = images.images[other[count : 2 * count]].copy()
+        copies.reshape(len(copies), -1)[:, 0] ^= 1
+        pixels[own[:count]] = copies
+    return replace(images, images=pixels)
+
+
+def sharpness_profile(images: ImageSet, at: float, *, per_class: int, draws: int = 25, seed: int = 0) -> list[dict]:
+    """Rows at, quantity, k_f, low, high, n of one image set: what an experiment draws against `at`."""
+    near = neighbors.neighbors(images, 1)
+    m = min(per_class, *_at_least_two_classes(images))
+    found = {
+        "all pairs": sharpness.label_sharpness(near, seed=seed),
+        f"mean at M = {m}": sharpness.mean_sharpness(near, per_class=m, draws=draws, seed=seed),
+        "10 % quantile": sharpness.quantile_sharpness(near, [0.1], seed=seed)[0],
+        "same-label control": sharpness.same_label_control(near, seed=seed),
+    }
+    return [
+        {"at": at, "quantity": name, "k_f": float(v), "low": v.low, "high": v.high, "n": len(images)}
+        for name, v in found.items()
+    ]
+
+
+def growth_row(name: str, x, y=None, *, d=None, k: int = 20, seed: int = 0) -> dict:
+    """One row of a table of growth: exponent with interval, 2/d with interval, and what they say together.
+
+    d   the dimension where it is known by construction; else mle_dimension of the same points
+    """
+    near = x if isinstance(x, neighbors.Neighbors) else neighbors.neighbors(x, k, y)
+    d = dimension.mle_dimension(near, k) if d is None else dimension.Estimate(d, d, d)
+    found = sharpness.growth_exponent(near, seed=seed)
+    return {
+        "name": name,
+        "n": near.n,
+        "M": f"{found.per_class[0]} to {found.per_class[-1]}",
+        "exponent": float(found),
+        "low": found.low,
+        "high": found.high,
+        "2/d": 2 / d,
+        "2/d low": 2 / d.high,
+        "2/d high": 2 / d.low,
+        "kind": sharpness.growth_kind(found, d),
+    }
+
+
+def published_table(name: str) -> dict:
+    """The table book/methods/tables/NAME.json as a dictionary; its "command" is what makes it."""
+    path = image_sets.REPOSITORY / "book" / "methods" / "tables" / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; the scripts in benchmarks/ write these tables")
+    return json.loads(path.read_text(encoding="utf-8"))
