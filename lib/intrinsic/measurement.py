@@ -431,13 +431,18 @@ def with_label_noise(images: ImageSet, share: float, seed: int = 0) -> ImageSet:
 
 def with_near_copies(images: ImageSet, count: int, seed: int = 0) -> ImageSet:
     """`count` images of each class become near-copies of images of the next class: one pixel, one grey level off."""
+    least = min(_at_least_two_classes(images))
+    if not 0 <= 2 * count <= least:
+        raise ValueError(
+            f"count={count} needs {2 * count} images of each class and the smallest has {least}: take fewer"
+        )
     rng = np.random.default_rng(seed)
     pixels, labels = np.array(images.images), images.labels
     rows = [rng.permutation(np.flatnonzero(labels == label)) for label in range(images.n_classes)]
     for label, own in enumerate(rows):
         other = rows[(label + 1) % images.n_classes]
         copies = images.images[other[count : 2 * count]].copy()
-        copies.reshape(len(copies), -1)[:, 0] ^= 1
+        copies.reshape(count, math.prod(copies.shape[1:]))[:, 0] ^= 1
         pixels[own[:count]] = copies
     return replace(images, images=pixels)
 
@@ -449,7 +454,7 @@ def sharpness_profile(images: ImageSet, at: float, *, per_class: int, draws: int
     found = {
         "all pairs": sharpness.label_sharpness(near, seed=seed),
         f"mean at M = {m}": sharpness.mean_sharpness(near, per_class=m, draws=draws, seed=seed),
-        "10 % quantile": sharpness.quantile_sharpness(near, [0.1], seed=seed)[0],
+        "10 % quantile": sharpness.quantile_sharpness(near, quantiles=[0.1], seed=seed)[0],
         "same-label control": sharpness.same_label_control(near, seed=seed),
     }
     return [
