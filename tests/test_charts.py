@@ -64,6 +64,23 @@ def exponents():
 
 PROFILE = pd.DataFrame({"k": [5, 10, 20], "d": [8.0, 8.5, 9.0], "low": [7.0, 8.0, 8.5], "high": [9.0, 9.0, 9.5]})
 GROWTH = pd.DataFrame({"per_class": [16, 64, 256], "k_f": [0.1, 0.14, 0.2]})
+RESPONSE = pd.DataFrame(
+    {
+        "at": [0.0, 1.0, 0.0, 1.0],
+        "quantity": ["all pairs", "all pairs", "control", "control"],
+        "k_f": [0.2, 0.3, 0.9, 0.8],
+        "low": [0.1, 0.2, 0.8, 0.7],
+        "high": [0.4, 0.5, 1.0, np.nan],
+    }
+)
+CLASS_PAIRS = pd.DataFrame(
+    {
+        "first": ["a", "a", "b"],
+        "second": ["a", "b", "b"],
+        "sharpness": [0.5, 0.2, 0.4],
+        "same_label": [True, False, True],
+    }
+)
 COUNTS = pd.DataFrame({"class": ["even", "odd"], "n": [2500, 2499]})
 
 
@@ -80,6 +97,8 @@ def every_chart(runs, properties, exponents):
         "plane": charts.plane(properties),
         "dimension_profile": charts.dimension_profile(PROFILE, known=9),
         "sharpness_growth": charts.sharpness_growth(GROWTH, GROWTH.assign(k_f=0.1, name="no growth")),
+        "sharpness_response": charts.sharpness_response(RESPONSE, "noise, grey levels"),
+        "class_pairs": charts.class_pairs(CLASS_PAIRS),
         "counts": charts.counts(COUNTS),
     }
 
@@ -207,6 +226,24 @@ def test_rows_without_a_value_are_counted_and_not_drawn(runs):
     ((_, rows),) = drawn(chart, "point")
     assert len(rows) == len(runs) - 2
     assert "2 rows have no value" in chart.to_dict()["description"]
+
+
+def test_a_response_draws_every_value_with_its_interval():
+    chart = charts.sharpness_response(RESPONSE, "noise, grey levels")
+    ((encoding, rows),) = drawn(chart, "point")
+    fields = [encoding["x"]["field"], encoding["color"]["field"], encoding["y"]["field"]]
+    assert [[row[f] for f in fields] for row in rows] == RESPONSE[["at", "quantity", "k_f"]].to_numpy().tolist()
+    ((encoding, rows),) = drawn(chart, "rule")
+    assert (encoding["y"]["field"], encoding["y2"]["field"]) == ("low", "high")
+
+
+def test_the_matrix_of_classes_is_symmetric_and_frames_its_diagonal():
+    chart = charts.class_pairs(CLASS_PAIRS)
+    ((_, rows),) = drawn(chart, "text")
+    values = {(row["first"], row["second"]): row["sharpness"] for row in rows}
+    assert values == {("a", "a"): 0.5, ("a", "b"): 0.2, ("b", "a"): 0.2, ("b", "b"): 0.4}
+    frames = [layer for layer in layers(chart.to_dict()) if "transform" in layer]
+    assert [frame["transform"] for frame in frames] == [[{"filter": "datum.same_label"}]]
 
 
 def test_where_nothing_can_be_drawn_the_chart_says_so(properties):

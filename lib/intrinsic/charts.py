@@ -926,19 +926,26 @@ def sharpness_response(rows: pd.DataFrame, x_title: str, log_x: bool = False):
     y_scale = _scale(*bounds, log=True)
     x_scale = _scale(drawn["at"], log=log_x)
     places = sorted(float(v) for v in drawn["at"].unique())
-    x = alt.X("at:Q", title=x_title, scale=x_scale, axis=alt.Axis(values=places, grid=False))
+    x = alt.X("at:Q", title=x_title, scale=x_scale, axis=alt.Axis(values=places, grid=False, labelSeparation=8))
     y = alt.Y("k_f:Q", title="Label sharpness", scale=y_scale, axis=_axis(y_scale))
     names = list(dict.fromkeys(drawn["quantity"]))
     colors = [*DOMAIN_COLORS.values()][: max(len(names), 1)]
     color = alt.Color("quantity:N", title="Quantity", scale=alt.Scale(domain=names, range=colors))
-    base = alt.Chart(drawn).encode(x=x, color=color)
+    base, near = alt.Chart(drawn).encode(x=x, color=color), _nearest(["at", "quantity"])
     layers = []
     if {"low", "high"} <= set(drawn):
         layers.append(base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(y=alt.Y("low:Q", scale=y_scale), y2="high:Q"))
     tips = [alt.Tooltip("quantity:N"), alt.Tooltip("at:Q", title=x_title), alt.Tooltip("k_f:Q", format=".4f")]
     layers += [
         base.mark_line(opacity=0.8).encode(y=y),
-        base.mark_point().encode(y=y, shape=alt.Shape("quantity:N", sort=names, legend=None), tooltip=tips),
+        base.mark_point()
+        .encode(
+            y=y,
+            shape=alt.Shape("quantity:N", sort=names, legend=None),
+            size=alt.condition(near, alt.value(170), alt.value(80)),
+            tooltip=tips,
+        )
+        .add_params(near),
     ]
     return _finish(
         layers,
@@ -970,12 +977,14 @@ def class_pairs(rows: pd.DataFrame):
         range=["#eef4fa", DOMAIN_COLORS["natural"]], type="log" if (both["sharpness"] > 0).all() else "linear"
     )
     color = alt.Color("sharpness:Q", title="Sharpness", scale=shades)
-    base = alt.Chart(both).encode(**axes)
+    base, near = alt.Chart(both).encode(**axes), _nearest(["first", "second"])
     ring = base.transform_filter("datum.same_label").mark_rect(filled=False, stroke=INK, strokeWidth=2)
     tips = [alt.Tooltip("first:N"), alt.Tooltip("second:N"), alt.Tooltip("sharpness:Q", format=".4f")]
     return _finish(
         [
-            base.mark_rect().encode(color=color, tooltip=tips),
+            base.mark_rect()
+            .encode(color=color, opacity=alt.condition(near, alt.value(0.8), alt.value(1)), tooltip=tips)
+            .add_params(near),
             ring,
             base.mark_text(color="#1b1f24", fontSize=11).encode(text="text:N"),
         ],

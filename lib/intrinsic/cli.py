@@ -144,6 +144,8 @@ def _show_sharpness(sharp: dict, show) -> None:
     growth, limit = sharp["growth_exponent"], sharp["limit"]
     if growth["value"] is not None:
         print(f"  growth with M    {show(growth, 3)}   {growth['kind']}; 2/d = {growth['two_over_d']:.3f}")
+    else:
+        print(f"  growth with M    not measured: {growth['reason']}")
     top = f"at most {limit['value']:.4f} (95 %)" if limit["identified"] else f"not identified: {limit['reason']}"
     print(f"  limit of 1/gap   {top}")
     if sharp["class_pairs"]:

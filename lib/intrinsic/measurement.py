@@ -249,6 +249,8 @@ def _sharpness_json(found: dict, d, loaded: ImageSet, original: np.ndarray) -> d
     control, limit = found["control"], found["limit"]
     pair = None if control.pair is None else _named(loaded, [original[i] for i in control.pair])
     growth = {**_interval(found["growth"]), "two_over_d": 2 / float(d), "kind": found["kind"]}
+    if growth["value"] is None:
+        growth["reason"] = found["growth"].method
     if hasattr(found["growth"], "per_class"):
         growth["per_class"] = [int(m) for m in found["growth"].per_class]
     return {
@@ -433,9 +435,7 @@ def with_near_copies(images: ImageSet, count: int, seed: int = 0) -> ImageSet:
     """`count` images of each class become near-copies of images of the next class: one pixel, one grey level off."""
     least = min(_at_least_two_classes(images))
     if not 0 <= 2 * count <= least:
-        raise ValueError(
-            f"count={count} needs {2 * count} images of each class and the smallest has {least}: take fewer"
-        )
+        raise ValueError(f"count={count} needs {2 * count} images of each class; the smallest has {least}: take fewer")
     rng = np.random.default_rng(seed)
     pixels, labels = np.array(images.images), images.labels
     rows = [rng.permutation(np.flatnonzero(labels == label)) for label in range(images.n_classes)]
