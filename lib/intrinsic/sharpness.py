@@ -540,7 +540,8 @@ def sharpest_pairs(x, y=None, n=5, *, labels="classes"):
 
 
 def _parts(x, y, group):
-    points = as_points(x)
+    """(points, labels, group); a Neighbors stands for its points, since it may spare products."""
+    points = x if isinstance(x, Neighbors) else as_points(x)
     y, group = labels_and_group(x, y, group)
     if y is None:
         raise BadPoints("label sharpness needs labels, and there are none: give y, one a point")
@@ -788,7 +789,7 @@ class _Halved:
                 chosen = np.flatnonzero(inside)
                 if not (self.labels[chosen] != self.labels[chosen[0]]).any():
                     return np.full(len(quantiles), math.nan)
-                nearest = neighbors(self.points.take(chosen), 1, self.labels[chosen]).opposite_distance
+                nearest = self.near.subset(chosen, 1).opposite_distance
         nearest = np.where(np.isfinite(nearest), nearest, np.nanmax(nearest[np.isfinite(nearest)], initial=0))
         return np.quantile(nearest, quantiles)
 
