@@ -135,7 +135,8 @@ def _show_sharpness(sharp: dict, show) -> None:
     """The lines on quantiles, control, growth, limit and class pairs."""
     for q in sharp["quantiles"]:
         within = f"{q['quantile']:.0%} of images have another label within {q['distance']:.3g}"
-        print(f"  K_F, {q['quantile']:>4.0%} quant. {show(q, 4)}   {within}")
+        name = f"K_F, q = {q['quantile']:.0%}"
+        print(f"  {name:<16} {show(q, 4)}   {within}")
     control = sharp["same_label_control"]
     if control["value"] is not None:
         print(f"  same label       {show(control, 4)}   1 / smallest distance within a label")
