@@ -342,6 +342,16 @@ def test_quantiles_in_halves_do_not_depend_on_how_long_the_list_of_pairs_is(monk
             assert (one, one.low, one.high) == pytest.approx((other, other.low, other.high), rel=1e-12)
 
 
+def test_copies_take_the_interval_of_low_quantiles_only():
+    x, y = overlapping_clouds(300, 3, seed=8)
+    x[1:13:2] = x[0:12:2]
+    y[1:13:2] = 1 - y[0:12:2]  # 12 of 300 images have a copy with another label
+    low, middle = quantile_sharpness(x, y, [0.02, 0.5])
+    assert low == math.inf
+    assert math.isnan(low.low)
+    assert middle.low < middle < middle.high < math.inf
+
+
 def test_the_control_is_the_closest_pair_of_one_label():
     rng = np.random.default_rng(3)
     x, y = rng.standard_normal((120, 4)), rng.integers(0, 3, 120)

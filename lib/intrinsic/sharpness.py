@@ -171,12 +171,14 @@ def quantile_sharpness(x, y=None, quantiles=QUANTILES, *, interval=True, group=N
     if any(enough):
         look = _Halved(near, points, y)
         split = np.array([[look(side, quantiles) for side in (half, ~half)] for half in _halves(y, group, seed)])
-        ok = np.isfinite(split).all(axis=(1, 2)) & (split > 0).all(axis=(1, 2))
-        logs = np.log(split[ok])
         units = points.n if group is None else int(group.max()) + 1
-        if len(logs):
-            t = student.ppf((1 + LEVEL) / 2, max(1, min(SPLITS, units - 1)))
-            widths = t * np.sqrt(np.mean((logs[:, 0] - logs[:, 1]) ** 2, axis=0) / 4)
+        t = student.ppf((1 + LEVEL) / 2, max(1, min(SPLITS, units - 1)))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            gaps = np.diff(np.log(split), axis=1)[:, 0]  # (splits, quantiles)
+        usable = np.isfinite(gaps)
+        enough = [wanted and found for wanted, found in zip(enough, usable.any(axis=0), strict=True)]
+        gaps[~usable] = 0.0
+        widths = t * np.sqrt((gaps**2).sum(axis=0) / np.maximum(usable.sum(axis=0), 1) / 4)
     out = []
     for q, value, width, known in zip(quantiles, values, widths, enough, strict=True):
         factor = math.exp(width) if known else math.nan
