@@ -79,6 +79,23 @@ COVERAGE = pd.DataFrame({"manifold": "torus", "d": 3, "n": [500, 1000], "coverag
 COVERAGE = COVERAGE.assign(coverage_low=COVERAGE["coverage"] - 0.03, coverage_high=COVERAGE["coverage"] + 0.03)
 PEERS = pd.DataFrame({"estimator": ["MLE", "lPCA", "PH"], "manifold": "cube", "d": 4, "estimate": [3.0, 4.0, np.nan]})
 PEERS = PEERS.assign(ratio=PEERS["estimate"] / PEERS["d"])
+RESPONSE = pd.DataFrame(
+    {
+        "at": [0.0, 1.0, 0.0, 1.0],
+        "quantity": ["all pairs", "all pairs", "control", "control"],
+        "k_f": [0.2, 0.3, 0.9, 0.8],
+        "low": [0.1, 0.2, 0.8, 0.7],
+        "high": [0.4, 0.5, 1.0, np.nan],
+    }
+)
+CLASS_PAIRS = pd.DataFrame(
+    {
+        "first": ["a", "a", "b"],
+        "second": ["a", "b", "b"],
+        "sharpness": [0.5, 0.2, 0.4],
+        "same_label": [True, False, True],
+    }
+)
 COUNTS = pd.DataFrame({"class": ["even", "odd"], "n": [2500, 2499]})
 
 
@@ -99,6 +116,8 @@ def every_chart(runs, properties, exponents):
         "interval_coverage": charts.interval_coverage(COVERAGE),
         "estimators_compared": charts.estimators_compared(PEERS),
         "sharpness_growth": charts.sharpness_growth(GROWTH, GROWTH.assign(k_f=0.1, name="no growth")),
+        "sharpness_response": charts.sharpness_response(RESPONSE, "noise, grey levels"),
+        "class_pairs": charts.class_pairs(CLASS_PAIRS),
         "counts": charts.counts(COUNTS),
         "speed": charts.speed(SPEED),
     }
@@ -254,6 +273,24 @@ def test_estimators_that_did_not_finish_are_counted():
     ((_, rows),) = drawn(chart, "point")
     assert [row["estimator"] for row in rows] == ["MLE", "lPCA"]
     assert "1 row has no value" in chart.to_dict()["description"]
+
+
+def test_a_response_draws_every_value_with_its_interval():
+    chart = charts.sharpness_response(RESPONSE, "noise, grey levels")
+    ((encoding, rows),) = drawn(chart, "point")
+    fields = [encoding["x"]["field"], encoding["color"]["field"], encoding["y"]["field"]]
+    assert [[row[f] for f in fields] for row in rows] == RESPONSE[["at", "quantity", "k_f"]].to_numpy().tolist()
+    ((encoding, rows),) = drawn(chart, "rule")
+    assert (encoding["y"]["field"], encoding["y2"]["field"]) == ("low", "high")
+
+
+def test_the_matrix_of_classes_is_symmetric_and_frames_its_diagonal():
+    chart = charts.class_pairs(CLASS_PAIRS)
+    ((_, rows),) = drawn(chart, "text")
+    values = {(row["first"], row["second"]): row["sharpness"] for row in rows}
+    assert values == {("a", "a"): 0.5, ("a", "b"): 0.2, ("b", "a"): 0.2, ("b", "b"): 0.4}
+    frames = [layer for layer in layers(chart.to_dict()) if "transform" in layer]
+    assert [frame["transform"] for frame in frames] == [[{"filter": "datum.same_label"}]]
 
 
 def test_where_nothing_can_be_drawn_the_chart_says_so(properties):

@@ -111,7 +111,47 @@ def test_measure_digits_prints_one_json_object(capsys):
     digits = images.load("digits")
     assert digits.labels[i] != digits.labels[j]
     gap = np.linalg.norm(digits.images[i].astype(float) - digits.images[j].astype(float)) / 255
-    assert facts["label_sharpness"]["value"] == pytest.approx(1 / gap, rel=1e-12)
+    sharp = facts["label_sharpness"]
+    assert sharp["value"] == pytest.approx(1 / gap, rel=1e-12)
+    values = [q["value"] for q in sharp["quantiles"]]
+    assert values == sorted(values, reverse=True)
+    assert values[0] < sharp["value"]
+    assert all(q["value"] == pytest.approx(1 / q["distance"]) for q in sharp["quantiles"])
+    control = sharp["same_label_control"]
+    i, j = (one["index"] for one in control["pair"])
+    assert digits.labels[i] == digits.labels[j]
+    assert control["ratio"]["value"] == pytest.approx(sharp["value"] / control["value"], rel=1e-12)
+    growth = sharp["growth_exponent"]
+    assert growth["low"] < growth["value"] < growth["high"]
+    assert growth["two_over_d"] == pytest.approx(2 / facts["d_data"]["mle"]["value"])
+    assert sharp["limit"]["identified"] == (sharp["limit"]["value"] is not None)
+    assert sharp["class_pairs"] is None  # two classes
+
+
+def test_measure_says_in_words_what_the_numbers_mean(capsys, folder):
+    code, out, err = run(capsys, "measure", str(folder))
+    assert (code, err) == (0, "")
+    for words in (
+        "images have another label within",
+        "within a label",
+        "growth with M    not measured: the smallest class has 40 images",
+        "limit of 1/gap   not identified",
+    ):
+        assert words in out
+
+
+def test_measure_has_a_matrix_where_there_are_more_classes(capsys, folder):
+    rng = np.random.default_rng(1)
+    (folder / "unsure").mkdir()
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8)).save(folder / "unsure" / f"{i}.png")
+    code, out, _ = run(capsys, "measure", str(folder), "--json")
+    matrix = json.loads(out)["label_sharpness"]["class_pairs"]
+    assert code == 0
+    assert matrix["classes"] == ["ill", "unsure", "well"]
+    assert matrix["sharpness"][0][2] == matrix["sharpness"][2][0] == pytest.approx(255)
+    code, out, _ = run(capsys, "measure", str(folder))
+    assert "sharpest classes well | ill 255.0000" in out
 
 
 def test_the_dry_run_shows_minutes_and_computes_nothing(capsys, own_store):

@@ -101,6 +101,15 @@ class Params(BaseModel):
     fitted_only: bool = Field(default=True, description="claims use fitted runs only")
     compute: bool = Field(default=False, description="a notebook trains what is missing")
     workers: int | None = Field(default=None, description="processes of one thread; null: one a core")
+    n_points: int = Field(default=1000, ge=200, le=20_000, description="images or points of an experiment")
+    clouds: list[int] = Field(default=[2, 4, 8], min_length=1, description="dimensions of constructed clouds")
+    gap: float = Field(default=0.3, gt=0, le=10, description="distance between constructed classes, sides are 1")
+    sizes: list[int] = Field(default=[8, 12, 16, 24], min_length=1, description="pixels a side to compare")
+    pixel_noise: list[float] = Field(default=[0, 4, 8, 16, 32], min_length=1, description="noise, grey levels")
+    label_noise: list[float] = Field(default=[0, 0.01, 0.05, 0.2], min_length=1, description="shares of wrong labels")
+    near_copies: list[int] = Field(
+        default=[0, 1, 5, 25], min_length=1, description="near-copies across classes, a class"
+    )
 
     @field_validator("grey_level")
     @classmethod
@@ -696,6 +705,14 @@ PROPERTY_COLUMNS = {
     "k_f_all": "k_f_all",
     "d_data_all": "d_mle_all",
     "d_data_other_groups": "d_mle_other_groups",
+    "k_f_q05": "k_f_q05",
+    "k_f_ratio": "k_f_ratio",
+    "k_f_ratio_low": "k_f_ratio_low",
+    "k_f_ratio_high": "k_f_ratio_high",
+    "growth_exponent": "growth_exponent",
+    "growth_exponent_low": "growth_exponent_low",
+    "growth_exponent_high": "growth_exponent_high",
+    "k_f_limit": "k_f_limit",
 }
 
 
@@ -703,7 +720,8 @@ def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     """One row an image set: d_data and K_F at M a class (with intervals), and from all images.
 
     Columns: dataset, domain, size, channels, per_class, n, n_classes, n_groups, n_copies,
-    n_conflicting, d_data, d_data_low, d_data_high, d_data_twonn, k_f, k_f_low, k_f_high, k_f_all.
+    n_conflicting, d_data, d_data_low, d_data_high, d_data_twonn, k_f, k_f_low, k_f_high, k_f_all,
+    k_f_q05, k_f_ratio, growth_exponent (with intervals), k_f_limit.
     """
     store = store or default_store()
     table, rows = _lookup("properties", store), []

@@ -1101,6 +1101,91 @@ def sharpness_growth(rows: pd.DataFrame, reference: pd.DataFrame | None = None):
     )
 
 
+def sharpness_response(rows: pd.DataFrame, x_title: str, log_x: bool = False):
+    """Sharpness against whatever an experiment changes: one line a quantity, with intervals.
+
+    rows: at (a number), quantity, k_f; low and high where known.
+    x_title: what `at` is, with its unit.
+    """
+    drawn, out = _drawn(rows, ["at", "quantity", "k_f"], ["low", "high"], "sharpness in an experiment")
+    positive = (drawn["k_f"] > 0) & np.isfinite(drawn["k_f"])
+    drawn, out = drawn[positive], out + int((~positive).sum())
+    if drawn.empty:
+        return _nothing(f"Label sharpness against {x_title}", "no finite K_F above zero was measured")
+    bounds = [drawn[c] for c in ("k_f", "low", "high") if c in drawn]
+    y_scale = _scale(*bounds, log=True)
+    x_scale = _scale(drawn["at"], log=log_x)
+    places = sorted(float(v) for v in drawn["at"].unique())
+    x = alt.X("at:Q", title=x_title, scale=x_scale, axis=alt.Axis(values=places, grid=False, labelSeparation=8))
+    y = alt.Y("k_f:Q", title="Label sharpness", scale=y_scale, axis=_axis(y_scale))
+    names = list(dict.fromkeys(drawn["quantity"]))
+    colors = [*DOMAIN_COLORS.values()][: max(len(names), 1)]
+    color = alt.Color("quantity:N", title="Quantity", scale=alt.Scale(domain=names, range=colors))
+    base, near = alt.Chart(drawn).encode(x=x, color=color), _nearest(["at", "quantity"])
+    layers = []
+    if {"low", "high"} <= set(drawn):
+        layers.append(base.mark_rule(strokeWidth=1.5, opacity=0.6).encode(y=alt.Y("low:Q", scale=y_scale), y2="high:Q"))
+    tips = [alt.Tooltip("quantity:N"), alt.Tooltip("at:Q", title=x_title), alt.Tooltip("k_f:Q", format=".4f")]
+    layers += [
+        base.mark_line(opacity=0.8).encode(y=y),
+        base.mark_point()
+        .encode(
+            y=y,
+            shape=alt.Shape("quantity:N", sort=names, legend=None),
+            size=alt.condition(near, alt.value(170), alt.value(80)),
+            tooltip=tips,
+        )
+        .add_params(near),
+    ]
+    return _finish(
+        layers,
+        f"Label sharpness against {x_title}, {len(places)} values from {places[0]:g} to {places[-1]:g}; lines: "
+        f"{', '.join(names)}; from {_range(drawn['k_f'])} per unit of L2 distance.",
+        height=280,
+        left_out=out,
+    )
+
+
+def class_pairs(rows: pd.DataFrame):
+    """Sharpness between each two classes as a matrix of numbers on shades; the diagonal is the same-label control.
+
+    rows: first, second, sharpness, same_label, of sharpness.ClassPairs.rows; each pair once.
+    """
+    drawn, out = _drawn(rows, ["first", "second", "sharpness", "same_label"], [], "class pairs")
+    if drawn.empty:
+        return _nothing("Label sharpness of class pairs", "no pair of classes was measured")
+    order = list(dict.fromkeys([*drawn["first"], *drawn["second"]]))
+    apart = drawn[~drawn["same_label"]].rename(columns={"first": "second", "second": "first"})
+    both = pd.concat([drawn, apart], ignore_index=True)
+    both["text"] = both["sharpness"].map(lambda v: f"{v:.2g}" if v >= 0.0995 else f"{v:.3f}")
+    side = max(30, min(56, 520 // len(order)))
+    axes = {
+        "x": alt.X("first:N", sort=order, title="Class", axis=alt.Axis(labelAngle=0, orient="top")),
+        "y": alt.Y("second:N", sort=order, title="Class"),
+    }
+    shades = alt.Scale(
+        range=["#eef4fa", DOMAIN_COLORS["natural"]], type="log" if (both["sharpness"] > 0).all() else "linear"
+    )
+    color = alt.Color("sharpness:Q", title="Sharpness", scale=shades)
+    base, near = alt.Chart(both).encode(**axes), _nearest(["first", "second"])
+    ring = base.transform_filter("datum.same_label").mark_rect(filled=False, stroke=INK, strokeWidth=2)
+    tips = [alt.Tooltip("first:N"), alt.Tooltip("second:N"), alt.Tooltip("sharpness:Q", format=".4f")]
+    return _finish(
+        [
+            base.mark_rect()
+            .encode(color=color, opacity=alt.condition(near, alt.value(0.8), alt.value(1)), tooltip=tips)
+            .add_params(near),
+            ring,
+            base.mark_text(color="#1b1f24", fontSize=11).encode(text="text:N"),
+        ],
+        f"Label sharpness between each two of {len(order)} classes ({', '.join(order)}), from "
+        f"{_range(drawn['sharpness'])}; framed on the diagonal: the control of images of one class.",
+        width=side * len(order),
+        height=side * len(order),
+        left_out=out,
+    )
+
+
 def counts(rows: pd.DataFrame):
     """Images by class, as bars with their numbers.
 

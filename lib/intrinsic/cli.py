@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -119,6 +120,7 @@ def _measure(arguments) -> int:
     else:
         print(f"  K_F, all pairs   {show(sharp, 4)}   {sharp['unit']}")
     print(f"  K_F at M = {sharp['at_m']['per_class']:<5} {show(sharp['at_m'], 4)}   mean over 25 balanced draws")
+    _show_sharpness(sharp, show)
     print("  sharpest pairs (the most similar images with different labels)")
     for pair in facts["sharpest_pairs"]:
         names = " | ".join(f"{one.get('path', '#' + str(one['index']))} ({one['label']})" for one in pair["images"])
@@ -127,6 +129,35 @@ def _measure(arguments) -> int:
         print(f"  warning: {warning}")
     print("  intervals: 95 %, for the estimator's expectation at this n, not for the true dimension")
     return 0
+
+
+def _show_sharpness(sharp: dict, show) -> None:
+    """The lines on quantiles, control, growth, limit and class pairs."""
+    for q in sharp["quantiles"]:
+        within = f"{q['quantile']:.0%} of images have another label within {q['distance']:.3g}"
+        name = f"K_F, q = {q['quantile']:.0%}"
+        print(f"  {name:<16} {show(q, 4)}   {within}")
+    control = sharp["same_label_control"]
+    if control["value"] is not None:
+        print(f"  same label       {show(control, 4)}   1 / smallest distance within a label")
+    if control["ratio"]["value"] is not None:
+        print(f"  K_F / same label {show(control['ratio'], 3)}   near 1: labels keep no distance")
+    growth, limit = sharp["growth_exponent"], sharp["limit"]
+    if growth["value"] is not None:
+        print(f"  growth with M    {show(growth, 3)}   {growth['kind']}; 2/d = {growth['two_over_d']:.3f}")
+    else:
+        print(f"  growth with M    not measured: {growth['reason']}")
+    top = f"at most {limit['value']:.4f} (95 %)" if limit["identified"] else f"not identified: {limit['reason']}"
+    print(f"  limit of 1/gap   {top}")
+    if sharp["class_pairs"]:
+        names, matrix = sharp["class_pairs"]["classes"], sharp["class_pairs"]["sharpness"]
+        found = [
+            (math.inf if matrix[a][b] is None else matrix[a][b], names[a], names[b])
+            for a in range(len(names))
+            for b in range(a)
+        ]
+        top = ", ".join(f"{a} | {b} {value:.4f}" for value, a, b in sorted(found, reverse=True)[:3])
+        print(f"  sharpest classes {top}")
 
 
 # ------------------------------------------------------------------------------------ run and status

@@ -3,8 +3,9 @@
 One place for `intrinsic measure`, the properties records of a campaign and the report pages.
 """
 
+import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -63,7 +64,8 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     d_data and K_F that are compared are means over `draws` seeded balanced draws of M images a class,
     since both change with M; the values from all images stand beside. Infinite label sharpness (exact
     copies with different labels) is null, beside the finite value without those images. A value that
-    cannot be had is None with its reason.
+    cannot be had is None with its reason. Of all images too: K_F at quantiles (k_f_q01 ... k_f_q50), the same-label
+    control and the ratio to it, the growth exponent, and the upper limit of 1 / gap where there is one.
     """
     clean = without_conflicts(data)
     least = min(_at_least_two_classes(clean))
@@ -106,9 +108,82 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     if why or apart is not None:
         metrics["d_mle_other_groups"] = apart if apart is None else float(apart)
         reasons |= {"d_mle_other_groups": why} if why else {}
+    more, why = _more_sharpness(near, values["d_mle_all"], seed)
+    metrics |= more
+    reasons |= why
     grown = growth(clean, near, draws=draws, seed=seed)
     series = {"growth_per_class": [m for m, _ in grown], "growth_k_f": [v for _, v in grown]}
     return metrics, reasons, series
+
+
+def _more_sharpness(near, d, seed: int) -> tuple[dict, dict]:
+    """(metrics, reasons) of what is said of sharpness beside its value."""
+    found = sharpness_facts(near, d, seed=seed)
+    values = {f"k_f_q{round(100 * one.quantile):02d}": one for one in found["quantiles"]}
+    values |= {"k_f_control": found["control"], "k_f_ratio": found["ratio"], "growth_exponent": found["growth"]}
+    metrics, reasons = {}, {}
+    for key, value in values.items():
+        for name, number in ((key, value), (f"{key}_low", value.low), (f"{key}_high", value.high)):
+            metrics[name] = float(number) if math.isfinite(number) else None
+            if metrics[name] is None:
+                reasons[name] = f"not to be had: {value.method}"
+    limit = found["limit"]
+    metrics["k_f_limit"] = limit.high if limit.identified else None
+    if not limit.identified:
+        reasons["k_f_limit"] = limit.method
+    return metrics, reasons
+
+
+def sharpness_facts(near, d, *, seed: int = 0) -> dict:
+    """What is said of label sharpness beside its value, from one pass and all images of it.
+
+    near   Neighbors with labels;  d   Estimate of their dimension
+    quantiles (a list), control and limit are Sharpness, ratio and growth Estimates (growth NaN where there are too few
+    images), kind is the text of sharpness.growth_kind.
+    """
+    control = sharpness.same_label_control(near, seed=seed)
+    try:
+        grown = sharpness.growth_exponent(near, seed=seed)
+    except neighbors.BadPoints as error:
+        grown = dimension.Estimate(math.nan, method=str(error))
+    return {
+        "quantiles": sharpness.quantile_sharpness(near, seed=seed),
+        "control": control,
+        "ratio": control.ratio,
+        "growth": grown,
+        "kind": sharpness.growth_kind(grown, d),
+        "limit": sharpness.sharpness_limit(near, dimension=d),
+    }
+
+
+def sharpness_rows(found: dict, d, k_f, at_m, kept: str = "") -> list[dict]:
+    """The table of sharpness in plain words: what, value, low, high, meaning.
+
+    found   of sharpness_facts;  k_f, at_m   label_sharpness and mean_sharpness;  kept   a note on the images used
+    """
+
+    def row(what, value, meaning, low=None, high=None):
+        low, high = (value.low, value.high) if low is None else (low, high)
+        return {"what": what, "value": float(value), "low": low, "high": high, "meaning": meaning}
+
+    limit = found["limit"]
+    meaning = "upper limit of 1 / gap, 95 %" if limit.identified else limit.method
+    return [
+        row("K_F, all pairs", k_f, f"the sharpest pair{kept}; 1 / gap of the classes is at least this"),
+        row(f"K_F at M = {at_m.per_class}", at_m, f"mean over {at_m.draws} balanced draws; what sets are compared by"),
+        *(
+            row(
+                f"K_F at the {q.quantile:.0%} quantile",
+                q,
+                f"{q.quantile:.0%} of the images have one of another label within {q.distance:.3g}",
+            )
+            for q in found["quantiles"]
+        ),
+        row("same-label control", found["control"], "1 / smallest distance between two images of one label"),
+        row("K_F / control", found["ratio"], "near 1: labels keep no distance; far below 1: they do"),
+        row("growth exponent", found["growth"], f"of K_F with M: {found['kind']} (2/d = {2 / d:.3g})"),
+        row("limit of 1 / gap", limit.high if limit.identified else math.nan, meaning, math.nan, math.nan),
+    ]
 
 
 def _other_groups(data: Matched, clean: ImageSet, k: int):
@@ -170,6 +245,37 @@ def _interval(value) -> dict:
     return {"value": number(value), "low": number(value.low), "high": number(value.high)}
 
 
+def _sharpness_json(found: dict, d, loaded: ImageSet, original: np.ndarray) -> dict:
+    control, limit = found["control"], found["limit"]
+    pair = None if control.pair is None else _named(loaded, [original[i] for i in control.pair])
+    growth = {**_interval(found["growth"]), "two_over_d": 2 / float(d), "kind": found["kind"]}
+    if growth["value"] is None:
+        growth["reason"] = found["growth"].method
+    if hasattr(found["growth"], "per_class"):
+        growth["per_class"] = [int(m) for m in found["growth"].per_class]
+    return {
+        "quantiles": [{"quantile": q.quantile, "distance": q.distance, **_interval(q)} for q in found["quantiles"]],
+        "same_label_control": {**_interval(control), "pair": pair, "ratio": _interval(found["ratio"])},
+        "growth_exponent": growth,
+        "limit": {
+            "value": limit.high if limit.identified else None,
+            "identified": bool(limit.identified),
+            "reason": limit.reason,
+        },
+    }
+
+
+def _class_pairs(near, clean: ImageSet, most: int = 20) -> dict | None:
+    """The matrix of class pairs where there are 3 to `most` classes."""
+    if not 2 < len(np.unique(clean.labels)) <= most:
+        return None
+    found = sharpness.class_pair_sharpness(near)
+    return {
+        "classes": [clean.classes[int(c)] for c in found.classes],
+        "sharpness": [[float(v) if math.isfinite(v) else None for v in row] for row in found.sharpness],
+    }
+
+
 def measure(source: str, *, size=None, channels=None, k=20, per_class=250) -> dict:
     """What `intrinsic measure` prints, as one dictionary of plain numbers, texts and lists.
 
@@ -217,6 +323,8 @@ def measure(source: str, *, size=None, channels=None, k=20, per_class=250) -> di
             "pair_without_conflicts": pair,
         }
     label_sharpness["at_m"] = {"per_class": m, **_interval(at_m)}
+    label_sharpness |= _sharpness_json(sharpness_facts(near, mle), mle, loaded, original)
+    label_sharpness["class_pairs"] = _class_pairs(near, clean)
     label_sharpness["unit"] = "per unit of L2 distance, pixels in [0, 1]"
     return {
         "name": loaded.name,
@@ -302,3 +410,84 @@ def reference_growth(grown: list[tuple[int, float]], d: float) -> list[dict]:
     """Rows per_class, k_f, name of the slope 2/d through the first measured point, to compare growth with."""
     first, k_f = grown[0]
     return [{"per_class": m, "k_f": k_f * (m / first) ** (2 / d), "name": f"slope 2/d, d = {d:.1f}"} for m, _ in grown]
+
+
+# ------------------------------------------------------------------------------------- experiments
+
+
+def with_pixel_noise(images: ImageSet, grey_levels: float, seed: int = 0) -> ImageSet:
+    """The same images with independent Gaussian noise of that standard deviation, rounded and cut to 0 ... 255."""
+    noise = np.random.default_rng(seed).standard_normal(images.images.shape)
+    noisy = np.clip(np.rint(images.images + grey_levels * noise), 0, 255).astype(np.uint8)
+    return replace(images, images=noisy)
+
+
+def with_label_noise(images: ImageSet, share: float, seed: int = 0) -> ImageSet:
+    """The same images, a share of them (rounded) with another label, drawn from the other classes."""
+    rng = np.random.default_rng(seed)
+    labels = np.array(images.labels)
+    wrong = rng.permutation(len(labels))[: round(share * len(labels))]
+    labels[wrong] = (labels[wrong] + rng.integers(1, images.n_classes, len(wrong))) % images.n_classes
+    return replace(images, labels=labels)
+
+
+def with_near_copies(images: ImageSet, count: int, seed: int = 0) -> ImageSet:
+    """`count` images of each class become near-copies of images of the next class: one pixel, one grey level off."""
+    least = min(_at_least_two_classes(images))
+    if not 0 <= 2 * count <= least:
+        raise ValueError(f"count={count} needs {2 * count} images of each class; the smallest has {least}: take fewer")
+    rng = np.random.default_rng(seed)
+    pixels, labels = np.array(images.images), images.labels
+    rows = [rng.permutation(np.flatnonzero(labels == label)) for label in range(images.n_classes)]
+    for label, own in enumerate(rows):
+        other = rows[(label + 1) % images.n_classes]
+        copies = images.images[other[count : 2 * count]].copy()
+        copies.reshape(count, math.prod(copies.shape[1:]))[:, 0] ^= 1
+        pixels[own[:count]] = copies
+    return replace(images, images=pixels)
+
+
+def sharpness_profile(images: ImageSet, at: float, *, per_class: int, draws: int = 25, seed: int = 0) -> list[dict]:
+    """Rows at, quantity, k_f, low, high, n of one image set: what an experiment draws against `at`."""
+    near = neighbors.neighbors(images, 1)
+    m = min(per_class, *_at_least_two_classes(images))
+    found = {
+        "all pairs": sharpness.label_sharpness(near, seed=seed),
+        f"mean at M = {m}": sharpness.mean_sharpness(near, per_class=m, draws=draws, seed=seed),
+        "10 % quantile": sharpness.quantile_sharpness(near, quantiles=[0.1], seed=seed)[0],
+        "same-label control": sharpness.same_label_control(near, seed=seed),
+    }
+    return [
+        {"at": at, "quantity": name, "k_f": float(v), "low": v.low, "high": v.high, "n": len(images)}
+        for name, v in found.items()
+    ]
+
+
+def growth_row(name: str, x, y=None, *, d=None, k: int = 20, seed: int = 0) -> dict:
+    """One row of a table of growth: exponent with interval, 2/d with interval, and what they say together.
+
+    d   the dimension where it is known by construction; else mle_dimension of the same points
+    """
+    near = x if isinstance(x, neighbors.Neighbors) else neighbors.neighbors(x, k, y)
+    d = dimension.mle_dimension(near, k) if d is None else dimension.Estimate(d, d, d)
+    found = sharpness.growth_exponent(near, seed=seed)
+    return {
+        "name": name,
+        "n": near.n,
+        "M": f"{found.per_class[0]} to {found.per_class[-1]}",
+        "exponent": float(found),
+        "low": found.low,
+        "high": found.high,
+        "2/d": 2 / d,
+        "2/d low": 2 / d.high,
+        "2/d high": 2 / d.low,
+        "kind": sharpness.growth_kind(found, d),
+    }
+
+
+def published_table(name: str) -> dict:
+    """The table book/methods/tables/NAME.json as a dictionary; its "command" is what makes it."""
+    path = image_sets.REPOSITORY / "book" / "methods" / "tables" / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; the scripts in benchmarks/ write these tables")
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -23,7 +23,7 @@ SCHEMA = 1
 MAX_SERIES = 2000
 
 #: The version of each kind's method: raised when the same params would give other numbers.
-METHOD_VERSIONS = {"properties": 1, "training": 1, "attack": 1, "representation": 1}
+METHOD_VERSIONS = {"properties": 2, "training": 1, "attack": 1, "representation": 1}
 KINDS = tuple(METHOD_VERSIONS)
 
 
