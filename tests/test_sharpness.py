@@ -161,6 +161,8 @@ def test_all_kinds_of_input_give_the_same():
     assert one.low != label_sharpness(images, labels).low  # groups matter
     near = neighbors(image_set, 2)
     assert one == 1 / near.opposite_distance.min()
+    quick = label_sharpness(near, interval=False)  # from the nearest opposite images, without a list of pairs
+    assert (quick, quick.pair, quick.distance) == (one, one.pair, one.distance)
     flipped = np.random.default_rng(0).permutation(labels)  # other labels than those of the Neighbors
     assert label_sharpness(near, flipped) == label_sharpness(images, flipped)
     assert mean_sharpness(near, None, 20, 3) == mean_sharpness(image_set, None, 20, 3)

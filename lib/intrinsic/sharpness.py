@@ -74,10 +74,12 @@ def label_sharpness(x, y=None, *, labels="classes", interval=True, group=None, s
     """
     points, y, group = _parts(x, y, group)
     ordered = _ordered(labels)
-    if not ordered and isinstance(x, Neighbors) and x.pairs is not None and np.array_equal(y, x.labels):
-        pairs = x.pairs
+    if not ordered and not interval and _own(x, y):
+        pairs = _closest_opposite(x)
+    elif ordered:
+        pairs = closest_pairs(points, y, ordered=True)
     else:
-        pairs = closest_pairs(points, y, ordered=ordered)
+        pairs = _all_pairs(x, points, y)
     if not len(pairs):
         return _no_difference(points.n)
     value = float(pairs.sharpness[0])
@@ -586,6 +588,16 @@ def _ratios(values):
 def _own(x, y):
     """Whether x is a Neighbors with these labels."""
     return isinstance(x, Neighbors) and x.labels is not None and np.array_equal(y, x.labels)
+
+
+def _closest_opposite(near):
+    """The closest pair with different labels, which the nearest opposite points hold, as Pairs."""
+    i = int(near.opposite_distance.argmin())
+    distance = near.opposite_distance[[i]]
+    j = near.opposite_index[[i]]
+    known = np.isfinite(distance)
+    with np.errstate(divide="ignore"):
+        return Pairs(np.array([i])[known], j[known], distance[known], 1 / distance[known], False)
 
 
 def _all_pairs(x, points, y):
