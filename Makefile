@@ -11,7 +11,10 @@ BIN := $(VENV)/bin
 KEY := $(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-16)
 READY := $(VENV)/.ready-$(KEY)
 
-.PHONY: help book test browser lab bench lint format clean
+SETS ?=
+BENCH_FLAGS ?=
+
+.PHONY: help book test browser lab bench simulations lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -30,6 +33,12 @@ lab: $(READY)  ## open the book's notebooks in JupyterLab
 
 bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/results/ (about 20 minutes)
 	@$(BIN)/python benchmarks/neighbors.py $(BENCH_FLAGS)
+
+simulations: $(READY)  ## coverage and bias behind the methods chapters; SETS=FOLDER adds its image sets (about an hour)
+	@$(BIN)/python benchmarks/dimension_simulations.py coverage means bias adjusted others
+	@$(BIN)/python benchmarks/sharpness_simulations.py
+	@if [ -n "$(SETS)" ]; then $(BIN)/python benchmarks/dimension_simulations.py sets --folder "$(SETS)"; \
+	  $(BIN)/python benchmarks/sharpness_simulations.py --folder "$(SETS)"; fi
 
 lint: $(READY)  ## check formatting, style, the layers and that notebooks carry no outputs
 	@$(BIN)/ruff check .

@@ -190,12 +190,13 @@ def mean_dimensions(
             near = neighbors(points.take(chosen), k, group=own, exclude_group=exclude_group)
         for kind, (_, used, inverse, _) in enumerate(kinds):
             values[kind].append(1 / _whole(near, used, inverse))
-            split[kind].append(1 / _both_halves(near, used, inverse, [a[chosen] for a in halves]))
+            if halves:
+                split[kind].append(1 / _both_halves(near, used, inverse, [a[chosen] for a in halves]))
     n = per_class * (codes.max() + 1)
     return tuple(
         _with_interval(
             np.mean(values[kind]),
-            np.log(np.mean(split[kind], axis=0)),
+            np.log(np.mean(split[kind], axis=0)) if halves else np.empty((0, 2)),
             _degrees(points.n, group),
             f"{title}, mean of {draws} balanced draws",
             {"n": int(n), "k": used, "per_class": per_class, "draws": draws, "excludes_group": bool(exclude_group)}
@@ -396,7 +397,7 @@ def _estimate(near, k, inverse, interval, seed, title, facts):
     """Estimate whose inverse is `inverse` of the log ratios of each point."""
     value = 1 / _whole(near, k, inverse)
     halves = _halves(near.n, near.group, seed) if interval else []
-    split = -np.log(_both_halves(near, k, inverse, halves))
+    split = -np.log(_both_halves(near, k, inverse, halves)) if halves else np.empty((0, 2))
     facts = {"n": near.n, "k": k, "excludes_group": near.excludes_group} | facts
     return _with_interval(value, split, _degrees(near.n, near.group), title, facts)
 
@@ -438,9 +439,13 @@ def _both_halves(near, k, inverse, halves):
     not reach k, which takes a large group in the other half, the fewer there are count, as unbiased for 1/d as k
     are; a point with fewer than 2 is left out.
     """
+<<<<<<< HEAD
     if not halves:
         return np.empty((0, 2))
     distances, index = near.nearest(min(_reserve(k), near.n - 1))
+=======
+    distances, index = near.nearest(min(3 * k + 20, near.n - 1))
+>>>>>>> dim
     known = index >= 0
     logs = np.log(np.where(known, distances, 1.0))
     found = []
