@@ -38,7 +38,7 @@ simulations: $(READY)  ## coverage and bias behind the methods chapters; SETS=FO
 	@$(BIN)/python benchmarks/dimension_simulations.py coverage means bias adjusted others
 	@$(BIN)/python benchmarks/sharpness_simulations.py
 	@if [ -n "$(SETS)" ]; then $(BIN)/python benchmarks/dimension_simulations.py sets --folder "$(SETS)"; \
-	  $(BIN)/python benchmarks/sharpness_simulations.py --folder "$(SETS)"; fi
+	  $(BIN)/python benchmarks/sharpness_image_sets.py "$(SETS)"; fi
 
 lint: $(READY)  ## check formatting, style, the layers and that notebooks carry no outputs
 	@$(BIN)/ruff check .

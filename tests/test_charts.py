@@ -62,7 +62,6 @@ def exponents():
     return frame.assign(predicted_low=0.9 * frame["predicted"], predicted_high=1.1 * frame["predicted"])
 
 
-<<<<<<< HEAD
 PROFILE = pd.DataFrame({"k": [5, 10, 20], "d": [8.0, 8.5, 9.0], "low": [7.0, 8.0, 8.5], "high": [9.0, 9.0, 9.5]})
 GROWTH = pd.DataFrame({"per_class": [16, 64, 256], "k_f": [0.1, 0.14, 0.2]})
 SPEED = pd.DataFrame(
@@ -74,15 +73,12 @@ SPEED = pd.DataFrame(
         "seconds_high": 2.0,
     }
 )
-=======
->>>>>>> dim
 BIAS = pd.DataFrame({"manifold": ["cube", "torus"], "d": [3, 3], "n": [500, 1000], "estimate": [2.5, 3.4]})
 BIAS = BIAS.assign(low=BIAS["estimate"] - 0.1, high=BIAS["estimate"] + 0.1)
 COVERAGE = pd.DataFrame({"manifold": "torus", "d": 3, "n": [500, 1000], "coverage": [0.94, 0.8]})
 COVERAGE = COVERAGE.assign(coverage_low=COVERAGE["coverage"] - 0.03, coverage_high=COVERAGE["coverage"] + 0.03)
 PEERS = pd.DataFrame({"estimator": ["MLE", "lPCA", "PH"], "manifold": "cube", "d": 4, "estimate": [3.0, 4.0, np.nan]})
 PEERS = PEERS.assign(ratio=PEERS["estimate"] / PEERS["d"])
-<<<<<<< HEAD
 RESPONSE = pd.DataFrame(
     {
         "at": [0.0, 1.0, 0.0, 1.0],
@@ -100,10 +96,6 @@ CLASS_PAIRS = pd.DataFrame(
         "same_label": [True, False, True],
     }
 )
-=======
-PROFILE = pd.DataFrame({"k": [5, 10, 20], "d": [8.0, 8.5, 9.0], "low": [7.0, 8.0, 8.5], "high": [9.0, 9.0, 9.5]})
-GROWTH = pd.DataFrame({"per_class": [16, 64, 256], "k_f": [0.1, 0.14, 0.2]})
->>>>>>> dim
 COUNTS = pd.DataFrame({"class": ["even", "odd"], "n": [2500, 2499]})
 
 

@@ -397,7 +397,7 @@ def _estimate(near, k, inverse, interval, seed, title, facts):
     """Estimate whose inverse is `inverse` of the log ratios of each point."""
     value = 1 / _whole(near, k, inverse)
     halves = _halves(near.n, near.group, seed) if interval else []
-    split = -np.log(_both_halves(near, k, inverse, halves)) if halves else np.empty((0, 2))
+    split = -np.log(_both_halves(near, k, inverse, halves))
     facts = {"n": near.n, "k": k, "excludes_group": near.excludes_group} | facts
     return _with_interval(value, split, _degrees(near.n, near.group), title, facts)
 
@@ -439,13 +439,9 @@ def _both_halves(near, k, inverse, halves):
     not reach k, which takes a large group in the other half, the fewer there are count, as unbiased for 1/d as k
     are; a point with fewer than 2 is left out.
     """
-<<<<<<< HEAD
     if not halves:
         return np.empty((0, 2))
     distances, index = near.nearest(min(_reserve(k), near.n - 1))
-=======
-    distances, index = near.nearest(min(3 * k + 20, near.n - 1))
->>>>>>> dim
     known = index >= 0
     logs = np.log(np.where(known, distances, 1.0))
     found = []
