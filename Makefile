@@ -17,7 +17,7 @@ BENCH_FLAGS ?=
 .PHONY: help book test browser lab bench simulations lint format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 
 book: $(READY)  ## build the book: the quick campaign, all notebooks, then HTML under _build/
 	@$(BIN)/intrinsic book --params $(PARAMS)

@@ -163,20 +163,35 @@ def product_rates():
 
 
 def peak_memory(method, kind, n, pixels):
-    """Bytes that the method takes beside the points: a process of its own, its peak less that with the points made."""
+    """Bytes that the method takes beside the points: the peak of a process of its own, less that with the points made.
+
+    From /proc, since a child's getrusage may hold its parent's peak; None where there is no /proc.
+    """
+    if not Path("/proc/self/status").exists():
+        return None
     code = f"""
-import resource, sys
+import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import neighbors as bench
+
+def peak():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return 1024 * int(line.split()[1])
+
 x, y = bench.{kind}(1000, 784)
 bench.{method}(x, y)
 x, y = bench.{kind}({n}, {pixels})
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 bench.{method}(x, y)
-print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+print(peak() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
+
+
+def mebibytes(size):
+    """In MiB, or None."""
+    return None if size is None else round(size / 2**20, 1)
 
 
 def share_in_products(x, y):
@@ -237,7 +252,7 @@ def compare(kind, n, pixels, turns):
             "seconds_high": float(times.max()),
             "times_ours": float(np.median(times / base)),
             "largest_relative_error": error.get(name),
-            "peak_memory_mib": peak_memory(name, kind, n, pixels) / 2**20,
+            "peak_memory_mib": mebibytes(peak_memory(name, kind, n, pixels)),
             "share_in_products": share if name == "ours" else None,
         }
 
@@ -292,10 +307,11 @@ def main():
             for row in compare(kind, n, pixels, arguments.turns if n < 20_000 else min(2, arguments.turns)):
                 found["rows"].append(row)
                 error = row["largest_relative_error"]
-                share = row["share_in_products"]
+                share, memory = row["share_in_products"], row["peak_memory_mib"]
                 print(
                     f"{row['n']:>6} x {row['D']:<6} {row['points']:<14} {row['method']:<17} {row['seconds']:7.3f} s"
-                    f"  x{row['times_ours']:5.1f}  {row['peak_memory_mib']:6.0f} MiB"
+                    f"  x{row['times_ours']:5.1f}"
+                    + (f"  {memory:6.0f} MiB" if memory is not None else "")
                     + (f"  error {error:.0e}" if error is not None else "")
                     + (f"  products {share:.0%}" if share else ""),
                     flush=True,
