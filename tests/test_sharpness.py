@@ -612,10 +612,10 @@ def test_the_limit_covers_as_its_docstring_says():
     limits = measurement.published_table("sharpness_limit")["cases"].values()
     apart = [row for row in limits if row["gap"] and row["d"] > 1]
     closed = [row for row in limits if not row["gap"] and row["d"] > 1]
-    low, high = (round(100 * f(row["coverage"] for row in apart)) for f in (min, max))
+    low, high = (100 * f(row["coverage"] for row in apart) for f in (min, max))
     assert low >= 90
-    assert f"{low} to {high} % of simulations" in text
-    assert f"finite in at most {max(100 * row['identified'] for row in closed):.0f} %" in text
+    assert f"{low:.1f} to {high:.1f} % of simulations" in text
+    assert f"finite in at most {max(100 * row['identified'] for row in closed):.1f} %" in text
     assert not any(row["identified"] for row in limits if row["d"] == 1)
 
 
