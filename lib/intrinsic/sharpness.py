@@ -466,11 +466,11 @@ def sharpness_limit(x, y=None, *, count=None, dimension=None, group=None):
     Returns a Sharpness: value and low are K_F of all pairs, a certain lower bound of the supremum; high the limit, or
     infinity; identified, reason, gap_low, count.
     Measured (book/methods/tables/sharpness_limit.json): on slabs and sheets of d = 2 to 8 with gaps of 0.1 to 1 the
-    limit, infinite where nothing is identified, holds 1 / gap in 91.5 to 99.5 % of simulations, with other seeds than the
-    rule was chosen with; where classes touch, overlap, have tails, noise or wrong labels, it is finite in at most 4.5 %.
-    Where few samples of a kind give a finite limit (high dimension, small gap), many of these few are wrong. It rests
-    on the power law over the k closest pairs, and cannot see a second way from class to class that no sampled pair is
-    near to.
+    limit, infinite where nothing is identified, holds 1 / gap in 91.5 to 99.5 % of simulations, with other seeds
+    than the rule was chosen with; where classes touch, overlap, have tails, noise or wrong labels, it is finite in at
+    most 4.5 %. Where few samples of a kind give a finite limit (high dimension, small gap), many of these few are
+    wrong. It rests on the power law over the k closest pairs, and cannot see a second way from class to class that no
+    sampled pair is near to.
     Source: the likelihood of the smallest order statistics above an endpoint: Hall 1982; limits from spacings:
     Robson & Whitlock 1964, de Haan 1981; the law of T: Fisher 1929.
     """
