@@ -151,17 +151,22 @@ def test_image_distances_are_exact_with_other_processor_instructions(instruction
         from intrinsic.neighbors import neighbors
         from intrinsic.products import int8_is_faithful
         rng = np.random.default_rng(0)
-        x = rng.integers(0, 256, (300, 3000)).astype(np.uint8)
-        x[:3], x[3:40], x[40:45] = np.array([[0], [255], [1]]), 255 * rng.integers(0, 2, (37, 3000)), x[45:50]
-        x[40, 7] ^= 1
-        wide, y = x.astype(np.int64), np.arange(300) % 2
-        true = np.array([((wide - row) ** 2).sum(axis=1) for row in wide])
-        near = neighbors(x, 299, y)
-        assert np.array_equal(near.distances**2 * 255**2 > 0, np.take_along_axis(true, near.indices, 1) > 0)
-        assert np.array_equal(near.distances, np.sqrt(np.take_along_axis(true, near.indices, axis=1)) / 255)
-        assert (np.sort(near.indices, axis=1)[:, 0] >= 0).all() and (np.diff(near.distances, axis=1) >= 0).all()
-        across = np.where(y[:, None] == y, 2**60, true)
-        assert np.array_equal(near.opposite_distance, np.sqrt(across.min(axis=1)) / 255)
+        near = rng.integers(0, 256, (300, 3000)).astype(np.uint8)
+        near[:3], near[3:40] = np.array([[0], [255], [1]]), 255 * rng.integers(0, 2, (37, 3000))
+        near[40:45] = near[45:50]
+        near[40, 7] ^= 1  # one pixel, one grey level
+        constant = np.arange(0, 256, 2, dtype=np.uint8)[:, None] * np.ones((1, 2000), dtype=np.uint8)
+        extreme = np.repeat(np.array([0, 255], dtype=np.uint8), 40)[:, None] * np.ones((1, 5000), dtype=np.uint8)
+        photo = rng.integers(0, 256, (9, 224 * 224 * 3)).astype(np.uint8) // 200 * 255
+        for x in (near, constant, extreme, photo):
+            n, wide, y = len(x), x.astype(np.int64), np.arange(len(x)) % 2
+            true = np.array([((wide - row) ** 2).sum(axis=1) for row in wide])
+            found = neighbors(x, n - 1, y)
+            assert np.array_equal(found.distances, np.sqrt(np.take_along_axis(true, found.indices, axis=1)) / 255)
+            assert np.array_equal(np.sort(found.indices, axis=1)[:, 0] == 0, np.arange(n) > 0)
+            assert (np.diff(found.distances, axis=1) >= 0).all()
+            across = np.where(y[:, None] == y, 2**60, true)
+            assert np.array_equal(found.opposite_distance, np.sqrt(across.min(axis=1)) / 255)
         print("faithful:", int8_is_faithful())
     """
     plain = {"ONEDNN_MAX_CPU_ISA": instructions, "OMP_NUM_THREADS": "1"}

@@ -345,13 +345,13 @@ def _near(x, k, group):
     """Neighbors of x with at least k, and with these groups."""
     if not isinstance(x, Neighbors):
         points, group = as_points(x), labels_and_group(x, None, group)[1]
-        return neighbors(points, k, group=group, keep=False, reserve=min(_reserve(k), points.n - 1))
+        return neighbors(points, k, group=group, keep=False, reserve=min(reserve(k), points.n - 1))
     if x.k < k:
         raise BadPoints(f"these Neighbors hold {x.k} of each point and k={k} are needed: make them with k={k}")
     return x if group is None else replace(x, group=labels_and_group(x, None, group)[1])
 
 
-def _reserve(k):
+def reserve(k):
     """How many neighbors of each point an interval needs, so that k of them are in its own half."""
     return 3 * k + 20
 
@@ -441,7 +441,7 @@ def _both_halves(near, k, inverse, halves):
     """
     if not halves:
         return np.empty((0, 2))
-    distances, index = near.nearest(min(_reserve(k), near.n - 1))
+    distances, index = near.nearest(min(reserve(k), near.n - 1))
     known = index >= 0
     logs = np.log(np.where(known, distances, 1.0))
     found = []

@@ -70,7 +70,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     clean = without_conflicts(data)
     least = min(_at_least_two_classes(clean))
     group = clean.group
-    near = neighbors.neighbors(clean, k)
+    near = neighbors.neighbors(clean, k, reserve=dimension.reserve(k))
     values = {
         "d_mle_all": dimension.mle_dimension(near, k, group=group),
         "d_twonn_all": dimension.twonn_dimension(near, group=group),
@@ -298,7 +298,7 @@ def measure(source: str, *, size=None, channels=None, k=20, per_class=250) -> di
     k_used = min(k, len(clean) - 1)
     if k_used < k:
         warnings.append(f"{len(clean)} distinct images are too few for k = {k}: k is {k_used}")
-    near = neighbors.neighbors(clean, k_used)
+    near = neighbors.neighbors(clean, k_used, reserve=dimension.reserve(k_used))
     mle = dimension.mle_dimension(near, k_used, group=clean.group)
     twonn = dimension.twonn_dimension(near, group=clean.group)
     sharp = sharpness.label_sharpness(near)
