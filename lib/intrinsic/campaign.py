@@ -542,7 +542,7 @@ def _run_tasks(todo, store, workers, progress, failed):
         try:
             while running:
                 finished, running = wait(running, timeout=wait_s, return_when=FIRST_COMPLETED)
-                for future in finished:
+                for future in [one for one in futures if one in finished]:  # in the order of the plan
                     task, weight = futures[future]
                     try:
                         future.result()
