@@ -440,6 +440,37 @@ def test_fifty_thousand_images_need_the_images_and_one_gibibyte():
     assert size < peak <= size + 2**30
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from /proc")
+def test_peak_memory_follows_its_argument(tmp_path):
+    """A mapped file of 131 MB: its own pages, the memory asked for, and 64 MiB for compiled code and results."""
+    rng = np.random.default_rng(9)
+    np.save(tmp_path / "points.npy", rng.standard_normal((4000, 8192), dtype=np.float32))
+    code = """
+        import sys, numpy as np
+        from intrinsic.neighbors import neighbors
+
+        def peak():
+            (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+            return 1024 * int(line.split()[1])
+
+        x, y = np.load(sys.argv[1], mmap_mode="r"), np.arange(4000) % 2
+        neighbors(x[:600], 3, y[:600])
+        open("/proc/self/clear_refs", "w").write("5")
+        before = peak()
+        neighbors(x, 20, y, memory=int(sys.argv[2]))
+        print(peak() - before)
+    """
+
+    def grown(memory):
+        command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path / "points.npy"), str(memory)]
+        return int(subprocess.run(command, check=True, text=True, capture_output=True).stdout)
+
+    little, much = grown(32 * 2**20), grown(2**30)
+    assert little < 4 * 4000 * 8192 + (32 + 64) * 2**20
+    assert much > little + 50 * 2**20
+
+
 @pytest.fixture(scope="module")
 def cluster():
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as two_workers:

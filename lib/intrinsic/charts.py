@@ -37,6 +37,7 @@ MODEL_SHAPES = {
     "vgg16": "triangle-down",
     "vgg19": "cross",
 }
+SPARE_COLOR = "#a05fc0"
 SPARE_SHAPES = ("triangle-left", "arrow", "wedge")
 #: grey of text and rules: 4:1 or more on white and on the book's dark background
 INK, GRID = "#767b84", "#9aa0a6"
@@ -1243,7 +1244,7 @@ def speed(rows: pd.DataFrame):
     offset = alt.YOffset("method:N", sort=methods)
     picked = alt.selection_point(name="picked_method", fields=["method"], bind="legend")
     strong = DOMAIN_COLORS["medical"]
-    palette = [strong, *[c for c in DOMAIN_COLORS.values() if c != strong], INK][: len(methods)]
+    palette = [strong, *[c for c in DOMAIN_COLORS.values() if c != strong], SPARE_COLOR][: len(methods)]
     color = alt.Color("method:N", sort=methods, scale=alt.Scale(domain=methods, range=palette), title=None)
     near = _nearest(["method", "size"])
     base = alt.Chart(drawn).encode(y=y, yOffset=offset, color=color)

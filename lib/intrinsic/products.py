@@ -90,8 +90,8 @@ class Points:
         return Floats(self, np.float64)
 
     def parts(self, coordinates=1):
-        """Slices of rows, of at most STRIP_BYTES of float64 each."""
-        step = max(1, STRIP_BYTES // (8 * max(coordinates, 1)))
+        """Slices of rows, of at most STRIP_BYTES of float64 each, and less where memory is little."""
+        step = max(1, min(STRIP_BYTES, self.memory // 16) // (8 * max(coordinates, 1)))
         return [slice(start, min(start + step, self.n)) for start in range(0, self.n, step)]
 
     @cached_property
@@ -106,7 +106,8 @@ class Points:
             low = np.minimum(low, self.x[rows].min(axis=0))
             high = np.maximum(high, self.x[rows].max(axis=0))
         first = _exponent(float(max(high.max(), -low.min())))
-        some = self.x[:: -(-self.n // 256)].astype(np.float64)
+        count = int(np.clip(self.memory // (64 * self.dimensions), 1, 256))
+        some = self.x[:: -(-self.n // count)].astype(np.float64)
         center = np.ldexp(some, -first).mean(axis=0)
         spread = float(np.maximum(np.ldexp(high, -first) - center, center - np.ldexp(low, -first)).max())
         second = _exponent(spread)
@@ -230,7 +231,7 @@ class Integers:
         self.points, self.dimensions = points, points.dimensions
         self.faithful = int8_is_faithful() if faithful is None else faithful
         self.dtype = np.dtype(np.int32 if points.dimensions <= INT32_PIXELS else np.int64)
-        held = points.n * points.dimensions <= points.memory // 2
+        held = points.n * points.dimensions <= points.memory // 4
         self._signed = np.empty((points.n, points.dimensions), dtype=np.int8) if held else None
         self.norm = np.empty(points.n, dtype=self.dtype)
         for rows in points.parts(points.dimensions):
@@ -371,7 +372,7 @@ class Floats:
         single = self.dtype == np.float32
         self.error = 1.01 * ((terms + 28) * 2.0**-24 if single else (2 * terms + 28) * 2.0**-53)
         self._rows = None
-        if points.n * points.dimensions * self.dtype.itemsize <= points.memory // 2:
+        if points.n * points.dimensions * self.dtype.itemsize <= points.memory // 4:
             self._rows = np.empty((points.n, points.dimensions), dtype=self.dtype)
         norm = np.empty(points.n)
         for rows in points.parts(points.dimensions):

@@ -109,7 +109,7 @@ def can_keep(route):
     """Whether all tiles may stay in memory."""
     n = route.points.n
     size = (n * (n + _block_size(route)) // 2) * route.dtype.itemsize
-    return n <= KEEP_POINTS and size <= min(KEEP_BYTES, route.points.memory // 2)
+    return n <= KEEP_POINTS and size <= min(KEEP_BYTES, route.points.memory // 4)
 
 
 class Buffers(local):
