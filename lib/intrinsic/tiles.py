@@ -35,6 +35,7 @@ from intrinsic.selection import Lists, Side, decide, in_threads, ranges, search,
 BLOCK = 512  # rows and columns of a tile: 1 MiB of int32, which a core's own cache holds
 SIDE_PARTS = ("index", "norm", "code")
 KEEP_POINTS, KEEP_BYTES = 8_000, 256 * 2**20  # up to here all tiles are kept
+TASK_BYTES = 8 * 2**20  # of a block of points that goes to Dask's scheduler
 FEW = 64  # points that differences alone settle in less time than a finer route takes to prepare
 PROBE = 48  # points tried first, to see which route tells neighbors apart
 MOST_CANDIDATES = 5.0  # for each neighbor; points that need more in 8 bits go through float32
@@ -399,15 +400,19 @@ def _multiplier(route, side, device):
 # ---------------------------------------------------------------------------------------------------- Dask
 
 
-def lists_on_workers(client, points, route, side: Side, k, q, n_classes, block=4096, progress=False):
+def lists_on_workers(client, points, route, side: Side, k, q, n_classes, block=None, progress=False):
     """The lists of `lists_of`, each tile a task of a dask.distributed client; only a lost tile is computed again.
 
     Blocks of points are tasks as well, so that they too can be made again where a worker is lost. Tiles come in as
     they are ready, and are merged by score and index, whatever their order.
+
+    block   points in a block; by default 4,096, or as many as TASK_BYTES hold, since the scheduler keeps them
     """
     from dask.distributed import as_completed
 
     n = points.n
+    if block is None:
+        block = int(np.clip(TASK_BYTES // points.x[0].nbytes, 16, 4096))
     lists = Lists.empty(n, k, q, route.dtype)
     scale = None if points.integers else points.scaling
     how = (type(route).__name__, route.dtype.str, scale, points.memory)
