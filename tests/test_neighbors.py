@@ -1,5 +1,6 @@
 """Neighbors against brute force: int64 for images, float64 differences for points."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import torch
 from dask.distributed import Client, LocalCluster
 
 from intrinsic import products, tiles
-from intrinsic.images import ImageSet
+from intrinsic.images import REPOSITORY, ImageSet
 from intrinsic.manifolds import cube, flat_torus, torus_images
 from intrinsic.neighbors import BadPoints, as_points, closest_pairs, near_duplicate_components, neighbors
 from intrinsic.products import INT8_PIXELS, INT32_PIXELS, Floats, Integers, Quantized, int8_is_faithful
@@ -701,3 +702,27 @@ def test_points_at_one_distance_are_no_near_duplicates():
 def test_bad_thresholds_are_refused(options):
     with pytest.raises(BadPoints, match="set no distance"):
         near_duplicate_components(X, **options)
+
+
+def test_what_is_said_of_near_duplicates_was_measured():
+    table = REPOSITORY / "book" / "methods" / "tables" / "near_duplicates.json"
+    rows = json.loads(table.read_text(encoding="utf-8"))["rows"]
+    said = " ".join(near_duplicate_components.__doc__.split())
+
+    def phrase(chosen):
+        shares = [100 * row["linked"] for row in chosen]
+        span = f"{shares[0]:.1f}" if len(shares) == 1 else f"{min(shares):.1f} to {max(shares):.1f}"
+        return f"{span} %, {max(row['largest'] for row in chosen)}"
+
+    named = {row["name"]: row for row in rows if row["kind"] == "image set"}
+    for names in (
+        ("cats_dogs", "cifar10", "fashion_mnist", "mnist", "tiny_imagenet"),
+        ("knee_xray_oa", "chest_xray_covid", "chest_xray_pneumonia"),
+        ("brain_mri_dementia",),
+        ("brain_ct_stroke",),
+    ):
+        assert phrase([named[name] for name in names]) in said, names
+    assert phrase([row for row in rows if row["kind"] == "clean"]) in said
+    for name in ("brain_mri_dementia", "brain_ct_stroke"):
+        assert f"{100 * named[name]['joined_pairs_within_a_group']:.1f} %" in said
+        assert f"{100 * named[name]['pairs_of_a_group_joined']:.1f} %" in said

@@ -477,12 +477,12 @@ def near_duplicate_components(x, *, k=64, chance=0.02):
     Source: ours; chosen among k = 64 to n/4 and chance = 0.005 to 0.1 by what follows. With a larger k, families
     of slices are missed where the set is not one smooth piece; with a larger chance, they merge.
 
-    Measured with these defaults, the share of images linked to any other, and the largest component:
-    clean sets: flat tori, cubes and Gaussian clouds of d = 1 to 20, 0.1 to 7 %, 3 images; mixtures of scales 2 to 4 %,
-    8; smooth image families 0.2 to 10 %, 3. Photographs, digits and garments: 0.4 to 2.5 %, 9. X-rays of knees and
-    chests 0.4 to 1.7 %, 8 (one cluster of 44 knees). Brain MRI, 16 slices of each of 200 subjects: 88 %, 18; 93 % of
-    links are within a subject, and 44 % of a subject's pairs are joined. Head CT slices of 82 patients: 43 %, 20;
-    99 % and 10 %. Brain tumour slices 56 %, 17; lung CT slices 72 %, 23, patients unknown.
+    Measured with these defaults (book/methods/tables/near_duplicates.json, by benchmarks/near_duplicates.py), the share
+    of images linked to any other and the largest component: clean sets (tori, cubes, Gaussian clouds, mixtures of
+    scales, smooth images of d = 1 to 20) 0.0 to 10.1 %, 4. Photographs, digits and garments 0.4 to 2.4 %, 10. X-rays
+    of knees and chests 0.4 to 1.7 %, 44 (one cluster of knees). Brain MRI, 16 slices of each of 200 subjects, 87.6 %,
+    18: 72.8 % of the pairs joined are of one subject, and 44.4 % of a subject's pairs are joined. Head CT slices of 82
+    patients 43.1 %, 20: 98.0 % and 10.5 %.
     So components keep near-duplicates together, but are no substitute for patients where these can be known.
     """
     if not chance > 0 or k != int(k) or k < 4:
