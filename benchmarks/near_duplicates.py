@@ -2,7 +2,8 @@
 
 Writes book/methods/tables/near_duplicates.json: numbers only.
 
-usage: python benchmarks/near_duplicates.py [FOLDER]     (FOLDER holds image sets as NAME.npz; without it their rows stay)
+usage: python benchmarks/near_duplicates.py [FOLDER]
+FOLDER holds image sets as NAME.npz; without it their rows stay as they are.
 """
 
 import argparse

@@ -380,6 +380,7 @@ def test_more_neighbors_come_from_what_is_kept_or_reserved(monkeypatch):
     x = torus_images(200, 3, size=16)[0]
     whole = neighbors(x, 199)
     near = neighbors(x, 4)
+    assert near.nearest(1000)[0].shape == (200, 199)  # there are no more
     monkeypatch.setattr(tiles, "KEEP_POINTS", 0)
     reserved, neither = neighbors(x, 4, reserve=60), neighbors(x, 4)
     assert all(np.array_equal(a, b[:, :90]) for a, b in zip(neither.nearest(90), whole.nearest(199), strict=True))

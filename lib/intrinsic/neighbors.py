@@ -125,8 +125,9 @@ class Neighbors:
     def nearest(self, count):
         """(distances, indices), each (n, count), of the `count` nearest neighbors of every point, beyond k too.
 
-        Infinity and -1 where a point has fewer.
+        At most n - 1 of them; infinity and -1 where groups leave a point fewer.
         """
+        count = min(count, self.n - 1)
         if self._reserve[0].shape[1] < count:
             more = _search(self.points, self._side, count, 0, 1, self._kept)
             object.__setattr__(self, "_reserve", more[:2])
