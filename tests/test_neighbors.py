@@ -376,6 +376,26 @@ def test_a_subset_has_the_neighbors_of_its_own_points(kind, way, monkeypatch):
         assert same(got.subset([3, 1, 20, 7, 30], 2), alone.subset([3, 1, 20, 7, 30], 2))
 
 
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ([1, 2, 2], r"one twice"),
+        ([0, 60], r"do not exist"),
+        ([-1, 3, 5], r"do not exist"),
+        ([0.5, 1.0], r"type float64, which names no points"),
+        (np.ones(59, dtype=bool), r"type bool.*mask of 60"),
+        ([7], r"k=0 is no number of neighbors"),
+    ],
+)
+def test_a_subset_that_names_no_points_is_refused(kept, chosen, says):
+    near = neighbors(cube(60, 3), 4, keep=kept)
+    with pytest.raises(BadPoints, match=says):
+        near.subset(chosen)
+    mask = np.arange(60) % 3 == 1
+    assert np.array_equal(near.subset(mask).distances, near.subset(np.flatnonzero(mask)).distances)
+
+
 def test_more_neighbors_come_from_what_is_kept_or_reserved(monkeypatch):
     x = torus_images(200, 3, size=16)[0]
     whole = neighbors(x, 199)
@@ -629,6 +649,7 @@ NAN = np.where(np.arange(30).reshape(10, 3) == 4, np.nan, X)
         ((X, 3, np.array([None] * 10)), {}, r"labels are missing"),
         ((X, 3), {"group": np.zeros(3)}, r"groups have shape \(3,\)"),
         ((X, 3), {"exclude_group": True}, r"needs to know the groups"),
+        ((X, 3), {"memory": 0}, r"memory=0 bytes hold no tile"),
         ((X, 3), {"device": "gpu0"}, r"device='gpu0' is no device"),
         ((X, 3), {"device": "meta"}, r"device='meta' has no exact products"),
         ((X, 3), {"device": "cuda"}, r"torch sees no GPU here"),

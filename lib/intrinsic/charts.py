@@ -778,6 +778,18 @@ def plane(properties: pd.DataFrame):
     )
 
 
+def _true_dimension(known: float | None, y) -> list:
+    """The true dimension as a dashed rule with its name, where it is known."""
+    if known is None:
+        return []
+    rule = alt.Chart(pd.DataFrame({"d": [known], "name": [f"true dimension {known:g}"]}))
+    text = {"align": "right", "dy": -7, "fontSize": 11, "fontStyle": "italic"}
+    return [
+        rule.mark_rule(strokeDash=[5, 4]).encode(y=y),
+        rule.mark_text(**text).encode(x=alt.value("width"), y=y, text="name:N"),
+    ]
+
+
 def dimension_profile(rows: pd.DataFrame, known: float | None = None):
     """Estimated dimension against the number of neighbors k, with its interval as a band.
 
@@ -809,13 +821,7 @@ def dimension_profile(rows: pd.DataFrame, known: float | None = None):
     if {"low", "high"} <= set(drawn.columns):
         band = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_area()
         layers.append(band.encode(y=_on("low", y), y2="high:Q", opacity=_opacity(chosen, 0.2, 0.03)))
-    if known is not None:
-        rule = alt.Chart(pd.DataFrame({"d": [known], "name": [f"true dimension {known:g}"]}))
-        text = {"align": "right", "dy": -7, "fontSize": 11, "fontStyle": "italic"}
-        layers += [
-            rule.mark_rule(strokeDash=[5, 4]).encode(y=y),
-            rule.mark_text(**text).encode(x=alt.value("width"), y=y, text="name:N"),
-        ]
+    layers += _true_dimension(known, y)
     layers += [
         base.mark_line().encode(y=y, opacity=_opacity(chosen, 0.9, 0.15)),
         base.mark_point()
@@ -876,13 +882,7 @@ def dimension_against(rows: pd.DataFrame, x: str, title: str, known: float | Non
     if {"low", "high"} <= set(drawn.columns):
         rule = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=1.5)
         layers.append(rule.encode(y=_on("low", y), y2="high:Q", color=color, opacity=_opacity(chosen, 0.6, 0.1)))
-    if known is not None:
-        rule = alt.Chart(pd.DataFrame({"d": [known], "name": [f"true dimension {known:g}"]}))
-        text = {"align": "right", "dy": -7, "fontSize": 11, "fontStyle": "italic"}
-        layers += [
-            rule.mark_rule(strokeDash=[5, 4]).encode(y=y),
-            rule.mark_text(**text).encode(x=alt.value("width"), y=y, text="name:N"),
-        ]
+    layers += _true_dimension(known, y)
     layers += [
         lines,
         base.mark_point()

@@ -136,10 +136,11 @@ class Neighbors:
     def subset(self, chosen, k=None):
         """Neighbors of the points at the index array `chosen` among themselves; indices count within `chosen`.
 
-        k   neighbors, by default as many as here, or as there are. Equal distances are in order of index here.
+        chosen   indices, each once, or a mask (n,)
+        k        neighbors, by default as many as here, or as there are. Equal distances are in order of index here.
         Raises BadPoints.
         """
-        chosen = np.asarray(chosen)
+        chosen = _chosen(chosen, self.n)
         for known, near in self._subsets:
             if (k is None or k == near.k) and np.array_equal(known, chosen):
                 return near
@@ -150,8 +151,6 @@ class Neighbors:
             return neighbors(self.points.take(chosen), k, labels, group=group, exclude_group=self.excludes_group)
         order = np.argsort(chosen, kind="stable")
         side = self._side.part(chosen[order])
-        if (np.diff(side.index) <= 0).any():
-            raise BadPoints("a point is chosen twice, and would be its own neighbor: give each index once")
         n_classes = int(side.code.max()) + 1
         found = _search(self.points, side, k, int(labels is not None), n_classes, self._kept)
         return _subset(self, chosen, order, found, k)
@@ -186,10 +185,12 @@ def neighbors(
     client         a dask.distributed Client: tiles are computed by its workers instead
     keep           hold the products up to 8,000 points, for `nearest`, `subset` and `pairs`: 4 bytes a pair
     reserve        neighbors of each point to hold for `nearest`, beyond k; of use where products are not held
-    subsets        index arrays to hold the neighbors of, for `subset`; likewise
+    subsets        index arrays (or masks) to hold the neighbors of, for `subset`; likewise
     Every result is the same, bit for bit, whatever device, memory, client and number of threads.
     Raises BadPoints.
     """
+    if not memory > 0:
+        raise BadPoints(f"memory={memory} bytes hold no tile of products: give a number above 0, such as 2**30")
     points = as_points(x, memory)
     if points.memory != memory:
         points = Points(points.x, memory)
@@ -257,12 +258,25 @@ def _opposite(route, n, labels):
     return 0 if labels is None else min(n, route.opposite_candidates)
 
 
-def _declare(chosen, n, k, q, route):
+def _chosen(chosen, n):
+    """Indices of a subset, int64, from indices or a mask; raises BadPoints."""
     chosen = np.asarray(chosen)
+    if chosen.dtype == bool and chosen.shape == (n,):
+        return np.flatnonzero(chosen)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+        raise BadPoints(
+            f"a subset has shape {chosen.shape} and type {chosen.dtype}, which names no points: give whole indices, "
+            f"or a mask of {n}"
+        )
+    if len(chosen) and (chosen.min() < 0 or chosen.max() >= n or len(np.unique(chosen)) < len(chosen)):
+        raise BadPoints(f"a subset names points that do not exist, or one twice: give each index below {n} once")
+    return chosen.astype(np.int64)
+
+
+def _declare(chosen, n, k, q, route):
+    chosen = _chosen(chosen, n)
     size = min(k, len(chosen) - 1)
     _check_k(size, len(chosen))
-    if chosen.min() < 0 or chosen.max() >= n or len(np.unique(chosen)) < len(chosen):
-        raise BadPoints(f"a subset names points that do not exist, or one twice: give each index below {n} once")
     return chosen, np.argsort(chosen), Lists.empty(len(chosen), route.candidates(size, len(chosen)), q, route.dtype)
 
 
@@ -320,8 +334,7 @@ def closest_pairs(x, labels=None, *, ordered=False, count=None, rows=None, progr
     x        as for neighbors; a Neighbors spares the products where it has kept them
     labels   one a point; with ordered=True numbers, and sharpness is |y_i - y_j| / distance
     rows     indices of the points to look at, all by default; i and j are indices of x in any case
-    Ties are in order of i, then j. Of float points a few pairs less than `count` may be listed: those that are
-    certainly the closest.
+    Ties are in order of i, then j.
     """
     points = as_points(x)
     labels = as_labels(x.labels if labels is None and isinstance(x, Neighbors | ImageSet) else labels, points.n)
