@@ -168,6 +168,16 @@ def _insert(score, index, scores, indices):
     indices[place] = index
 
 
+@compiled()
+def _least(norms, products):
+    """The smallest of norm - 2 product over a chunk, by vector instructions."""
+    scalar = products.dtype.type
+    low = scalar(norms[0] - products[0] - products[0])
+    for t in range(CHUNK):
+        low = min(low, scalar(norms[t] - products[t] - products[t]))
+    return low
+
+
 @compiled(inline="always")
 def _belongs(score, index, scores, indices):
     last = scores.shape[0] - 1
@@ -204,17 +214,13 @@ def _rows(
             stop = min(start + CHUNK, width)
             if stop - start == CHUNK:
                 part, norms = products[start:stop], b[start:stop]
-                low = scalar(norms[0] - part[0] - part[0])
-                for t in range(CHUNK):
-                    low = min(low, scalar(norms[t] - part[t] - part[t]))
+                low = _least(norms, part)
                 if low + norm > limit:
                     if low + norm > limit_other:
                         continue
                     if few > 0:
                         norms = across[label, start:stop]
-                        low = scalar(norms[0] - part[0] - part[0])
-                        for t in range(CHUNK):
-                            low = min(low, scalar(norms[t] - part[t] - part[t]))
+                        low = _least(norms, part)
                         if low + norm > limit_other:
                             continue
             for c in range(start, stop):
@@ -245,9 +251,7 @@ def _columns(
             stop = min(start + CHUNK, width)
             if stop - start == CHUNK:
                 part, limits = products[start:stop], bounds[start:stop]
-                low = scalar(limits[0] - part[0] - part[0])
-                for t in range(CHUNK):
-                    low = min(low, scalar(limits[t] - part[t] - part[t]))
+                low = _least(limits, part)
                 if low + norm > 0:
                     continue
             for c in range(start, stop):
@@ -304,9 +308,7 @@ def collect(tile, a, b, row, column, code_r, code_c, value_r, value_c, ordered, 
             stop = min(begin + CHUNK, width)
             if stop - begin == CHUNK and not ordered:
                 part, norms = products[begin:stop], b[begin:stop]
-                low = scalar(norms[0] - part[0] - part[0])
-                for t in range(CHUNK):
-                    low = min(low, scalar(norms[t] - part[t] - part[t]))
+                low = _least(norms, part)
                 if low + norm > limit:
                     continue
             for c in range(begin, stop):
