@@ -5,7 +5,8 @@ its scores are
 
     s[r, c] = a[r] + b[c] - 2 g[r, c]
 
-which are squared distances (integers, exact), or lower bounds of squared distances (floats; see products.Floats).
+which are squared distances (images: exact; other points rounded to 8 bits: exact for these, see products.Quantized),
+or lower bounds of squared distances (products.Floats).
 Each point has two lists, ascending: the scores of its nearest points, and those of its nearest points with another
 label. The last score of a list is a running threshold. A tile is read in chunks of CHUNK scores; the smallest of a
 chunk, which the processor's vector instructions find, decides whether any of them is looked at by itself.
