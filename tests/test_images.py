@@ -15,6 +15,8 @@ from PIL import Image
 from intrinsic import images as sets
 from intrinsic import manifolds
 from intrinsic.images import ImageSet, Split
+from intrinsic.images.embedded import package_file
+from intrinsic.images.splits import _plan, _split_hash
 
 EMBEDDED = [
     "digits",
@@ -260,8 +262,8 @@ def test_the_split_hash_is_of_the_sets_of_images_and_their_content():
     assert sets.split(images, 64, 0).hash != sets.split(changed, 64, 0).hash
     assert sets.split(replace(images, name="other"), 64, 0).hash == sets.split(images, 64, 0).hash
     a, b = np.array([3, 1, 2]), np.array([9, 4, 5])
-    assert sets._split_hash(images, a, b) == sets._split_hash(images, a[::-1], np.sort(b))
-    assert sets._split_hash(images, a, b) != sets._split_hash(images, b, a)
+    assert _split_hash(images, a, b) == _split_hash(images, a[::-1], np.sort(b))
+    assert _split_hash(images, a, b) != _split_hash(images, b, a)
 
 
 def test_a_quarter_of_the_groups_of_each_class_goes_to_the_test_set():
@@ -269,7 +271,7 @@ def test_a_quarter_of_the_groups_of_each_class_goes_to_the_test_set():
     groups = np.repeat(np.arange(40), sizes)
     labels = groups // 20
     images = ImageSet(make(len(groups)).images, labels, ("a", "b"), group=groups)
-    plan = sets._plan(images, 0)
+    plan = _plan(images, 0)
     for label in (0, 1):
         assert len(set(groups[plan.orders[label]])) == 15
     assert len(set(groups[sets.split(images, 40, 0).test])) <= 10
@@ -572,7 +574,8 @@ tiny:
   title: a set of my own
   domain: medical
   adapter: npz
-  options: {path: %s, classes: {low: ["0", "1"], high: ["2"]}}
+  location: %s
+  labels: {classes: {low: [0, 1], high: [2]}}
   about: what it is
   beware: what it is not
   source: me
@@ -599,7 +602,10 @@ def test_an_image_set_of_ones_own_is_an_entry_in_a_catalogue(tmp_path):
     [
         ("source:", "sorce:", "'source' is missing; unknown key 'sorce'; did you mean 'source'"),
         ("adapter: npz", "adapter: nzp", "'nzp' is not among.*did you mean 'npz'"),
-        ("{path:", "{paht: 3, path:", "unknown key 'paht'; did you mean 'path'"),
+        ("{classes:", "{clases: 3, classes:", "unknown key 'labels.clases'; did you mean"),
+        ("labels:", "options: {sheet: 3}\n  labels:", "options of adapter npz: unknown key 'sheet'"),
+        ("low: [0, 1]", "low: [0, 2]", "labels.*'2' is used twice"),
+        ("location:", "options:", "valid dictionary|needs a location"),
         ("domain: medical", "domain: medicine", "domain: .*'medical'"),
         ("show_pixels: false", "show_pixels: perhaps", "show_pixels"),
         ("  about:", "  title: another\n  about:", "'title' is given twice, line"),
@@ -733,7 +739,7 @@ def test_no_two_photo_patches_share_a_pixel():
 def brain():
     file = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
     return {
-        kind: np.asarray(nibabel.load(sets._package_file("nilearn", file.format(kind))).dataobj)
+        kind: np.asarray(nibabel.load(package_file("nilearn", file.format(kind))).dataobj)
         for kind in ("t1", "gm", "wm")
     }
 

@@ -33,6 +33,9 @@ ORDER = [
 ]
 
 
+IMAGES = ["sets", "matching", "rules", "files", "adapters", "embedded", "catalogue", "splits"]
+
+
 def imported(path):
     """Names of the package's modules that a module imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -47,14 +50,33 @@ def imported(path):
 
 
 def test_every_module_has_its_place():
-    assert sorted(p.stem for p in PACKAGE.glob("*.py") if p.stem != "__init__") == sorted(ORDER)
+    found = [p.stem for p in PACKAGE.glob("*.py")] + [p.parent.name for p in PACKAGE.glob("*/__init__.py")]
+    assert sorted(name for name in found if name != "__init__") == sorted(ORDER)
+    assert sorted(p.stem for p in (PACKAGE / "images").glob("*.py") if p.stem != "__init__") == sorted(IMAGES)
 
 
 @pytest.mark.parametrize("module", ORDER)
 def test_a_module_imports_only_those_above_it(module):
     above = ORDER[: ORDER.index(module)]
-    below = [name for name in imported(PACKAGE / f"{module}.py") if name in ORDER and name not in above]
-    assert not below, f"{module} imports {below}"
+    own = PACKAGE / module
+    for path in own.glob("*.py") if own.is_dir() else [own.with_suffix(".py")]:
+        names = set(imported(path)) - ({module} if own.is_dir() else set())
+        below = [name for name in names if name in ORDER and name not in above]
+        assert not below, f"{path.name} imports {below}"
+
+
+@pytest.mark.parametrize("part", IMAGES)
+def test_a_part_of_images_imports_only_those_above_it(part):
+    tree = ast.parse((PACKAGE / "images" / f"{part}.py").read_text(encoding="utf-8"))
+    modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module]
+    parts = {m.split(".")[2] for m in modules if m.startswith("intrinsic.images.")}
+    parts |= {
+        a.name
+        for n in ast.walk(tree)
+        if isinstance(n, ast.ImportFrom) and n.module == "intrinsic.images"
+        for a in n.names
+    }
+    assert parts <= set(IMAGES[: IMAGES.index(part)]), f"{part} imports {parts}"
 
 
 def test_the_package_itself_imports_nothing():
@@ -94,7 +116,7 @@ def test_environment_yml_holds_python_pip_and_the_project_only():
 
 
 def test_no_tracked_text_names_this_machine():
-    for path in [*ROOT.glob("*.md"), *PACKAGE.glob("*.py"), *(ROOT / "book").rglob("*.md")]:
+    for path in [*ROOT.glob("*.md"), *PACKAGE.rglob("*.py"), *(ROOT / "book").rglob("*.md")]:
         text = path.read_text(encoding="utf-8")
         assert str(ROOT.parent) + "/" not in text, path
 

@@ -1,0 +1,69 @@
+"""Image sets: what one is, where it comes from, matching, duplicates and splits.
+
+Submodules in order; each imports only those above it:
+
+    sets        ImageSet, duplicates, errors
+    matching    one size, channels, range and M for a comparison
+    rules       labels and groups by rule
+    files       pictures to arrays
+    adapters    what a folder, a table, an archive or a package holds
+    embedded    sets built from installed packages
+    catalogue   entries, catalogue files, load
+    splits      training and test sets without a leak
+"""
+
+from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, find, load, of_path
+from intrinsic.images.matching import Matching, Unmatched, check_matched, match
+from intrinsic.images.rules import BadRule, GroupRule, LabelRule
+from intrinsic.images.sets import (
+    DOMAINS,
+    REPOSITORY,
+    BadCatalogue,
+    BadImageFile,
+    BadImages,
+    BadSource,
+    Duplicates,
+    ImageSet,
+    Leak,
+    MixedSizes,
+    TooFewImages,
+    UnknownImageSet,
+    as_unit,
+    regroup,
+)
+from intrinsic.images.splits import Split, balanced_draws, check_split, reachable, split
+
+__all__ = [
+    "DOMAINS",
+    "REPOSITORY",
+    "BadCatalogue",
+    "BadImageFile",
+    "BadImages",
+    "BadRule",
+    "BadSource",
+    "Duplicates",
+    "Entry",
+    "GroupRule",
+    "ImageSet",
+    "LabelRule",
+    "Leak",
+    "Matching",
+    "MixedSizes",
+    "Split",
+    "TooFewImages",
+    "UnknownImageSet",
+    "Unmatched",
+    "as_unit",
+    "balanced_draws",
+    "catalogue",
+    "catalogue_files",
+    "check_matched",
+    "check_split",
+    "find",
+    "load",
+    "match",
+    "of_path",
+    "reachable",
+    "regroup",
+    "split",
+]

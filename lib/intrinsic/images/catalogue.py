@@ -1,0 +1,337 @@
+"""The catalogue: an image set is data, not code. Entries, catalogue files, and `load`, which reads any set."""
+
+import functools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pydantic
+import yaml
+
+from intrinsic.images import files
+from intrinsic.images.adapters import ADAPTERS, Found, Options
+from intrinsic.images.embedded import EMBEDDED
+from intrinsic.images.matching import Range, check_match, match
+from intrinsic.images.rules import GroupRule, LabelRule
+from intrinsic.images.sets import (
+    REPOSITORY,
+    BadCatalogue,
+    BadImages,
+    BadSource,
+    Domain,
+    ImageSet,
+    UnknownImageSet,
+    reason,
+    sentence,
+    suggest,
+    yaml_reason,
+)
+
+ENVIRONMENT = "INTRINSIC_CATALOGUE"  # further catalogue files, separated as in PATH
+SHIPPED = REPOSITORY / "params" / "datasets.yaml"
+
+Adapter = tuple[type[Options], Callable[[Path | None, Any, bool], Found]]
+_ADAPTERS: dict[str, Adapter] = {**EMBEDDED, **ADAPTERS}
+WITHOUT_LOCATION = tuple(EMBEDDED)
+
+
+class Entry(pydantic.BaseModel):
+    """One image set of the catalogue: what it is, where it is, how it is read, and what its labels and groups are.
+
+    title, domain, modality, about, beware, source, licence, citation    for the reader
+    adapter, options   how it is read
+    location           a folder or file; ${NAME} is an environment variable, ${NAME:-TEXT} with a default.
+                       Relative ones start at the repository root (params/datasets.yaml) or beside the catalogue file
+    labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
+    size, channels     pixels a side and channels of the files, or those of the study; for the reader
+    levels             what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading
+    family             sets made of the same pictures carry one name, and count once in the statistics
+    show_pixels        false: published pages show none of its pixels
+    obtain             how to get it, step by step
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    name: str = pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    title: str
+    domain: Domain
+    modality: str = ""
+    adapter: str
+    location: str | None = None
+    options: dict[str, Any] = {}
+    labels: LabelRule = LabelRule()
+    group: GroupRule | Literal["unknown"] | None = None
+    size: int | None = pydantic.Field(None, ge=1)
+    channels: Literal[1, 3] | None = None
+    levels: str | None = None
+    about: str
+    beware: str
+    source: str
+    licence: str
+    citation: str = ""
+    family: str = ""
+    show_pixels: bool = True
+    obtain: list[str] = []
+    base: Path = REPOSITORY  # where a relative location starts; set by the reader of the file
+
+    @pydantic.field_validator("adapter")
+    @classmethod
+    def _adapter_exists(cls, adapter):
+        if adapter not in _ADAPTERS:
+            raise ValueError(f"{adapter!r} is not among {', '.join(_ADAPTERS)}{suggest(adapter, _ADAPTERS)}")
+        return adapter
+
+    @pydantic.model_validator(mode="after")
+    def _options_fit(self):
+        try:
+            self.checked_options()
+        except pydantic.ValidationError as error:
+            known = _ADAPTERS[self.adapter][0].model_fields
+            raise ValueError(f"options of adapter {self.adapter}: {sentence(error, known)}") from None
+        if (self.location is None) != (self.adapter in WITHOUT_LOCATION):
+            need = "needs a location" if self.location is None else "is built in and takes no location"
+            raise ValueError(f"adapter {self.adapter} {need}")
+        return self
+
+    def checked_options(self) -> Options:
+        """The options as the adapter's own model."""
+        return _ADAPTERS[self.adapter][0].model_validate(self.options)
+
+    def place(self) -> Path | None:
+        """Where the set is on this machine, whether or not it is there. Raises BadSource for an unset variable."""
+        if self.location is None:
+            return None
+
+        def value(found):
+            given = os.environ.get(found["name"]) or found["default"]
+            if given is None:
+                raise BadSource(
+                    f"image set {self.name} is at {self.location}, and the environment variable {found['name']} is not "
+                    f"set: export {found['name']}=FOLDER"
+                )
+            return given
+
+        text = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, self.location)
+        return self.base / Path(text).expanduser()
+
+    def present(self) -> bool:
+        """Whether the set can be read on this machine now, without a download."""
+        try:
+            place = self.place()
+        except BadSource:
+            return False
+        return place is None or place.exists()
+
+
+def catalogue(path=None) -> dict[str, Entry]:
+    """The catalogue as {name: Entry}: from `path` alone, or params/datasets.yaml and the files in INTRINSIC_CATALOGUE.
+
+    Raises BadCatalogue: a file that cannot be read, an entry that does not fit, a name given in two files.
+    """
+    if path is not None:
+        return dict(_stamped(Path(path).expanduser()))
+    entries = dict(_stamped(SHIPPED))
+    for name in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)):
+        file = Path(name).expanduser()
+        if file.resolve() == SHIPPED.resolve():
+            continue
+        further = _stamped(file)
+        twice = sorted(set(further) & set(entries))
+        if twice:
+            raise BadCatalogue(
+                f"{file} holds the image set {twice[0]!r}, which another catalogue holds already, so the name would be "
+                "ambiguous: give it another name"
+            )
+        entries |= further
+    return entries
+
+
+def catalogue_files() -> list[Path]:
+    """The catalogue files in use: params/datasets.yaml and those in INTRINSIC_CATALOGUE."""
+    return [SHIPPED, *(Path(n).expanduser() for n in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))]
+
+
+def _stamped(path: Path) -> dict[str, Entry]:
+    stamp = path.stat() if path.exists() else None
+    return _read_catalogue(path.absolute(), stamp and (stamp.st_mtime_ns, stamp.st_size))
+
+
+@functools.lru_cache(maxsize=8)
+def _read_catalogue(path, stamp):
+    """The entries of a catalogue file, read once for each state of it (stamp: time and size)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadCatalogue(
+            f"the catalogue {path} cannot be read ({reason(error)}), so image sets are not known by name: "
+            "give another file, or set INTRINSIC_HOME to the folder that holds params/datasets.yaml"
+        ) from None
+    try:
+        content = yaml.load(text, _PlainYaml)
+    except yaml.YAMLError as error:
+        raise BadCatalogue(f"{path} is not plain YAML ({yaml_reason(error)}): correct it there") from None
+    if not isinstance(content, dict) or not content:
+        raise BadCatalogue(f"{path} holds {type(content).__name__}, not image sets by name: see params/datasets.yaml")
+    base = REPOSITORY if path.resolve() == SHIPPED.resolve() else path.parent
+    entries = {}
+    for name, fields in content.items():
+        if not isinstance(name, str) or not isinstance(fields, dict):
+            raise BadCatalogue(f"{path}: {name!r} is not a name followed by fields such as title and adapter")
+        try:
+            entries[name] = Entry.model_validate({**fields, "name": name, "base": base})
+        except pydantic.ValidationError as error:
+            raise BadCatalogue(f"{path}, image set {name!r}: {sentence(error, Entry.model_fields)}") from None
+    return entries
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """Safe YAML (no tags that build objects) that refuses a key given twice."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value!r} is given twice"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+# ---------------------------------------------------------------------------------------------------- load
+
+
+def load(
+    source,
+    *,
+    size=None,
+    channels=None,
+    range: Range = "stored",
+    levels: str | None = None,
+    catalogue=None,
+    skip_unreadable: bool = False,
+    progress: bool = False,
+) -> ImageSet:
+    """An image set: by catalogue name, by path, or by an Entry.
+
+    source     a name in the catalogue; an Entry; a folder with one folder of pictures a class; a .npz file with
+               `images` and `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`,
+               `source` and `licence`. A text is a path where it holds a slash or ends like a file; else it is
+               looked up in the catalogue first
+    size, channels, range   as in match()
+    levels     what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading; instead of the entry's
+    catalogue  a catalogue file, instead of those in use
+    skip_unreadable   leave files out that cannot be read, and list them in ImageSet.unreadable
+    progress   a progress bar on long reading
+    Raises UnknownImageSet, BadCatalogue, BadSource (BadImageFile, MixedSizes, BadRule) or BadImages.
+    """
+    check_match(size, channels, range)
+    entry = source if isinstance(source, Entry) else find(source, catalogue)
+    reading = files.Reading(size, channels, range, levels or entry.levels)
+    return _load(entry, reading, skip_unreadable, progress)
+
+
+def find(source, catalogue=None) -> Entry:
+    """The entry of a catalogue name, or one made for a path. Raises UnknownImageSet."""
+    if isinstance(source, str) and not source.strip():
+        raise UnknownImageSet("the name of the image set is empty: give a catalogue name or a path")
+    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(".npz")
+    entries = _catalogue(catalogue) if may_be_name else {}
+    if may_be_name and source in entries:
+        return entries[source]
+    path = Path(source).expanduser()
+    if path.exists():
+        return of_path(path)
+    if may_be_name:
+        raise UnknownImageSet(
+            f"{source!r} is neither a name in the catalogue nor a path that exists"
+            + (suggest(source, entries) or f"; the names are {', '.join(entries)}")
+        )
+    raise UnknownImageSet(f"{path} does not exist: give a folder, a .npz file or a catalogue name")
+
+
+_catalogue = catalogue  # `find` has an argument of that name
+
+
+def of_path(path: Path, **fields) -> Entry:
+    """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
+    name = path.resolve().name if path.is_dir() else path.stem
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images"
+    made = {
+        "name": plain,
+        "title": name or "images",
+        "domain": "unknown",
+        "adapter": "folder" if path.is_dir() else "npz",
+        "location": str(path.absolute()).replace("${", "$${"),
+        "about": "",
+        "beware": "",
+        "source": "",
+        "licence": "",
+    }
+    try:
+        return Entry.model_validate({**made, **fields})
+    except pydantic.ValidationError as error:
+        raise BadSource(f"{path}: {sentence(error, Entry.model_fields)}") from None
+
+
+def _load(entry: Entry, reading: files.Reading, skip: bool, progress: bool) -> ImageSet:
+    place = entry.place()
+    if place is not None and not place.exists():
+        how = f"; `intrinsic datasets {entry.name}` says how to get it" if entry.obtain else ""
+        raise BadSource(
+            f"{place} does not exist: put the image set {entry.name} there, or correct its location in the "
+            f"catalogue{how}"
+        )
+    found = _ADAPTERS[entry.adapter][1](place, entry.checked_options(), progress)
+    try:
+        images = _assemble(entry, found, reading, skip, progress)
+    except BadImages as error:
+        raise BadImages(f"{place or entry.name}: {error}") from None
+    if images.n_classes < 2:
+        raise BadSource(
+            f"{images.name} has images of one class only, {images.classes[images.labels[0]]!r}, so there are "
+            "no labels to learn or compare: give at least two classes"
+        )
+    return match(images, size=reading.size, channels=reading.channels, range=reading.range)
+
+
+def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, progress: bool) -> ImageSet:
+    """Rules, then pixels of the rows they keep."""
+    labels, classes, kept = entry.labels.apply(found.table, found.label, found.classes)
+    if not kept.any():
+        raise BadSource(f"the label rule of {entry.name} leaves none of its {len(kept):,} images: correct it")
+    table = found.table[kept].reset_index(drop=True)
+    group = None
+    if isinstance(entry.group, GroupRule):
+        group = entry.group.apply(table, found.group)
+    elif entry.group is None and found.group is not None:
+        group = GroupRule().apply(table, found.group)
+    if found.images is not None:
+        pixels, unreadable, at = (found.images if kept.all() else found.images[kept]), (), "stored"
+    else:
+        pixels, good, unreadable = files.read(found.root, table, reading, skip=skip, progress=progress)
+        labels, table, at = labels[good], table[good], reading.range
+        group = None if group is None else group[good]
+    facts = {"source": "", "licence": "", **found.facts}
+    for key in ("domain", "modality", "about", "beware", "source", "licence"):
+        facts[key] = getattr(entry, key) or facts.get(key, "")
+    paths = table["path"]
+    if "frame" in table:
+        paths = [f"{p}#{f}" for p, f in zip(paths, table["frame"], strict=True)]
+    return ImageSet(
+        np.asarray(pixels),
+        labels,
+        classes,
+        group=group,
+        paths=tuple(paths),
+        show_pixels=entry.show_pixels,
+        ordered=entry.labels.ordered,
+        range=at,
+        unreadable=unreadable,
+        name=entry.name if entry.about else entry.title,  # a path keeps its own name
+        **facts,
+    )

