@@ -12,7 +12,7 @@ Submodules in order; each imports only those above it:
     splits      training and test sets without a leak
 """
 
-from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, find, load, of_path
+from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, of_path
 from intrinsic.images.matching import Matching, Unmatched, check_matched, match
 from intrinsic.images.rules import BadRule, GroupRule, LabelRule
 from intrinsic.images.sets import (
@@ -59,6 +59,7 @@ __all__ = [
     "catalogue_files",
     "check_matched",
     "check_split",
+    "draft",
     "find",
     "load",
     "match",

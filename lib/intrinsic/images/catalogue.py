@@ -75,6 +75,7 @@ class Entry(pydantic.BaseModel):
     family: str = ""
     show_pixels: bool = True
     obtain: list[str] = []
+    parent: str = ""  # the entry that this one, a pair of its classes, was made from
     base: Path = REPOSITORY  # where a relative location starts; set by the reader of the file
 
     @pydantic.field_validator("adapter")
@@ -124,6 +125,44 @@ class Entry(pydantic.BaseModel):
         except BadSource:
             return False
         return place is None or place.exists()
+
+    def whereabouts(self) -> str:
+        """Where the set is, in two words: built in, here, or not here."""
+        if self.location is None:
+            return "built in"
+        return "here" if self.present() else "not here"
+
+    def describe(self) -> str:
+        """Everything that the catalogue says of the set, for a reader at a terminal."""
+        lines = [f"{self.name}: {self.title}"]
+        try:
+            place = self.place()
+            where = "built from installed packages" if place is None else f"{place} ({self.whereabouts()})"
+        except BadSource as error:
+            where = str(error)
+        facts = {
+            "domain": self.domain + (f", {self.modality}" if self.modality else ""),
+            "about": self.about,
+            "beware": self.beware,
+            "labels": self.labels.describe(),
+            "group": self.group if isinstance(self.group, str) else self.group.describe() if self.group else "",
+            "size": f"{self.size} pixels a side" if self.size else "",
+            "channels": {1: "1, grey", 3: "3, colour"}.get(self.channels, ""),
+            "source": self.source,
+            "licence": self.licence,
+            "citation": self.citation,
+            "pixels": "" if self.show_pixels else "not shown on published pages",
+            "adapter": f"{self.adapter}{' ' + str(self.options) if self.options else ''}",
+            "where": where,
+        }
+        lines += [f"  {key:9} {value}" for key, value in facts.items() if value]
+        if self.obtain:
+            lines.append("  how to get it")
+            lines += [f"    {i}. {step}" for i, step in enumerate(self.obtain, 1)]
+        return "\n".join(lines)
+
+    def __hash__(self):
+        return hash(self.model_dump_json())
 
 
 def catalogue(path=None) -> dict[str, Entry]:
@@ -266,7 +305,7 @@ def of_path(path: Path, **fields) -> Entry:
         "title": name or "images",
         "domain": "unknown",
         "adapter": "folder" if path.is_dir() else "npz",
-        "location": str(path.absolute()).replace("${", "$${"),
+        "location": str(path.absolute()),
         "about": "",
         "beware": "",
         "source": "",
@@ -276,6 +315,42 @@ def of_path(path: Path, **fields) -> Entry:
         return Entry.model_validate({**made, **fields})
     except pydantic.ValidationError as error:
         raise BadSource(f"{path}: {sentence(error, Entry.model_fields)}") from None
+
+
+_DRAFT = """\
+# An image set of your own. Replace what is in capitals, then name this file with --catalogue or in
+# INTRINSIC_CATALOGUE. `intrinsic datasets NAME` shows what is understood.
+"""
+
+
+def draft(source) -> str:
+    """A catalogue entry, as YAML text to be completed, for a folder, a file or an Entry. Raises as find and load do."""
+    entry = source if isinstance(source, Entry) else of_path(_existing(Path(source).expanduser()))
+    found = _ADAPTERS[entry.adapter][1](entry.place(), entry.checked_options(), False)
+    _, classes, _ = entry.labels.apply(found.table, found.label, found.classes)
+    labels = entry.labels.model_dump(exclude_defaults=True) | {"classes": {name: [name] for name in classes}}
+    fields = {
+        "title": entry.title.upper(),
+        "domain": "unknown",
+        "modality": "HOW THE IMAGES WERE MADE",
+        "adapter": entry.adapter,
+        "location": entry.location,
+        **({"options": entry.options} if entry.options else {}),
+        "labels": labels,
+        **({"group": entry.group.model_dump(exclude_defaults=True)} if isinstance(entry.group, GroupRule) else {}),
+        "about": "WHAT THE IMAGES ARE AND WHAT THE LABEL SAYS",
+        "beware": "WHAT THE SET IS NOT",
+        "source": "WHERE IT IS FROM",
+        "licence": "ITS LICENCE",
+        "show_pixels": True,
+    }
+    return _DRAFT + yaml.safe_dump({entry.name: fields}, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UnknownImageSet(f"{path} does not exist: give a folder or a file")
+    return path
 
 
 def _load(entry: Entry, reading: files.Reading, skip: bool, progress: bool) -> ImageSet:

@@ -54,6 +54,15 @@ class _Rule(pydantic.BaseModel):
                 raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
         return pattern
 
+    def describe(self) -> str:
+        """The rule in one line."""
+        parts = []
+        for key, value in self.model_dump(exclude_defaults=True).items():
+            if isinstance(value, dict):
+                value = "; ".join(f"{name}: {', '.join(parts_)}" for name, parts_ in value.items())  # noqa: PLW2901
+            parts.append(f"{key} {' | '.join(value) if isinstance(value, list | tuple) else value}")
+        return ", ".join(parts)
+
     def values(self, table: pd.DataFrame, default: str | None, what: str) -> tuple[list[str], np.ndarray]:
         """(text of each row, rows where the pattern matched). A pattern without a column reads the path."""
         column = self.column or ("path" if self.pattern else default)
