@@ -110,8 +110,6 @@ def plane_page(comparison, *, output=None) -> Path:
 
     Written to `compare/` of the output folder; returns its path.
     """
-    import vl_convert
-
     from intrinsic import charts
     from intrinsic.records import write_text
 
@@ -119,7 +117,16 @@ def plane_page(comparison, *, output=None) -> Path:
     name = re.sub(r"[^A-Za-z0-9-]+", "_", comparison.name).strip("_") or "set"
     path = _folder(output) / "compare" / f"{name}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, vl_convert.vegalite_to_html(spec, bundle=True))
+    title = html.escape(f"{comparison.name} among other image sets")
+    label = html.escape(spec.get("description") or "Chart", quote=True)
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>\n'
+        f'<body style="font-family: sans-serif"><h1>{title}</h1>\n'
+        f'<div id="chart" role="img" aria-label="{label}"></div>\n'
+        f"<script>{vega_bundle()}</script>\n"
+        f'<script>vegaEmbed("#chart", {embedded_json(spec)}, {{actions: false}});</script></body></html>\n'
+    )
+    write_text(path, page)
     return path
 
 
@@ -297,6 +304,9 @@ def _execute(page: Page, folder: Path, key: str, threads: int, processes: set) -
     }
     if "INTRINSIC_STORE" in environment:  # a relative one starts here, not where the notebook runs
         environment["INTRINSIC_STORE"] = str(Path(environment["INTRINSIC_STORE"]).resolve())
+    if "INTRINSIC_CATALOGUE" in environment:
+        files = [str(file.absolute()) for file in images.catalogue_files()[1:]]
+        environment["INTRINSIC_CATALOGUE"] = os.pathsep.join(files)
     process = subprocess.Popen(
         command,
         cwd=images.REPOSITORY,
