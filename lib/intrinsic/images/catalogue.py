@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pydantic
 import yaml
 
 from intrinsic.images import files
-from intrinsic.images.adapters import ADAPTERS, Found, Options
+from intrinsic.images.adapters import ADAPTERS, TABLES, Found, Options, adapter_of
 from intrinsic.images.embedded import EMBEDDED
 from intrinsic.images.matching import Range, check_match, match
 from intrinsic.images.rules import GroupRule, LabelRule
@@ -36,6 +37,7 @@ SHIPPED = REPOSITORY / "params" / "datasets.yaml"
 Adapter = tuple[type[Options], Callable[[Path | None, Any, bool], Found]]
 _ADAPTERS: dict[str, Adapter] = {**EMBEDDED, **ADAPTERS}
 WITHOUT_LOCATION = tuple(EMBEDDED)
+FILES = (".npz", *TABLES)  # files that are an image set, or list one
 
 
 class Entry(pydantic.BaseModel):
@@ -76,6 +78,13 @@ class Entry(pydantic.BaseModel):
     show_pixels: bool = True
     obtain: list[str] = []
     base: Path = REPOSITORY  # where a relative location starts; set by the reader of the file
+
+    @pydantic.field_validator("levels")
+    @classmethod
+    def _levels_exist(cls, levels):
+        if levels is not None:
+            files.Levels.of(levels)
+        return levels
 
     @pydantic.field_validator("adapter")
     @classmethod
@@ -239,7 +248,7 @@ def find(source, catalogue=None) -> Entry:
     """The entry of a catalogue name, or one made for a path. Raises UnknownImageSet."""
     if isinstance(source, str) and not source.strip():
         raise UnknownImageSet("the name of the image set is empty: give a catalogue name or a path")
-    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(".npz")
+    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(FILES)
     entries = _catalogue(catalogue) if may_be_name else {}
     if may_be_name and source in entries:
         return entries[source]
@@ -251,7 +260,7 @@ def find(source, catalogue=None) -> Entry:
             f"{source!r} is neither a name in the catalogue nor a path that exists"
             + (suggest(source, entries) or f"; the names are {', '.join(entries)}")
         )
-    raise UnknownImageSet(f"{path} does not exist: give a folder, a .npz file or a catalogue name")
+    raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
 
 
 _catalogue = catalogue  # `find` has an argument of that name
@@ -265,7 +274,7 @@ def of_path(path: Path, **fields) -> Entry:
         "name": plain,
         "title": name or "images",
         "domain": "unknown",
-        "adapter": "folder" if path.is_dir() else "npz",
+        "adapter": fields.get("adapter") or adapter_of(path),
         "location": str(path.absolute()).replace("${", "$${"),
         "about": "",
         "beware": "",
@@ -321,7 +330,7 @@ def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, pr
         facts[key] = getattr(entry, key) or facts.get(key, "")
     paths = table["path"]
     if "frame" in table:
-        paths = [f"{p}#{f}" for p, f in zip(paths, table["frame"], strict=True)]
+        paths = [p if pd.isna(f) else f"{p}#{f}" for p, f in zip(paths, table["frame"], strict=True)]
     return ImageSet(
         np.asarray(pixels),
         labels,
