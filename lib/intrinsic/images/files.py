@@ -38,7 +38,7 @@ DICOMS = (".dcm", ".dicom")
 NIFTIS = (".nii", ".nii.gz")
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP")
 MAX_VOXELS = 2**29  # of one volume: 512 x 512 x 2,048
-WORTH_CACHING = 50  # files; below, decoding takes no time to speak of
+WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below either, decoding takes a tenth of a second or two
 _DEFAULT_NIFTI = "percentile:0.1,99.9"
 _DEEP = "holds grey levels from {:g} to {:g} in more than 8 bits"
 _SAY = "and which of them become 0 and 255 changes every distance: give levels, e.g. levels='{}' or 'percentile:1,99'"
@@ -134,7 +134,7 @@ def read(root: Path, table: pd.DataFrame, reading: Reading, *, skip=False, progr
     images   uint8 (n, H, W) or (n, H, W, 3), of the rows that were read: a bool mask, all True unless skip
     skip     leave files out that cannot be read; the third value names each: ((path, reason), ...)
     threads  how many; the result does not depend on it. None: one a core
-    Files are decoded once: sets of 50 files and more come from the cache afterwards.
+    Files are decoded once: sets of 500 files or 4 MiB and more come from the cache afterwards.
     Raises BadImageFile (Undecided), MixedSizes, MixedFiles: for the first file in the order of rows.
     """
     files = _files(root, table)
@@ -150,7 +150,7 @@ def read(root: Path, table: pd.DataFrame, reading: Reading, *, skip=False, progr
                     shown.update()
                     yield result
 
-        keep = len(files) >= WORTH_CACHING and cache.limit() > 0
+        keep = cache.limit() > 0 and _worth_caching(files)
         if keep:
             held = cache.load(_key(table, files, list(each(_hash, "looking up")), reading))
             if held is not None:
@@ -193,6 +193,11 @@ def _files(root: Path, table: pd.DataFrame) -> list[_File]:
         file.frames.append(None if pd.isna(frame) else int(frame))
         file.axes.append(int(axis))
     return list(files.values())
+
+
+def _worth_caching(files: list[_File]) -> bool:
+    many, large = WORTH_CACHING
+    return len(files) >= many or sum(os.path.getsize(f.path) for f in files if os.path.isfile(f.path)) >= large
 
 
 def _key(table, files, digests, reading) -> str:
