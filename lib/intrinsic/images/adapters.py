@@ -210,7 +210,9 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
     table = pd.DataFrame(
         {"path": [file.relative_to(path).as_posix() for file, _, _ in rows], "folder": [name for _, name, _ in rows]}
     )
-    several = [_frames(file, kind) for file, _, kind in rows]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header are no concern of a list
+        several = [_frames(file, kind) for file, _, kind in rows]
     if any(n is not None for n in several):
         table = _each_frame(table, several)
         return Found(table, label="folder", group="volume", root=path)
@@ -412,12 +414,13 @@ def dicom(path: Path, options: DicomOptions, progress: bool = False) -> Found:
     """
     files = [file for file in _walk(path) if kind_of(file) == "DICOM"]
     wanted = list(dict.fromkeys((*HEADER, *options.tags)))
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda file: _header(file, ["Rows", *wanted]), files)
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header are no concern of a list
+        found = pool.map(lambda file: _header(file, ["Rows", "SOPClassUID", *wanted]), files)
         headers = list(tqdm(found, "listing", len(files), False, unit=" files", delay=1, disable=not progress))
     rows, several = [], []
     for file, header in zip(files, headers, strict=True):
-        if header is not None and "Rows" not in header:
+        if header is not None and _no_image(header):
             continue
         name = file.relative_to(path)
         row = {"path": name.as_posix(), "folder": name.parts[0] if len(name.parts) > 1 else ""}
@@ -434,14 +437,18 @@ def dicom(path: Path, options: DicomOptions, progress: bool = False) -> Found:
     return Found(listed, group=group, root=path)
 
 
+def _no_image(header) -> bool:
+    """Whether a DICOM file is meant to hold something else, e.g. a report. One damaged before its size is an image."""
+    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    return "Rows" not in header and kind is not None and "Image" not in kind.name
+
+
 def _header(file: Path, tags: list[str]):
     """Attributes of a DICOM header; None where it cannot be read, which is said once the file is."""
     import pydicom
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+        return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
     except Exception:  # pydicom raises nearly every type on damaged files
         return None
 
