@@ -5,11 +5,12 @@ rows, and `files.read` decodes only those.
 """
 
 import math
+import os
 import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,8 +180,9 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
 
     Columns: path, folder and, where there are such files, frame and volume (the path of the file), which is the group.
     """
-    above = {path.resolve(), *path.resolve().parents}
-    folders = [p for p in _listed(path) if p.is_dir() and not hidden(p) and p.resolve() not in above]
+    own = Path(os.path.realpath(path))
+    above = {str(own), *map(str, own.parents)}
+    folders = [p for p in _listed(path) if p.is_dir() and not hidden(p) and os.path.realpath(p) not in above]
     if not folders:
         loose = sum(kind_of(p) is not None for p in _listed(path))
         found = f"{loose} pictures and no folders" if loose else "no pictures"
@@ -192,7 +194,7 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
         )
     rows = []
     for one in folders:
-        everything = list(_walk(one, above, deeper=True))
+        everything = list(_walk(one, above))
         files = [(file, kind) for file in everything if (kind := kind_of(file)) is not None]
         here = [(file, kind) for file, kind in files if file.parent == one]
         if len(here) < len(files) and not options.nested:
@@ -210,13 +212,20 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
     table = pd.DataFrame(
         {"path": [file.relative_to(path).as_posix() for file, _, _ in rows], "folder": [name for _, name, _ in rows]}
     )
-    with warnings.catch_warnings():
+    if all(kind == "picture" for _, _, kind in rows):
+        return Found(table, label="folder", root=path)
+    several = _in_threads(lambda row: _frames(row[0], row[2]), rows, "listing", progress)
+    if all(n is None for n in several):
+        return Found(table, label="folder", root=path)
+    return Found(_each_frame(table, several), label="folder", group="volume", root=path)
+
+
+def _in_threads(work: Callable, items: Sequence, what: str, progress: bool) -> list:
+    """work(item) of all items, in their order."""
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header are no concern of a list
-        several = [_frames(file, kind) for file, _, kind in rows]
-    if any(n is not None for n in several):
-        table = _each_frame(table, several)
-        return Found(table, label="folder", group="volume", root=path)
-    return Found(table, label="folder", root=path)
+        results = pool.map(work, items)
+        return list(tqdm(results, what, len(items), False, unit=" files", delay=1, disable=not progress))
 
 
 def _listed(path: Path) -> list[Path]:
@@ -230,25 +239,27 @@ def _listed(path: Path) -> list[Path]:
         ) from None
 
 
-def _walk(path: Path, above: set[Path] = frozenset(), deeper: bool = True) -> Iterator[Path]:
+def _walk(path: Path, above: set[str] = frozenset()) -> Iterator[Path]:
     """Files in a folder and those below, sorted; each file once, however many links lead to it. Not those hidden.
 
-    above   resolved folders not to be entered, so that links that lead back end
+    above   real paths of folders not to be entered, so that links that lead back end
     """
     seen = set(above)
 
     def inside(folder: Path):
-        seen.add(folder.resolve())
+        home = os.path.realpath(folder)
+        seen.add(home)
         for entry in _listed(folder):
             if hidden(entry):
                 continue
-            if not entry.is_dir():
-                real = entry.resolve() if entry.is_symlink() else folder.resolve() / entry.name
-                if real not in seen:
-                    seen.add(real)
-                    yield entry
-            elif entry.resolve() not in seen:
+            real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
+            if real in seen:
+                continue
+            if entry.is_dir():
                 yield from inside(entry)
+            else:
+                seen.add(real)
+                yield entry
 
     yield from inside(path)
 
@@ -281,7 +292,8 @@ def table(path: Path, options: TableOptions, progress: bool = False) -> Found:
     """A table with one row an image: CSV, TSV or Parquet. Every column is there for the rules.
 
     Cells of CSV and TSV stay the text that they are, except that 1.0 is 1 outside the column of paths; empty ones and
-    NaN are missing, and so have no label.
+    NaN are missing, and so have no label. Paths may be absolute, or lead out of the root; files that are not there are
+    an error only for rows that the label rule keeps.
     """
     file = path if options.table is None else path / options.table
     base = path if path.is_dir() else path.parent
@@ -414,10 +426,7 @@ def dicom(path: Path, options: DicomOptions, progress: bool = False) -> Found:
     """
     files = [file for file in _walk(path) if kind_of(file) == "DICOM"]
     wanted = list(dict.fromkeys((*HEADER, *options.tags)))
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header are no concern of a list
-        found = pool.map(lambda file: _header(file, ["Rows", "SOPClassUID", *wanted]), files)
-        headers = list(tqdm(found, "listing", len(files), False, unit=" files", delay=1, disable=not progress))
+    headers = _in_threads(lambda file: _header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress)
     rows, several = [], []
     for file, header in zip(files, headers, strict=True):
         if header is not None and _no_image(header):
@@ -488,7 +497,7 @@ def nifti(path: Path, options: NiftiOptions, progress: bool = False) -> Found:
         start, stop = (math.ceil(n * fraction - 1e-9) for fraction in (options.start, options.to))
         return list(range(start, stop, options.step))
 
-    several = [chosen(file) for file in files]
+    several = _in_threads(chosen, files, "listing", progress)
     listed = pd.DataFrame(
         {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
     )
@@ -496,9 +505,8 @@ def nifti(path: Path, options: NiftiOptions, progress: bool = False) -> Found:
     listed["axis"] = options.axis
     if options.mask_pattern is None:
         return Found(listed, group="volume", root=path)
-    with ThreadPoolExecutor() as pool:
-        found = pool.map(lambda pair: _mask_pixels(*pair, options.axis), zip(files, masks, strict=True))
-        counts = list(tqdm(found, "masks", len(files), False, unit=" files", delay=1, disable=not progress))
+    pairs = list(zip(files, masks, strict=True))
+    counts = _in_threads(lambda pair: _mask_pixels(*pair, options.axis), pairs, "masks", progress)
     pixels = [n[i] for n, taken in zip(counts, several, strict=True) for i in ([0] if taken is None else taken)]
     listed["mask_pixels"] = pixels
     listed["has_mask"] = (listed["mask_pixels"] > 0).astype(int)

@@ -227,10 +227,11 @@ def load(
 ) -> ImageSet:
     """An image set: by catalogue name, by path, or by an Entry.
 
-    source     a name in the catalogue; an Entry; a folder with one folder of pictures a class; a .npz file with
-               `images` and `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`,
-               `source` and `licence`. A text is a path where it holds a slash or ends like a file; else it is
-               looked up in the catalogue first
+    source     a name in the catalogue; an Entry; a folder with one folder of pictures a class; a table (.csv, .tsv,
+               .parquet) with the columns `path`, `label` and optionally `group`; a .npz file with `images` and
+               `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`, `source` and
+               `licence`; for DICOM trees and NIfTI volumes see of_path. A text is a path where it holds a slash or
+               ends like a file; else it is looked up in the catalogue first
     size, channels, range   as in match()
     levels     what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading; instead of the entry's
     catalogue  a catalogue file, instead of those in use

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from tqdm import tqdm
 
 from intrinsic.images import cache
@@ -464,12 +464,15 @@ def _pictures(data: bytes, file: _File, levels: Levels | None):
         try:
             with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as picture:
                 _checked_size(*picture.size)
-                n = getattr(picture, "n_frames", 1)
-                if frame is not None or (n > 1 and picture.format == "TIFF"):  # of an animation the first is shown
-                    picture.seek(_checked_frame(frame, n, "pages"))
+                if frame is not None or picture.format == "TIFF":  # of an animation the first is shown
+                    picture.seek(_checked_frame(frame, getattr(picture, "n_frames", 1), "pages"))
                     _checked_size(*picture.size)
                 picture.load()
                 return _of_pillow(picture, data, levels)
+        except UnidentifiedImageError:
+            known = ", ".join(PILLOW_FORMATS)
+            why = f"it is none of {known}" if data else "it is empty"
+            raise BadImageFile(f"cannot be read as a picture ({why})") from None
         except Image.DecompressionBombError:
             raise BadImageFile(
                 f"unpacks to more pixels than is safe to load ({Image.MAX_IMAGE_PIXELS:,}), as a decompression bomb "
@@ -729,7 +732,7 @@ def _nifti(data: bytes, file: _File, levels: Levels | None):
 
     def get(frame, axis):
         i = _checked_frame(frame, values.shape[axis], "slices")
-        slice_ = values.take(i, axis=axis).T[::-1]
+        slice_ = np.moveaxis(values, axis, 0)[i].T[::-1]
         _checked_size(slice_.shape[1], slice_.shape[0])
         return _Picture(eight_bit(slice_, low, high), False, not as_stored)
 
