@@ -553,9 +553,6 @@ def test_links_that_loop_do_not_hang_and_links_to_data_work(tmp_path):
     (root / "a" / "loop").symlink_to(root)
     (root / "a" / "own").symlink_to(".")
     (root / "c").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(sets.BadSource, match="'own'"):
-        sets.load(root)
-    (root / "a" / "own").unlink()
     assert sets.load(root).counts() == {"a": 1, "b": 1, "c": 2}
 
 

@@ -5,7 +5,8 @@ Submodules in order; each imports only those above it:
     sets        ImageSet, duplicates, errors
     matching    one size, channels, range and M for a comparison
     rules       labels and groups by rule
-    files       pictures to arrays
+    cache       decoded images on disk
+    files       pictures, DICOM and NIfTI to arrays
     adapters    what a folder, a table, an archive or a package holds
     embedded    sets built from installed packages
     catalogue   entries, catalogue files, load

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pydantic
 import yaml
 
 from intrinsic.images import files
-from intrinsic.images.adapters import ADAPTERS, Found, Options
+from intrinsic.images.adapters import ADAPTERS, TABLES, Found, Options, adapter_of
 from intrinsic.images.embedded import EMBEDDED
 from intrinsic.images.matching import Range, check_match, match
 from intrinsic.images.rules import GroupRule, LabelRule
@@ -36,6 +37,7 @@ SHIPPED = REPOSITORY / "params" / "datasets.yaml"
 Adapter = tuple[type[Options], Callable[[Path | None, Any, bool], Found]]
 _ADAPTERS: dict[str, Adapter] = {**EMBEDDED, **ADAPTERS}
 WITHOUT_LOCATION = tuple(EMBEDDED)
+FILES = (".npz", *TABLES)  # files that are an image set, or list one
 
 
 class Entry(pydantic.BaseModel):
@@ -43,7 +45,7 @@ class Entry(pydantic.BaseModel):
 
     title, domain, modality, about, beware, source, licence, citation    for the reader
     adapter, options   how it is read
-    location           a folder or file; ${NAME} is an environment variable, ${NAME:-TEXT} with a default.
+    location           a folder or file; ${NAME} is an environment variable, ${NAME:-TEXT} with a default; $${ is a plain ${.
                        Relative ones start at the repository root (params/datasets.yaml) or beside the catalogue file
     labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
     size, channels     pixels a side and channels of the files, or those of the study; for the reader
@@ -77,6 +79,13 @@ class Entry(pydantic.BaseModel):
     obtain: list[str] = []
     parent: str = ""  # the entry that this one, a pair of its classes, was made from
     base: Path = REPOSITORY  # where a relative location starts; set by the reader of the file
+
+    @pydantic.field_validator("levels")
+    @classmethod
+    def _levels_exist(cls, levels):
+        if levels is not None:
+            files.Levels.of(levels)
+        return levels
 
     @pydantic.field_validator("adapter")
     @classmethod
@@ -115,8 +124,8 @@ class Entry(pydantic.BaseModel):
                 )
             return given
 
-        text = re.sub(r"\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, self.location)
-        return self.base / Path(text).expanduser()
+        text = re.sub(r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, self.location)
+        return self.base / Path(text.replace("$${", "${")).expanduser()
 
     def present(self) -> bool:
         """Whether the set can be read on this machine now, without a download."""
@@ -257,10 +266,11 @@ def load(
 ) -> ImageSet:
     """An image set: by catalogue name, by path, or by an Entry.
 
-    source     a name in the catalogue; an Entry; a folder with one folder of pictures a class; a .npz file with
-               `images` and `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`,
-               `source` and `licence`. A text is a path where it holds a slash or ends like a file; else it is
-               looked up in the catalogue first
+    source     a name in the catalogue; an Entry; a folder with one folder of pictures a class; a table (.csv, .tsv,
+               .parquet) with the columns `path`, `label` and optionally `group`; a .npz file with `images` and
+               `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`, `source` and
+               `licence`; for DICOM trees and NIfTI volumes see of_path. A text is a path where it holds a slash or
+               ends like a file; else it is looked up in the catalogue first
     size, channels, range   as in match()
     levels     what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading; instead of the entry's
     catalogue  a catalogue file, instead of those in use
@@ -278,7 +288,7 @@ def find(source, catalogue=None) -> Entry:
     """The entry of a catalogue name, or one made for a path. Raises UnknownImageSet."""
     if isinstance(source, str) and not source.strip():
         raise UnknownImageSet("the name of the image set is empty: give a catalogue name or a path")
-    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(".npz")
+    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(FILES)
     entries = _catalogue(catalogue) if may_be_name else {}
     if may_be_name and source in entries:
         return entries[source]
@@ -290,7 +300,7 @@ def find(source, catalogue=None) -> Entry:
             f"{source!r} is neither a name in the catalogue nor a path that exists"
             + (suggest(source, entries) or f"; the names are {', '.join(entries)}")
         )
-    raise UnknownImageSet(f"{path} does not exist: give a folder, a .npz file or a catalogue name")
+    raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
 
 
 _catalogue = catalogue  # `find` has an argument of that name
@@ -304,8 +314,8 @@ def of_path(path: Path, **fields) -> Entry:
         "name": plain,
         "title": name or "images",
         "domain": "unknown",
-        "adapter": "folder" if path.is_dir() else "npz",
-        "location": str(path.absolute()),
+        "adapter": fields.get("adapter") or adapter_of(path),
+        "location": str(path.absolute()).replace("${", "$${"),
         "about": "",
         "beware": "",
         "source": "",
@@ -396,7 +406,7 @@ def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, pr
         facts[key] = getattr(entry, key) or facts.get(key, "")
     paths = table["path"]
     if "frame" in table:
-        paths = [f"{p}#{f}" for p, f in zip(paths, table["frame"], strict=True)]
+        paths = [p if pd.isna(f) else f"{p}#{f}" for p, f in zip(paths, table["frame"], strict=True)]
     return ImageSet(
         np.asarray(pixels),
         labels,
