@@ -33,7 +33,7 @@ ORDER = [
 ]
 
 
-IMAGES = ["sets", "matching", "rules", "cache", "files", "adapters", "embedded", "catalogue", "splits"]
+IMAGES = ["sets", "matching", "rules", "cache", "files", "adapters", "embedded", "published", "catalogue", "splits"]
 
 
 def imported(path):

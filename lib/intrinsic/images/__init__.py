@@ -9,12 +9,20 @@ Submodules in order; each imports only those above it:
     files       pictures, DICOM and NIfTI to arrays
     adapters    what a folder, a table, an archive or a package holds
     embedded    sets built from installed packages
+    published   the paper's sets as its code gives them, defects included
     catalogue   entries, catalogue files, load
     splits      training and test sets without a leak
 """
 
 from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, of_path
 from intrinsic.images.matching import Matching, Unmatched, check_matched, match
+from intrinsic.images.published import (
+    PUBLISHED_OUTPUTS,
+    published_pairs,
+    published_slip,
+    published_split,
+    published_subset,
+)
 from intrinsic.images.rules import BadRule, GroupRule, LabelRule
 from intrinsic.images.sets import (
     DOMAINS,
@@ -36,6 +44,7 @@ from intrinsic.images.splits import Split, balanced_draws, check_split, reachabl
 
 __all__ = [
     "DOMAINS",
+    "PUBLISHED_OUTPUTS",
     "REPOSITORY",
     "BadCatalogue",
     "BadImageFile",
@@ -65,6 +74,10 @@ __all__ = [
     "load",
     "match",
     "of_path",
+    "published_pairs",
+    "published_slip",
+    "published_split",
+    "published_subset",
     "reachable",
     "regroup",
     "split",

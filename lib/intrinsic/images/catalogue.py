@@ -1,9 +1,11 @@
 """The catalogue: an image set is data, not code. Entries, catalogue files, and `load`, which reads any set."""
 
 import functools
+import hashlib
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,13 @@ from intrinsic.images import files
 from intrinsic.images.adapters import ADAPTERS, TABLES, Found, Options, adapter_of
 from intrinsic.images.embedded import EMBEDDED
 from intrinsic.images.matching import Range, check_match, match
+from intrinsic.images.published import (
+    PUBLISHED_SIZE,
+    AsPublished,
+    published_names,
+    published_pixels,
+    published_rows,
+)
 from intrinsic.images.rules import GroupRule, LabelRule
 from intrinsic.images.sets import (
     REPOSITORY,
@@ -50,6 +59,8 @@ class Entry(pydantic.BaseModel):
     labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
     size, channels     pixels a side and channels of the files, or those of the study; for the reader
     levels             what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading
+    at_most            images of each class: of larger classes those whose paths have the smallest SHA-256 are read
+    as_published       how the paper's code reads this set, if it does
     family             sets made of the same pictures carry one name, and count once in the statistics
     show_pixels        false: published pages show none of its pixels
     obtain             how to get it, step by step
@@ -69,6 +80,8 @@ class Entry(pydantic.BaseModel):
     size: int | None = pydantic.Field(None, ge=1)
     channels: Literal[1, 3] | None = None
     levels: str | None = None
+    at_most: int | None = pydantic.Field(None, ge=1)
+    as_published: AsPublished | None = None
     about: str
     beware: str
     source: str
@@ -98,6 +111,7 @@ class Entry(pydantic.BaseModel):
     def _options_fit(self):
         try:
             self.checked_options()
+            self.checked_options(as_published=True)
         except pydantic.ValidationError as error:
             known = _ADAPTERS[self.adapter][0].model_fields
             raise ValueError(f"options of adapter {self.adapter}: {sentence(error, known)}") from None
@@ -106,9 +120,10 @@ class Entry(pydantic.BaseModel):
             raise ValueError(f"adapter {self.adapter} {need}")
         return self
 
-    def checked_options(self) -> Options:
-        """The options as the adapter's own model."""
-        return _ADAPTERS[self.adapter][0].model_validate(self.options)
+    def checked_options(self, as_published: bool = False) -> Options:
+        """The options as the adapter's own model; as_published: with those of the paper's code."""
+        theirs = self.as_published.options if as_published and self.as_published else {}
+        return _ADAPTERS[self.adapter][0].model_validate(self.options | theirs)
 
     def place(self) -> Path | None:
         """Where the set is on this machine, whether or not it is there. Raises BadSource for an unset variable."""
@@ -263,6 +278,7 @@ def load(
     catalogue=None,
     skip_unreadable: bool = False,
     progress: bool = False,
+    as_published: bool = False,
 ) -> ImageSet:
     """An image set: by catalogue name, by path, or by an Entry.
 
@@ -276,10 +292,19 @@ def load(
     catalogue  a catalogue file, instead of those in use
     skip_unreadable   leave files out that cannot be read, and list them in ImageSet.unreadable
     progress   a progress bar on long reading
+    as_published   the images that the paper's released code would use, with its defects: see images/published.py.
+                   Size is 224 unless given; channels, range and levels are theirs
     Raises UnknownImageSet, BadCatalogue, BadSource (BadImageFile, MixedSizes, BadRule) or BadImages.
     """
     check_match(size, channels, range)
     entry = source if isinstance(source, Entry) else find(source, catalogue)
+    if as_published:
+        if channels or range != "stored" or levels or skip_unreadable:
+            raise ValueError(
+                "as_published fixes channels, range, levels and which files are read, and one of them is given: leave "
+                "it out, and use match() on the result"
+            )
+        return _load_as_published(entry, size or PUBLISHED_SIZE, progress)
     reading = files.Reading(size, channels, range, levels or entry.levels)
     return _load(entry, reading, skip_unreadable, progress)
 
@@ -364,6 +389,16 @@ def _existing(path: Path) -> Path:
 
 
 def _load(entry: Entry, reading: files.Reading, skip: bool, progress: bool) -> ImageSet:
+    found = _find(entry, entry.checked_options(), progress)
+    try:
+        images = _assemble(entry, found, reading, skip, progress)
+    except BadImages as error:
+        raise BadImages(f"{entry.place() or entry.name}: {error}") from None
+    _check_classes(images)
+    return match(images, size=reading.size, channels=reading.channels, range=reading.range)
+
+
+def _find(entry: Entry, options: Options, progress: bool) -> Found:
     place = entry.place()
     if place is not None and not place.exists():
         how = f"; `intrinsic datasets {entry.name}` says how to get it" if entry.obtain else ""
@@ -371,17 +406,44 @@ def _load(entry: Entry, reading: files.Reading, skip: bool, progress: bool) -> I
             f"{place} does not exist: put the image set {entry.name} there, or correct its location in the "
             f"catalogue{how}"
         )
-    found = _ADAPTERS[entry.adapter][1](place, entry.checked_options(), progress)
-    try:
-        images = _assemble(entry, found, reading, skip, progress)
-    except BadImages as error:
-        raise BadImages(f"{place or entry.name}: {error}") from None
+    return _ADAPTERS[entry.adapter][1](place, options, progress)
+
+
+def _check_classes(images: ImageSet) -> None:
     if images.n_classes < 2:
         raise BadSource(
             f"{images.name} has images of one class only, {images.classes[images.labels[0]]!r}, so there are "
             "no labels to learn or compare: give at least two classes"
         )
-    return match(images, size=reading.size, channels=reading.channels, range=reading.range)
+
+
+def _load_as_published(entry: Entry, size: int, progress: bool) -> ImageSet:
+    theirs = entry.as_published
+    if theirs is None:
+        raise BadSource(
+            f"the entry of {entry.name} does not say how the paper's code reads it (as_published), so it cannot be "
+            "repeated: load the set without as_published"
+        )
+    found = _find(entry, entry.checked_options(as_published=True), progress)
+    found = replace(found, table=found.table.reset_index(drop=True))
+    seen = np.flatnonzero(published_names(found.table, theirs.names_with))
+    rule = theirs.labels or entry.labels
+    labels, classes, kept = rule.apply(found.table.iloc[seen], found.label, found.classes)
+    if not kept.any():
+        raise BadSource(f"the label rule of {entry.name} leaves none of its {len(kept):,} images: correct it")
+    labels, rows = published_rows(labels, seen[kept], theirs.slips)
+    images = ImageSet(
+        published_pixels(found, rows, theirs.channels, size, progress=progress),
+        labels,
+        classes,
+        paths=_paths(found.table.iloc[rows]),
+        show_pixels=entry.show_pixels,
+        range="image",
+        name=f"{entry.name} as published",
+        **_facts(entry, found),
+    )
+    _check_classes(images)
+    return images
 
 
 def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, progress: bool) -> ImageSet:
@@ -389,6 +451,10 @@ def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, pr
     labels, classes, kept = entry.labels.apply(found.table, found.label, found.classes)
     if not kept.any():
         raise BadSource(f"the label rule of {entry.name} leaves none of its {len(kept):,} images: correct it")
+    if entry.at_most is not None:
+        drawn = _drawn(_paths(found.table[kept]), labels, entry.at_most)
+        labels, kept = labels[drawn], np.flatnonzero(kept)[drawn]
+        kept = np.isin(np.arange(len(found.table)), kept)
     table = found.table[kept].reset_index(drop=True)
     group = None
     if isinstance(entry.group, GroupRule):
@@ -401,22 +467,39 @@ def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, pr
         pixels, good, unreadable = files.read(found.root, table, reading, skip=skip, progress=progress)
         labels, table, at = labels[good], table[good], reading.range
         group = None if group is None else group[good]
-    facts = {"source": "", "licence": "", **found.facts}
-    for key in ("domain", "modality", "about", "beware", "source", "licence"):
-        facts[key] = getattr(entry, key) or facts.get(key, "")
-    paths = table["path"]
-    if "frame" in table:
-        paths = [p if pd.isna(f) else f"{p}#{f}" for p, f in zip(paths, table["frame"], strict=True)]
     return ImageSet(
         np.asarray(pixels),
         labels,
         classes,
         group=group,
-        paths=tuple(paths),
+        paths=_paths(table),
         show_pixels=entry.show_pixels,
         ordered=entry.labels.ordered,
         range=at,
         unreadable=unreadable,
         name=entry.name if entry.about else entry.title,  # a path keeps its own name
-        **facts,
+        **_facts(entry, found),
     )
+
+
+def _drawn(paths, labels: np.ndarray, at_most: int) -> np.ndarray:
+    """Rows (bool) of the at_most images of each class whose paths have the smallest SHA-256: random, yet repeatable."""
+    drawn = np.zeros(len(labels), dtype=bool)
+    digests = np.array([hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest() for path in paths])
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        drawn[rows[np.argsort(digests[rows], kind="stable")[:at_most]]] = True
+    return drawn
+
+
+def _paths(table) -> tuple[str, ...]:
+    if "frame" in table:
+        return tuple(str(p) if pd.isna(f) else f"{p}#{f}" for p, f in zip(table["path"], table["frame"], strict=True))
+    return tuple(str(p) for p in table["path"])
+
+
+def _facts(entry: Entry, found: Found) -> dict[str, Any]:
+    facts = {"source": "", "licence": "", **found.facts}
+    for key in ("domain", "modality", "about", "beware", "source", "licence"):
+        facts[key] = getattr(entry, key) or facts.get(key, "")
+    return facts

@@ -93,6 +93,7 @@ class LabelRule(_Rule):
     grades            values from lowest to highest; with positive_from, the grade from which the label is 1
     others            a value in no class: refuse | drop
     missing           an empty cell, or a path that the pattern does not match: refuse | drop | as:NAME (a class)
+    unused            a value of a class that no image has: refuse | allow
     """
 
     classes: dict[Text, list[Text]] | None = None
@@ -101,6 +102,7 @@ class LabelRule(_Rule):
     positive_from: Text | None = None
     others: Literal["refuse", "drop"] = "refuse"
     missing: Annotated[str, pydantic.Field(pattern=r"^(refuse|drop|as:.+)$")] = "refuse"
+    unused: Literal["refuse", "allow"] = "refuse"
 
     @pydantic.model_validator(mode="after")
     def _one_way(self):
@@ -184,9 +186,10 @@ class LabelRule(_Rule):
                 f"{int(outside.sum()):,} of {len(values):,} images; add it, or say `others: drop` in the label rule"
             )
         unused = [part for part in code if part not in set(values)]
-        if unused and self.mapping() is not None:
+        if unused and self.unused == "refuse" and self.mapping() is not None:
             raise BadRule(
-                f"no image has the label {unused[0]!r} that a class is made of; the labels found are "
+                f"no image has the label {unused[0]!r} that a class is made of (where that is right, say "
+                "`unused: allow`); the labels found are "
                 + ", ".join(sorted({v for v in values if v}, key=_natural)[:20])
                 + suggest(unused[0], set(values))
             )
