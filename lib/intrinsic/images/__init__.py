@@ -4,6 +4,7 @@ Submodules in order; each imports only those above it:
 
     sets        ImageSet, duplicates, errors
     matching    one size, channels, range and M for a comparison
+    downloads   one file from a web address, whole and checked
     rules       labels and groups by rule
     files       pictures to arrays
     adapters    what a folder, a table, an archive or a package holds
