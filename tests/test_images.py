@@ -742,7 +742,7 @@ def test_an_unknown_name_is_answered_with_the_closest_one(tmp_path):
 
 def test_every_entry_says_what_it_is_and_what_it_is_not():
     entries = sets.catalogue()
-    assert list(entries) == EMBEDDED
+    assert list(entries)[: len(EMBEDDED)] == EMBEDDED
     for entry in entries.values():
         assert min(len(t) for t in (entry.title, entry.about, entry.beware, entry.source, entry.licence)) > 2
     assert {e.domain for e in entries.values()} == {"natural", "medical", "synthetic"}

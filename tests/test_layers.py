@@ -33,7 +33,7 @@ ORDER = [
 ]
 
 
-IMAGES = ["sets", "matching", "downloads", "rules", "files", "adapters", "embedded", "catalogue", "splits"]
+IMAGES = ["sets", "matching", "downloads", "rules", "files", "adapters", "embedded", "packaged", "catalogue", "splits"]
 
 
 def imported(path):

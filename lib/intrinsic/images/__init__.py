@@ -9,6 +9,7 @@ Submodules in order; each imports only those above it:
     files       pictures to arrays
     adapters    what a folder, a table, an archive or a package holds
     embedded    sets built from installed packages
+    packaged    sets of torchvision and MedMNIST, downloaded when first read
     catalogue   entries, catalogue files, load
     splits      training and test sets without a leak
 """
