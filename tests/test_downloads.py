@@ -53,8 +53,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if start >= len(body):
                 return self.send_error(416)
             self.send_response(206)
-            shift = 1 if trouble == "elsewhere" else 0
-            self.send_header("Content-Range", f"bytes {start + shift}-{len(body) - 1}/{len(body)}")
+            start += trouble == "elsewhere"
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:
             self.send_response(200)
         if trouble != "no length":
@@ -110,9 +110,10 @@ def test_a_file_is_fetched_once(server, tmp_path, capfd, checksums):
 
 
 @pytest.mark.parametrize("trouble", ["500", "503", "429", "reset"])
-def test_a_server_in_trouble_is_asked_again_after_growing_waits(server, tmp_path, trouble):
+def test_a_server_in_trouble_is_asked_again_after_growing_waits(server, tmp_path, capfd, trouble):
     server.plan = [trouble, trouble]
     assert get(server, tmp_path / "set.bin", md5=MD5) == [1, 4]
+    assert re.findall(r"^set\.bin: .*; trying again in (.*) s$", capfd.readouterr().err, re.MULTILINE) == ["1", "4"]
     assert (tmp_path / "set.bin").read_bytes() == BODY
     assert len(server.asked) == 3
 

@@ -174,7 +174,9 @@ class _Download:
                 furthest = max(furthest, received)
                 if failures >= self.attempts:
                     raise self.failed(str(error), received, failures) from None
-                self.sleep(4.0 ** (failures - 1))
+                wait = 4.0 ** (failures - 1)
+                print(f"{self.target.name}: {error}; trying again in {wait:g} s", file=sys.stderr)
+                self.sleep(wait)
 
     def _try(self, file: BinaryIO) -> None:
         start = file.seek(0, os.SEEK_END)
