@@ -253,7 +253,7 @@ def test_frames_of_a_table_are_those_of_the_file(tmp_path):
 
 def test_a_second_table_is_joined_row_by_row(chest):
     (chest / "patients.csv").write_text("patient,sex,score\n007,F,9\n12,M,8\n")
-    options = {"join": {"table": "patients.csv", "on": "patient"}}
+    options = {"join": {"table": "patients.csv", "column": "patient"}}
     entry = of_path(chest / "train.csv", options=options, labels={"column": "sex", "missing": "drop"})
     images = load(entry)
     assert images.paths == tuple(f"png/{letter}.png" for letter in "abce")
@@ -284,8 +284,8 @@ def test_a_second_table_is_joined_row_by_row(chest):
         (b"path,label\n\xff\xfe,1\n", {}, "cannot be read as a table.*UTF-8"),
         ("a,1\n", {"columns": ["path"]}, "has 2 columns, and 1 names"),
         ("path,label\na,1\n", {"frame_column": "z"}, "no column 'z'"),
-        ("path,label\na,1\n", {"join": {"table": "no.csv", "on": "path"}}, r"no\.csv does not exist"),
-        ("path,label\na,1\n", {"join": {"table": "no.xlsx", "on": "path"}}, "no table of a known kind"),
+        ("path,label\na,1\n", {"join": {"table": "no.csv", "column": "path"}}, r"no\.csv does not exist"),
+        ("path,label\na,1\n", {"join": {"table": "no.xlsx", "column": "path"}}, "no table of a known kind"),
     ],
 )
 def test_a_table_that_lists_no_images_says_why(tmp_path, content, options, message):
@@ -305,7 +305,7 @@ def test_options_that_do_not_fit_are_refused_when_the_entry_is_made(tmp_path):
     for options, message in (
         ({"path_pattern": "("}, "not a regular expression"),
         ({"jion": 3}, "did you mean 'join'"),
-        ({"join": {"table": "x.csv"}}, "join.on"),
+        ({"join": {"table": "x.csv"}}, "join.column"),
     ):
         with pytest.raises(BadSource, match=message):
             of_path(tmp_path / "t.csv", options=options)

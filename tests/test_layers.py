@@ -33,7 +33,20 @@ ORDER = [
 ]
 
 
-IMAGES = ["sets", "matching", "rules", "cache", "files", "adapters", "embedded", "published", "catalogue", "splits"]
+IMAGES = [
+    "sets",
+    "matching",
+    "downloads",
+    "rules",
+    "cache",
+    "files",
+    "adapters",
+    "embedded",
+    "packaged",
+    "published",
+    "catalogue",
+    "splits",
+]
 
 
 def imported(path):

@@ -405,7 +405,7 @@ def _datasets(arguments) -> int:
             if not entry.parent and (entry.present() or not arguments.present):
                 pairs = sum(1 for other in entries.values() if other.parent == name)
                 more = f"; pairs of its classes: {name}-pair1 to {name}-pair{pairs}" if pairs else ""
-                print(f"{name:22} {entry.domain:10} {where:14} {entry.title}{more}")
+                print(f"{name:27} {entry.domain:10} {where:10} {entry.title}{more}")
         print("`intrinsic datasets NAME` tells more of a set, and how to get it")
         return 0
     if arguments.name not in entries:

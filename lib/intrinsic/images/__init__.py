@@ -4,11 +4,13 @@ Submodules in order; each imports only those above it:
 
     sets        ImageSet, duplicates, errors
     matching    one size, channels, range and M for a comparison
+    downloads   one file from a web address, whole and checked
     rules       labels and groups by rule
     cache       decoded images on disk
     files       pictures, DICOM and NIfTI to arrays
     adapters    what a folder, a table, an archive or a package holds
     embedded    sets built from installed packages
+    packaged    sets of torchvision and MedMNIST, downloaded when first read
     published   the paper's sets as its code gives them, defects included
     catalogue   entries, catalogue files, load
     splits      training and test sets without a leak

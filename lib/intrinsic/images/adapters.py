@@ -68,7 +68,7 @@ class JoinOptions(Options):
     """A second table: its file, from `location` on; the column that both share; which images stay."""
 
     table: str
-    on: str
+    column: str
     how: Literal["left", "inner"] = "left"
 
 
@@ -82,7 +82,7 @@ class TableOptions(Options):
     path_template  the path, from its groups: {0}, {1}, ... or {name}; {0} is all that matches where it has no group
     root           the folder from which paths start, from `location` on; none: the table's own
     frame_column   which frame or slice of the file, counted from 0
-    join           a second table: its rows are added where the column `on` is equal; how: left (keep all images) or
+    join           a second table: its rows are added where their `column` is equal; how: left (keep all images) or
                    inner (only those that it holds)
     """
 
@@ -387,17 +387,17 @@ def _joined(rows: pd.DataFrame, file: Path, join: JoinOptions, base: Path) -> pd
     second = base / join.table
     other = _table_file(second, None)
     for name, columns in ((file, rows), (second, other)):
-        if join.on not in columns:
-            raise _no_column(name, join.on, columns)
-    keys = [_plain_number(text_of(cell)) for cell in other[join.on]]
+        if join.column not in columns:
+            raise _no_column(name, join.column, columns)
+    keys = [_plain_number(text_of(cell)) for cell in other[join.column]]
     twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
     if twice is not None:
         raise BadSource(
-            f"{second} has {twice!r} more than once in its column {join.on!r}, so it is open which row belongs to an "
+            f"{second} has {twice!r} more than once in its column {join.column!r}, so it is open which row belongs to an "
             "image: keep one row for each"
         )
-    other = other.assign(**{"\0key": keys}).drop(columns=join.on)
-    own = rows.assign(**{"\0key": [_plain_number(text_of(cell)) for cell in rows[join.on]]})
+    other = other.assign(**{"\0key": keys}).drop(columns=join.column)
+    own = rows.assign(**{"\0key": [_plain_number(text_of(cell)) for cell in rows[join.column]]})
     merged = own.merge(other, on="\0key", how=join.how, suffixes=("", f"_{Path(join.table).stem}"))
     return merged.drop(columns="\0key").reset_index(drop=True)
 

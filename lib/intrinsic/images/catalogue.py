@@ -4,10 +4,11 @@ import functools
 import hashlib
 import os
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from intrinsic.images import files
 from intrinsic.images.adapters import ADAPTERS, TABLES, Found, Options, adapter_of
 from intrinsic.images.embedded import EMBEDDED
 from intrinsic.images.matching import Range, check_match, match
+from intrinsic.images.packaged import PACKAGED, PackagedOptions
 from intrinsic.images.published import (
     PUBLISHED_SIZE,
     AsPublished,
@@ -25,7 +27,7 @@ from intrinsic.images.published import (
     published_pixels,
     published_rows,
 )
-from intrinsic.images.rules import GroupRule, LabelRule
+from intrinsic.images.rules import GroupRule, LabelRule, Text
 from intrinsic.images.sets import (
     REPOSITORY,
     BadCatalogue,
@@ -44,9 +46,43 @@ ENVIRONMENT = "INTRINSIC_CATALOGUE"  # further catalogue files, separated as in 
 SHIPPED = REPOSITORY / "params" / "datasets.yaml"
 
 Adapter = tuple[type[Options], Callable[[Path | None, Any, bool], Found]]
-_ADAPTERS: dict[str, Adapter] = {**EMBEDDED, **ADAPTERS}
+_ADAPTERS: dict[str, Adapter] = {**EMBEDDED, **ADAPTERS, **PACKAGED}
 WITHOUT_LOCATION = tuple(EMBEDDED)
 FILES = (".npz", *TABLES)  # files that are an image set, or list one
+
+
+class Pairs(pydantic.BaseModel):
+    """Pairs of classes, drawn at random without repetition; each becomes an image set of its own.
+
+    count    how many
+    seed     of numpy's default_rng, which puts all pairs into one order: with a greater count, those of a smaller stay
+    values   the classes as the label rule finds them; or how many there are, for pairs of places such as ["#3", "#7"]
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    count: int = pydantic.Field(5, ge=1)
+    seed: int = pydantic.Field(0, ge=0)
+    values: Annotated[int, pydantic.Field(ge=2)] | Annotated[list[Text], pydantic.Field(min_length=2)]
+
+    @pydantic.model_validator(mode="after")
+    def _enough(self):
+        n = len(self.names())
+        if len(set(self.names())) < n:
+            raise ValueError("a class is named twice in `values`")
+        if self.count > n * (n - 1) // 2:
+            raise ValueError(f"{n} classes make {n * (n - 1) // 2} pairs, and {self.count} are asked for")
+        return self
+
+    def names(self) -> list[str]:
+        return [f"#{i}" for i in range(self.values)] if isinstance(self.values, int) else self.values
+
+    def drawn(self) -> list[tuple[str, str]]:
+        """The pairs, in the order in which they were drawn; inside a pair, in the order of `values`."""
+        names = self.names()
+        first, second = np.triu_indices(len(names), 1)
+        order = np.random.default_rng(self.seed).permutation(len(first))[: self.count]
+        return [(names[first[i]], names[second[i]]) for i in order]
 
 
 class Entry(pydantic.BaseModel):
@@ -54,9 +90,12 @@ class Entry(pydantic.BaseModel):
 
     title, domain, modality, about, beware, source, licence, citation    for the reader
     adapter, options   how it is read
-    location           a folder or file; ${NAME} is an environment variable, ${NAME:-TEXT} with a default; $${ is a plain ${.
+    location           a folder or file; ${NAME} is an environment variable, ${NAME:-TEXT} with a default;
+                       $${ is a plain ${.
                        Relative ones start at the repository root (params/datasets.yaml) or beside the catalogue file
     labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
+    pairs              Pairs: the catalogue then also holds NAME-pair1, NAME-pair2, ..., each of two classes
+    parent             of such a pair, the name of its set; set by the reader of the file
     size, channels     pixels a side and channels of the files, or those of the study; for the reader
     levels             what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading
     at_most            images of each class: of larger classes those whose paths have the smallest SHA-256 are read
@@ -77,6 +116,7 @@ class Entry(pydantic.BaseModel):
     options: dict[str, Any] = {}
     labels: LabelRule = LabelRule()
     group: GroupRule | Literal["unknown"] | None = None
+    pairs: Pairs | None = None
     size: int | None = pydantic.Field(None, ge=1)
     channels: Literal[1, 3] | None = None
     levels: str | None = None
@@ -148,13 +188,18 @@ class Entry(pydantic.BaseModel):
             place = self.place()
         except BadSource:
             return False
+        options = self.checked_options()
+        if isinstance(options, PackagedOptions):
+            return options.present(place)
         return place is None or place.exists()
 
     def whereabouts(self) -> str:
-        """Where the set is, in two words: built in, here, or not here."""
+        """Where the set is, in a word or two: built in, here, downloads (when it is first read), not here."""
         if self.location is None:
             return "built in"
-        return "here" if self.present() else "not here"
+        if self.present():
+            return "here"
+        return "downloads" if isinstance(self.checked_options(), PackagedOptions) else "not here"
 
     def describe(self) -> str:
         """Everything that the catalogue says of the set, for a reader at a terminal."""
@@ -179,14 +224,35 @@ class Entry(pydantic.BaseModel):
             "adapter": f"{self.adapter}{' ' + str(self.options) if self.options else ''}",
             "where": where,
         }
-        lines += [f"  {key:9} {value}" for key, value in facts.items() if value]
+        lines += [_wrapped(f"  {key:9} ", value) for key, value in facts.items() if value]
         if self.obtain:
             lines.append("  how to get it")
-            lines += [f"    {i}. {step}" for i, step in enumerate(self.obtain, 1)]
+            lines += [_wrapped(f"    {i}. ", step) for i, step in enumerate(self.obtain, 1)]
         return "\n".join(lines)
 
     def __hash__(self):
         return hash(self.model_dump_json())
+
+    def of_pairs(self) -> list["Entry"]:
+        """An entry for each pair drawn: the same in all but name, title, labels, and family where this has none."""
+        fields = self.model_dump(exclude={"pairs", "labels"}, exclude_unset=True)
+        labels = self.labels.model_dump(exclude_unset=True)
+        made = []
+        for i, (a, b) in enumerate(self.pairs.drawn() if self.pairs else [], 1):
+            changed = {
+                "name": f"{self.name}-pair{i}",
+                "title": f"{self.title}: {a} against {b}",
+                "labels": {**labels, "pair": (a, b)},
+                "family": self.family or self.name,
+                "parent": self.name,
+            }
+            made.append(Entry.model_validate({**fields, **changed}))
+        return made
+
+
+def _wrapped(start: str, text: str) -> str:
+    indent = " " * len(start)
+    return textwrap.fill(text, 110, initial_indent=start, subsequent_indent=indent, break_long_words=False)
 
 
 def catalogue(path=None) -> dict[str, Entry]:
@@ -244,9 +310,17 @@ def _read_catalogue(path, stamp):
         if not isinstance(name, str) or not isinstance(fields, dict):
             raise BadCatalogue(f"{path}: {name!r} is not a name followed by fields such as title and adapter")
         try:
-            entries[name] = Entry.model_validate({**fields, "name": name, "base": base})
+            entry = Entry.model_validate({**fields, "name": name, "base": base, "parent": ""})
+            made = [entry, *entry.of_pairs()]
         except pydantic.ValidationError as error:
             raise BadCatalogue(f"{path}, image set {name!r}: {sentence(error, Entry.model_fields)}") from None
+        for one in made:
+            if one.parent and one.name in content:
+                raise BadCatalogue(
+                    f"{path}: {one.name!r} is the name of an image set and of a pair drawn for {one.parent!r}, so it "
+                    "would be ambiguous: rename the set"
+                )
+            entries[one.name] = one
     return entries
 
 
@@ -400,7 +474,7 @@ def _load(entry: Entry, reading: files.Reading, skip: bool, progress: bool) -> I
 
 def _find(entry: Entry, options: Options, progress: bool) -> Found:
     place = entry.place()
-    if place is not None and not place.exists():
+    if place is not None and not place.exists() and not isinstance(options, PackagedOptions):
         how = f"; `intrinsic datasets {entry.name}` says how to get it" if entry.obtain else ""
         raise BadSource(
             f"{place} does not exist: put the image set {entry.name} there, or correct its location in the "
