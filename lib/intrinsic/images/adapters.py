@@ -393,8 +393,8 @@ def _joined(rows: pd.DataFrame, file: Path, join: JoinOptions, base: Path) -> pd
     twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
     if twice is not None:
         raise BadSource(
-            f"{second} has {twice!r} more than once in its column {join.column!r}, so it is open which row belongs to an "
-            "image: keep one row for each"
+            f"{second} has {twice!r} more than once in its column {join.column!r}, so it is open which row belongs to "
+            "an image: keep one row for each"
         )
     other = other.assign(**{"\0key": keys}).drop(columns=join.column)
     own = rows.assign(**{"\0key": [_plain_number(text_of(cell)) for cell in rows[join.column]]})
