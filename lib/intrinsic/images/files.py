@@ -41,7 +41,7 @@ MAX_VOXELS = 2**29  # of one volume: 512 x 512 x 2,048
 WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below either, decoding takes a tenth of a second or two
 _DEFAULT_NIFTI = "percentile:0.1,99.9"
 _DEEP = "holds grey levels from {:g} to {:g} in more than 8 bits"
-_SAY = "and which of them become 0 and 255 changes every distance: give levels, e.g. levels='{}' or 'percentile:1,99'"
+_SAY = "and which of them become 0 and 255 changes every distance: choose levels (--levels), e.g. {} or percentile:1,99"
 
 
 class BadLevels(ValueError):
@@ -156,9 +156,9 @@ def read(root: Path, table: pd.DataFrame, reading: Reading, *, skip=False, progr
             if held is not None:
                 return _chosen(files, *held, skip)
         results = list(each(lambda file: _decode(file, reading), "reading"))
-    pictures = [None] * len(table)
-    errors = {}
-    undecided = {}
+    digests = [digest for digest, _ in results]
+    pictures: dict[int, _Picture] = {}
+    errors, undecided = {}, {}
     for file, (_, decoded) in zip(files, results, strict=True):
         for row, picture in zip(file.rows, decoded, strict=True):
             if isinstance(picture, Undecided):
@@ -169,16 +169,14 @@ def read(root: Path, table: pd.DataFrame, reading: Reading, *, skip=False, progr
                 pictures[row] = picture
     if undecided and (skip or min(undecided) < min(errors, default=len(table))):
         raise Undecided(undecided[min(undecided)])
-    if errors and not skip:
+    if errors and (not skip or not pictures):
         _refuse(files, errors)
-    good = np.array([picture is not None for picture in pictures], dtype=bool)
-    if not good.any():
-        _refuse(files, errors)
-    images = _stacked(root, table["path"][good], [p for p in pictures if p is not None], reading)
-    del pictures
+    del results, decoded, picture  # the pictures are held by one list alone, which is emptied as they are stacked
+    rows = sorted(pictures)
+    images = _stacked(root, table["path"].iloc[rows], [pictures.pop(row) for row in rows], reading)
     facts = {"errors": [[row, errors[row]] for row in sorted(errors)]}
     if keep:
-        cache.store(_key(table, files, [digest for digest, _ in results], reading), images, facts)
+        cache.store(_key(table, files, digests, reading), images, facts)
     return _chosen(files, images, facts, skip)
 
 
