@@ -637,3 +637,21 @@ def test_a_warning_of_a_decoder_is_not_the_readers(tmp_path, recwarn):
     read_all(root, "MR_small.dcm")
     read_all(tmp_path, "x.png")
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", ["x.dcm", "x.nii", "x.tif"])
+def test_a_frame_that_is_not_there_costs_no_other_row_of_its_file(tmp_path, name):
+    stack = NOISE.integers(0, 256, (3, 6, 5)).astype(np.uint8)
+    if name == "x.dcm":
+        dicom(tmp_path / name, stack)
+    elif name == "x.nii":
+        nifti(tmp_path / name, stack[:, ::-1].transpose(2, 1, 0), np.eye(4))
+    else:
+        pages = [Image.fromarray(page) for page in stack]
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    images, good, unreadable = read_all(tmp_path, *[name] * 3, frames=[2, 9, 0], skip=True)
+    assert good.tolist() == [True, False, True]
+    assert np.array_equal(images, stack[[2, 0]])
+    ((path, why),) = unreadable
+    assert path == name
+    assert "9, only 3 counted from 0" in why
