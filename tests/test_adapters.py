@@ -305,7 +305,8 @@ def test_options_that_do_not_fit_are_refused_when_the_entry_is_made(tmp_path):
     for options, message in (
         ({"path_pattern": "("}, "not a regular expression"),
         ({"jion": 3}, "did you mean 'join'"),
-        ({"join": {"table": "x.csv"}}, "join.column"),
+        ({"join": {"table": "x.csv"}}, r"join\.column"),
+        ({"columns": ["path", "a", "a"]}, "'a' is named twice"),
     ):
         with pytest.raises(BadSource, match=message):
             of_path(tmp_path / "t.csv", options=options)
@@ -444,6 +445,8 @@ def test_a_mask_that_is_missing_or_of_another_shape_is_named(brains):
     (brains / "p2" / "p2_seg.nii.gz").unlink()
     with pytest.raises(BadSource, match=r"p2_seg\.nii\.gz of .*p2_flair.* cannot be opened \(No such file"):
         load(of_path(brains, adapter="nifti", options=options))
+    with pytest.raises(BadSource, match=r"from 0\.91 to 0\.99 leaves no slice"):
+        load(of_path(brains, adapter="nifti", options={"from": 0.91, "to": 0.99}))
     with pytest.raises(BadSource, match="no NIfTI volume that 'zzz' matches"):
         load(of_path(brains, adapter="nifti", options={"mask_pattern": "zzz", "mask_template": "x"}))
 

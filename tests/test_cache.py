@@ -90,7 +90,7 @@ def test_all_that_decides_a_pixel_decides_the_entry(tmp_path, decoded):
     fill(tmp_path / "x")
     swapped = table().iloc[::-1].reset_index(drop=True)
     cases = [(table(), reading) for reading in (
-        Reading(), Reading(size=3), Reading(range="image"), Reading(channels=3), Reading(levels="full"))]  # fmt: skip
+        Reading(), Reading(size=3), Reading(pixel_range="image"), Reading(channels=3), Reading(levels="full"))]  # fmt: skip
     cases += [(swapped, Reading()), (table(frame=pd.array([0] * N, dtype="Int64")), Reading()), (table(11), Reading())]
     for rows, reading in cases:
         read(tmp_path / "x", rows, reading)

@@ -28,7 +28,7 @@ def read_all(root, *names, frames=None, axes=None, levels=None, **options):
         table["frame"] = pd.array(frames, dtype="Int64")
     if axes is not None:
         table["axis"] = axes
-    keys = {key: options.pop(key) for key in ("size", "channels", "range") if key in options}
+    keys = {key: options.pop(key) for key in ("size", "channels", "pixel_range") if key in options}
     return read(Path(root), table, Reading(levels=levels, **keys), **options)
 
 
@@ -196,7 +196,7 @@ def test_tiffs_of_other_depths_and_signs_have_their_own_full_range(tmp_path):
     )
     real = NOISE.random((6, 5)).astype(np.float32)
     Image.fromarray(real).save(tmp_path / "float.tif")
-    with pytest.raises(Undecided, match=r"float.*levels='range:"):
+    with pytest.raises(Undecided, match=r"float.*e\.g\. range:"):
         read_all(tmp_path, "float.tif")
     with pytest.raises(Undecided, match="no full range"):
         read_all(tmp_path, "float.tif", levels="full")
@@ -306,7 +306,11 @@ def test_range_image_and_size_are_applied_as_matching_does(tmp_path):
     for i, pixels in enumerate((RGB // 2, RGB[::-1] // 3)):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
     whole = ImageSet(read_all(tmp_path, "0.png", "1.png")[0], [0, 1], ("a", "b"))
-    for options in ({"channels": 1, "range": "image"}, {"range": "image", "size": 4}, {"channels": 1, "size": 9}):
+    for options in (
+        {"channels": 1, "pixel_range": "image"},
+        {"pixel_range": "image", "size": 4},
+        {"channels": 1, "size": 9},
+    ):
         expected = match(whole, **options).images
         assert np.array_equal(read_all(tmp_path, "0.png", "1.png", **options)[0], expected)
 
@@ -637,3 +641,21 @@ def test_a_warning_of_a_decoder_is_not_the_readers(tmp_path, recwarn):
     read_all(root, "MR_small.dcm")
     read_all(tmp_path, "x.png")
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("name", ["x.dcm", "x.nii", "x.tif"])
+def test_a_frame_that_is_not_there_costs_no_other_row_of_its_file(tmp_path, name):
+    stack = NOISE.integers(0, 256, (3, 6, 5)).astype(np.uint8)
+    if name == "x.dcm":
+        dicom(tmp_path / name, stack)
+    elif name == "x.nii":
+        nifti(tmp_path / name, stack[:, ::-1].transpose(2, 1, 0), np.eye(4))
+    else:
+        pages = [Image.fromarray(page) for page in stack]
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+    images, good, unreadable = read_all(tmp_path, *[name] * 3, frames=[2, 9, 0], skip=True)
+    assert good.tolist() == [True, False, True]
+    assert np.array_equal(images, stack[[2, 0]])
+    ((path, why),) = unreadable
+    assert path == name
+    assert "9, only 3 counted from 0" in why

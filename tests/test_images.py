@@ -212,12 +212,12 @@ def test_resizing_averages_without_aliasing_and_keeps_the_rest():
 def test_each_image_is_stretched_to_its_own_maximum_once():
     pixels = np.array([[[0, 10, 20]], [[0, 0, 0]], [[255, 1, 2]]], dtype=np.uint8)
     images = ImageSet(pixels, [0, 1, 0], ("a", "b"))
-    made = sets.match(images, range="image")
+    made = sets.match(images, pixel_range="image")
     assert made.images.tolist() == [[[0, 128, 255]], [[0, 0, 0]], [[255, 1, 2]]]  # 127.5 is rounded up
-    assert made.range == "image"
-    assert sets.match(made, range="image") is made
+    assert made.pixel_range == "image"
+    assert sets.match(made, pixel_range="image") is made
     with pytest.raises(sets.Unmatched, match="cannot be had back"):
-        sets.match(made, range="stored")
+        sets.match(made, pixel_range="stored")
 
 
 def test_multiplying_all_grey_levels_multiplies_every_distance():
@@ -232,7 +232,7 @@ def test_multiplying_all_grey_levels_multiplies_every_distance():
     [
         ({"size": 4}, "x has pixels 5 x 6 and y 4 x 4"),
         ({"channels": 3}, "x has channels 1 and y 3"),
-        ({"range": "image"}, "x has range stored and y image"),
+        ({"pixel_range": "image"}, "x has range stored and y image"),
     ],
 )
 def test_sets_that_are_not_matched_are_refused_with_the_reason(change, message):
@@ -247,9 +247,9 @@ def test_a_set_with_fewer_images_a_class_than_the_comparison_is_refused():
         sets.check_matched([make()], per_class=21)
     with pytest.raises(sets.Unmatched, match="M = 21"):
         sets.Matching(size=8, per_class=21).apply(make())
-    made = sets.Matching(size=8, channels=3, range="image", per_class=20).apply(make())
+    made = sets.Matching(size=8, channels=3, pixel_range="image", per_class=20).apply(make())
     assert made.images.shape == (40, 8, 8, 3)
-    assert made.range == "image"
+    assert made.pixel_range == "image"
 
 
 @pytest.mark.parametrize("wrong", [{"size": 0}, {"size": 2.5}, {"size": "8"}, {"channels": 2}])

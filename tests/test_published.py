@@ -75,7 +75,7 @@ def test_levels_are_cut_as_in_floating_point_and_not_rounded():
         assert np.array_equal(published._scaled(picture)[0], theirs[maximum - 1, : maximum + 1])
     assert published._scaled(np.array([[0, 100, 200]], np.uint8)).tolist() == [[0, 127, 255]]  # 127.5 is cut
     assert sets.match(
-        sets.ImageSet(np.array([[[0, 100, 200]]], np.uint8), [0], ("a",)), range="image"
+        sets.ImageSet(np.array([[[0, 100, 200]]], np.uint8), [0], ("a",)), pixel_range="image"
     ).images.tolist() == [[[0, 128, 255]]]
 
 
@@ -107,8 +107,8 @@ def test_the_range_is_set_before_the_size_changes(tmp_path, own):
     theirs, ours = load(as_published=True, size=4), load(size=4)
     assert theirs.images[0].max() == 36  # 255 x (3/8)^2, rounded
     assert ours.images[0].max() == 14  # 100 x (3/8)^2
-    assert sets.match(ours, range="image").images[0].max() == 255
-    assert theirs.range == "image"
+    assert sets.match(ours, pixel_range="image").images[0].max() == 255
+    assert theirs.pixel_range == "image"
 
 
 # ----------------------------------------------------------------------------------------------------- The entries
@@ -198,7 +198,7 @@ def test_what_cannot_be_repeated_is_refused_in_one_sentence(tmp_path, own):
     with pytest.raises(sets.BadSource, match="digits does not say how the paper's code") as raised:
         sets.load("digits", as_published=True)
     assert "\n" not in str(raised.value)
-    for option in ({"channels": 1}, {"range": "image"}, {"levels": "full"}, {"skip_unreadable": True}):
+    for option in ({"channels": 1}, {"pixel_range": "image"}, {"levels": "full"}, {"skip_unreadable": True}):
         with pytest.raises(ValueError, match="as_published fixes"):
             sets.load("oai", as_published=True, **option)
     for wrong, message in (

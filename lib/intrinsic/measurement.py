@@ -36,7 +36,7 @@ def matched(source: str, size: int | None = None, channels: int | None = None, p
 
     Where patients or volumes are unknown, connected components of near-duplicates act as groups.
     """
-    loaded = image_sets.load(source, size=size, channels=channels, range=pixel_range)
+    loaded = image_sets.load(source, size=size, channels=channels, pixel_range=pixel_range)
     found = loaded.duplicates()
     kept = loaded.drop_duplicates()
     groups = kept.group if kept.group is not None else neighbors.near_duplicate_components(kept)
@@ -297,7 +297,7 @@ def measure(
         source,
         size=size,
         channels=channels,
-        range=pixel_range,
+        pixel_range=pixel_range,
         levels=levels,
         skip_unreadable=skip_unreadable,
         progress=progress,

@@ -95,6 +95,14 @@ class TableOptions(Options):
     frame_column: str | None = None
     join: JoinOptions | None = None
 
+    @pydantic.field_validator("columns")
+    @classmethod
+    def _named_once(cls, columns):
+        twice = next((name for name in columns or [] if columns.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is named twice")
+        return columns
+
     @pydantic.field_validator("path_pattern")
     @classmethod
     def _compiles(cls, pattern):
@@ -373,14 +381,17 @@ def _table_file(file: Path, columns: list[str] | None, verbatim: str | None = No
             )
         rows.columns = columns
     for column in rows.columns:
-        if column != verbatim and not pd.api.types.is_numeric_dtype(rows[column]):
-            rows[column] = [_plain_number(cell) for cell in rows[column]]
+        if column != verbatim and pd.api.types.infer_dtype(rows[column], skipna=True) == "string":
+            changed = {cell: plain for cell in rows[column].unique() if (plain := _plain_number(cell)) is not cell}
+            if changed:
+                rows[column] = [changed.get(cell, cell) for cell in rows[column]]
     return rows
 
 
 def _plain_number(cell: Any) -> Any:
     """The text 1.0 as 1, anything else as it is."""
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", cell.strip()) if isinstance(cell, str) else cell
+    found = re.fullmatch(r"\s*(-?\d+)\.0+\s*", cell) if isinstance(cell, str) else None
+    return cell if found is None else found[1]
 
 
 def _joined(rows: pd.DataFrame, file: Path, join: JoinOptions, base: Path) -> pd.DataFrame:
@@ -502,6 +513,8 @@ def nifti(path: Path, options: NiftiOptions, progress: bool = False) -> Found:
         {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
     )
     listed = _each_frame(listed, several)
+    if listed.empty:
+        raise BadSource(f"from {options.start:g} to {options.to:g} leaves no slice of the volumes in {path}: widen it")
     listed["axis"] = options.axis
     if options.mask_pattern is None:
         return Found(listed, group="volume", root=path)

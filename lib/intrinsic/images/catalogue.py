@@ -347,7 +347,7 @@ def load(
     *,
     size=None,
     channels=None,
-    range: Range = "stored",
+    pixel_range: Range = "stored",
     levels: str | None = None,
     catalogue=None,
     skip_unreadable: bool = False,
@@ -361,7 +361,7 @@ def load(
                `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`, `source` and
                `licence`; for DICOM trees and NIfTI volumes see of_path. A text is a path where it holds a slash or
                ends like a file; else it is looked up in the catalogue first
-    size, channels, range   as in match()
+    size, channels, pixel_range   as in match()
     levels     what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading; instead of the entry's
     catalogue  a catalogue file, instead of those in use
     skip_unreadable   leave files out that cannot be read, and list them in ImageSet.unreadable
@@ -370,16 +370,16 @@ def load(
                    Size is 224 unless given; channels, range and levels are theirs
     Raises UnknownImageSet, BadCatalogue, BadSource (BadImageFile, MixedSizes, BadRule) or BadImages.
     """
-    check_match(size, channels, range)
+    check_match(size, channels, pixel_range)
     entry = source if isinstance(source, Entry) else find(source, catalogue)
     if as_published:
-        if channels or range != "stored" or levels or skip_unreadable:
+        if channels or pixel_range != "stored" or levels or skip_unreadable:
             raise ValueError(
                 "as_published fixes channels, range, levels and which files are read, and one of them is given: leave "
                 "it out, and use match() on the result"
             )
         return _load_as_published(entry, size or PUBLISHED_SIZE, progress)
-    reading = files.Reading(size, channels, range, levels or entry.levels)
+    reading = files.Reading(size, channels, pixel_range, levels or entry.levels)
     return _load(entry, reading, skip_unreadable, progress)
 
 
@@ -469,7 +469,7 @@ def _load(entry: Entry, reading: files.Reading, skip: bool, progress: bool) -> I
     except BadImages as error:
         raise BadImages(f"{entry.place() or entry.name}: {error}") from None
     _check_classes(images)
-    return match(images, size=reading.size, channels=reading.channels, range=reading.range)
+    return match(images, size=reading.size, channels=reading.channels, pixel_range=reading.pixel_range)
 
 
 def _find(entry: Entry, options: Options, progress: bool) -> Found:
@@ -512,7 +512,7 @@ def _load_as_published(entry: Entry, size: int, progress: bool) -> ImageSet:
         classes,
         paths=_paths(found.table.iloc[rows]),
         show_pixels=entry.show_pixels,
-        range="image",
+        pixel_range="image",
         name=f"{entry.name} as published",
         **_facts(entry, found),
     )
@@ -539,7 +539,7 @@ def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, pr
         pixels, unreadable, at = (found.images if kept.all() else found.images[kept]), (), "stored"
     else:
         pixels, good, unreadable = files.read(found.root, table, reading, skip=skip, progress=progress)
-        labels, table, at = labels[good], table[good], reading.range
+        labels, table, at = labels[good], table[good], reading.pixel_range
         group = None if group is None else group[good]
     return ImageSet(
         np.asarray(pixels),
@@ -549,7 +549,7 @@ def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, pr
         paths=_paths(table),
         show_pixels=entry.show_pixels,
         ordered=entry.labels.ordered,
-        range=at,
+        pixel_range=at,
         unreadable=unreadable,
         name=entry.name if entry.about else entry.title,  # a path keeps its own name
         **_facts(entry, found),

@@ -38,10 +38,10 @@ DICOMS = (".dcm", ".dicom")
 NIFTIS = (".nii", ".nii.gz")
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP")
 MAX_VOXELS = 2**29  # of one volume: 512 x 512 x 2,048
-WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below either, decoding takes a tenth of a second or two
+WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below both, decoding them again is no matter
 _DEFAULT_NIFTI = "percentile:0.1,99.9"
 _DEEP = "holds grey levels from {:g} to {:g} in more than 8 bits"
-_SAY = "and which of them become 0 and 255 changes every distance: give levels, e.g. levels='{}' or 'percentile:1,99'"
+_SAY = "and which of them become 0 and 255 changes every distance: choose levels (--levels), e.g. {} or percentile:1,99"
 
 
 class BadLevels(ValueError):
@@ -88,7 +88,7 @@ class Levels:
 class Reading:
     """How files become arrays: all that decides a pixel, beside the file.
 
-    size, channels, range   as in matching.match, applied to each image as it is read; None stays as it is
+    size, channels, pixel_range   as in matching.match, applied to each image as it is read; None stays as it is
     levels     what becomes 0 and 255 where a file holds more than 8 bits, by a clipped linear map, rounded half up
                full               0 to 2^bits - 1; DICOM: the range of the stored bits, after rescale
                range:LOW,HIGH     these values, after rescale (CT: Hounsfield units)
@@ -101,7 +101,7 @@ class Reading:
 
     size: int | None = None
     channels: int | None = None
-    range: Range = "stored"
+    pixel_range: Range = "stored"
     levels: str | None = None
 
     def __post_init__(self):
@@ -156,9 +156,9 @@ def read(root: Path, table: pd.DataFrame, reading: Reading, *, skip=False, progr
             if held is not None:
                 return _chosen(files, *held, skip)
         results = list(each(lambda file: _decode(file, reading), "reading"))
-    pictures = [None] * len(table)
-    errors = {}
-    undecided = {}
+    digests = [digest for digest, _ in results]
+    pictures: dict[int, _Picture] = {}
+    errors, undecided = {}, {}
     for file, (_, decoded) in zip(files, results, strict=True):
         for row, picture in zip(file.rows, decoded, strict=True):
             if isinstance(picture, Undecided):
@@ -169,16 +169,14 @@ def read(root: Path, table: pd.DataFrame, reading: Reading, *, skip=False, progr
                 pictures[row] = picture
     if undecided and (skip or min(undecided) < min(errors, default=len(table))):
         raise Undecided(undecided[min(undecided)])
-    if errors and not skip:
+    if errors and (not skip or not pictures):
         _refuse(files, errors)
-    good = np.array([picture is not None for picture in pictures], dtype=bool)
-    if not good.any():
-        _refuse(files, errors)
-    images = _stacked(root, table["path"][good], [p for p in pictures if p is not None], reading)
-    del pictures
+    del results, decoded, picture  # the pictures are held by one list alone, which is emptied as they are stacked
+    rows = sorted(pictures)
+    images = _stacked(root, table["path"].iloc[rows], [pictures.pop(row) for row in rows], reading)
     facts = {"errors": [[row, errors[row]] for row in sorted(errors)]}
     if keep:
-        cache.store(_key(table, files, [digest for digest, _ in results], reading), images, facts)
+        cache.store(_key(table, files, digests, reading), images, facts)
     return _chosen(files, images, facts, skip)
 
 
@@ -217,26 +215,27 @@ def _chosen(files, images, facts, skip):
         _refuse(files, errors)
     good = np.ones(sum(len(file.rows) for file in files), dtype=bool)
     good[list(errors)] = False
-    unreadable = []
-    for file in files:
-        bad = [row for row in file.rows if row in errors]
-        if bad:
-            unreadable.append((file.name, errors[bad[0]]))
-    return images, good, tuple(unreadable)
+    return images, good, tuple((file.name, why) for file, why in _bad(files, errors))
+
+
+def _bad(files: list[_File], errors: dict[int, str]) -> list[tuple[_File, str]]:
+    """Files with a row that could not be read, each with the reason of the first."""
+    found = ((file, [errors[row] for row in file.rows if row in errors]) for file in files)
+    return [(file, why[0]) for file, why in found if why]
 
 
 def _refuse(files: list[_File], errors: dict[int, str]):
-    bad = [(file, errors[min(set(file.rows) & set(errors))]) for file in files if set(file.rows) & set(errors)]
+    bad = _bad(files, errors)
     first, why = bad[0]
+    leave = "leave them out with --skip-unreadable (skip_unreadable=True)"
     if why == _MISSING:
         n = sum(why == _MISSING for _, why in bad)
         raise BadImageFile(
             f"{n:,} of {len(files):,} files do not exist, e.g. {first.path}: put them there, correct what lists them, "
-            "or leave them out with --skip-unreadable (skip_unreadable=True)"
+            f"or {leave}"
         )
     raise BadImageFile(
-        f"{first.path} {why}; {len(bad):,} of {len(files):,} files cannot be read: repair or remove them, or leave "
-        "them out with --skip-unreadable (skip_unreadable=True)"
+        f"{first.path} {why}; {len(bad):,} of {len(files):,} files cannot be read: repair or remove them, or {leave}"
     )
 
 
@@ -284,7 +283,7 @@ def hidden(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str | None:
-    """ "picture", "DICOM" or "NIfTI" as a path looks: by its suffix, and without one by its content; else None."""
+    """What a path looks like, "picture", "DICOM" or "NIfTI": by its suffix, without one by its content; else None."""
     name = path.name.lower()
     if hidden(path) or path.is_dir():
         return None
@@ -399,7 +398,7 @@ def _finished(picture: _Picture, reading: Reading) -> _Picture:
         pixels = pixels[..., 0]
     if pixels.ndim == 3 and reading.channels == 1:
         pixels = grey(pixels)
-    if reading.range == "image":
+    if reading.pixel_range == "image":
         pixels = stretched(pixels[None])[0]
     pixels = np.ascontiguousarray(pixels)
     if reading.size is not None:
@@ -554,7 +553,7 @@ def _of_eight_bits(picture: Image.Image) -> np.ndarray:
 def _dicom(data: bytes, file: _File, levels: Levels | None):
     """A function of (frame, axis) that gives the picture."""
     import pydicom
-    from pydicom.pixels import apply_color_lut, iter_pixels
+    from pydicom.pixels import iter_pixels
 
     dataset = pydicom.dcmread(io.BytesIO(data), force=True)
     if "Rows" not in dataset or "Columns" not in dataset:
@@ -566,60 +565,67 @@ def _dicom(data: bytes, file: _File, levels: Levels | None):
     whole = levels is not None and levels.kind == "percentile"
     if whole and n * dataset.Rows * dataset.Columns > MAX_VOXELS:
         raise BadImageFile(f"holds {n:,} frames, more pixels than is safe to load at once ({MAX_VOXELS:,})")
-    for frame in file.frames:
-        _checked_frame(frame, n, "frames")
-    wanted = list(range(n)) if whole else sorted({frame or 0 for frame in file.frames})
+    asked = {frame or 0 for frame in file.frames} & set(range(n))
+    wanted = list(range(n)) if whole else sorted(asked or {0})
     stored = {i: np.array(a) for i, a in zip(wanted, iter_pixels(dataset, indices=wanted), strict=True)}
-    bits = dataset.get("BitsStored")
-    photometric = dataset.PhotometricInterpretation
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        shown = _by_palette(dataset, stored)
+    elif dataset.SamplesPerPixel == 3:
+        shown = _in_colour(dataset, stored, levels)
+    else:
+        shown = _in_grey(dataset, stored, levels)
+    return lambda frame, axis: shown(_checked_frame(frame, n, "frames"))
 
-    if photometric == "PALETTE COLOR":
-        entries, first, depth = dataset.RedPaletteColorLookupTableDescriptor
-        first = first - 2**16 if dataset.PixelRepresentation and first >= 2**15 else first
 
-        def get(frame, axis):
-            indices = np.clip(stored[frame or 0].astype(np.int64), first, first + (entries or 2**16) - 1)
-            colours = apply_color_lut(indices, dataset)[..., :3]
-            return _Picture(eight_bit(colours, 0, 2**depth - 1), True, False)
+def _by_palette(dataset, stored: dict[int, np.ndarray]) -> Callable[[int], _Picture]:
+    from pydicom.pixels import apply_color_lut
 
-        return get
-    if dataset.SamplesPerPixel == 3:
-        full = (0, 2**bits - 1)
+    entries, first, bits = dataset.RedPaletteColorLookupTableDescriptor
+    first = first - 2**16 if dataset.PixelRepresentation and first >= 2**15 else first
 
-        def get(frame, axis):
-            low, high = full
-            if levels is not None and bits > 8:
-                low, high = _bounds(levels, full, lambda: np.stack(list(stored.values())))
-            return _Picture(eight_bit(stored[frame or 0], low, high), True, bits > 8)
+    def shown(i):
+        indices = np.clip(stored[i].astype(np.int64), first, first + (entries or 2**16) - 1)
+        return _Picture(eight_bit(apply_color_lut(indices, dataset)[..., :3], 0, 2**bits - 1), True, False)
 
-        return get
+    return shown
 
-    rescaled = {i: _rescaled(values, _part(dataset, i, "PixelValueTransformationSequence"), dataset)
-                for i, values in stored.items()}  # fmt: skip
+
+def _in_colour(dataset, stored: dict[int, np.ndarray], levels: Levels | None) -> Callable[[int], _Picture]:
+    full = (0, 2**dataset.BitsStored - 1)
+    deep = dataset.BitsStored > 8
+
+    def shown(i):
+        low, high = full
+        if levels is not None and deep:
+            low, high = _bounds(levels, full, lambda: np.stack(list(stored.values())))
+        return _Picture(eight_bit(stored[i], low, high), True, deep)
+
+    return shown
+
+
+def _in_grey(dataset, stored: dict[int, np.ndarray], levels: Levels | None) -> Callable[[int], _Picture]:
+    bits = dataset.get("BitsStored")  # none: floating-point
+    parts = {i: _part(dataset, i, "PixelValueTransformationSequence") for i in stored}
+    rescaled = {i: _rescaled(values, parts[i], dataset) for i, values in stored.items()}
     for values in rescaled.values():
         _refuse_nonfinite(values)
 
-    def get(frame, axis):
-        i = frame or 0
+    def shown(i):
         values, own = rescaled[i], _part(dataset, i, "FrameVOILUTSequence")
-        windowed = own.get("VOILUTSequence") or (
-            own.get("WindowCenter") is not None and own.get("WindowWidth") is not None
-        )
+        windowed = own.get("VOILUTSequence") or None not in (own.get("WindowCenter"), own.get("WindowWidth"))
         as_stored = levels is None and not windowed and bits is not None and bits <= 8
         if windowed and (levels is None or levels.kind == "window"):
             pixels = _windowed(values, own, dataset)
         elif levels is None and not as_stored:
             raise Undecided(f"has no window and {_DEEP.format(values.min(), values.max())}, {_SAY.format('full')}")
         else:
-            full = None
-            if bits is not None:
-                full = _full(bits, _part(dataset, i, "PixelValueTransformationSequence"), dataset)
-            pixels = eight_bit(
-                values, *_bounds(levels or Levels("full"), full, lambda: np.stack(list(rescaled.values())))
-            )
-        return _Picture(255 - pixels if photometric == "MONOCHROME1" else pixels, False, not as_stored)
+            full = None if bits is None else _full(bits, parts[i], dataset)
+            how = levels or Levels("full")
+            pixels = eight_bit(values, *_bounds(how, full, lambda: np.stack(list(rescaled.values()))))
+        inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
+        return _Picture(255 - pixels if inverse else pixels, False, not as_stored)
 
-    return get
+    return shown
 
 
 def _part(dataset, frame: int, group: str):
