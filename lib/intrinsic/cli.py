@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import warnings
 from pathlib import Path
 
 EXIT_USAGE = 2
@@ -133,6 +134,7 @@ def main(argv: list[str] | None = None) -> int:
         "datasets": _datasets,
     }[arguments.command]
     _use_catalogues(getattr(arguments, "catalogue", []))
+    warnings.showwarning = _one_line
     try:
         return work(arguments)
     except KeyboardInterrupt:
@@ -143,6 +145,11 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError) as error:
         print(f"intrinsic {arguments.command}: {error}", file=sys.stderr)
         return 1
+
+
+def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning as one line without the place in the code, which is nothing to a user."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _use_catalogues(files: list[str]) -> None:
