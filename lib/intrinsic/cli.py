@@ -169,7 +169,7 @@ def _show_soundness(sound: dict) -> None:
     """The lines on near-duplicates, brightness, nearest images and training sizes."""
 
     def show(name, v, what):
-        value = f"not measured: {v['reason']}"
+        value = f"not measured: {v.get('reason')}"
         if v["value"] is not None:
             value = f"{v['value']:.2f}   [{v['low']:.2f}, {v['high']:.2f}]"
         print(f"  {name:<16} {value}   {what}")

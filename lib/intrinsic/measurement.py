@@ -386,7 +386,7 @@ def plain(text: str) -> str:
     White space becomes single spaces. Addresses of the web keep their signs, so that they still work.
     """
     parts = re.split(r"(https?://[\w./~%?=+:#-]+)", " ".join(text.split()))
-    signs = re.compile(r"[^\w\s,;:'/.()=%?-]|_|^[-=+\d]")
+    signs = re.compile(r"[^\w\s,;:'/.()=%?-]|_|^[-=%]|^\d+(?=[.)])")
     return "".join(
         part if i % 2 else signs.sub(lambda found: "".join(f"&#{ord(sign)};" for sign in found[0]), part)
         for i, part in enumerate(parts)

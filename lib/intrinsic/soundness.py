@@ -8,8 +8,9 @@ of the same patient. Both are balanced accuracies with 95 % intervals over group
 
     accuracy = mean over classes of the share of its images that are told right;    chance is 1 / classes
 
-The interval treats groups (patients, or families of near-duplicates) as independent. With w_i = 1 / (classes x images
-of the class of i) and a_c the share of class c that is told right, u_g = sum of w_i (hit_i - a_c) over group g and
+The interval treats groups (patients, or families of near-duplicates) as independent; nearest images are shared between
+groups, which makes it a little too narrow. With w_i = 1 / (classes x images of the class of i) and a_c the share of
+class c that is told right, u_g = sum of w_i (hit_i - a_c) over group g and
     se^2 = G / (G - 1) sum_g u_g^2,
 and the interval is Wilson's at the effective number a (1 - a) / se^2, with t instead of the normal quantile, its
 degrees of freedom one below the groups of the poorest class. Classes of fewer than five groups are left out of both.
@@ -129,7 +130,7 @@ class Soundness:
                 return f"{counted[None]:,}", "patients are unknown"
             return f"{sum(counted.values()):,}", f"{counted[False]:,} of them of two groups"
 
-        unknown = self.groups is None
+        unknown, most = self.groups is None, len(SIZES) - len(self.unreachable)
         chance = f"balanced accuracy; chance is {self.chance:.2f}"
         if self.few:
             chance += f"; without {', '.join(self.few)}, of fewer than {FOLDS} {'families' if unknown else 'groups'}"
@@ -152,15 +153,16 @@ class Soundness:
             ("constant images", f"{self.constant:,}", "all pixels equal"),
             ("nearly constant images", f"{self.nearly_constant:,}", f"standard deviation below {NEARLY:g} grey levels"),
             ("unreadable files", f"{self.unreadable:,}", "left out"),
-            ("training sizes N", self.reach, "of " + ", ".join(map(str, SIZES))),
+            ("training sizes N", "all" if most == len(SIZES) else f"up to {SIZES[most - 1]}" if most else "none",
+             self.reach or "of " + ", ".join(map(str, SIZES))),
         ]  # fmt: skip
         return [dict(zip(("what", "value", "meaning"), row, strict=True)) for row in rows]
 
     @property
     def reach(self) -> str:
-        """Which training sizes a split cannot give, and why."""
+        """Which training sizes a split cannot give, and why; "" where it gives all."""
         if not self.unreachable:
-            return "all can be reached"
+            return ""
         return f"N = {self.unreachable[0]} and above cannot be reached: {self.unreachable_reason}"
 
     @property
