@@ -197,6 +197,16 @@ def test_classes_of_few_groups_are_left_out_and_named():
     assert "without c, of fewer than 5 groups" in meanings["told by the nearest image"]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("levels", [np.arange(100), np.full(100, 7), np.arange(100) // 50 * 255])
+def test_images_of_the_same_grey_levels_tell_nothing(levels):
+    rng = np.random.default_rng(0)
+    images = np.zeros((60, 12, 12), dtype=np.uint8)
+    images[:, 1:-1, 1:-1] = rng.permuted(np.tile(levels, (60, 1)), axis=1).reshape(60, 10, 10)
+    found = soundness.shortcut_accuracy(named(images, np.arange(60) % 2), np.arange(60))
+    assert found == 0.5
+
+
 @pytest.mark.parametrize("colour", [False, True])
 def test_statistics_are_those_of_the_pixels(colour):
     images = noise(30, size=32) // np.arange(1, 31)[:, None, None].astype(np.uint8)
@@ -225,6 +235,17 @@ def test_patients_with_labels_of_their_own_leak_by_image():
     assert found.drop == found.by_image - found.by_group
     assert found.leaks
     assert any(text.startswith("leaks by image: split by group") for text in found.warnings)
+
+
+def test_intervals_of_the_drop_hold_what_labels_drawn_by_patient_make_it():
+    """60 patients, 30 of each label, drawn at random: the nearest other patient has the same label in 29 of 59."""
+    inside, n = 0, 100
+    for seed in range(n):
+        images = patients(60, 5, seed=seed)
+        _, _, drop = soundness.nearest_accuracy(neighbors.neighbors(images, 10), images.group)
+        inside += drop.low <= 1 - 29 / 59 <= drop.high
+        assert drop.high - drop.low < 0.5
+    assert inside / n >= 0.88
 
 
 def test_a_leak_is_found_where_patients_are_unknown():

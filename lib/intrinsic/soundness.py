@@ -8,13 +8,13 @@ of the same patient. Both are balanced accuracies with 95 % intervals over group
 
     accuracy = mean over classes of the share of its images that are told right;    chance is 1 / classes
 
-The interval treats groups (patients, or families of near-duplicates) as independent; nearest images are shared between
-groups, which makes it a little too narrow. With w_i = 1 / (classes x images of the class of i) and a_c the share of
-class c that is told right, u_g = sum of w_i (hit_i - a_c) over group g and
-    se^2 = G / (G - 1) sum_g u_g^2,
+The interval treats the labels of groups (patients, or families of near-duplicates) as independent. With w_i = 1 /
+(classes x images of the class of i), a_c the share of class c that is told right and e_i = w_i (hit_i - a_c),
+    se^2 = G / (G - 1) sum over images i, j that share a group of e_i e_j,
+where an image shares the groups of itself and of the image that tells it: one patient that is nearest to many counts,
 and the interval is Wilson's at the effective number a (1 - a) / se^2, with t instead of the normal quantile, its
 degrees of freedom one below the groups of the poorest class. Classes of fewer than five groups are left out of both.
-Sources: cluster linearization: Cochran 1977, chapter 11; effective number: Korn & Graubard 1998.
+Sources: pairs that share a group: Aronow, Samii & Assenova 2015; effective number: Korn & Graubard 1998.
 """
 
 import bisect
@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import t as student
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
@@ -333,9 +333,10 @@ def distinct(images: ImageSet) -> np.ndarray:
 def shortcut_accuracy(images: ImageSet, groups, *, seed: int = 0) -> Estimate:
     """Balanced accuracy, out of fold, of telling the label by brightness and border alone.
 
-    A logistic regression, classes weighted equally, in the seven statistics of brightness_statistics, their squares
-    and their products. FOLDS folds of whole groups, stratified by the label of most of a group's images. It is a lower
-    bound of what brightness tells: more flexible classifiers can find more.
+    Least squares with a small penalty, classes weighted equally, in the seven statistics of brightness_statistics,
+    their squares and their products: no iteration, whatever the statistics are like. FOLDS folds of whole groups,
+    stratified by the label of most of a group's images. It is a lower bound of what brightness tells: more flexible
+    classifiers can find more.
 
     groups   int (n,): patients, or families of near-duplicates
     Classes of fewer than FOLDS groups are left out; NaN with the reason as method where fewer than two are left.
@@ -358,7 +359,7 @@ def shortcut_accuracy(images: ImageSet, groups, *, seed: int = 0) -> Estimate:
             StandardScaler(),
             PolynomialFeatures(2, include_bias=False),
             StandardScaler(),
-            LogisticRegression(class_weight="balanced", max_iter=5000),
+            RidgeClassifier(alpha=1.0, class_weight="balanced"),
         )
         told[fold == f] = model.fit(x[fold != f], labels[fold != f]).predict(x[fold == f])
     return _accuracy(told == labels, labels, groups)
@@ -401,10 +402,11 @@ def nearest_accuracy(near, groups) -> tuple[Estimate, Estimate, Estimate]:
         apart[inside] = neighbors.neighbors(near.points, 1, group=groups, exclude_group=True).indices[inside, 0]
     chosen = np.isin(near.labels, enough)
     hit, hit_apart = (near.labels[to[chosen]] == near.labels[chosen] for to in (index[:, 0], apart))
-    labels, groups = (np.unique(part[chosen], return_inverse=True)[1] for part in (near.labels, groups))
-    value, se, t = _clustered(hit.astype(float) - hit_apart, labels, groups)
+    labels = np.unique(near.labels[chosen], return_inverse=True)[1]
+    own, told_by, apart_by = groups[chosen], groups[index[chosen, 0]], groups[apart[chosen]]
+    value, se, t = _clustered(hit.astype(float) - hit_apart, labels, own, apart_by)
     drop = Estimate(value, max(-1, value - t * se), min(1, value + t * se))
-    return _accuracy(hit, labels, groups), _accuracy(hit_apart, labels, groups), drop
+    return _accuracy(hit, labels, own, told_by), _accuracy(hit_apart, labels, own, apart_by), drop
 
 
 def _enough(labels, groups):
@@ -414,19 +416,30 @@ def _enough(labels, groups):
     return values[each >= FOLDS]
 
 
-def _clustered(values, labels, groups):
-    """(mean over classes of the mean of a class, its standard error over groups, quantile of t)."""
+def _clustered(values, labels, groups, others=None):
+    """(mean over classes of the mean of a class, its standard error, quantile of t); see the top of the module.
+
+    others   group of the image that tells each; the image's own where it is told by none
+    """
     counts = np.bincount(labels)
     means = np.bincount(labels, values) / counts
-    influence = np.bincount(groups, (values - means[labels]) / counts[labels] / len(counts))
-    g = len(influence)
-    se = math.sqrt(g / max(1, g - 1) * (influence**2).sum())
+    e = (values - means[labels]) / counts[labels] / len(counts)
+    size = groups.max() + 1 if others is None else max(groups.max(), others.max()) + 1
+    own = np.bincount(groups, e, minlength=size)
+    squared = (own**2).sum()
+    if others is not None:
+        two = others != groups
+        either = own + np.bincount(others[two], e[two], minlength=size)
+        low, high = np.sort([groups[two], others[two]], axis=0)
+        both = np.bincount(np.unique(low * size + high, return_inverse=True)[1], e[two])  # counted with either group
+        squared = max(squared, (either**2).sum() - (both**2).sum())
+    g = len(np.unique(groups))
     poorest = min(len(np.unique(groups[labels == c])) for c in range(len(counts)))
-    return float(means.mean()), se, student.ppf((1 + LEVEL) / 2, max(1, poorest - 1))
+    return float(means.mean()), math.sqrt(g / (g - 1) * squared), student.ppf((1 + LEVEL) / 2, max(1, poorest - 1))
 
 
-def _accuracy(hit, labels, groups):
-    value, se, t = _clustered(hit.astype(float), labels, groups)
+def _accuracy(hit, labels, groups, others=None):
+    value, se, t = _clustered(hit.astype(float), labels, groups, others)
     if se > 0:
         effective = value * (1 - value) / se**2
     else:  # all right or all wrong
