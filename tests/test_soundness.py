@@ -379,3 +379,16 @@ def test_what_was_there_stays_where_writing_fails(found, tmp_path, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         soundness.write_csv(found.flagged, tmp_path / "f.csv")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f.csv", "old")]
+
+
+def test_near_duplicate_links_are_the_planted_pairs_each_once_and_closest_first():
+    images = noise(300)
+    for copy, of, apart in ((7, 2, 3), (9, 7, 1), (100, 50, 2)):
+        images[copy] = images[of]
+        images[copy, :apart, copy % 12] ^= 1
+    i, j, distance = neighbors.near_duplicate_links(images)
+    assert list(zip(i, j, strict=True)) == [(7, 9), (50, 100), (2, 7), (2, 9)]
+    np.testing.assert_allclose((255 * distance) ** 2, [1, 2, 3, 4])
+    component = neighbors.near_duplicate_components(images)
+    assert len(np.unique(component)) == 297
+    assert component[2] == component[7] == component[9]

@@ -11,9 +11,10 @@ of the same patient. Both are balanced accuracies with 95 % intervals over group
 The interval treats the labels of groups (patients, or families of near-duplicates) as independent. With w_i = 1 /
 (classes x images of the class of i), a_c the share of class c that is told right and e_i = w_i (hit_i - a_c),
     se^2 = G / (G - 1) sum over images i, j that share a group of e_i e_j,
-where an image shares the groups of itself and of the image that tells it: one patient that is nearest to many counts,
-and the interval is Wilson's at the effective number a (1 - a) / se^2, with t instead of the normal quantile, its
-degrees of freedom one below the groups of the poorest class. Classes of fewer than five groups are left out of both.
+where an image has its own group and, for nearest images, that of the image that tells it, so that a patient who is
+nearest to many widens the interval. The interval is Wilson's at the effective number a (1 - a) / se^2, with t instead
+of the normal quantile, its degrees of freedom one below the groups of the poorest class; of a difference it is +- t se.
+Classes of fewer than five groups are left out of both.
 Sources: pairs that share a group: Aronow, Samii & Assenova 2015; effective number: Korn & Graubard 1998.
 """
 
