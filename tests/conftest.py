@@ -1,4 +1,4 @@
-"""Tests share two cores: one thread each, and records never go to the working store."""
+"""Tests share two cores: one thread each; records and decoded images never go to the working store."""
 
 import os
 
@@ -13,6 +13,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(autouse=True)
 def own_store(tmp_path, monkeypatch):
-    """Each test has a record store of its own."""
+    """Each test has a record store and a cache of decoded images of its own."""
+    monkeypatch.setenv("INTRINSIC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("INTRINSIC_STORE", str(tmp_path / "records"))
     return tmp_path / "records"

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from browser import MISSING, find_chromium
@@ -427,3 +428,16 @@ class TestBuiltBook:
         picture = page.locator(".vega-chart img").first
         assert picture.is_visible()
         assert picture.bounding_box()["width"] > 200
+
+
+def test_names_of_sets_stay_text_on_the_page_of_the_plane(tmp_path):
+    wild = "</script><script>document.title='x'</script>"
+    rows = pd.DataFrame(
+        [
+            {"dataset": wild, "domain": "medical", "d_data": 5.0, "k_f": 0.3, "own": True},
+            {"dataset": "b", "domain": "natural", "d_data": 6.0, "k_f": 0.2, "own": False},
+        ]
+    )
+    page = book.plane_page(campaign.Comparison(rows, wild, {}, ()), output=tmp_path).read_text(encoding="utf-8")
+    assert "<script>document" not in page
+    assert "&lt;script&gt;document.title" in page.split("</title>")[0]

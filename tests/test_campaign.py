@@ -304,3 +304,44 @@ def test_precision_auto_is_the_hardwares_and_reads_records_of_other_hardware(tin
         assert campaign.missing(auto, store=store) == []
     explicit = tiny.model_copy(update={"precision": "bfloat16"})
     assert len(campaign.missing(explicit, store=store)) == 4
+
+
+# ------------------------------------------------------------------------------------- comparison
+
+
+def test_a_set_is_compared_at_the_setting_of_the_records_and_others_are_left_out(tiny, finished, tmp_path):
+    store = Store(tmp_path / "store")
+    for record in finished[1].records("properties"):
+        store.write(record)
+    other = tiny.model_copy(update={"size": 12, "datasets": ["slab_waves"], "runs": []})
+    campaign.run(other, store=store, progress=False)
+    assert campaign.stored_setting(store) == {key: getattr(tiny, key) for key in campaign.SETTING}
+    found = campaign.compare("digits_4_9", store=store)
+    rows = found.rows.set_index("dataset")
+    assert set(rows.index) == {"digits_0_1", "torus_waves", "digits_4_9"}
+    assert rows["own"].to_dict() == {"digits_0_1": False, "torus_waves": False, "digits_4_9": True}
+    assert set(rows["size"]) == {tiny.size}
+    ((name, why),) = found.left_out
+    assert name == "slab_waves"
+    assert why == "stored at size 12, and compared is size 16"
+    data = campaign.measurement.matched("digits_4_9", tiny.size, 1)
+    metrics, _, _ = campaign.measurement.properties(data, per_class=tiny.per_class, draws=tiny.draws, k=tiny.k)
+    assert rows.loc["digits_4_9", "k_f"] == metrics["k_f"]
+    below = sum(rows.loc[other, "k_f"] < metrics["k_f"] for other in ("digits_0_1", "torus_waves"))
+    assert found.rank("k_f") == (below, 2)
+    everything = campaign.compare("digits_4_9", unmatched=True, store=store)
+    assert set(everything.rows["dataset"]) == {"digits_0_1", "torus_waves", "digits_4_9", "slab_waves"}
+
+
+def test_a_set_too_small_for_the_comparison_is_refused_unless_told_otherwise(finished, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "few.npz", images=pixels, labels=np.arange(80) % 2)
+    with pytest.raises(images.Unmatched, match="has 40 images, and the comparison is at M = 60"):
+        campaign.compare(str(tmp_path / "few.npz"), store=finished[1])
+    found = campaign.compare(str(tmp_path / "few.npz"), unmatched=True, store=finished[1])
+    assert found.rows.loc[found.rows["own"], "per_class"].tolist() == [40]
+
+
+def test_without_records_nothing_can_be_compared(tmp_path):
+    with pytest.raises(campaign.CampaignError, match=r"intrinsic run params/quick\.yaml"):
+        campaign.compare("digits_4_9", store=Store(tmp_path))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intrinsic import cli
+from intrinsic import book, cli
 
 
 def run(capsys, *arguments):
@@ -172,3 +172,40 @@ def test_the_catalogue_is_listed_and_explained(capsys):
     code, out, _ = run(capsys, "datasets", "brain_mri_patches")
     assert code == 0
     assert "nilearn" in out
+
+
+def test_a_set_of_ones_own_is_drafted_measured_by_name_and_compared(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("INTRINSIC_CATALOGUE", raising=False)
+    monkeypatch.setattr(book, "_folder", lambda output: tmp_path / "out")
+    code, out, err = run(capsys, "datasets", "--draft", str(folder), "--group-pattern", r"s (\d+)\.png$")
+    assert (code, err) == (0, "")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(out, encoding="utf-8")
+    code, out, _ = run(capsys, "datasets", "my_scans", "--catalogue", str(mine))
+    assert code == 0
+    assert "pattern s (" in out
+    assert "(here)" in out
+    code, out, _ = run(capsys, "datasets", "--present", "--catalogue", str(mine))
+    assert "my_scans " in out
+    code, out, _ = run(capsys, "measure", "my_scans", "--catalogue", str(mine), "--json")
+    assert (code, json.loads(out)["groups"]) == (0, 40)
+    code, _, err = run(capsys, "measure", "my_scans", "--compare", "--catalogue", str(mine))
+    assert code == 1
+    assert "no image set is in the records yet" in err
+    params = tmp_path / "p.yaml"
+    params.write_text("name: p\ndatasets: [torus_waves]\nruns: []\nper_class: 30\nsize: 12\n")
+    code, out, _ = run(capsys, "run", str(params), "--no-progress", "--add", "my_scans", "--catalogue", str(mine))
+    assert (code, "2 tasks computed" in out) == (0, True)
+    code, out, _ = run(capsys, "measure", "my_scans", "--compare", "--catalogue", str(mine))
+    assert code == 0
+    assert "> my_scans" in out
+    assert "torus_waves" in out
+    page = tmp_path / "out" / "compare" / "my_scans.html"
+    assert str(page) in out
+    assert "<script src" not in page.read_text(encoding="utf-8")
+
+
+def test_rules_for_a_set_that_has_them_already_are_refused(capsys):
+    code, _, err = run(capsys, "measure", "digits_4_9", "--group-pattern", "x")
+    assert code == 1
+    assert "in the catalogue, which holds its rules already" in err

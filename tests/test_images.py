@@ -209,6 +209,49 @@ def test_resizing_averages_without_aliasing_and_keeps_the_rest():
     )
 
 
+def test_each_image_is_stretched_to_its_own_maximum_once():
+    pixels = np.array([[[0, 10, 20]], [[0, 0, 0]], [[255, 1, 2]]], dtype=np.uint8)
+    images = ImageSet(pixels, [0, 1, 0], ("a", "b"))
+    made = sets.match(images, pixel_range="image")
+    assert made.images.tolist() == [[[0, 128, 255]], [[0, 0, 0]], [[255, 1, 2]]]  # 127.5 is rounded up
+    assert made.pixel_range == "image"
+    assert sets.match(made, pixel_range="image") is made
+    with pytest.raises(sets.Unmatched, match="cannot be had back"):
+        sets.match(made, pixel_range="stored")
+
+
+def test_multiplying_all_grey_levels_multiplies_every_distance():
+    images = make(12)
+    half = replace(images, images=images.images // 2)
+    double = replace(half, images=half.images * 2)
+    assert np.array_equal(squared_distances(double), 4 * squared_distances(half))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": 4}, "x has pixels 5 x 6 and y 4 x 4"),
+        ({"channels": 3}, "x has channels 1 and y 3"),
+        ({"pixel_range": "image"}, "x has range stored and y image"),
+    ],
+)
+def test_sets_that_are_not_matched_are_refused_with_the_reason(change, message):
+    one, other = make(name="x"), make(seed=1, name="y")
+    sets.check_matched([one, other], per_class=20)
+    with pytest.raises(sets.Unmatched, match=message):
+        sets.check_matched([one, sets.match(other, **change)])
+
+
+def test_a_set_with_fewer_images_a_class_than_the_comparison_is_refused():
+    with pytest.raises(sets.Unmatched, match="class 'a' has 20 images, and the comparison is at M = 21"):
+        sets.check_matched([make()], per_class=21)
+    with pytest.raises(sets.Unmatched, match="M = 21"):
+        sets.Matching(size=8, per_class=21).apply(make())
+    made = sets.Matching(size=8, channels=3, pixel_range="image", per_class=20).apply(make())
+    assert made.images.shape == (40, 8, 8, 3)
+    assert made.pixel_range == "image"
+
+
 @pytest.mark.parametrize("wrong", [{"size": 0}, {"size": 2.5}, {"size": "8"}, {"channels": 2}])
 def test_matching_to_what_does_not_exist_is_refused(wrong):
     with pytest.raises(ValueError, match="give"):
@@ -510,9 +553,6 @@ def test_links_that_loop_do_not_hang_and_links_to_data_work(tmp_path):
     (root / "a" / "loop").symlink_to(root)
     (root / "a" / "own").symlink_to(".")
     (root / "c").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(sets.BadSource, match="'own'"):
-        sets.load(root)
-    (root / "a" / "own").unlink()
     assert sets.load(root).counts() == {"a": 1, "b": 1, "c": 2}
 
 
@@ -638,6 +678,52 @@ def test_a_file_that_is_no_catalogue_is_refused(tmp_path, text):
         sets.catalogue(tmp_path / "missing.yaml")
 
 
+def test_files_in_the_environment_are_added_to_the_catalogue_and_names_must_differ(tmp_path, monkeypatch):
+    images = make(30, classes=3)
+    (tmp_path / "more").mkdir()
+    np.savez(tmp_path / "more" / "tiny.npz", images=images.images, labels=images.labels)
+    file = tmp_path / "more" / "sets.yaml"
+    file.write_text(ENTRY % "tiny.npz")  # relative: beside its catalogue
+    second = tmp_path / "second.yaml"
+    second.write_text((ENTRY % "${TINY_SETS}/tiny.npz").replace("tiny:", "other:"))
+    monkeypatch.setenv("INTRINSIC_CATALOGUE", f"{file}{os.pathsep}{second}")
+    assert {"digits", "tiny", "other"} <= set(sets.catalogue())
+    assert sets.load("tiny").counts() == {"low": 20, "high": 10}
+    assert (sets.catalogue()["tiny"].present(), sets.catalogue()["other"].present()) == (True, False)
+    with pytest.raises(sets.BadSource, match="variable TINY_SETS is not set"):
+        sets.load("other")
+    monkeypatch.setenv("TINY_SETS", str(tmp_path / "more"))
+    assert sets.load("other").content_hash() == sets.load("tiny").content_hash()
+    second.write_text((ENTRY % "${NOWHERE_SET:-more}/tiny.npz").replace("tiny:", "third:"))
+    assert sets.load("third").name == "third"
+    second.write_text((ENTRY % "x.npz").replace("tiny:", "digits:"))
+    with pytest.raises(sets.BadCatalogue, match="holds the image set 'digits', which another catalogue holds"):
+        sets.catalogue()
+
+
+def test_a_draft_of_an_entry_is_an_entry(tmp_path):
+    images = make(30, classes=3)
+    np.savez(tmp_path / "my knees.npz", images=images.images, labels=images.labels, class_names=["a <b>", "é", "no"])
+    (tmp_path / "mine.yaml").write_text(sets.draft(tmp_path / "my knees.npz"), encoding="utf-8")
+    entries = sets.catalogue(tmp_path / "mine.yaml")
+    assert list(entries) == ["my_knees"]
+    read = sets.load("my_knees", catalogue=tmp_path / "mine.yaml")
+    assert read.content_hash() == sets.load(tmp_path / "my knees.npz").content_hash()
+    assert read.classes == ("a <b>", "é", "no")
+
+
+def test_a_group_rule_reads_the_paths_and_groups_can_be_set_aside(tmp_path):
+    images = make(6)
+    np.savez(tmp_path / "x.npz", images=images.images, labels=images.labels, group=np.arange(6),
+             paths=["p1/a", "p1/b", "p2/a", "p2/b", "p3/a", "p3/b"])  # fmt: skip
+    assert sets.load(tmp_path / "x.npz").group.tolist() == [0, 1, 2, 3, 4, 5]
+    by_path = sets.of_path(tmp_path / "x.npz", group={"pattern": r"^(p\d)/", "of": "patient"})
+    assert sets.load(by_path).group.tolist() == [0, 0, 1, 1, 2, 2]
+    assert sets.load(sets.of_path(tmp_path / "x.npz", group="unknown")).group is None
+    with pytest.raises(sets.BadSource, match=r"labels.*colunm"):
+        sets.of_path(tmp_path / "x.npz", labels={"colunm": "x"})
+
+
 def test_an_unknown_name_is_answered_with_the_closest_one(tmp_path):
     with pytest.raises(sets.UnknownImageSet, match="did you mean 'digits'"):
         sets.load("digitz")
@@ -653,7 +739,7 @@ def test_an_unknown_name_is_answered_with_the_closest_one(tmp_path):
 
 def test_every_entry_says_what_it_is_and_what_it_is_not():
     entries = sets.catalogue()
-    assert list(entries) == EMBEDDED
+    assert list(entries)[: len(EMBEDDED)] == EMBEDDED
     for entry in entries.values():
         assert min(len(t) for t in (entry.title, entry.about, entry.beware, entry.source, entry.licence)) > 2
     assert {e.domain for e in entries.values()} == {"natural", "medical", "synthetic"}

@@ -34,7 +34,20 @@ ORDER = [
 ]
 
 
-IMAGES = ["sets", "matching", "rules", "files", "adapters", "embedded", "catalogue", "splits"]
+IMAGES = [
+    "sets",
+    "matching",
+    "downloads",
+    "rules",
+    "cache",
+    "files",
+    "adapters",
+    "embedded",
+    "packaged",
+    "published",
+    "catalogue",
+    "splits",
+]
 
 
 def imported(path):

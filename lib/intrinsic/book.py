@@ -58,10 +58,10 @@ class Plan:
 # ------------------------------------------------------------------------------------- the whole way
 
 
-def build(params_file, *, output=None, jobs=None, compute=True, progress=True) -> Path:
+def build(params, *, output=None, jobs=None, compute=True, progress=True) -> Path:
     """Complete a campaign, execute the notebooks, build the HTML; returns the path of its first page.
 
-    params_file  YAML, as for `campaign.read`, which refuses unknown keys
+    params       campaign.Params, or a YAML file, as for `campaign.read`, which refuses unknown keys
     output       folder for everything that is made; `_build` of the repository where none is given
     jobs         notebooks executed at a time; as many as there are cores where none is given
     compute      train what the campaign lacks; otherwise pages show what is stored
@@ -70,7 +70,7 @@ def build(params_file, *, output=None, jobs=None, compute=True, progress=True) -
     """
     from intrinsic import campaign
 
-    p = placed(campaign.read(params_file))
+    p = placed(params if isinstance(params, campaign.Params) else campaign.read(params))
     output = _folder(output)
     made = plan(p)
     if compute:
@@ -78,7 +78,7 @@ def build(params_file, *, output=None, jobs=None, compute=True, progress=True) -
         if outcome.failed:
             label, reason = outcome.failed[0]
             raise BookError(
-                f"{len(outcome.failed)} runs of {params_file} failed, so the book would lack them; "
+                f"{len(outcome.failed)} runs of {p.name} failed, so the book would lack them; "
                 f"the first is {label}: {reason}"
             )
     index = _make(made, output, campaign.store_state(p), jobs=jobs, progress=progress)
@@ -103,6 +103,31 @@ def report(source: str, params=None, *, output=None, progress=True) -> Path:
     chapters = [{"file": name} for name in texts if name != str(toc["root"]).removesuffix(".md")]
     made = Plan([page], {"format": "jb-book", "root": page.name, "chapters": chapters})
     return _make(made, output, campaign.store_state(p), progress=progress, strict=False)
+
+
+def plane_page(comparison, *, output=None) -> Path:
+    """The plane of d_data and K_F with the sets of a campaign.Comparison, as a page that needs no network.
+
+    Written to `compare/` of the output folder; returns its path.
+    """
+    from intrinsic import charts
+    from intrinsic.records import write_text
+
+    spec = charts.plane(comparison.rows).to_dict()
+    name = re.sub(r"[^A-Za-z0-9-]+", "_", comparison.name).strip("_") or "set"
+    path = _folder(output) / "compare" / f"{name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    title = html.escape(f"{comparison.name} among other image sets")
+    label = html.escape(spec.get("description") or "Chart", quote=True)
+    page = (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>\n'
+        f'<body style="font-family: sans-serif"><h1>{title}</h1>\n'
+        f'<div id="chart" role="img" aria-label="{label}"></div>\n'
+        f"<script>{vega_bundle()}</script>\n"
+        f'<script>vegaEmbed("#chart", {embedded_json(spec)}, {{actions: false}});</script></body></html>\n'
+    )
+    write_text(path, page)
+    return path
 
 
 def _make(made: Plan, output: Path, state: str, *, jobs=None, progress=True, strict=True) -> Path:
@@ -279,6 +304,9 @@ def _execute(page: Page, folder: Path, key: str, threads: int, processes: set) -
     }
     if "INTRINSIC_STORE" in environment:  # a relative one starts here, not where the notebook runs
         environment["INTRINSIC_STORE"] = str(Path(environment["INTRINSIC_STORE"]).resolve())
+    if "INTRINSIC_CATALOGUE" in environment:
+        files = [str(file.absolute()) for file in images.catalogue_files()[1:]]
+        environment["INTRINSIC_CATALOGUE"] = os.pathsep.join(files)
     process = subprocess.Popen(
         command,
         cwd=images.REPOSITORY,

@@ -83,6 +83,9 @@ class Params(BaseModel):
     runs: list[RunBlock] = Field(default=QUICK_RUNS, validate_default=True, description="blocks of the grid")
     size: int = Field(default=32, ge=8, le=1024, description="pixels a side, for all sets")
     channels: Literal[1, 3] = Field(default=1, description="channels, for all sets")
+    pixel_range: Literal["stored", "image"] = Field(
+        default="stored", description="grey levels as in the files, or each image's maximum at 255; for all sets"
+    )
     per_class: int = Field(default=250, ge=2, description="M, images a class for d_data and K_F")
     draws: int = Field(default=25, ge=1, description="balanced draws of M a class that are averaged")
     k: int = Field(default=20, ge=2, description="neighbors of the maximum-likelihood dimension")
@@ -170,15 +173,17 @@ def default_store() -> Store:
 # --------------------------------------------------------------------------- image sets of a campaign
 
 
-def _set_name(source: str) -> str:
+def _set_name(source) -> str:
+    if isinstance(source, images.Entry):
+        return source.title
     if source in images.catalogue():
         return source
-    return Path(source).stem if source.endswith(".npz") else Path(source).name
+    return Path(source).name if Path(source).is_dir() else Path(source).stem
 
 
-def _family(source: str) -> str:
+def _family(source) -> str:
     """Sets made of the same pictures are one family, which statistics count once."""
-    entry = images.catalogue().get(source)
+    entry = source if isinstance(source, images.Entry) else images.catalogue().get(source)
     return (entry.family if entry else "") or _set_name(source)
 
 
@@ -220,6 +225,7 @@ def _properties_wanted(p: Params, source: str) -> dict:
         "dataset": _set_name(source),
         "size": p.size,
         "channels": p.channels,
+        "pixel_range": p.pixel_range,
         "per_class": p.per_class,
         "draws": p.draws,
         "k": p.k,
@@ -233,6 +239,7 @@ def _training_wanted(p: Params, source: str, model: str, n_train: int, seed: int
         "dataset": _set_name(source),
         "size": p.size,
         "channels": p.channels,
+        "pixel_range": p.pixel_range,
         "model": model,
         "n_train": n_train,
         "seed": seed,
@@ -287,7 +294,7 @@ def plan(p: Params) -> Plan:
     tasks, unreachable = [], []
     cells = list(_grid(p))
     for source in _sources(p):
-        data = measurement.matched(source, p.size, p.channels)
+        data = measurement.matched(source, p.size, p.channels, p.pixel_range)
         keys = {**_properties_wanted(p, source), "image_hash": data.hash}
         id = records.record_id("properties", keys)
         tasks.append(Task("properties", source, keys, (("properties", id),)))
@@ -337,7 +344,7 @@ def plan(p: Params) -> Plan:
 
 def _properties(task: Task, progress=None) -> list[Record]:
     p = task.params
-    data = measurement.matched(task.source, p["size"], p["channels"])
+    data = measurement.matched(task.source, p["size"], p["channels"], p["pixel_range"])
     started = time.perf_counter()
     metrics, reasons, series = measurement.properties(
         data, per_class=p["per_class"], draws=p["draws"], k=p["k"], seed=p["seed"]
@@ -386,7 +393,7 @@ def representation_dimensions(network, untrained, x, points, layer: str, k: int,
 
 def _training(task: Task, progress: Callable | None = None) -> list[Record]:
     p = task.params
-    data = measurement.matched(task.source, p["size"], p["channels"])
+    data = measurement.matched(task.source, p["size"], p["channels"], p["pixel_range"])
     split = images.split(data.images, p["n_train"], p["seed"], groups=data.groups)
     train_set, test_set = data.images[split.train], data.images[split.test]
     x, y = images.as_unit(train_set), train_set.labels
@@ -668,7 +675,7 @@ def _current(found: list[Record], source: str, p: Params) -> Record:
     if len(found) == 1:
         return found[0]
     try:
-        now = measurement.matched(source, p.size, p.channels).hash
+        now = measurement.matched(source, p.size, p.channels, p.pixel_range).hash
     except (OSError, ValueError):
         return found[0]
     return next((record for record in found if record.params["image_hash"] == now), found[0])
@@ -718,7 +725,7 @@ PROPERTY_COLUMNS = {
 def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     """One row an image set: d_data and K_F at M a class (with intervals), and from all images.
 
-    Columns: dataset, domain, size, channels, per_class, n, n_classes, n_groups, n_copies,
+    Columns: dataset, domain, size, channels, pixel_range, per_class, n, n_classes, n_groups, n_copies,
     n_conflicting, d_data, d_data_low, d_data_high, d_data_twonn, k_f, k_f_low, k_f_high, k_f_all,
     k_f_q05, k_f_ratio, growth_exponent (with intervals), k_f_limit.
     """
@@ -729,15 +736,114 @@ def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
         if not found:
             continue
         record = _current(found, source, p)
-        row = {"dataset": record.params["dataset"], "family": _family(source)}
-        row["domain"] = record.provenance.get("domain", "unknown")
-        row |= {key: record.params[key] for key in ("size", "channels", "per_class")}
-        row |= {key: record.metrics[key] for key in ("n", "n_classes", "n_groups", "n_copies", "n_conflicting")}
-        row |= {column: record.metrics.get(key) for column, key in PROPERTY_COLUMNS.items()}
-        row["growth_per_class"] = record.series["growth_per_class"]
-        row["growth_k_f"] = record.series["growth_k_f"]
-        rows.append(row)
+        rows.append(_properties_row(record, source))
     return _numeric(pd.DataFrame(rows))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One image set among those in the records, all at one setting.
+
+    rows      as of properties_frame, with `own` (True for the one set) and the setting of each
+    name      of the one set
+    setting   size, channels, pixel_range, per_class, draws, k
+    left_out  (image set, reason) of stored sets that are not comparable
+    """
+
+    rows: pd.DataFrame
+    name: str
+    setting: dict
+    left_out: tuple[tuple[str, str], ...]
+
+    def rank(self, column: str) -> tuple[int, int]:
+        """(sets below the one set, other sets) in a column."""
+        others = self.rows.loc[~self.rows["own"], column].dropna()
+        own = self.rows.loc[self.rows["own"], column].iloc[0]
+        return int((others < own).sum()), len(others)
+
+
+SETTING = ("size", "channels", "pixel_range", "per_class", "draws", "k")
+
+
+def stored_setting(store: Store | None = None) -> dict:
+    """The setting at which most image sets are in the records. Raises CampaignError where there are none."""
+    counts: dict[tuple, set] = {}
+    for record in _all_records("properties", store or default_store()):
+        if _comparable(record):
+            key = tuple(record.params[name] for name in SETTING)
+            counts.setdefault(key, set()).add(record.params["dataset"])
+    if not counts:
+        raise CampaignError(
+            "no image set is in the records yet, so there is nothing to compare with; measure some with: "
+            "intrinsic run params/quick.yaml"
+        )
+    return dict(zip(SETTING, max(counts, key=lambda key: len(counts[key])), strict=True))
+
+
+def _comparable(record: Record) -> bool:
+    """Whether a properties record is of the present method and gives both coordinates."""
+    return (
+        record.params["method_version"] == records.METHOD_VERSIONS["properties"]
+        and all(name in record.params for name in SETTING)
+        and record.metrics.get("d_mle") is not None
+        and record.metrics.get("k_f") is not None
+    )
+
+
+def compare(source: str, setting: dict | None = None, *, unmatched: bool = False, store: Store | None = None):
+    """An image set, matched, among the image sets in the records: a Comparison.
+
+    setting    size, channels, pixel_range, per_class, draws, k; None: stored_setting
+    unmatched  also show sets at other settings, and compare where a class has fewer than M images
+    What a record holds already is not measured again. Raises CampaignError where nothing is stored, and
+    images.Unmatched where the set has fewer than M images of a class.
+    """
+    store = store or default_store()
+    setting = dict(setting or stored_setting(store))
+    name = _set_name(source)
+    data = measurement.matched(source, setting["size"], setting["channels"], setting["pixel_range"])
+    least = min(n for n in measurement.without_conflicts(data).counts().values() if n)
+    at = setting
+    if least < setting["per_class"]:
+        if not unmatched:
+            images.check_matched([measurement.without_conflicts(data)], setting["per_class"])
+        at = {**setting, "per_class": least}
+    rows, left_out, seen = [], [], set()
+    for record in _all_records("properties", store):
+        other = record.params["dataset"]
+        if other == name or not _comparable(record):
+            continue
+        differs = [key for key in SETTING if record.params[key] != setting[key]]
+        if differs and not unmatched:
+            found = ", ".join(f"{key} {record.params[key]}" for key in differs)
+            left_out.append((other, f"stored at {found}, and compared is {_setting_text(setting, differs)}"))
+        elif (other, record.params["image_hash"], *(record.params[key] for key in SETTING)) not in seen:
+            seen.add((other, record.params["image_hash"], *(record.params[key] for key in SETTING)))
+            rows.append({**_properties_row(record, other), "own": False})
+    shown = {row["dataset"] for row in rows}
+    keys = {"dataset": name, **at, "seed": 0, "method_version": records.METHOD_VERSIONS["properties"]}
+    task = Task("properties", source, {**keys, "image_hash": data.hash}, ())
+    id = records.record_id("properties", task.params)
+    own = store.read("properties", id) if ("properties", id) in store else _properties(task)[0]
+    rows.append({**_properties_row(own, source), "own": True})
+    frame = _numeric(pd.DataFrame(rows))
+    kept = tuple(sorted((other, why) for other, why in set(left_out) if other not in shown))
+    return Comparison(frame, name, at, kept)
+
+
+def _setting_text(setting: dict, keys) -> str:
+    return ", ".join(f"{key} {setting[key]}" for key in keys)
+
+
+def _properties_row(record: Record, source: str) -> dict:
+    row = {"dataset": record.params["dataset"], "family": _family(source)}
+    row["domain"] = record.provenance.get("domain", "unknown")
+    row |= {key: record.params[key] for key in ("size", "channels", "pixel_range", "per_class")}
+    row |= {key: record.metrics[key] for key in ("n", "n_classes", "n_groups", "n_copies", "n_conflicting")}
+    row |= {column: record.metrics.get(key) for column, key in PROPERTY_COLUMNS.items()}
+    row["growth_per_class"] = record.series["growth_per_class"]
+    row["growth_k_f"] = record.series["growth_k_f"]
+    return row
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:

@@ -746,9 +746,10 @@ def plane(properties: pd.DataFrame):
 
     properties: dataset, domain, d_data, k_f; d_data_low, d_data_high, k_f_low, k_f_high, n, per_class,
     size and channels where known. An axis is logarithmic where its values span more than a factor of 4.
+    A column `own` (bool) marks one set of the reader's, which is drawn with a ring around it.
     """
     required = ["dataset", "domain", "d_data", "k_f"]
-    more = ["d_data_low", "d_data_high", "k_f_low", "k_f_high", "n", "per_class", "size", "channels"]
+    more = ["d_data_low", "d_data_high", "k_f_low", "k_f_high", "n", "per_class", "size", "channels", "own"]
     rows, out = _drawn(properties, required, more, "the plane of image sets")
     if rows.empty:
         return _nothing("Dimension and label sharpness", "no image set has both")
@@ -770,6 +771,10 @@ def plane(properties: pd.DataFrame):
         points,
         *_names(rows, x, y, chosen),
     ]
+    own = rows[rows["own"]] if "own" in rows else rows[:0]
+    if len(own):
+        ring = {"size": 420, "strokeWidth": 2.5, "filled": False, "color": "#888888"}
+        layers.append(alt.Chart(own).mark_point(**ring).encode(x=x, y=y))
     return _finish(
         layers,
         f"Label sharpness K_F against intrinsic dimension d_data for {_sets(rows)}, with intervals. "

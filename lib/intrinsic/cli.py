@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -32,37 +33,93 @@ def _parser() -> argparse.ArgumentParser:
         "d_data, K_F with intervals, copies and sharpest pairs of an image set",
         "intrinsic measure scans/ --json   (a folder with one folder a class)",
     )
-    measure.add_argument("source", metavar="PATH|NAME", help="a folder of class folders, an .npz file, a name")
+    measure.add_argument(
+        "source",
+        metavar="PATH|NAME",
+        help="a folder of class folders, of DICOM or of NIfTI files; a .csv, .parquet or .npz file; a name",
+    )
     measure.add_argument("--json", action="store_true", help="print one JSON object")
     measure.add_argument("--size", type=int, help="resize to SIZE x SIZE pixels first")
     measure.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels first")
     measure.add_argument("--k", type=int, default=20, help="neighbors of the maximum-likelihood dimension (20)")
     measure.add_argument("--per-class", type=int, default=250, metavar="M", help="images a class for K_F at M (250)")
     measure.add_argument("--flagged", type=Path, metavar="FILE.csv", help="write copies and other suspects to a table")
+    _add_reading(measure)
+    measure.add_argument("--compare", action="store_true", help="place it, matched, among the sets in the records")
+    measure.add_argument("--params", metavar="PARAMS.yaml", help="compare at the setting of this file")
+    measure.add_argument("--unmatched", action="store_true", help="compare with sets at other settings too")
 
     run = add("run", "complete a campaign: compute what is not stored", "intrinsic run params/quick.yaml --dry-run")
     run.add_argument("params", metavar="PARAMS.yaml")
     run.add_argument("--dry-run", action="store_true", help="show the plan and its estimated minutes, compute nothing")
+    _add_sets(run)
     run.add_argument("--workers", type=int, help="processes of one thread each (one a core)")
     run.add_argument("--no-progress", action="store_true", help="no progress bar")
 
     status = add("status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml")
     status.add_argument("params", metavar="PARAMS.yaml")
+    _add_sets(status)
 
     report = add("report", "the page of one image set, executed, as HTML", "intrinsic report digits")
     report.add_argument("source", metavar="PATH|NAME")
     report.add_argument("--params", metavar="PARAMS.yaml", help="take size, channels, M and k from this file")
+    _add_catalogue(report)
 
     book = add("book", "complete a campaign, execute the notebooks, build the book",
                "intrinsic book --params params/quick.yaml")  # fmt: skip
     book.add_argument("--params", metavar="PARAMS.yaml", required=True)
+    _add_sets(book)
     book.add_argument("--output", type=Path, help="folder for the build (_build)")
     book.add_argument("--no-compute", action="store_true", help="build from stored records only")
     book.add_argument("--no-progress", action="store_true", help="no progress bars")
 
-    datasets = add("datasets", "the image sets of the catalogue, or one of them", "intrinsic datasets digits")
-    datasets.add_argument("name", nargs="?")
+    datasets = add(
+        "datasets",
+        "the image sets of the catalogue and what is on this machine; or one of them, and how to get it",
+        "intrinsic datasets digits\n         intrinsic datasets --draft scans/ > my_sets.yaml",
+    )
+    datasets.add_argument("name", nargs="?", metavar="NAME")
+    datasets.add_argument("--present", action="store_true", help="only sets that can be read on this machine now")
+    datasets.add_argument("--draft", metavar="PATH", help="print a catalogue entry for this folder or file")
+    _add_catalogue(datasets)
+    _add_rules(datasets)
     return parser
+
+
+def _add_catalogue(parser) -> None:
+    parser.add_argument(
+        "--catalogue",
+        metavar="FILE.yaml",
+        action="append",
+        default=[],
+        help="image sets of your own, beside params/datasets.yaml; or list files in INTRINSIC_CATALOGUE",
+    )
+
+
+def _add_sets(parser) -> None:
+    _add_catalogue(parser)
+    parser.add_argument(
+        "--add", metavar="PATH|NAME", action="append", default=[], help="an image set beside those of PARAMS.yaml"
+    )
+
+
+def _add_rules(parser) -> None:
+    parser.add_argument("--label-column", metavar="COLUMN", help="column of a table, or DICOM attribute, of the label")
+    parser.add_argument("--label-pattern", metavar="REGEX", help="label: the first group of this, in the path")
+    parser.add_argument("--group-column", metavar="COLUMN", help="column, or DICOM attribute, of the patient")
+    parser.add_argument("--group-pattern", metavar="REGEX", help="patient: the first group of this, in the path")
+    parser.add_argument("--path-column", metavar="COLUMN", help="column of a table that holds the image's path")
+    parser.add_argument("--nested", action="store_true", help="read the folders inside class folders too")
+
+
+def _add_reading(parser) -> None:
+    _add_catalogue(parser)
+    _add_rules(parser)
+    parser.add_argument("--levels", help="what becomes 0 and 255 above 8 bits: full, window, range:LOW,HIGH, "
+                        "percentile:LOW,HIGH")  # fmt: skip
+    parser.add_argument("--pixel-range", choices=("stored", "image"), default="stored",
+                        help="grey levels as stored, or each image's maximum at 255")  # fmt: skip
+    parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,6 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         "book": _book,
         "datasets": _datasets,
     }[arguments.command]
+    _use_catalogues(getattr(arguments, "catalogue", []))
     try:
         return work(arguments)
     except KeyboardInterrupt:
@@ -88,20 +146,62 @@ def main(argv: list[str] | None = None) -> int:
         return 1
 
 
+def _use_catalogues(files: list[str]) -> None:
+    """Add catalogue files to the environment, where this process and those it starts look for them."""
+    if files:
+        given = [str(Path(file).expanduser().absolute()) for file in files]
+        before = os.environ.get("INTRINSIC_CATALOGUE", "").split(os.pathsep)
+        os.environ["INTRINSIC_CATALOGUE"] = os.pathsep.join(dict.fromkeys([*filter(None, before), *given]))
+
+
+def _source(arguments, place: str):
+    """The image set that was named; with rules given on the command line, as an entry of its own."""
+    from intrinsic import images
+
+    labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
+    group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
+    options = {"path_column": arguments.path_column, "nested": arguments.nested or None}
+    labels, group, options = ({k: v for k, v in one.items() if v is not None} for one in (labels, group, options))
+    if not (labels or group or options):
+        return place
+    if place in images.catalogue():
+        raise ValueError(f"{place} is in the catalogue, which holds its rules already; write an entry of your own "
+                         f"to change them: intrinsic datasets {place}")  # fmt: skip
+    fields = {"labels": labels, "group": group or None, "options": options}
+    return images.of_path(Path(place), **{k: v for k, v in fields.items() if v})
+
+
+def _params(arguments):
+    """The parameters of a file, with the image sets of --add."""
+    from intrinsic import campaign
+
+    p = campaign.read(arguments.params)
+    more = [source for source in arguments.add if source not in p.datasets]
+    return p.model_copy(update={"datasets": [*p.datasets, *more]}) if more else p
+
+
 # ------------------------------------------------------------------------------------------ measure
 
 
 def _measure(arguments) -> int:
     from intrinsic.measurement import measure
 
+    source = _source(arguments, arguments.source)
     facts = measure(
-        arguments.source,
+        source,
         size=arguments.size,
         channels=arguments.channels,
         k=arguments.k,
         per_class=arguments.per_class,
         flagged=arguments.flagged,
+        levels=arguments.levels,
+        pixel_range=arguments.pixel_range,
+        skip_unreadable=arguments.skip_unreadable,
+        progress=not arguments.json,
     )
+    compared = _compare(arguments, source) if arguments.compare else None
+    if compared is not None:
+        facts["compared"] = compared
     if arguments.json:
         print(json.dumps(facts, allow_nan=False))
         return 0
@@ -132,8 +232,43 @@ def _measure(arguments) -> int:
         print(f"  flagged          {sum(facts['soundness']['flagged'].values())} rows in {arguments.flagged}")
     for warning in facts["warnings"]:
         print(f"  warning: {warning}")
+    if compared is not None:
+        _show_compared(compared)
     print("  intervals: 95 %, for the estimator's expectation at this n, not for the true dimension")
     return 0
+
+
+def _compare(arguments, source) -> dict:
+    """The set, matched, among those in the records, as plain numbers; writes the picture."""
+    from intrinsic import book, campaign
+
+    setting = None
+    if arguments.params:
+        p = campaign.read(arguments.params)
+        setting = {key: getattr(p, key) for key in campaign.SETTING}
+    found = campaign.compare(source, setting, unmatched=arguments.unmatched)
+    columns = ["dataset", "domain", "d_data", "d_data_low", "d_data_high", "k_f", "k_f_low", "k_f_high", "own"]
+    rows = found.rows[columns].sort_values("k_f", ascending=False)
+    return {
+        "setting": found.setting,
+        "sets": json.loads(rows.to_json(orient="records")),
+        "left_out": [list(pair) for pair in found.left_out],
+        "picture": str(book.plane_page(found)),
+    }
+
+
+def _show_compared(compared: dict) -> None:
+    at = compared["setting"]
+    print(f"  among the sets in the records, at {at['size']} x {at['size']} pixels, {at['channels']} channel"
+          f"{'s' if at['channels'] > 1 else ''}, M = {at['per_class']} a class, k = {at['k']}:")  # fmt: skip
+    print(f"    {'':<2}{'set':<28}{'domain':<11}{'d_data':<22}K_F")
+    for row in compared["sets"]:
+        d = f"{row['d_data']:.2f} [{row['d_data_low']:.2f}, {row['d_data_high']:.2f}]"
+        k = f"{row['k_f']:.4f} [{row['k_f_low']:.4f}, {row['k_f_high']:.4f}]"
+        print(f"    {'> ' if row['own'] else '  '}{row['dataset']:<28}{row['domain']:<11}{d:<22}{k}")
+    for name, why in compared["left_out"]:
+        print(f"    left out: {name}: {why}")
+    print(f"    drawn in {compared['picture']}")
 
 
 def _show_sharpness(sharp: dict, show) -> None:
@@ -194,7 +329,7 @@ def _show_soundness(sound: dict) -> None:
 def _run(arguments) -> int:
     from intrinsic import campaign
 
-    p = campaign.read(arguments.params)
+    p = _params(arguments)
     if arguments.workers is not None:
         p = p.model_copy(update={"workers": arguments.workers})
     if arguments.dry_run:
@@ -257,7 +392,7 @@ def _dry_run(p) -> int:
 def _status(arguments) -> int:
     from intrinsic import campaign
 
-    p = campaign.read(arguments.params)
+    p = _params(arguments)
     table = campaign.status_frame(p)
     shown = table.drop(columns="reason") if not table["reason"].any() else table
     print(shown.to_string(index=False))
@@ -281,24 +416,30 @@ def _book(arguments) -> int:
     from intrinsic import book
 
     options = {} if arguments.output is None else {"output": arguments.output}
-    book.build(arguments.params, compute=not arguments.no_compute, progress=not arguments.no_progress, **options)
+    book.build(_params(arguments), compute=not arguments.no_compute, progress=not arguments.no_progress, **options)
     return 0
 
 
 def _datasets(arguments) -> int:
     from intrinsic import images
 
+    if arguments.draft:
+        print(images.draft(_source(arguments, arguments.draft)), end="")
+        return 0
     entries = images.catalogue()
     if arguments.name is None:
         for name, entry in entries.items():
-            print(f"{name:22} {entry.domain:10} {entry.title}")
+            where = entry.whereabouts()
+            if not entry.parent and (entry.present() or not arguments.present):
+                pairs = sum(1 for other in entries.values() if other.parent == name)
+                more = f"; pairs of its classes: {name}-pair1 to {name}-pair{pairs}" if pairs else ""
+                print(f"{name:27} {entry.domain:10} {where:10} {entry.title}{more}")
+        print("`intrinsic datasets NAME` tells more of a set, and how to get it")
         return 0
     if arguments.name not in entries:
-        raise ValueError(f"'{arguments.name}' is not in the catalogue; it has {', '.join(entries)}")
-    entry = entries[arguments.name]
-    print(f"{arguments.name}: {entry.title}")
-    for key in ("domain", "about", "beware", "source", "licence"):
-        print(f"  {key:9} {getattr(entry, key)}")
+        images.find(arguments.name)  # raises with the closest name
+        raise ValueError(f"{arguments.name!r} is a path and not in the catalogue; `--draft` prints an entry for it")
+    print(entries[arguments.name].describe())
     return 0
 
 

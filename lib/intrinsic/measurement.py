@@ -36,12 +36,12 @@ class Matched:
 
 
 @lru_cache(maxsize=4)
-def matched(source: str, size: int | None = None, channels: int | None = None) -> Matched:
+def matched(source: str, size: int | None = None, channels: int | None = None, pixel_range: str = "stored") -> Matched:
     """Load, match, drop exact copies of the same label, and find the groups that splits respect.
 
     Where patients or volumes are unknown, connected components of near-duplicates act as groups.
     """
-    loaded = image_sets.load(source, size=size, channels=channels)
+    loaded = image_sets.load(source, size=size, channels=channels, pixel_range=pixel_range)
     found = loaded.duplicates()
     kept = loaded.drop_duplicates()
     groups = kept.group if kept.group is not None else neighbors.near_duplicate_components(kept)
@@ -281,13 +281,34 @@ def _class_pairs(near, clean: ImageSet, most: int = 20) -> dict | None:
     }
 
 
-def measure(source: str, *, size=None, channels=None, k=20, per_class=250, flagged=None) -> dict:
+def measure(
+    source,
+    *,
+    size=None,
+    channels=None,
+    k=20,
+    per_class=250,
+    levels=None,
+    pixel_range="stored",
+    skip_unreadable=False,
+    progress=False,
+    flagged=None,
+) -> dict:
     """What `intrinsic measure` prints, as one dictionary of plain numbers, texts and lists.
 
-    flagged   a CSV file to write the flagged files and pairs to (soundness.write_csv)
+    source     a catalogue name, a path or an images.Entry; the rest as in images.load
+    flagged    a CSV file to write the flagged files and pairs to (soundness.write_csv)
     Indices of images count from 0 in the order of the set; paths stand beside where there are files.
     """
-    loaded = image_sets.load(source, size=size, channels=channels)
+    loaded = image_sets.load(
+        source,
+        size=size,
+        channels=channels,
+        pixel_range=pixel_range,
+        levels=levels,
+        skip_unreadable=skip_unreadable,
+        progress=progress,
+    )
     _at_least_two_classes(loaded)
     found = loaded.duplicates()
     original = soundness.distinct(loaded)

@@ -4,16 +4,27 @@ Submodules in order; each imports only those above it:
 
     sets        ImageSet, duplicates, errors
     matching    one size, channels, range and M for a comparison
+    downloads   one file from a web address, whole and checked
     rules       labels and groups by rule
-    files       pictures to arrays
+    cache       decoded images on disk
+    files       pictures, DICOM and NIfTI to arrays
     adapters    what a folder, a table, an archive or a package holds
     embedded    sets built from installed packages
+    packaged    sets of torchvision and MedMNIST, downloaded when first read
+    published   the paper's sets as its code gives them, defects included
     catalogue   entries, catalogue files, load
     splits      training and test sets without a leak
 """
 
-from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, find, load, of_path
+from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, of_path
 from intrinsic.images.matching import Matching, Unmatched, check_matched, match
+from intrinsic.images.published import (
+    PUBLISHED_OUTPUTS,
+    published_pairs,
+    published_slip,
+    published_split,
+    published_subset,
+)
 from intrinsic.images.rules import BadRule, GroupRule, LabelRule
 from intrinsic.images.sets import (
     DOMAINS,
@@ -35,6 +46,7 @@ from intrinsic.images.splits import Split, balanced_draws, check_split, reachabl
 
 __all__ = [
     "DOMAINS",
+    "PUBLISHED_OUTPUTS",
     "REPOSITORY",
     "BadCatalogue",
     "BadImageFile",
@@ -59,10 +71,15 @@ __all__ = [
     "catalogue_files",
     "check_matched",
     "check_split",
+    "draft",
     "find",
     "load",
     "match",
     "of_path",
+    "published_pairs",
+    "published_slip",
+    "published_split",
+    "published_subset",
     "reachable",
     "regroup",
     "split",

@@ -4,18 +4,29 @@ An adapter lists; it decides no label and, where images are files, reads no pixe
 rows, and `files.read` decodes only those.
 """
 
+import math
+import os
+import re
+import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pydantic
+from tqdm import tqdm
 
-from intrinsic.images.files import hidden, is_picture
-from intrinsic.images.sets import BadImages, BadSource, integers, reason
+from intrinsic.images.files import hidden, kind_of, slices, volume
+from intrinsic.images.rules import text_of
+from intrinsic.images.sets import BadImageFile, BadImages, BadSource, integers, reason, suggest
+
+TABLES = (".csv", ".tsv", ".parquet")
 
 
 class Options(pydantic.BaseModel):
@@ -48,19 +59,140 @@ class Found:
 
 
 class FolderOptions(Options):
-    pass
+    """nested   read the pictures of deeper folders too; the folder below `location` stays the class."""
+
+    nested: bool = False
+
+
+class JoinOptions(Options):
+    """A second table: its file, from `location` on; the column that both share; which images stay."""
+
+    table: str
+    column: str
+    how: Literal["left", "inner"] = "left"
+
+
+class TableOptions(Options):
+    """How a table of images is read.
+
+    table          file name, from `location` on; none: `location` is the table
+    path_column    the column that names the image
+    columns        names of the columns, for a table without header
+    path_pattern   regular expression on that column; rows that it does not match are left out
+    path_template  the path, from its groups: {0}, {1}, ... or {name}; {0} is all that matches where it has no group
+    root           the folder from which paths start, from `location` on; none: the table's own
+    frame_column   which frame or slice of the file, counted from 0
+    join           a second table: its rows are added where their `column` is equal; how: left (keep all images) or
+                   inner (only those that it holds)
+    """
+
+    table: str | None = None
+    path_column: str = "path"
+    columns: list[str] | None = None
+    path_pattern: str | None = None
+    path_template: str | None = None
+    root: str | None = None
+    frame_column: str | None = None
+    join: JoinOptions | None = None
+
+    @pydantic.field_validator("columns")
+    @classmethod
+    def _named_once(cls, columns):
+        twice = next((name for name in columns or [] if columns.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} is named twice")
+        return columns
+
+    @pydantic.field_validator("path_pattern")
+    @classmethod
+    def _compiles(cls, pattern):
+        return _regular(pattern)
+
+
+class DicomOptions(Options):
+    """tags   further attributes of the header, by keyword, e.g. StationName: each becomes a column."""
+
+    tags: list[str] = []
+
+    @pydantic.field_validator("tags")
+    @classmethod
+    def _known(cls, tags):
+        from pydicom.datadict import tag_for_keyword
+
+        unknown = [tag for tag in tags if tag_for_keyword(tag) is None]
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} is no keyword of a DICOM attribute, such as PatientID or StationName")
+        return tags
+
+
+class NiftiOptions(Options):
+    """Which slices of which volumes.
+
+    axis          0 sagittal, 1 coronal, 2 axial, of the canonical axes
+    from, to      fractions of the axis: slice i of n is taken where from <= i/n < to
+    step          every so many slices
+    mask_pattern, mask_template   the mask of a volume: a regular expression on the volume's path, and the path of its
+                  mask from its groups ({0}, {1}, ... or {name}); files that it does not match are no volumes
+    """
+
+    axis: Literal[0, 1, 2] = 2
+    start: float = pydantic.Field(0.0, ge=0, lt=1, alias="from")
+    to: float = pydantic.Field(1.0, gt=0, le=1)
+    step: int = pydantic.Field(1, ge=1)
+    mask_pattern: str | None = None
+    mask_template: str | None = None
+
+    @pydantic.field_validator("mask_pattern")
+    @classmethod
+    def _compiles(cls, pattern):
+        return _regular(pattern)
+
+    @pydantic.model_validator(mode="after")
+    def _together(self):
+        if (self.mask_pattern is None) != (self.mask_template is None):
+            raise ValueError("mask_pattern and mask_template belong together: give both")
+        if self.start >= self.to:
+            raise ValueError(f"from {self.start:g} to {self.to:g} holds no slice")
+        return self
 
 
 class NpzOptions(Options):
     pass
 
 
+def _regular(pattern: str | None) -> str | None:
+    if pattern is not None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
+    return pattern
+
+
+def _filled(template: str, match: re.Match) -> str:
+    """A template with the groups of a match, or all of it where it has none."""
+    try:
+        return template.format(*(match.groups("") or (match[0],)), **match.groupdict(""))
+    except (IndexError, KeyError, ValueError, AttributeError) as error:
+        raise BadSource(
+            f"the template {template!r} does not fit the groups of {match.re.pattern!r} ({reason(error)}), so paths "
+            "cannot be made: use {0}, {1}, ... or {name}"
+        ) from None
+
+
+# ------------------------------------------------------------------------------------------ Folders
+
+
 def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
-    """A folder of class folders, both sorted by name."""
-    above = {path.resolve(), *path.resolve().parents}
-    folders = [p for p in sorted(path.iterdir()) if p.is_dir() and not hidden(p) and p.resolve() not in above]
+    """A folder of class folders, both sorted by name; a volume or a file of several frames is a row for each.
+
+    Columns: path, folder and, where there are such files, frame and volume (the path of the file), which is the group.
+    """
+    own = Path(os.path.realpath(path))
+    above = {str(own), *map(str, own.parents)}
+    folders = [p for p in _listed(path) if p.is_dir() and not hidden(p) and os.path.realpath(p) not in above]
     if not folders:
-        loose = sum(is_picture(p) for p in path.iterdir())
+        loose = sum(kind_of(p) is not None for p in _listed(path))
         found = f"{loose} pictures and no folders" if loose else "no pictures"
         raise BadSource(f"{path} holds {found}: put the pictures of each class into a folder of its own there")
     if len(folders) == 1:
@@ -70,18 +202,351 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
         )
     rows = []
     for one in folders:
-        inside = [p for p in sorted(one.iterdir()) if not hidden(p)]
-        deeper = [p for p in inside if p.is_dir() and any(is_picture(q) for q in p.iterdir())]
-        here = [p for p in inside if is_picture(p)]
-        if deeper:
+        everything = list(_walk(one, above))
+        files = [(file, kind) for file in everything if (kind := kind_of(file)) is not None]
+        here = [(file, kind) for file, kind in files if file.parent == one]
+        if len(here) < len(files) and not options.nested:
+            deep = next(file for file, _ in files if file.parent != one).relative_to(one)
             raise BadSource(
-                f"class folder {one} holds pictures one level deeper, in {deeper[0].name!r}, which would "
-                "be left out: move them up, or give the folder whose folders are the classes"
+                f"class folder {one} holds pictures one level deeper, in {deep.parts[0]!r}, which would be left out: "
+                "say `nested: true` in the options to read them (where that folder is the patient, with the group "
+                "pattern '^[^/]+/([^/]+)/'), or give the folder whose folders are the classes"
             )
-        if not here:
-            raise BadSource(f"class folder {one} holds no picture: remove it or fill it")
-        rows += [(p.relative_to(path).as_posix(), one.name) for p in here]
-    return Found(pd.DataFrame(rows, columns=["path", "folder"]), label="folder", root=path)
+        if not files:
+            other = next((file.name for file in everything), None)
+            what = f", only files of other kinds, e.g. {other!r}" if other else ""
+            raise BadSource(f"class folder {one} holds no picture{what}: remove it or fill it")
+        rows += [(file, one.name, kind) for file, kind in files]
+    table = pd.DataFrame(
+        {"path": [file.relative_to(path).as_posix() for file, _, _ in rows], "folder": [name for _, name, _ in rows]}
+    )
+    if all(kind == "picture" for _, _, kind in rows):
+        return Found(table, label="folder", root=path)
+    several = _in_threads(lambda row: _frames(row[0], row[2]), rows, "listing", progress)
+    if all(n is None for n in several):
+        return Found(table, label="folder", root=path)
+    return Found(_each_frame(table, several), label="folder", group="volume", root=path)
+
+
+def _in_threads(work: Callable, items: Sequence, what: str, progress: bool) -> list:
+    """work(item) of all items, in their order."""
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header are no concern of a list
+        results = pool.map(work, items)
+        return list(tqdm(results, what, len(items), False, unit=" files", delay=1, disable=not progress))
+
+
+def _listed(path: Path) -> list[Path]:
+    """What a folder holds, sorted by name. Raises BadSource where it may not be read."""
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise BadSource(
+            f"the folder {path} cannot be listed ({error.strerror or reason(error)}), so its images are unknown: "
+            "make it readable, or take it away"
+        ) from None
+
+
+def _walk(path: Path, above: set[str] = frozenset()) -> Iterator[Path]:
+    """Files in a folder and those below, sorted; each file once, however many links lead to it. Not those hidden.
+
+    above   real paths of folders not to be entered, so that links that lead back end
+    """
+    seen = set(above)
+
+    def inside(folder: Path):
+        home = os.path.realpath(folder)
+        seen.add(home)
+        for entry in _listed(folder):
+            if hidden(entry):
+                continue
+            real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
+            if real in seen:
+                continue
+            if entry.is_dir():
+                yield from inside(entry)
+            else:
+                seen.add(real)
+                yield entry
+
+    yield from inside(path)
+
+
+def _frames(file: Path, kind: str, axis: int = 2) -> int | None:
+    """How many images a file holds that is a volume or has several frames; None: it is one image."""
+    if kind == "NIfTI":
+        shape = slices(file)
+        return None if shape is None else shape[axis]
+    if kind == "DICOM":
+        header = _header(file, ["NumberOfFrames"])
+        n = int(header.get("NumberOfFrames") or 1) if header is not None else 1
+        return n if n > 1 else None
+    return None
+
+
+def _each_frame(table: pd.DataFrame, several: Sequence[int | Iterable[int] | None]) -> pd.DataFrame:
+    """A row for each frame or slice, with the columns frame and volume. several: None for a file that is one image."""
+    frames = [[pd.NA] if n is None else list(range(n) if isinstance(n, int) else n) for n in several]
+    table = table.loc[table.index.repeat([len(f) for f in frames])].reset_index(drop=True)
+    table["frame"] = pd.array([i for f in frames for i in f], dtype="Int64")
+    table["volume"] = table["path"]
+    return table
+
+
+# ------------------------------------------------------------------------------------------ Tables
+
+
+def table(path: Path, options: TableOptions, progress: bool = False) -> Found:
+    """A table with one row an image: CSV, TSV or Parquet. Every column is there for the rules.
+
+    Cells of CSV and TSV stay the text that they are, except that 1.0 is 1 outside the column of paths; empty ones and
+    NaN are missing, and so have no label. Paths may be absolute, or lead out of the root; files that are not there are
+    an error only for rows that the label rule keeps.
+    """
+    file = path if options.table is None else path / options.table
+    base = path if path.is_dir() else path.parent
+    rows = _table_file(file, options.columns, options.path_column)
+    if options.path_column not in rows:
+        raise _no_column(file, options.path_column, rows)
+    if options.frame_column is not None and options.frame_column not in rows:
+        raise _no_column(file, options.frame_column, rows)
+    if options.join is not None:
+        rows = _joined(rows, file, options.join, base)
+    names = [text if isinstance(text, str) else text_of(text) for text in rows[options.path_column]]
+    if options.path_pattern is not None or options.path_template is not None:
+        found = [re.search(options.path_pattern or r"(?s)^.+$", name) for name in names]
+        keep = [match is not None for match in found]
+        names = [_filled(options.path_template or "{0}", match) for match in found if match is not None]
+        rows = rows[keep].reset_index(drop=True)
+    if not names:
+        raise BadSource(f"{file} names no image in its column {options.path_column!r}: correct the pattern or the file")
+    if not all(names):
+        raise BadSource(
+            f"{file} names no file in row {names.index('') + 1:,} of its column {options.path_column!r}, so that image "
+            "is unknown: fill the cell or remove the row"
+        )
+    rows["path"] = names
+    if options.frame_column is not None:
+        frames = pd.to_numeric(rows[options.frame_column], errors="coerce")
+        wrong = rows[options.frame_column].notna() & ~(frames.ge(0) & frames.mod(1).eq(0))
+        if wrong.any():
+            value = rows[options.frame_column][wrong].iloc[0]
+            raise BadSource(
+                f"{file} has {value!r} in its column {options.frame_column!r}, which is no frame: give whole numbers "
+                "from 0, or leave the cell empty"
+            )
+        rows["frame"] = frames.astype("Int64")
+    root = file.parent if options.root is None else base / options.root
+    return Found(
+        rows, label="label" if "label" in rows else None, group="group" if "group" in rows else None, root=root
+    )
+
+
+def _no_column(file: Path, column: str, rows: pd.DataFrame) -> BadSource:
+    names = [str(name) for name in rows.columns]
+    return BadSource(
+        f"{file} has no column {column!r}; its columns are {', '.join(names)}{suggest(column, names)}: name the column "
+        "in the options"
+    )
+
+
+def _table_file(file: Path, columns: list[str] | None, verbatim: str | None = None) -> pd.DataFrame:
+    """A table as it is read. verbatim: the column in which 1.0 stays 1.0."""
+    suffix = file.suffix.lower()
+    if suffix not in TABLES:
+        raise BadSource(f"{file} is no table of a known kind ({', '.join(TABLES)}): save it as one of them")
+    try:
+        if suffix == ".parquet":
+            rows = pd.read_parquet(file)
+        else:
+            rows = pd.read_csv(
+                file,
+                sep="\t" if suffix == ".tsv" else ",",
+                header="infer" if columns is None else None,
+                dtype=str,
+                keep_default_na=False,
+                na_values=["", "NaN", "nan"],
+                encoding="utf-8-sig",
+            )
+    except FileNotFoundError:
+        raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options") from None
+    except (OSError, ValueError, pa.ArrowException) as error:  # pandas: its parser's errors are ValueErrors
+        raise BadSource(
+            f"{file} cannot be read as a table ({reason(error)}): save it anew as {suffix[1:]} in UTF-8"
+        ) from None
+    if columns is not None:
+        if len(columns) != rows.shape[1]:
+            raise BadSource(
+                f"{file} has {rows.shape[1]} columns, and {len(columns)} names are given for them: give one each"
+            )
+        rows.columns = columns
+    for column in rows.columns:
+        if column != verbatim and pd.api.types.infer_dtype(rows[column], skipna=True) == "string":
+            changed = {cell: plain for cell in rows[column].unique() if (plain := _plain_number(cell)) is not cell}
+            if changed:
+                rows[column] = [changed.get(cell, cell) for cell in rows[column]]
+    return rows
+
+
+def _plain_number(cell: Any) -> Any:
+    """The text 1.0 as 1, anything else as it is."""
+    found = re.fullmatch(r"\s*(-?\d+)\.0+\s*", cell) if isinstance(cell, str) else None
+    return cell if found is None else found[1]
+
+
+def _joined(rows: pd.DataFrame, file: Path, join: JoinOptions, base: Path) -> pd.DataFrame:
+    second = base / join.table
+    other = _table_file(second, None)
+    for name, columns in ((file, rows), (second, other)):
+        if join.column not in columns:
+            raise _no_column(name, join.column, columns)
+    keys = [_plain_number(text_of(cell)) for cell in other[join.column]]
+    twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
+    if twice is not None:
+        raise BadSource(
+            f"{second} has {twice!r} more than once in its column {join.column!r}, so it is open which row belongs to "
+            "an image: keep one row for each"
+        )
+    other = other.assign(**{"\0key": keys}).drop(columns=join.column)
+    own = rows.assign(**{"\0key": [_plain_number(text_of(cell)) for cell in rows[join.column]]})
+    merged = own.merge(other, on="\0key", how=join.how, suffixes=("", f"_{Path(join.table).stem}"))
+    return merged.drop(columns="\0key").reset_index(drop=True)
+
+
+# ------------------------------------------------------------------------------------------ DICOM
+
+
+HEADER = (
+    "PatientID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Modality",
+    "SeriesDescription",
+    "ViewPosition",
+    "InstanceNumber",
+    "NumberOfFrames",
+)
+
+
+def dicom(path: Path, options: DicomOptions, progress: bool = False) -> Found:
+    """Every DICOM image below a folder, sorted by path. The label needs a rule.
+
+    Columns: path, folder (the top folder), attributes of the header (HEADER and `tags`; empty where a file lacks
+    them) and, where files hold several frames, frame and volume. The group is the patient, unless no file names one.
+    Files without pixels, such as reports, are no images.
+    """
+    files = [file for file in _walk(path) if kind_of(file) == "DICOM"]
+    wanted = list(dict.fromkeys((*HEADER, *options.tags)))
+    headers = _in_threads(lambda file: _header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress)
+    rows, several = [], []
+    for file, header in zip(files, headers, strict=True):
+        if header is not None and _no_image(header):
+            continue
+        name = file.relative_to(path)
+        row = {"path": name.as_posix(), "folder": name.parts[0] if len(name.parts) > 1 else ""}
+        rows.append(row | {tag: "" if header is None else _plain(header.get(tag)) for tag in wanted})
+        frames = rows[-1]["NumberOfFrames"]
+        n = int(frames) if frames.isdigit() else 1
+        several.append(n if n > 1 else None)
+    if not rows:
+        raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
+    listed = pd.DataFrame(rows)
+    if any(n is not None for n in several):
+        listed = _each_frame(listed, several)
+    group = "PatientID" if listed["PatientID"].ne("").any() else None
+    return Found(listed, group=group, root=path)
+
+
+def _no_image(header) -> bool:
+    """Whether a DICOM file is meant to hold something else, e.g. a report. One damaged before its size is an image."""
+    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+    return "Rows" not in header and kind is not None and "Image" not in kind.name
+
+
+def _header(file: Path, tags: list[str]):
+    """Attributes of a DICOM header; None where it cannot be read, which is said once the file is."""
+    import pydicom
+
+    try:
+        return pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=tags)
+    except Exception:  # pydicom raises nearly every type on damaged files
+        return None
+
+
+def _plain(value: Any) -> str:
+    """An attribute as text; several values as DICOM writes them, with a backslash between."""
+    many = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    return "\\".join(str(one) for one in value) if many else text_of(value)
+
+
+# ------------------------------------------------------------------------------------------ NIfTI
+
+
+def nifti(path: Path, options: NiftiOptions, progress: bool = False) -> Found:
+    """Slices of every NIfTI volume below a folder, sorted by path.
+
+    Columns: path, folder (the top folder), volume (the path, which is the group), frame (the slice), axis; with masks
+    also mask_pixels (of the mask above 0 in the slice) and has_mask (0, 1), which is the label.
+    """
+    files = [file for file in _walk(path) if kind_of(file) == "NIfTI"]
+    names = [file.relative_to(path) for file in files]
+    masks: list[Path | None] = [None] * len(files)
+    if options.mask_pattern is not None:
+        found = [re.search(options.mask_pattern, name.as_posix()) for name in names]
+        masks = [path / _filled(options.mask_template, match) for match in found if match]
+        files = [file for file, match in zip(files, found, strict=True) if match]
+        names = [name for name, match in zip(names, found, strict=True) if match]
+    if not files:
+        which = f" that {options.mask_pattern!r} matches" if options.mask_pattern else ""
+        raise BadSource(f"{path} holds no NIfTI volume{which}: give the folder that holds them, or correct the options")
+
+    def chosen(file: Path) -> list[int] | None:
+        shape = slices(file)
+        if shape is None:  # one row, and the reason is given once the file is read
+            return None
+        n = shape[options.axis]
+        start, stop = (math.ceil(n * fraction - 1e-9) for fraction in (options.start, options.to))
+        return list(range(start, stop, options.step))
+
+    several = _in_threads(chosen, files, "listing", progress)
+    listed = pd.DataFrame(
+        {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
+    )
+    listed = _each_frame(listed, several)
+    if listed.empty:
+        raise BadSource(f"from {options.start:g} to {options.to:g} leaves no slice of the volumes in {path}: widen it")
+    listed["axis"] = options.axis
+    if options.mask_pattern is None:
+        return Found(listed, group="volume", root=path)
+    pairs = list(zip(files, masks, strict=True))
+    counts = _in_threads(lambda pair: _mask_pixels(*pair, options.axis), pairs, "masks", progress)
+    pixels = [n[i] for n, taken in zip(counts, several, strict=True) for i in ([0] if taken is None else taken)]
+    listed["mask_pixels"] = pixels
+    listed["has_mask"] = (listed["mask_pixels"] > 0).astype(int)
+    return Found(listed, label="has_mask", group="volume", root=path)
+
+
+def _mask_pixels(file: Path, mask: Path, axis: int) -> list[int]:
+    """Voxels of a mask above 0 in each slice of its volume. Raises BadSource where they do not fit together."""
+    try:
+        values = volume(mask.read_bytes())[0]
+    except OSError as error:
+        raise BadSource(
+            f"the mask {mask} of {file} cannot be opened ({error.strerror or reason(error)}), so the labels of its "
+            "slices are unknown: put it there, or correct mask_template"
+        ) from None
+    except BadImageFile as error:
+        raise BadSource(f"the mask {mask} of {file} {error}: replace it, or leave the volume out") from None
+    shape = slices(file)
+    if shape is not None and values.shape != shape:
+        raise BadSource(
+            f"the mask {mask} has {' x '.join(map(str, values.shape))} voxels and {file} has "
+            f"{' x '.join(map(str, shape))}, so its slices are not those of the volume: give the mask made for it"
+        )
+    return (values > 0).sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
+
+
+# ------------------------------------------------------------------------------------------ Archives
 
 
 def npz(path: Path, options: NpzOptions, progress: bool = False) -> Found:
@@ -152,4 +617,33 @@ def npz(path: Path, options: NpzOptions, progress: bool = False) -> Found:
     )
 
 
-ADAPTERS = {"folder": (FolderOptions, folder), "npz": (NpzOptions, npz)}
+ADAPTERS = {
+    "folder": (FolderOptions, folder),
+    "table": (TableOptions, table),
+    "dicom": (DicomOptions, dicom),
+    "nifti": (NiftiOptions, nifti),
+    "npz": (NpzOptions, npz),
+}
+
+
+def adapter_of(path: Path) -> str:
+    """The adapter for a folder or a file that is in no catalogue. Raises BadSource.
+
+    Where no folder directly below holds images, and DICOM or NIfTI files lie deeper, they are taken as `dicom` or
+    `nifti`; any other folder is one of class folders.
+    """
+    if not path.is_dir():
+        suffix = path.suffix.lower()
+        if suffix in TABLES:
+            return "table"
+        if suffix == ".npz":
+            return "npz"
+        raise BadSource(
+            f"{path} is neither a folder of images nor a file of a known kind ({', '.join(TABLES)}, .npz): give one of "
+            "them, for a single volume the folder that holds it"
+        )
+    below = [one for one in _listed(path) if one.is_dir() and not hidden(one)]
+    if any(kind_of(file) for one in below for file in _listed(one)):
+        return "folder"
+    kinds = (kind_of(file) for file in _walk(path))
+    return {"DICOM": "dicom", "NIfTI": "nifti"}.get(next(filter(None, kinds), None), "folder")

@@ -22,45 +22,45 @@ class Matching:
     """The one setting of a comparison. K_F and d_data change with all of these, so each is equal for all sets.
 
     size       pixels a side;  channels   1 or 3
-    range      "stored": grey levels as they are; "image": each image's maximum becomes 255
+    pixel_range "stored": grey levels as they are; "image": each image's maximum becomes 255
     per_class  M, images a class for d_data and K_F
     """
 
     size: int
     channels: int = 1
-    range: Range = "stored"
+    pixel_range: Range = "stored"
     per_class: int = 250
 
     def apply(self, images: ImageSet) -> ImageSet:
         """The set at this setting. Raises Unmatched where a class has fewer than M images."""
-        made = match(images, size=self.size, channels=self.channels, range=self.range)
+        made = match(images, size=self.size, channels=self.channels, pixel_range=self.pixel_range)
         _check_per_class(made, self.per_class)
         return made
 
 
-def match(images, *, size=None, channels=None, range="stored"):
+def match(images, *, size=None, channels=None, pixel_range="stored"):
     """The same set at a common size, number of channels and range, so that distances can be compared.
 
     size       pixels; every image becomes size x size by antialiased bilinear resampling (aspect not kept)
     channels   1: grey = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded; 3: grey levels replicated
-    range      "stored": as they are. "image": each image times 255 / its maximum, rounded; a black one stays black.
+    pixel_range "stored": as they are. "image": each image times 255 / its maximum, rounded; a black one stays black.
                A set that has it already is left alone
     In this order: channels, range, size. What is None stays. Replication multiplies every distance by sqrt(3).
     """
-    check_match(size, channels, range)
-    if range == "stored" and images.range != "stored":
+    check_match(size, channels, pixel_range)
+    if pixel_range == "stored" and images.pixel_range != "stored":
         raise Unmatched(
-            f"{images.name} has the range {images.range!r} and not that of its files, which cannot be had back: "
-            "load it again with range='stored'"
+            f"{images.name} has the range {images.pixel_range!r} and not that of its files, which cannot be had back: "
+            "load it again with pixel_range='stored'"
         )
     pixels = images.images
     if channels is not None and channels != images.channels:
         pixels = grey(pixels) if channels == 1 else np.repeat(pixels[..., None], 3, axis=3)
-    if range == "image" and images.range != "image":
+    if pixel_range == "image" and images.pixel_range != "image":
         pixels = stretched(pixels)
     if size is not None and images.size != (size, size):
         pixels = np.stack([resize(image, size) for image in pixels])
-    return images if pixels is images.images else replace(images, images=pixels, range=range)
+    return images if pixels is images.images else replace(images, images=pixels, pixel_range=pixel_range)
 
 
 def check_matched(sets: Sequence[ImageSet], per_class: int | None = None) -> None:
@@ -69,7 +69,7 @@ def check_matched(sets: Sequence[ImageSet], per_class: int | None = None) -> Non
         for what, own, first in (
             ("pixels", dimensions(images), dimensions(sets[0])),
             ("channels", images.channels, sets[0].channels),
-            ("range", images.range, sets[0].range),
+            ("range", images.pixel_range, sets[0].pixel_range),
         ):
             if own != first:
                 raise Unmatched(
@@ -89,14 +89,16 @@ def _check_per_class(images: ImageSet, per_class: int) -> None:
         )
 
 
-def check_match(size, channels, range="stored"):
+def check_match(size, channels, pixel_range="stored"):
     """Raises ValueError for a size, a number of channels or a range that does not exist."""
     if size is not None and (not isinstance(size, int | np.integer) or size < 1):
         raise ValueError(f"size={size} is no number of pixels: give a whole number, e.g. size=32")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels} cannot be made from grey or colour images: give 1 or 3")
-    if range not in RANGES:
-        raise ValueError(f"range={range!r} is unknown, so grey levels could not be compared: give stored or image")
+    if pixel_range not in RANGES:
+        raise ValueError(
+            f"pixel_range={pixel_range!r} is unknown, so grey levels could not be compared: give stored or image"
+        )
 
 
 def grey(pixels):

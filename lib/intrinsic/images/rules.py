@@ -54,6 +54,15 @@ class _Rule(pydantic.BaseModel):
                 raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
         return pattern
 
+    def describe(self) -> str:
+        """The rule in one line."""
+        parts = []
+        for key, value in self.model_dump(exclude_defaults=True).items():
+            if isinstance(value, dict):
+                value = "; ".join(f"{name}: {', '.join(parts_)}" for name, parts_ in value.items())  # noqa: PLW2901
+            parts.append(f"{key} {' | '.join(value) if isinstance(value, list | tuple) else value}")
+        return ", ".join(parts)
+
     def values(self, table: pd.DataFrame, default: str | None, what: str) -> tuple[list[str], np.ndarray]:
         """(text of each row, rows where the pattern matched). A pattern without a column reads the path."""
         column = self.column or ("path" if self.pattern else default)
@@ -80,10 +89,12 @@ class LabelRule(_Rule):
     column, pattern   where its value stands: a column of the table, or part of its path; by default the folder's
                       name, the column `label`, or what the source itself calls the class
     classes           {name: [values]}: labels 0, 1, ... in this order
-    pair              two values: labels 0 and 1; images of all others are left out
+    pair              two values: labels 0 and 1; images of all others are left out. "#12" is the class in place 12,
+                      from 0 on, in the source's own order or sorted
     grades            values from lowest to highest; with positive_from, the grade from which the label is 1
     others            a value in no class: refuse | drop
     missing           an empty cell, or a path that the pattern does not match: refuse | drop | as:NAME (a class)
+    unused            a value of a class that no image has: refuse | allow
     """
 
     classes: dict[Text, list[Text]] | None = None
@@ -92,6 +103,7 @@ class LabelRule(_Rule):
     positive_from: Text | None = None
     others: Literal["refuse", "drop"] = "refuse"
     missing: Annotated[str, pydantic.Field(pattern=r"^(refuse|drop|as:.+)$")] = "refuse"
+    unused: Literal["refuse", "allow"] = "refuse"
 
     @pydantic.model_validator(mode="after")
     def _one_way(self):
@@ -139,17 +151,18 @@ class LabelRule(_Rule):
         """
         values, matched = self.values(table, default, "label")
         empty = ~matched | np.array([not v for v in values], dtype=bool)
+        present = set(values) - {""}
         mapping = self.mapping()
         fill = self.missing[3:] if self.missing.startswith("as:") else None
         if mapping is None:
-            present = {v for v, no in zip(values, empty, strict=True) if not no}
-            names = [n for n in order if n in present] if order is not None else sorted(present, key=_natural)
-            if order is not None:
-                names = list(order)
+            names = list(order) if order is not None else sorted(present, key=_natural)
             mapping = {name: [name] for name in names}
             if fill is not None and fill not in mapping:
                 mapping[fill] = []
-        elif fill is not None and fill not in mapping:
+        elif self.pair is not None:
+            known = list(order) if order is not None else sorted(present, key=_natural)
+            mapping = {name: [name] for name in (_at_place(value, known) for value in self.pair)}
+        if self.mapping() is not None and fill is not None and fill not in mapping:
             raise BadRule(f"missing labels are to be {fill!r}, which is not one of the classes {', '.join(mapping)}")
         code = {part: label for label, parts in enumerate(mapping.values()) for part in parts}
         labels = np.full(len(values), -1, dtype=np.int64)
@@ -174,10 +187,12 @@ class LabelRule(_Rule):
                 f"{_row(table, i)} has the label {values[i]!r}, which is in no class (known: {known}), as "
                 f"{int(outside.sum()):,} of {len(values):,} images; add it, or say `others: drop` in the label rule"
             )
-        unused = [part for part in code if part not in set(values)]
-        if unused and self.mapping() is not None:
+        present = set(values)
+        unused = [part for part in code if part not in present]
+        if unused and self.unused == "refuse" and self.mapping() is not None:
             raise BadRule(
-                f"no image has the label {unused[0]!r} that a class is made of; the labels found are "
+                f"no image has the label {unused[0]!r} that a class is made of (where that is right, say "
+                "`unused: allow`); the labels found are "
                 + ", ".join(sorted({v for v in values if v}, key=_natural)[:20])
                 + suggest(unused[0], set(values))
             )
@@ -214,6 +229,16 @@ class GroupRule(_Rule):
             return np.array([int(value) for value in values], dtype=np.int64)
         number = {name: i for i, name in enumerate(sorted(set(values), key=_natural))}
         return np.array([number[value] for value in values], dtype=np.int64)
+
+
+def _at_place(value: str, classes: list[str]) -> str:
+    """The class that a value names, also by its place: "#0" is the first."""
+    place = re.fullmatch(r"#(\d+)", value)
+    if place is None or value in classes:
+        return value
+    if int(place[1]) >= len(classes):
+        raise BadRule(f"the pair names the class {value}, and there are {len(classes)}, #0 to #{len(classes) - 1}")
+    return classes[int(place[1])]
 
 
 def _natural(text: str) -> tuple:

@@ -67,7 +67,7 @@ class ImageSet:
     about, beware, source, licence    what the set is, what it is not, where it is from
     show_pixels    False: published pages must not show its images
     ordered    the labels are grades, so that their difference counts
-    range      "stored": grey levels of the files; "image": each image's maximum is 255 (see matching)
+    pixel_range "stored": grey levels of the files; "image": each image's maximum is 255 (see matching)
     modality   how the images were made: "knee X-ray", "photograph"
     unreadable (path, reason) of files left out because they cannot be read
 
@@ -87,7 +87,7 @@ class ImageSet:
     licence: str = ""
     show_pixels: bool = True
     ordered: bool = False
-    range: str = "stored"
+    pixel_range: str = "stored"
     modality: str = ""
     unreadable: tuple[tuple[str, str], ...] = ()
 
