@@ -89,8 +89,8 @@ def test_content_decides_and_neither_name_nor_time_nor_place(tmp_path, decoded):
 def test_all_that_decides_a_pixel_decides_the_entry(tmp_path, decoded):
     fill(tmp_path / "x")
     swapped = table().iloc[::-1].reset_index(drop=True)
-    cases = [(table(), reading) for reading in (
-        Reading(), Reading(size=3), Reading(pixel_range="image"), Reading(channels=3), Reading(levels="full"))]  # fmt: skip
+    settings = ({}, {"size": 3}, {"pixel_range": "image"}, {"channels": 3}, {"levels": "full"})
+    cases = [(table(), Reading(**setting)) for setting in settings]
     cases += [(swapped, Reading()), (table(frame=pd.array([0] * N, dtype="Int64")), Reading()), (table(11), Reading())]
     for rows, reading in cases:
         read(tmp_path / "x", rows, reading)
