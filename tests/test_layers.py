@@ -19,6 +19,7 @@ ORDER = [
     "neighbors",
     "dimension",
     "sharpness",
+    "soundness",
     "measurement",
     "models",
     "training",

@@ -1,11 +1,18 @@
 """Measurement: what records hold of sharpness, the table in words, and the changes that experiments make."""
 
+import html
+import json
 import math
+import re
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
+from PIL import Image
 
-from intrinsic import dimension, measurement, neighbors, sharpness
+from intrinsic import book, charts, cli, dimension, measurement, neighbors, sharpness, soundness
 from intrinsic.images import ImageSet
 from intrinsic.manifolds import torus_images
 
@@ -97,3 +104,118 @@ def test_tables_say_how_they_were_made(name):
     table = measurement.published_table(name)
     assert table["command"].startswith("python benchmarks/sharpness_")
     assert {"seeds", "versions"} <= set(table)
+
+
+# -------------------------------------------------------------------------------------------- soundness
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """60 + 60 noise images: a copy of one label, a copy with another label, a near-copy with another, a constant."""
+    root = tmp_path_factory.mktemp("sets") / "scans"
+    pictures = np.random.default_rng(0).integers(0, 256, (120, 12, 12), dtype=np.uint8)
+    pictures[1], pictures[62], pictures[63], pictures[64] = pictures[0], pictures[2], pictures[3], 90
+    pictures[63, 0, 0] ^= 1
+    for i, picture in enumerate(pictures):
+        path = root / ("ill" if i < 60 else "well") / f"=p{i:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+    return root
+
+
+def test_measure_holds_the_report_of_the_set_as_it_was_loaded(folder, tmp_path):
+    facts = measurement.measure(str(folder), flagged=tmp_path / "flagged.csv")
+    sound = json.loads(json.dumps(facts["soundness"], allow_nan=False))
+    assert (sound["copies"], sound["conflicting"], sound["distinct"], sound["constant"]) == (1, 2, 117, 1)
+    assert facts["duplicates"]["copies"] == sound["copies"]
+    assert {"same_label": False, "same_group": None, "pairs": 1} in sound["near_duplicates"]["pairs"]
+    assert set(sound["warnings"]) <= set(facts["warnings"])
+    assert len(facts["warnings"]) == len(set(facts["warnings"]))
+    table = pd.read_csv(tmp_path / "flagged.csv", keep_default_na=False)
+    assert list(table["first"][:3]) == ["ill/=p000.png", "ill/=p002.png", "ill/=p003.png"]
+    assert list(table["second"][:3]) == ["ill/=p001.png", "well/=p062.png", "well/=p063.png"]
+    assert len(table) == sum(sound["flagged"].values())
+
+
+def test_the_command_says_it_in_words_and_writes_the_table(folder, tmp_path, capsys):
+    assert cli.main(["measure", str(folder), "--flagged", str(tmp_path / "f.csv")]) == 0
+    out = capsys.readouterr().out
+    rows = len(pd.read_csv(tmp_path / "f.csv"))
+    for words in (
+        "near-duplicates  2 of 117 images have one; 1 pairs of two classes",
+        "and border alone: balanced accuracy, chance is 0.50",
+        "the nearest that is no near-duplicate; patients are unknown",
+        "training sizes   N = 500 and above cannot be reached: 500 training images are 250 a class",
+        "warning: 1 images have all pixels equal",
+        f"flagged          {rows} rows in",
+    ):
+        assert words in out
+    assert cli.main(["measure", str(folder), "--flagged", str(tmp_path / "no" / "f.csv")]) == 1
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_a_page_can_report_on_the_set_before_copies_were_dropped(folder):
+    data = measurement.matched(str(folder))
+    clean = measurement.without_conflicts(data)
+    assert np.array_equal(data.loaded[soundness.distinct(data.loaded)].images, clean.images)
+    sound = soundness.report(data.loaded, neighbors.neighbors(clean, 40))
+    assert (sound.copies, sound.conflicting) == (data.n_copies, data.n_conflicting) == (1, 2)
+
+
+# --------------------------------------------------------------------------------- text that stays text
+
+NASTY = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "*a* _b_ **c** `d` ~~e~~ $f$ # g | h",
+    "[l](javascript:alert(1)) ![p](x) <https://x> &lt; &#60; \\",
+    "- item",
+    "1. item",
+    "2) item",
+    "+ item",
+    "% comment",
+    "# title",
+    "> quote",
+    "=====",
+    "---",
+    "{code}`x` {{ y }} :::{note}",
+    "T1_w_90 å 漢",
+)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_text_on_a_page_stands_as_it_is(text):
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    assert page.render(measurement.plain(text)) == f"<p>{html.escape(text, quote=False)}</p>\n"
+    shown = page.render(measurement.bullets([text, text]))
+    assert re.sub(r"\s*</?(ul|li)>\s*", "|", shown).replace("||", "|").strip("|") == "|".join(
+        [html.escape(text, quote=False)] * 2
+    )
+
+
+def test_addresses_keep_their_signs():
+    assert measurement.plain("see https://example.org/a_b/c-d?e=1#f (*)") == (
+        "see https://example.org/a_b/c-d?e=1#f (&#42;)"
+    )
+
+
+@pytest.mark.parametrize("name", NASTY[:2])
+def test_names_of_sets_and_classes_are_no_html_on_a_page(waves, name):
+    three = replace(waves, name=name, about=name, source=name, classes=(name, "b", f"<b>{name}"), paths=(name,) * 400,
+                    labels=np.arange(400) % 3)  # fmt: skip
+    data = measurement.Matched(three, np.arange(400), 0, 0, "", three)
+    near = neighbors.neighbors(three, 20)
+    sound = soundness.report(three, near)
+    matrix = sharpness.class_pair_sharpness(near).rows(three.classes)
+    pages = [
+        MarkdownIt("commonmark").render(measurement.describe(data)),
+        MarkdownIt("commonmark").render(measurement.bullets([f"class {name}"])),
+        pd.DataFrame(sound.rows())._repr_html_(),
+        sound.flagged._repr_html_(),
+        *book.chart_html(charts.class_pairs(pd.DataFrame(matrix)).to_dict()),
+    ]
+    for page in pages:
+        assert not re.search(r"<(script>|img|b>)", page)
+    assert "&lt;" in pages[0]
+    assert "&lt;" in pages[2]
+    assert "&lt;" in pages[3]

@@ -10,6 +10,7 @@ tiles            the pairs of all points in tiles: threads, a GPU, Dask workers
 neighbors        one exact pass: nearest distances, nearest opposite-label distance
 dimension        intrinsic dimension: maximum likelihood, TwoNN
 sharpness        label sharpness K_F, the pair that attains it, its growth
+soundness        copies, near-duplicates, shortcuts and leaks: whether an image set is sound enough to ask
 models           ResNet-18/34/50, VGG-13/16/19 by name
 training         train until fit, evaluate
 representations  activations of a named layer

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels first")
     measure.add_argument("--k", type=int, default=20, help="neighbors of the maximum-likelihood dimension (20)")
     measure.add_argument("--per-class", type=int, default=250, metavar="M", help="images a class for K_F at M (250)")
+    measure.add_argument("--flagged", type=Path, metavar="FILE.csv", help="write copies and other suspects to a table")
     _add_reading(measure)
     measure.add_argument("--compare", action="store_true", help="place it, matched, among the sets in the records")
     measure.add_argument("--params", metavar="PARAMS.yaml", help="compare at the setting of this file")
@@ -199,6 +200,7 @@ def _measure(arguments) -> int:
         channels=arguments.channels,
         k=arguments.k,
         per_class=arguments.per_class,
+        flagged=arguments.flagged,
         levels=arguments.levels,
         pixel_range=arguments.pixel_range,
         skip_unreadable=arguments.skip_unreadable,
@@ -232,6 +234,9 @@ def _measure(arguments) -> int:
     for pair in facts["sharpest_pairs"]:
         names = " | ".join(f"{one.get('path', '#' + str(one['index']))} ({one['label']})" for one in pair["images"])
         print(f"    {pair['sharpness']:.4f}   distance {pair['distance']:.3f}   {names}")
+    _show_soundness(facts["soundness"])
+    if arguments.flagged:
+        print(f"  flagged          {sum(facts['soundness']['flagged'].values())} rows in {arguments.flagged}")
     for warning in facts["warnings"]:
         print(f"  warning: {warning}")
     if compared is not None:
@@ -300,6 +305,29 @@ def _show_sharpness(sharp: dict, show) -> None:
         ]
         top = ", ".join(f"{a} | {b} {value:.4f}" for value, a, b in sorted(found, reverse=True)[:3])
         print(f"  sharpest classes {top}")
+
+
+def _show_soundness(sound: dict) -> None:
+    """The lines on near-duplicates, brightness, nearest images and training sizes."""
+
+    def show(name, v, what):
+        value = f"not measured: {v.get('reason')}"
+        if v["value"] is not None:
+            value = f"{v['value']:.2f}   [{v['low']:.2f}, {v['high']:.2f}]"
+        print(f"  {name:<16} {value}   {what}")
+
+    near, nearest, known = sound["near_duplicates"], sound["nearest"], sound["groups"] is not None
+    across = {key: sum(p["pairs"] for p in near["pairs"] if p[key] is False) for key in ("same_label", "same_group")}
+    counted = f"{across['same_label']} pairs of two classes"
+    counted += f", {across['same_group']} of two groups" if known else ""
+    print(f"  near-duplicates  {near['images']} of {sound['distinct']} images have one; {counted}")
+    show("brightness", sound["shortcut"], f"and border alone: balanced accuracy, chance is {sound['chance']:.2f}")
+    show("nearest image", nearest["by_image"], "balanced accuracy of its label")
+    what = "of another group" if known else "that is no near-duplicate; patients are unknown"
+    show("the same, apart", nearest["by_group"], f"the nearest {what}")
+    if sound["unreachable"]["n_train"]:
+        print(f"  training sizes   N = {sound['unreachable']['n_train'][0]} and above cannot be reached: "
+              f"{sound['unreachable']['reason']}")  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------ run and status

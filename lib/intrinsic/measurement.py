@@ -1,16 +1,17 @@
-"""What is said about an image set: d_data, K_F, copies, the sharpest pairs, warnings.
+"""What is said about an image set: d_data, K_F, its soundness, the sharpest pairs, warnings.
 
 One place for `intrinsic measure`, the properties records of a campaign and the report pages.
 """
 
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 
-from intrinsic import dimension, neighbors, sharpness
+from intrinsic import dimension, neighbors, sharpness, soundness
 from intrinsic import images as image_sets
 from intrinsic.images import ImageSet
 
@@ -21,13 +22,17 @@ class OneClass(ValueError):
 
 @dataclass(frozen=True)
 class Matched:
-    """An image set as a campaign uses it: matched, without same-label copies, with split groups."""
+    """An image set as a campaign uses it: matched, without same-label copies, with split groups.
+
+    loaded   the same before copies were dropped, which soundness.report asks for
+    """
 
     images: ImageSet
     groups: np.ndarray
     n_copies: int
     n_conflicting: int
     hash: str
+    loaded: ImageSet | None = None
 
 
 @lru_cache(maxsize=4)
@@ -40,7 +45,7 @@ def matched(source: str, size: int | None = None, channels: int | None = None, p
     found = loaded.duplicates()
     kept = loaded.drop_duplicates()
     groups = kept.group if kept.group is not None else neighbors.near_duplicate_components(kept)
-    return Matched(kept, groups, found.n_copies, found.n_conflicting, kept.content_hash())
+    return Matched(kept, groups, found.n_copies, found.n_conflicting, kept.content_hash(), loaded)
 
 
 def without_conflicts(data: Matched) -> ImageSet:
@@ -287,10 +292,12 @@ def measure(
     pixel_range="stored",
     skip_unreadable=False,
     progress=False,
+    flagged=None,
 ) -> dict:
     """What `intrinsic measure` prints, as one dictionary of plain numbers, texts and lists.
 
     source     a catalogue name, a path or an images.Entry; the rest as in images.load
+    flagged    a CSV file to write the flagged files and pairs to (soundness.write_csv)
     Indices of images count from 0 in the order of the set; paths stand beside where there are files.
     """
     loaded = image_sets.load(
@@ -304,16 +311,9 @@ def measure(
     )
     _at_least_two_classes(loaded)
     found = loaded.duplicates()
-    kept = loaded.drop_duplicates()
-    clean = kept.drop_duplicates(conflicting=True) if found.n_conflicting else kept
+    original = soundness.distinct(loaded)
+    clean = loaded if len(original) == len(loaded) else loaded[original]
     warnings = []
-    if found.n_copies:
-        warnings.append(f"{found.n_copies} exact copies with the same label were dropped")
-    if found.n_conflicting:
-        warnings.append(
-            f"{found.n_conflicting} images have an exact copy with another label, so label sharpness is infinite; "
-            "the finite value leaves them out"
-        )
     least = min(_at_least_two_classes(clean))
     k_used = min(k, len(clean) - 1)
     if k_used < k:
@@ -326,7 +326,9 @@ def measure(
     if m < per_class:
         warnings.append(f"the smallest class has {least} images, so K_F at M is given at M = {m}, not {per_class}")
     at_m = sharpness.mean_sharpness(near, per_class=m)
-    original = _positions(loaded, clean)
+    sound = soundness.report(loaded, near)
+    if flagged is not None:
+        soundness.write_csv(sound.flagged, flagged)
     value = _interval(sharp)
     pair = _named(loaded, [original[i] for i in sharp.pair])
     conflicts = [_named(loaded, group) for group in found.conflicting[:5]]
@@ -367,44 +369,12 @@ def measure(
             "conflicting": int(found.n_conflicting),
             "conflicting_examples": conflicts,
         },
-        "warnings": warnings,
+        "soundness": sound.facts(),
+        "warnings": sound.warnings + warnings,
     }
 
 
-def _positions(loaded: ImageSet, clean: ImageSet) -> np.ndarray:
-    """Index in `loaded` of each image of `clean`, a subset of it in the same order."""
-    out, j = np.empty(len(clean), dtype=np.int64), 0
-    for i in range(len(clean)):
-        while loaded.labels[j] != clean.labels[i] or not np.array_equal(loaded.images[j], clean.images[i]):
-            j += 1
-        out[i], j = j, j + 1
-    return out
-
-
 # -------------------------------------------------------------------------------- the report's pages
-
-
-def soundness(data: Matched) -> list[dict]:
-    """What to know before trusting a number: counts, copies, groups; one row a fact, with what it means."""
-    images, rows = data.images, []
-
-    def row(what, value, meaning):
-        rows.append({"what": what, "value": value, "what it means": meaning})
-
-    for name, n in images.counts().items():
-        row(f"images of class {name}", f"{n:,}", "")
-    counts = [n for n in images.counts().values() if n]
-    if max(counts) > 2 * min(counts):
-        row("largest class / smallest", f"{max(counts) / min(counts):.1f}", "warning: splits use the smallest")
-    meaning = "dropped" if data.n_copies else "none"
-    row("exact copies, same label", f"{data.n_copies:,}", meaning)
-    meaning = "warning: label sharpness is infinite" if data.n_conflicting else "none"
-    row("exact copies, different labels", f"{data.n_conflicting:,}", meaning)
-    n_groups = len(np.unique(data.groups))
-    known = "never on both sides of a split"
-    unknown = "patients unknown: near-duplicates act as groups"
-    row("groups", f"{n_groups:,}", known if images.group is not None else unknown)
-    return rows
 
 
 def describe(data: Matched) -> str:
@@ -412,7 +382,7 @@ def describe(data: Matched) -> str:
     images = data.images
     height, width = images.size
     lines = [
-        f"**{images.name}**: {len(images):,} images of {height} x {width} pixels, "
+        f"**{plain(images.name)}**: {len(images):,} images of {height} x {width} pixels, "
         f"{'grey' if images.channels == 1 else 'colour'}, {images.n_classes} classes; domain: {images.domain}."
     ]
     for title, text in (
@@ -422,8 +392,26 @@ def describe(data: Matched) -> str:
         ("Licence", images.licence),
     ):
         if text:
-            lines.append(f"*{title}.* {' '.join(text.split())}")
+            lines.append(f"*{title}.* {plain(text)}")
     return "\n\n".join(lines)
+
+
+def bullets(sentences: list[str], none: str = "") -> str:
+    """Sentences as a Markdown list, each as plain text; `none` where there are none."""
+    return "\n".join(f"- {plain(one)}" for one in sentences) or none
+
+
+def plain(text: str) -> str:
+    """Text as Markdown that shows it as it stands: names of folders and classes are no HTML, links or formulas.
+
+    White space becomes single spaces. Addresses of the web keep their signs, so that they still work.
+    """
+    parts = re.split(r"(https?://[\w./~%?=+:#-]+)", " ".join(text.split()))
+    signs = re.compile(r"[^\w\s,;:'/.()=%?-]|_|^[-=%]|^\d+(?=[.)])")
+    return "".join(
+        part if i % 2 else signs.sub(lambda found: "".join(f"&#{ord(sign)};" for sign in found[0]), part)
+        for i, part in enumerate(parts)
+    )
 
 
 def reference_growth(grown: list[tuple[int, float]], d: float) -> list[dict]:

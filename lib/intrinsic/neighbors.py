@@ -472,10 +472,8 @@ def _collected(side, parts, values, ordered, count, progress):
     return out[:size, 1].copy(), out_i[:size].copy(), out_j[:size].copy(), limit
 
 
-def near_duplicate_components(x, *, k=64, chance=0.02):
-    """Which images belong together when patients or volumes are unknown: int64 (n,), 0, 1, ... in order of index.
-
-    Connected components of the links between points that are nearer than a smooth set allows:
+def near_duplicate_links(x, *, k=64, chance=0.02):
+    """Pairs of points that are nearer than a smooth set allows: i, j (int64, i < j) and their distance, closest first.
 
         link i and j  where  |x_i - x_j| < min(t_i, t_j)  or  = 0,       t_i = T_k(x_i) (chance / k)^(1/d)
 
@@ -487,17 +485,7 @@ def near_duplicate_components(x, *, k=64, chance=0.02):
     x       images, points or Neighbors
     k       scale on which the set is smooth, above the size of a family of near-duplicates; (n - 1) / 2 at most
     chance  expected neighbors within t_i of a point that has no near-duplicate
-
-    Source: ours; chosen among k = 64 to n/4 and chance = 0.005 to 0.1 by what follows. With a larger k, families
-    of slices are missed where the set is not one smooth piece; with a larger chance, they merge.
-
-    Measured with these defaults (book/methods/tables/near_duplicates.json, by benchmarks/near_duplicates.py), the share
-    of images linked to any other and the largest component: clean sets (tori, cubes, Gaussian clouds, mixtures of
-    scales, smooth images of d = 1 to 20) 0.0 to 10.1 %, 4. Photographs, digits and garments 0.4 to 2.4 %, 10. X-rays
-    of knees and chests 0.4 to 1.7 %, 44 (one cluster of knees). Brain MRI, 16 slices of each of 200 subjects, 87.6 %,
-    18: 72.8 % of the pairs joined are of one subject, and 44.4 % of a subject's pairs are joined. Head CT slices of 82
-    patients 43.1 %, 20: 98.0 % and 10.5 %.
-    So components keep near-duplicates together, but are no substitute for patients where these can be known.
+    Raises BadPoints. Source: ours; what was measured stands at near_duplicate_components.
     """
     if not chance > 0 or k != int(k) or k < 4:
         raise BadPoints(f"k={k} and chance={chance} set no distance: give a whole k of at least 4 and a chance above 0")
@@ -516,7 +504,37 @@ def near_duplicate_components(x, *, k=64, chance=0.02):
             limit = outer * (chance / k) ** (1 / d)
     linked = (distances < np.minimum(limit[:, None], limit[index])) | (distances == 0)
     i, column = np.nonzero(linked)
-    graph = coo_array((np.ones(len(i), dtype=bool), (i, index[i, column])), shape=(n, n))
+    ends = np.sort([i, index[i, column]], axis=0)
+    _, first = np.unique(ends[0] * n + ends[1], return_index=True)
+    (i, j), distance = ends[:, first], distances[i, column][first]
+    order = np.lexsort((j, i, distance))
+    return i[order], j[order], distance[order]
+
+
+def near_duplicate_components(x, *, k=64, chance=0.02):
+    """Which images belong together when patients or volumes are unknown: int64 (n,), 0, 1, ... in order of index.
+
+    Connected components of near_duplicate_links(x, k=k, chance=chance).
+
+    Source: ours; chosen among k = 64 to n/4 and chance = 0.005 to 0.1 by what follows. With a larger k, families
+    of slices are missed where the set is not one smooth piece; with a larger chance, they merge.
+
+    Measured with these defaults (book/methods/tables/near_duplicates.json, by benchmarks/near_duplicates.py), the share
+    of images linked to any other and the largest component: clean sets (tori, cubes, Gaussian clouds, mixtures of
+    scales, smooth images of d = 1 to 20) 0.0 to 10.1 %, 4. Photographs, digits and garments 0.4 to 2.4 %, 10. X-rays
+    of knees and chests 0.4 to 1.7 %, 44 (one cluster of knees). Brain MRI, 16 slices of each of 200 subjects, 87.6 %,
+    18: 72.8 % of the pairs joined are of one subject, and 44.4 % of a subject's pairs are joined. Head CT slices of 82
+    patients 43.1 %, 20: 98.0 % and 10.5 %.
+    So components keep near-duplicates together, but are no substitute for patients where these can be known.
+    """
+    x = x if isinstance(x, Neighbors) else as_points(x)
+    i, j, _ = near_duplicate_links(x, k=k, chance=chance)
+    return components(i, j, x.n)
+
+
+def components(i, j, n):
+    """Connected components of n points with links i, j: int64 (n,), numbered 0, 1, ... in order of index."""
+    graph = coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(n, n))
     component = connected_components(graph, directed=False)[1]
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].astype(np.int64)
