@@ -1,12 +1,30 @@
-"""The fast gradient sign method over many budgets from one gradient, and what it costs a network."""
+"""Attacks on a network, the nearest adversarial image, and what they cost: images in [0, 1], plain float32.
 
+    fgsm, fgsm_penalties              many budgets from one gradient
+    pgd, pgd_penalties                projected gradient ascent, never weaker than FGSM
+    attack                            all attacks by name, torchattacks' among them
+    minimal_radius                    distance to the nearest adversarial image found
+    radius_by_bisection               the same by PGD at bisected budgets: slower, a check
+    sanity, record_metrics            what stands in an attack record
+
+Gradients are of sums over images and random numbers are drawn for all images of a call at once, so batches do not
+matter, up to the rounding of the network itself; only torchattacks draws its numbers batch by batch.
+"""
+
+import math
 from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from intrinsic import models, training
+
+NORMS = ("linf", "l2")
+ATTACKS = ("fgsm", "pgd", "apgd_ce", "apgd_margin", "fab", "square", "autoattack")
+_TINY = 1e-30  # in place of 0 in a denominator
 
 
 class OutOfRange(ValueError):
@@ -15,6 +33,10 @@ class OutOfRange(ValueError):
 
 class BadAttack(ValueError):
     """A budget, a network or a number type that the attack is not defined for."""
+
+
+class NoTorchattacks(ValueError):
+    """An attack of torchattacks, where it is not installed."""
 
 
 def fgsm(model: nn.Module, x, y, eps: Sequence[float], batch_size: int = 128) -> list[torch.Tensor]:
@@ -40,12 +62,10 @@ def fgsm(model: nn.Module, x, y, eps: Sequence[float], batch_size: int = 128) ->
     budgets = [_budget(e) for e in eps]
     out = [torch.empty_like(x) for _ in budgets]
     with models.evaluating(model):
-        for start in range(0, len(x), batch_size):
-            rows = slice(start, start + batch_size)
-            pixels, labels = _placed(model, x[rows], y[rows])
-            direction, _ = _direction(model, pixels, labels)
+        for rows, pixels, labels in _batches(model, x, y, batch_size):
+            direction = _gradient(model, pixels, labels)[0].sign()
             for budget, images in zip(budgets, out, strict=True):
-                images[rows] = _step(pixels, direction, budget).to(x.device)
+                images[rows] = (pixels + budget * direction).clamp(0, 1).to(x.device)
     return out
 
 
@@ -74,19 +94,19 @@ def fgsm_penalties(
     budgets = {f"eps{g:g}": _budget(g / 255) for g in (*grey_levels, 255)}
     clean, facts, attacked = [], [], {name: [] for name in budgets}
     with models.evaluating(model):
-        for pixels, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            pixels, labels = _placed(model, pixels, labels)  # noqa: PLW2901
-            direction, logits = _direction(model, pixels, labels)
+        for _, pixels, labels in _batches(model, x, y, batch_size):
+            gradient, logits = _gradient(model, pixels, labels)
+            direction = gradient.sign()
             clean.append(_loss_and_right(logits, labels))
             zero = ~direction.flatten(1).any(1)
             sure = logits.float().softmax(1).gather(1, labels[:, None])[:, 0] == 1
             facts.append(torch.stack([zero, sure]))
             with torch.no_grad():
                 for name, budget in budgets.items():
-                    attacked[name].append(_loss_and_right(model(_step(pixels, direction, budget)), labels))
+                    then = model((pixels + budget * direction).clamp(0, 1))
+                    attacked[name].append(_loss_and_right(then, labels))
     loss, right = torch.cat(clean, 1)
     zero, sure = torch.cat(facts, 1).double().mean(1).tolist()
-    correct = right == 1
     out = {
         "clean_loss_nats": float(loss.mean()),
         "clean_accuracy": float(right.mean()),
@@ -99,37 +119,369 @@ def fgsm_penalties(
         if name == "eps255":
             out["accuracy_eps255"] = float(right_then.mean())
         if name in {f"eps{g:g}" for g in grey_levels}:
-            lost = {
-                f"loss_penalty_nats_{name}": loss_then - loss,
-                f"accuracy_penalty_{name}": right - right_then,
-            }
-            for key, value in lost.items():
-                out[key] = float(value.mean())
-                out[f"{key}_correct"] = float(value[correct].mean())
+            out |= _penalties(name, loss_then - loss, right - right_then, right == 1)
     return out
 
 
-def _direction(model, pixels, labels) -> tuple[torch.Tensor, torch.Tensor]:
-    """(sign of the loss gradient at each pixel, outputs). One forward and one backward pass."""
+# ------------------------------------------------------------------------------------------------------- PGD
+
+
+def pgd(
+    model: nn.Module,
+    x,
+    y,
+    eps: float,
+    *,
+    norm: str = "linf",
+    steps: int = 40,
+    step_size: float | None = None,
+    restarts: int = 1,
+    seed: int = 0,
+    stop: bool = False,
+    batch_size: int = 128,
+) -> torch.Tensor:
+    """Adversarial images by projected gradient ascent of the loss within a budget: (n, C, H, W).
+
+        x_0 = x,   x_1 = P( x + eps u(x_0) ),   x_{t+1} = P( x_t + step_size u(x_t) )
+
+    u(x)        sign of the loss gradient (norm="linf"), or the gradient over its L2 norm ("l2"); from the gradient
+                divided by 1 - p_y, as in `fgsm`, which changes neither, and does not vanish for a sure network
+    P           projection on the ball of radius eps, then on [0, 1], which leaves a point in the ball
+    eps         budget in units of x, at most 1 for "linf" and sqrt(CHW) for "l2"
+    steps       gradients an image and restart
+    step_size   in units of x; None: 2.5 eps / steps, enough to cross the ball
+    restarts    the first begins at x itself, and with a step of the whole budget, so that its second point is that
+                of FGSM; each other one begins at random, uniformly in the ball
+    seed        of the random beginnings, drawn for all n images at once
+    stop        leave an image alone once it is misclassified: enough for accuracy under attack, and cheaper
+    Returned is the best of all points visited, x and FGSM's included: a misclassified one before one that is not,
+    then the highest loss. So PGD is never weaker than FGSM at the same budget, and a budget never helps a network.
+    Mode, precision, x and y as in `fgsm`. Raises OutOfRange, BadAttack, models.BadInput.
+    Source: Madry et al. 2018, section 2.1.
+    """
+    settings = {"norm": norm, "steps": steps, "step_size": step_size, "restarts": restarts, "seed": seed, "stop": stop}
+    return _pgd(model, *_checked(model, x, y), eps, **settings, batch_size=batch_size).images
+
+
+def pgd_penalties(
+    model: nn.Module,
+    x,
+    y,
+    grey_levels: Sequence[float] = (2,),
+    *,
+    steps: int = 40,
+    restarts: int = 1,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> dict[str, float]:
+    """What L-infinity PGD costs a network at each budget of g grey levels (g/255), over all images given.
+
+    Keys, with {g} the grey levels; as in `fgsm_penalties`, which has the clean scores:
+        loss_penalty_nats_pgd_eps{g}     mean highest loss over all points visited - clean loss
+        accuracy_penalty_pgd_eps{g}      share of images right without an attack and wrong at some point visited
+        ..._correct                      the same two over the images that are right without an attack
+    One run gives both: the highest loss of an image and whether any point was misclassified are kept apart.
+    x, y, errors, settings and source as in `pgd`.
+    """
+    x, y = _checked(model, x, y)
+    out = {}
+    for level in grey_levels:
+        settings = {"steps": steps, "restarts": restarts, "seed": seed, "batch_size": batch_size}
+        found = _pgd(model, x, y, level / 255, **settings)
+        lost = found.clean_right.double() - found.right.double()
+        out |= _penalties(f"pgd_eps{level:g}", found.loss - found.clean_loss, lost, found.clean_right)
+    return out
+
+
+class _Found(NamedTuple):
+    """The best points (n, C, H, W), highest losses, no point wrong; and loss and right at x: each (n,)."""
+
+    images: torch.Tensor
+    loss: torch.Tensor
+    right: torch.Tensor
+    clean_loss: torch.Tensor
+    clean_right: torch.Tensor
+
+
+def _pgd(
+    model, x, y, eps, *, norm="linf", steps=40, step_size=None, restarts=1, seed=0, stop=False, batch_size=128
+) -> _Found:
+    """PGD on checked images; eps a number, or a tensor with one budget an image."""
+    if steps < 1 or restarts < 1:
+        raise BadAttack(f"{steps} steps and {restarts} restarts leave nothing to do; give at least 1 of each")
+    largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
+    _budget(largest, norm, x[0].numel())
+    budget = torch.as_tensor(eps, dtype=x.dtype).expand(len(x))
+    step = 2.5 * budget / steps if step_size is None else torch.full_like(budget, step_size)
+    generator = torch.Generator().manual_seed(seed)
+    noise = [_in_ball(x, norm, generator) for _ in range(restarts - 1)]
+    parts = []
+    with models.evaluating(model):
+        for rows, pixels, labels in _batches(model, x, y, batch_size):
+            starts = [None, *(_placed(model, start[rows], labels)[0] for start in noise)]
+            near = _each(budget[rows].to(pixels.device), pixels)
+            far = _each(step[rows].to(pixels.device), pixels)
+            found = _ascend(model, pixels, labels, near, far, norm=norm, steps=steps, starts=starts, stop=stop)
+            parts.append(_Found(*(part.to(x.device) for part in found)))
+    return _Found(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _ascend(model, pixels, labels, budget, step, *, norm, steps, starts, stop) -> _Found:
+    """One batch of PGD from each start, budget and step (n, 1, 1, 1); a start is noise in the unit ball, or None: x."""
+    best, right = pixels.clone(), None
+    for turn, start in enumerate(starts):
+        rows = torch.arange(len(pixels), device=pixels.device)
+        if turn and stop:
+            rows = rows[right[rows]]
+        points = pixels if start is None else _within(pixels, pixels + budget * start, budget, norm)
+        points = points if len(rows) == len(pixels) else points[rows]
+        for k in range(steps + 1):
+            if not len(rows):
+                break
+            if k < steps:
+                gradient, logits = _gradient(model, points, labels[rows])
+            else:
+                with torch.no_grad():
+                    gradient, logits = points, _outputs(model, points, labels[rows])
+            loss_now, right_now = _loss_and_right(logits, labels[rows])
+            right_now = right_now.bool()
+            if turn == k == 0:
+                clean_loss, clean_right = loss_now, right_now
+                highest, loss, right = loss_now.clone(), loss_now.clone(), right_now.clone()
+            else:
+                fools = right[rows] & ~right_now
+                same = right[rows] == right_now
+                better = fools | (same & (loss_now > loss[rows]))
+                best[rows[better]], loss[rows[better]] = points[better], loss_now[better]
+                right[rows] &= right_now
+                highest[rows] = torch.fmax(highest[rows], loss_now)
+            if stop and not right_now.all():
+                rows, points, gradient = rows[right_now], points[right_now], gradient[right_now]
+            length = budget[rows] if start is None and k == 0 else step[rows]
+            points = _within(pixels[rows], points + length * _uphill(gradient, norm), budget[rows], norm)
+    return _Found(best, highest, right, clean_loss, clean_right)
+
+
+# ------------------------------------------------------------------------------------------ all of them by name
+
+
+def attack(
+    model: nn.Module,
+    x,
+    y,
+    name: str,
+    eps: float,
+    *,
+    norm: str = "linf",
+    steps: int | None = None,
+    queries: int = 5000,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> torch.Tensor:
+    """Adversarial images (n, C, H, W) at budget eps by the attack of that name, one of ATTACKS.
+
+    fgsm          the one step of `fgsm`; norm="l2": the step along the gradient
+    pgd           as `pgd`: the highest loss found. 40 steps
+    apgd_ce       PGD with a step size that adapts, on the cross-entropy: in float32, where its gradient is lost for a
+                  network that is sure of an image by about 17 nats
+    apgd_margin   the same on the margin, largest wrong output - true output, which is not lost. (The usual choice, the
+                  difference of logits ratio, needs the third largest output)
+    fab           steps to the linearized boundary; only images inside the budget count
+    square        random squares, `queries` forward passes, no gradient
+    autoattack    the worst case of four, each on the images that those before left: APGD on the cross-entropy, targeted
+                  APGD, targeted FAB and Square from 4 classes on ("standard"); with 2 or 3 classes, where the targeted
+                  loss has no meaning, APGD on the cross-entropy, APGD on the margin, FAB and Square
+    steps         gradients; None: 40 for pgd, and 100 for APGD and FAB, as their authors have it
+    All but the first two are torchattacks' and made to be wrong, not to have a high loss: an image that is wrong
+    already, or that they cannot change the answer of, comes back as it is. Their random numbers are drawn anew from
+    `seed` for each batch, so for them batch_size is part of the seed. The caller's random numbers, the network's mode
+    and gradients stay as they were. Raises OutOfRange, BadAttack, NoTorchattacks, models.BadInput.
+    Source: Croce & Hein 2020 (APGD, AutoAttack; FAB), Andriushchenko et al. 2020 (Square); else as above.
+    """
+    if name not in ATTACKS:
+        raise BadAttack(f"there is no attack '{name}'; choose one of {', '.join(ATTACKS)}")
+    x, y = _checked(model, x, y)
+    eps = _budget(eps, norm, x[0].numel())
+    if name == "pgd":
+        return _pgd(model, x, y, eps, norm=norm, steps=steps or 40, seed=seed, batch_size=batch_size).images
+    torchattacks = None if name == "fgsm" else _torchattacks()
+    out = torch.empty_like(x)
+    with models.evaluating(model), _frozen(model):
+        for rows, pixels, labels in _batches(model, x, y, batch_size):
+            if name == "fgsm":
+                moved = pixels + eps * _uphill(_gradient(model, pixels, labels)[0], norm)
+                found = _within(pixels, moved, torch.full_like(_each(labels, pixels), eps, dtype=x.dtype), norm)
+            else:
+                settings = {"norm": norm, "steps": steps or 100, "queries": queries, "seed": seed}
+                found = _borrowed(torchattacks, model, pixels, labels, name, eps, **settings)
+            out[rows] = found.to(x.device)
+    return out
+
+
+def _borrowed(torchattacks, model, pixels, labels, name, eps, *, norm, steps, queries, seed) -> torch.Tensor:
+    """Images attacked by torchattacks: in the budget and the range, without a gradient, changed only where wrong."""
+    gpu = [pixels.device] if pixels.device.type == "cuda" else []
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=gpu):
+        pixels, labels = pixels.clone(), labels.clone()
+        logits = _outputs(model, pixels, labels)
+        right = logits.argmax(1) == labels
+        n_classes = logits.shape[1]
+        if name == "autoattack":
+            names = ("apgd_ce", "apgd_margin", "fab", "square")
+            if n_classes >= 4:
+                names = ("apgd_ce", "apgd_targeted", "fab_targeted", "square")
+        else:
+            names = (name,)
+        out, budget = pixels.clone(), pixels.new_full((1, 1, 1, 1), eps)
+        network = _Float32(model)
+        common = {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": eps, "seed": seed}
+        targets = {"n_classes": min(n_classes, 10)}  # nine targets at most, as its authors have it
+        for part in names:
+            if eps == 0 or not right.any():
+                break
+            made = {
+                "apgd_ce": lambda: torchattacks.APGD(network, steps=steps, loss="ce", **common),
+                "apgd_margin": lambda: _margin_apgd(torchattacks)(network, steps=steps, loss="dlr", **common),
+                "apgd_targeted": lambda: torchattacks.APGDT(network, steps=steps, **targets, **common),
+                "fab": lambda: torchattacks.FAB(network, steps=steps, **common),
+                "fab_targeted": lambda: torchattacks.FAB(
+                    network, steps=steps, multi_targeted=True, **targets, **common
+                ),
+                "square": lambda: torchattacks.Square(network, n_queries=queries, **common),
+            }[part]()
+            rows = right.nonzero()[:, 0]
+            with torch.enable_grad():
+                found = made(pixels[rows].float(), labels[rows]).detach().to(pixels.dtype)
+            found = _within(pixels[rows], found, budget, norm)
+            fooled = model(found).argmax(1) != labels[rows]
+            out[rows[fooled]], right[rows[fooled]] = found[fooled], False
+    return out
+
+
+class _Float32(nn.Module):
+    """A network for torchattacks, which computes in float32 alone."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels):
+        pixels = pixels.to(models.placement(self.model)[1], memory_format=models.memory_format(pixels.shape[-2:]))
+        return self.model(pixels).float()
+
+
+def _margin_apgd(torchattacks):
+    class MarginAPGD(torchattacks.APGD):
+        def dlr_loss(self, x, y):
+            true = functional.one_hot(y, x.shape[1]).bool()
+            return x.masked_fill(true, -torch.inf).max(1).values - x[true]
+
+    return MarginAPGD
+
+
+def _torchattacks():
+    try:
+        import torchattacks
+    except ImportError as error:
+        raise NoTorchattacks(
+            "torchattacks is not installed, and APGD, FAB, Square and AutoAttack are its own; "
+            "install it by itself, pip install --no-deps torchattacks, since it pins an old package that it never uses"
+        ) from error
+    return torchattacks
+
+
+@contextmanager
+def _frozen(model):
+    """No gradient reaches the network's parameters inside the block: torchattacks would leave theirs behind."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+# ---------------------------------------------------------------------------------------------------- parts
+
+
+def _gradient(model, pixels, labels) -> tuple[torch.Tensor, torch.Tensor]:
+    """(loss gradient / (1 - p_y) at each pixel, outputs). One forward and one backward pass."""
     with torch.inference_mode(False), torch.enable_grad():
         pixels = pixels.detach().clone().requires_grad_(True)
-        logits = model(pixels)
-        training.check_outputs(logits, int(labels.max()))
-        if logits.shape[1] < 2:
-            raise BadAttack("the network has one output, and a cross-entropy needs two; give it one output a class")
+        logits = _outputs(model, pixels, labels)
         true = functional.one_hot(labels, logits.shape[1]).bool()
         wrong = logits.detach().masked_fill(true, -torch.inf).softmax(1)
         (gradient,) = torch.autograd.grad(logits, pixels, grad_outputs=wrong - true.to(wrong.dtype))
-    return gradient.sign(), logits.detach()
+    return gradient, logits.detach()
 
 
-def _step(pixels, direction, budget) -> torch.Tensor:
-    return (pixels + budget * direction).clamp(0, 1)
+def _outputs(model, pixels, labels) -> torch.Tensor:
+    logits = model(pixels)
+    training.check_outputs(logits, int(labels.max()))
+    if logits.shape[1] < 2:
+        raise BadAttack("the network has one output, and a cross-entropy needs two; give it one output a class")
+    return logits
+
+
+def _penalties(name, loss, accuracy, correct) -> dict[str, float]:
+    """Means of what is lost over all images, and over those that are right without an attack."""
+    lost = {f"loss_penalty_nats_{name}": loss, f"accuracy_penalty_{name}": accuracy}
+    return {
+        key: float(part.mean())
+        for name, value in lost.items()
+        for key, part in ((name, value), (f"{name}_correct", value[correct]))
+    }
 
 
 def _loss_and_right(logits, labels) -> torch.Tensor:
     loss, _, right = training.image_scores(logits, labels)
     return torch.stack([loss, right])
+
+
+def _uphill(gradient, norm) -> torch.Tensor:
+    """The step of norm 1 that raises the loss fastest; 0 where the gradient is."""
+    if norm == "linf":
+        return gradient.sign()
+    gradient = gradient / _each(gradient.flatten(1).abs().amax(1), gradient).clamp_min(_TINY)  # no square underflows
+    return gradient / _each(gradient.flatten(1).norm(dim=1), gradient).clamp_min(_TINY)
+
+
+def _within(pixels, points, budget, norm) -> torch.Tensor:
+    """Points moved into the ball of radius budget (n, 1, 1, 1) around pixels, then into [0, 1]."""
+    if norm == "linf":
+        return torch.clamp(points, pixels - budget, pixels + budget).clamp_(0, 1)
+    away = points - pixels
+    length = _each(away.flatten(1).norm(dim=1), away).clamp_min(_TINY)
+    return (pixels + away * (budget / length).clamp_max(1)).clamp_(0, 1)
+
+
+def _in_ball(x, norm, generator) -> torch.Tensor:
+    """Uniform noise in the unit ball, one point an image."""
+    if norm == "linf":
+        return 2 * torch.rand(x.shape, generator=generator, dtype=x.dtype) - 1
+    noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+    radius = torch.rand(len(x), generator=generator, dtype=x.dtype) ** (1 / x[0].numel())
+    return noise * _each(radius, x) / _each(noise.flatten(1).norm(dim=1), x)
+
+
+def _distance(a, b, norm) -> torch.Tensor:
+    """Distance between images, float64 (n,)."""
+    away = (a.double() - b.double()).flatten(1)
+    return away.norm(dim=1) if norm == "l2" else away.abs().amax(1)
+
+
+def _each(values, like) -> torch.Tensor:
+    """One value an image, shaped to multiply images."""
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _batches(model, x, y, batch_size):
+    """(rows, images, labels) of each batch, where the network is."""
+    for start in range(0, len(x), batch_size):
+        rows = slice(start, start + batch_size)
+        yield rows, *_placed(model, x[rows], y[rows])
 
 
 def _placed(model, pixels, labels):
@@ -138,9 +490,15 @@ def _placed(model, pixels, labels):
     return pixels.to(device, dtype, memory_format=layout), labels.to(device)
 
 
-def _budget(eps: float) -> float:
-    if not 0 <= eps <= 1:
-        raise BadAttack(f"a budget is {eps:g}, but pixels lie in [0, 1]; give budgets from 0 to 1, as 2/255")
+def _budget(eps: float, norm: str = "linf", pixels: int = 1) -> float:
+    if norm not in NORMS:
+        raise BadAttack(f"the norm is {norm!r}, and distances are measured in 'linf' or 'l2'; give one of these")
+    largest = 1 if norm == "linf" else math.sqrt(pixels)
+    if not 0 <= eps <= largest:
+        raise BadAttack(
+            f"a budget is {eps:g}, but images in [0, 1] are at most {largest:g} apart in {norm}; give budgets "
+            f"from 0 to {largest:g}, in units of x, as 2/255"
+        )
     return float(eps)
 
 
