@@ -24,6 +24,7 @@ ORDER = [
     "training",
     "representations",
     "attacks",
+    "slope",
     "records",
     "campaign",
     "statistics",

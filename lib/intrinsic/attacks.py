@@ -11,6 +11,7 @@ Gradients are of sums over images and random numbers are drawn for all images of
 matter, up to the rounding of the network itself; only torchattacks draws its numbers batch by batch.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from intrinsic import models, training
 
 NORMS = ("linf", "l2")
 ATTACKS = ("fgsm", "pgd", "apgd_ce", "apgd_margin", "fab", "square", "autoattack")
+RAY = (8, 4, 2, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # points on the way to the linearized boundary, and beyond
 _TINY = 1e-30  # in place of 0 in a denominator
 
 
@@ -304,6 +306,8 @@ def attack(
     eps = _budget(eps, norm, x[0].numel())
     if name == "pgd":
         return _pgd(model, x, y, eps, norm=norm, steps=steps or 40, seed=seed, batch_size=batch_size).images
+    if name in ("square", "autoattack") and norm == "l2" and min(x.shape[-2:]) < 5:
+        raise BadAttack(f"images are {x.shape[-2]} x {x.shape[-1]}, and Square in l2 needs 5 pixels a side; use linf")
     torchattacks = None if name == "fgsm" else _torchattacks()
     out = torch.empty_like(x)
     with models.evaluating(model), _frozen(model):
@@ -324,7 +328,7 @@ def _borrowed(torchattacks, model, pixels, labels, name, eps, *, norm, steps, qu
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=gpu):
         pixels, labels = pixels.clone(), labels.clone()
         logits = _outputs(model, pixels, labels)
-        right = logits.argmax(1) == labels
+        right = _loss_and_right(logits, labels)[1].bool()
         n_classes = logits.shape[1]
         if name == "autoattack":
             names = ("apgd_ce", "apgd_margin", "fab", "square")
@@ -333,7 +337,7 @@ def _borrowed(torchattacks, model, pixels, labels, name, eps, *, norm, steps, qu
         else:
             names = (name,)
         out, budget = pixels.clone(), pixels.new_full((1, 1, 1, 1), eps)
-        network = _Float32(model)
+        network = _Float32(model).eval()  # torchattacks puts back the mode it finds
         common = {"norm": {"linf": "Linf", "l2": "L2"}[norm], "eps": eps, "seed": seed}
         targets = {"n_classes": min(n_classes, 10)}  # nine targets at most, as its authors have it
         for part in names:
@@ -401,6 +405,308 @@ def _frozen(model):
     finally:
         for parameter in wanted:
             parameter.requires_grad_(True)
+
+
+# ---------------------------------------------------------------------------------------------- minimal radius
+
+
+def minimal_radius(
+    model: nn.Module,
+    x,
+    y,
+    *,
+    norm: str = "l2",
+    gradients: int = 100,
+    batch_size: int = 128,
+    return_images: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Distance from each image to the nearest adversarial image found: float64 (n,), in units of x.
+
+        r(x) = min { |x' - x| : x' in [0, 1], the network's answer at x' is not y }
+
+    What is found is an upper bound of it.
+    norm           "l2", or "linf"
+    gradients      at most so many an image
+    return_images  give (radius, images): the adversarial images, or the image itself where none was found
+    0 where the network is wrong at x; infinity where nothing was found, as for a network that ignores its input.
+
+    1. One gradient: the nearest point in [0, 1] of the linearized boundary, exactly; and the first of nine points
+       on the ray to it that is misclassified.
+    2. PGD in a ball whose radius e is the image's own: from an eighth of the distance in 1 it grows by a tenth each
+       step until a point is misclassified; then it shrinks by a factor 1 - g while points are misclassified and grows
+       by 1 + g while they are not, never beyond the best radius. Steps are a e long, and half the last step is added.
+       a falls from 1/4 to 1/100 and g from 1/20 to 1/1000, each as a half period of a cosine.
+    3. Bisection of the segment from x to the best point: forward passes only.
+    Exact on a linear network of two classes, at the range's ends too: |w.x + b| / |w|_2, or |w.x + b| / |w|_1, where
+    no pixel reaches 0 or 1. No number is drawn. Mode, precision, x, y and errors as in `fgsm`.
+    Source: Rony et al. 2019 (the radius that grows and shrinks); Pintor et al. 2021 (cosines, and both norms);
+    Croce & Hein 2020 (the linearized boundary in a box).
+    """
+    x, y = _checked(model, x, y)
+    _budget(0, norm)
+    if gradients < 1:
+        raise BadAttack(f"{gradients} gradients find nothing; give at least 1")
+    radius, images = torch.empty(len(x), dtype=torch.float64), torch.empty_like(x)
+    with models.evaluating(model):
+        for rows, pixels, labels in _batches(model, x, y, batch_size):
+            found, near = _nearest(model, pixels, labels, norm, gradients)
+            radius[rows], images[rows] = found.cpu(), near.to(x.device)
+    return (radius, images) if return_images else radius
+
+
+def _nearest(model, pixels, labels, norm, gradients) -> tuple[torch.Tensor, torch.Tensor]:
+    """(radius, adversarial image) of one batch."""
+    gradient, logits = _gradient(model, pixels, labels)
+    wrong = ~_loss_and_right(logits, labels)[1].bool()
+    images = pixels.clone()
+    best = torch.where(wrong, 0.0, torch.inf).double()
+
+    def look(rows, points, logits):
+        """Keep points that are misclassified and nearer; which ones are misclassified."""
+        fools = ~_loss_and_right(logits, labels[rows])[1].bool()
+        length = _distance(points, pixels[rows], norm)
+        nearer = fools & (length < best[rows])
+        best[rows[nearer]], images[rows[nearer]] = length[nearer], points[nearer]
+        return fools
+
+    rows = (~wrong).nonzero()[:, 0]
+    if not len(rows):
+        return best, images
+    start, aim, gradient = pixels[rows], labels[rows], gradient[rows]
+    step = _to_boundary(start, gradient, _margin(logits[rows], aim), norm)
+    with torch.no_grad():
+        for t in RAY:
+            points = (start + t * step).clamp(0, 1)
+            look(rows, points, model(points))
+    radius = torch.minimum(best[rows], _distance(start + step, start, norm)) / 8
+    points, last, found = start, torch.zeros_like(start), torch.zeros_like(wrong[rows])
+    for k in range(1, gradients + 1):
+        fall = (1 + math.cos(math.pi * k / gradients)) / 2
+        size, change = 0.01 + 0.24 * fall, 0.001 + 0.049 * fall
+        e = _each(radius.to(start.dtype), start)
+        ahead = points + (e if k == 1 else size * e) * _uphill(gradient, norm) + last / 2
+        ahead = _within(start, ahead, e, norm)
+        points, last = ahead, ahead - points
+        if k < gradients:
+            gradient, logits = _gradient(model, points, aim)
+        else:
+            with torch.no_grad():
+                logits = model(points)
+        fools = look(rows, points, logits)
+        found |= fools
+        rate = torch.where(fools, 1 - change, torch.where(found, 1 + change, 1.1))
+        radius = torch.minimum(radius * rate, torch.where(fools, best[rows] * rate, best[rows]))
+    rows = rows[torch.isfinite(best[rows])]
+    best[rows], images[rows] = _back(model, pixels[rows], images[rows], labels[rows], norm)
+    return best, images
+
+
+def _back(model, pixels, images, labels, norm, halvings=16) -> tuple[torch.Tensor, torch.Tensor]:
+    """(radius, images) after bisecting each segment from pixels, right, to images, misclassified."""
+    if not len(pixels):
+        return pixels.new_zeros(0, dtype=torch.float64), images
+    low, high = torch.zeros_like(labels, dtype=pixels.dtype), torch.ones_like(labels, dtype=pixels.dtype)
+    best = images
+    with torch.no_grad():
+        for _ in range(halvings):
+            middle = (low + high) / 2
+            points = pixels + _each(middle, pixels) * (images - pixels)
+            wrong = ~_loss_and_right(model(points), labels)[1].bool()
+            low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
+            best = torch.where(_each(wrong, pixels), points, best)
+    return _distance(best, pixels, norm), best
+
+
+def _margin(logits, labels) -> torch.Tensor:
+    """True output - largest wrong output."""
+    true = functional.one_hot(labels, logits.shape[1]).bool()
+    return logits[true] - logits.masked_fill(true, -torch.inf).amax(1)
+
+
+def _to_boundary(pixels, gradient, margin, norm) -> torch.Tensor:
+    """The least step d that a linear network needs, and a thousandth more: gradient . d = 1.001 margin.
+
+    With pixels + d in [0, 1]; all the way to its ends where even that does not do. In sorted order of how far a
+    pixel can go along its own direction, the gain is linear between one pixel's end and the next.
+    """
+    w, x = gradient.double().flatten(1), pixels.double().flatten(1)
+    room = torch.where(w > 0, 1 - x, x)
+    pace = w.abs() if norm == "l2" else (w != 0).double()
+    until, order = torch.where(pace > 0, room / pace.clamp_min(_TINY), 0.0).sort(1)
+    rate = (w.abs() * pace).gather(1, order)
+    spent = (w.abs() * room).gather(1, order)
+    before = spent.cumsum(1) - spent
+    left = rate.flip(1).cumsum(1).flip(1)
+    need = 1.001 * margin.double()[:, None]
+    stage = torch.searchsorted(before + until * left, need).clamp_max(w.shape[1] - 1)
+    t = ((need - before.gather(1, stage)) / left.gather(1, stage).clamp_min(_TINY)).clamp_min(0)
+    return (w.sign() * torch.minimum(t * pace, room)).view_as(pixels).to(pixels.dtype)
+
+
+def radius_by_bisection(
+    model: nn.Module,
+    x,
+    y,
+    *,
+    norm: str = "l2",
+    rounds: int = 12,
+    steps: int = 40,
+    restarts: int = 1,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> torch.Tensor:
+    """The same radius by PGD at `rounds` budgets an image, bisected: float64 (n,), an upper bound of it too.
+
+    A budget at which PGD finds something is replaced by that image's distance, after bisection of the segment to
+    it. The first budget is the whole range. rounds x steps gradients at most: a check of `minimal_radius`, and slow.
+    0, infinity, mode, precision, x, y and errors as there; PGD as in `pgd`.
+    """
+    x, y = _checked(model, x, y)
+    _budget(0, norm)
+    whole = 1.0 if norm == "linf" else math.sqrt(x[0].numel())
+    low, high = torch.zeros(len(x), dtype=torch.float64), torch.full((len(x),), torch.inf, dtype=torch.float64)
+    settings = {"norm": norm, "steps": steps, "restarts": restarts, "seed": seed, "stop": True}
+    todo = torch.arange(len(x))
+    for _ in range(rounds):
+        budget = torch.where(torch.isfinite(high), (low + high) / 2, whole)[todo]
+        found = _pgd(model, x[todo], y[todo], budget.to(x.dtype), **settings, batch_size=batch_size)
+        fooled = ~found.right.cpu()
+        low[todo[~fooled]] = budget[~fooled]
+        rows, images = todo[fooled], found.images[fooled]
+        with models.evaluating(model):
+            for part, pixels, labels in _batches(model, x[rows], y[rows], batch_size):
+                points = _placed(model, images[part], labels)[0]
+                high[rows[part]] = torch.minimum(high[rows[part]], _back(model, pixels, points, labels, norm)[0].cpu())
+        todo = (torch.isfinite(high) & (high > 0)).nonzero()[:, 0]
+        if not len(todo):
+            break
+    return high
+
+
+# ------------------------------------------------------------------------------------------- an attack record
+
+
+def sanity(
+    model: nn.Module,
+    x,
+    y,
+    *,
+    grey_levels: Sequence[float] = (1, 2, 4, 8),
+    level: float = 2,
+    steps: int = 20,
+    queries: int = 100,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> dict[str, float]:
+    """What shows that an attack works, on a few images: each number with the value it should have.
+
+        sanity_accuracy_rise             0: the largest rise of the accuracy under PGD from one budget to the next
+                                         larger one, over no attack, the grey levels and the whole range
+        sanity_accuracy_pgd_eps255       0: accuracy under PGD at budget 1.0
+        sanity_square_only_fraction      0: share of images that Square fools at `level` grey levels, in `queries`
+                                         queries, and PGD does not: a sign that gradients are masked. Without
+                                         queries it is left out
+        gradient_zero_fraction           0, as in `fgsm_penalties`
+        saturated_fraction               no value is wrong; the attacks of this module do not suffer from it
+        sanity_images                    how many images that is: 32 or so are enough
+    All L-infinity. x, y and errors as in `pgd`; NoTorchattacks, since Square is torchattacks' own.
+    """
+    plain = fgsm_penalties(model, x, y, (), batch_size)
+    levels = sorted({*grey_levels, level, 255})
+    settings = {"steps": steps, "seed": seed, "batch_size": batch_size}
+    right = {g: _pgd(model, *_checked(model, x, y), g / 255, stop=True, **settings).right for g in levels}
+    accuracy = [plain["clean_accuracy"], *(float(r.double().mean()) for r in right.values())]
+    out = {
+        "sanity_accuracy_rise": max(0.0, *(b - a for a, b in itertools.pairwise(accuracy))),
+        "sanity_accuracy_pgd_eps255": accuracy[-1],
+        "gradient_zero_fraction": plain["gradient_zero_fraction"],
+        "saturated_fraction": plain["saturated_fraction"],
+        "sanity_images": float(len(x)),
+    }
+    if queries:
+        tried = attack(model, x, y, "square", level / 255, queries=queries, seed=seed, batch_size=batch_size)
+        only = right[level] & ~_right(model, tried, y, batch_size)
+        out["sanity_square_only_fraction"] = float(only.double().mean())
+    return out
+
+
+def record_metrics(
+    model: nn.Module,
+    x,
+    y,
+    *,
+    grey_levels: Sequence[float] = (1, 2, 4, 8),
+    pgd_levels: Sequence[float] = (2,),
+    pgd_steps: int = 40,
+    radius_images: int = 0,
+    sanity_images: int = 32,
+    seed: int = 0,
+    batch_size: int = 128,
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """All metrics of one attack record: (metrics, reasons), finite numbers, or None with a reason.
+
+    1. `fgsm_penalties` at the grey levels and `pgd_penalties` at the PGD levels, over all images;
+    2. `minimal_radius` of the first `radius_images` images, for "l2" and "linf":
+           radius_{norm}_mean, _q25, _median, _q75         over those images, the misclassified ones with radius 0
+           ..._correct                                     over the ones that are right without an attack
+           radius_{norm}_none_fraction                     share of images where no adversarial image was found: one
+                                                           of them makes a mean None, and a quantile above it
+           radius_images                                   how many
+    3. `sanity` of the first `sanity_images` images; 0: none.
+    x, y and errors as in `pgd`. An image costs 1 + (PGD levels) x pgd_steps gradients, 200 more for its radii, and
+    20 a budget at most in the sanity checks.
+    """
+    settings = {"seed": seed, "batch_size": batch_size}
+    metrics, reasons = {}, {}
+    few = min(sanity_images, len(x))
+    if few:
+        queries = 100
+        try:
+            _torchattacks()
+        except NoTorchattacks as missing:
+            queries = 0
+            metrics["sanity_square_only_fraction"] = None
+            reasons["sanity_square_only_fraction"] = str(missing)
+        metrics |= sanity(model, x[:few], y[:few], grey_levels=grey_levels, queries=queries, **settings)
+    metrics |= fgsm_penalties(model, x, y, grey_levels, batch_size)
+    metrics |= pgd_penalties(model, x, y, pgd_levels, steps=pgd_steps, **settings)
+    if radius_images:
+        few = min(radius_images, len(x))
+        right = _right(model, x[:few], y[:few], batch_size)
+        metrics["radius_images"] = few
+        for norm in NORMS:
+            radius = minimal_radius(model, x[:few], y[:few], norm=norm, batch_size=batch_size)
+            metrics |= _radii(norm, radius, right)
+    for key, value in metrics.items():
+        if value is None or math.isfinite(value):
+            continue
+        metrics[key] = None
+        if key.endswith("_correct") and metrics["clean_accuracy"] == 0:
+            reasons[key] = "no image is right without an attack"
+        elif key.startswith("radius"):
+            reasons[key] = "no adversarial image was found for some of the images"
+        else:
+            reasons[key] = f"the network's outputs are not finite: the value is {value}"
+    return metrics, reasons
+
+
+def _radii(norm, radius, right) -> dict[str, float]:
+    """Mean and quartiles of radii, over all images and over the right ones."""
+    out = {f"radius_{norm}_none_fraction": float(torch.isinf(radius).double().mean())}
+    for end, some in (("", radius), ("_correct", radius[right])):
+        out[f"radius_{norm}_mean{end}"] = float(some.mean())
+        for name, q in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
+            value = float(some.quantile(q)) if len(some) else math.nan
+            out[f"radius_{norm}_{name}{end}"] = value
+    return out
+
+
+def _right(model, x, y, batch_size) -> torch.Tensor:
+    """Whether each image's answer is y: bool (n,)."""
+    x, y = _checked(model, x, y)
+    with models.evaluating(model), torch.no_grad():
+        parts = [_loss_and_right(model(p), labels)[1].cpu() for _, p, labels in _batches(model, x, y, batch_size)]
+    return torch.cat(parts).bool()
 
 
 # ---------------------------------------------------------------------------------------------------- parts
