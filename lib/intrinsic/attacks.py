@@ -211,8 +211,8 @@ def _pgd(
     """PGD on checked images; eps a number, or a tensor with one budget an image."""
     if steps < 1 or restarts < 1:
         raise BadAttack(f"{steps} steps and {restarts} restarts leave nothing to do; give at least 1 of each")
-    largest = float(eps.max()) if isinstance(eps, torch.Tensor) else eps
-    _budget(largest, norm, x[0].numel())
+    if not isinstance(eps, torch.Tensor):
+        eps = _budget(eps, norm, x[0].numel())
     budget = torch.as_tensor(eps, dtype=x.dtype).expand(len(x))
     step = 2.5 * budget / steps if step_size is None else torch.full_like(budget, step_size)
     generator = torch.Generator().manual_seed(seed)
@@ -593,7 +593,7 @@ def sanity(
     *,
     grey_levels: Sequence[float] = (1, 2, 4, 8),
     level: float = 2,
-    steps: int = 20,
+    steps: int = 10,
     queries: int = 100,
     seed: int = 0,
     batch_size: int = 128,
@@ -608,7 +608,7 @@ def sanity(
                                          queries it is left out
         gradient_zero_fraction           0, as in `fgsm_penalties`
         saturated_fraction               no value is wrong; the attacks of this module do not suffer from it
-        sanity_images                    how many images that is: 32 or so are enough
+        sanity_images                    how many images that is: 16 or so are enough
     All L-infinity. x, y and errors as in `pgd`; NoTorchattacks, since Square is torchattacks' own.
     """
     plain = fgsm_penalties(model, x, y, (), batch_size)
@@ -637,9 +637,9 @@ def record_metrics(
     *,
     grey_levels: Sequence[float] = (1, 2, 4, 8),
     pgd_levels: Sequence[float] = (2,),
-    pgd_steps: int = 40,
+    pgd_steps: int = 20,
     radius_images: int = 0,
-    sanity_images: int = 32,
+    sanity_images: int = 16,
     seed: int = 0,
     batch_size: int = 128,
 ) -> tuple[dict[str, float | None], dict[str, str]]:
@@ -654,7 +654,7 @@ def record_metrics(
            radius_images                                   how many
     3. `sanity` of the first `sanity_images` images; 0: none.
     x, y and errors as in `pgd`. An image costs 1 + (PGD levels) x pgd_steps gradients, 200 more for its radii, and
-    20 a budget at most in the sanity checks.
+    at most 10 a budget in the sanity checks, with 100 queries.
     """
     settings = {"seed": seed, "batch_size": batch_size}
     metrics, reasons = {}, {}
@@ -673,7 +673,7 @@ def record_metrics(
     if radius_images:
         few = min(radius_images, len(x))
         right = _right(model, x[:few], y[:few], batch_size)
-        metrics["radius_images"] = few
+        metrics["radius_images"] = float(few)
         for norm in NORMS:
             radius = minimal_radius(model, x[:few], y[:few], norm=norm, batch_size=batch_size)
             metrics |= _radii(norm, radius, right)
@@ -681,7 +681,11 @@ def record_metrics(
         if value is None or math.isfinite(value):
             continue
         metrics[key] = None
-        if key.endswith("_correct") and metrics["clean_accuracy"] == 0:
+        if (
+            key.endswith("_correct")
+            and math.isnan(value)
+            and (key.startswith("radius") or metrics["clean_accuracy"] == 0)
+        ):
             reasons[key] = "no image is right without an attack"
         elif key.startswith("radius"):
             reasons[key] = "no adversarial image was found for some of the images"
@@ -697,7 +701,8 @@ def _radii(norm, radius, right) -> dict[str, float]:
         out[f"radius_{norm}_mean{end}"] = float(some.mean())
         for name, q in (("q25", 0.25), ("median", 0.5), ("q75", 0.75)):
             value = float(some.quantile(q)) if len(some) else math.nan
-            out[f"radius_{norm}_{name}{end}"] = value
+            between = len(some) > 0 and math.isnan(value)  # torch has NaN between a number and infinity
+            out[f"radius_{norm}_{name}{end}"] = math.inf if between else value
     return out
 
 
