@@ -1,4 +1,4 @@
-"""FGSM: exact on a linear network, equal to torchattacks, one gradient for all budgets."""
+"""Attacks: exact on linear networks, in their budget, never weaker than what they contain, the network untouched."""
 
 import copy
 import math
@@ -9,7 +9,17 @@ import torch
 from torch import nn
 
 from intrinsic import attacks, training
-from intrinsic.attacks import fgsm, fgsm_penalties
+from intrinsic.attacks import (
+    attack,
+    fgsm,
+    fgsm_penalties,
+    minimal_radius,
+    pgd,
+    pgd_penalties,
+    radius_by_bisection,
+    record_metrics,
+    sanity,
+)
 
 SIDE = 4
 BUDGETS = [0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 1.0]
@@ -19,9 +29,9 @@ def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def linear(n_classes=2, scale=1.0, seed=0):
+def linear(n_classes=2, scale=1.0, seed=0, side=SIDE):
     """(network, W): logits = W x, no bias."""
-    layer = nn.Linear(SIDE * SIDE, n_classes, bias=False)
+    layer = nn.Linear(side * side, n_classes, bias=False)
     with torch.no_grad():
         layer.weight.copy_(scale * torch.randn(layer.weight.shape, generator=generator(seed)))
     return nn.Sequential(nn.Flatten(), layer), layer.weight.detach().double().numpy()
@@ -307,3 +317,382 @@ def test_a_network_of_one_output_is_refused():
 def test_a_label_without_an_output_is_refused():
     with pytest.raises(ValueError, match="label is 2"):
         fgsm(linear(2)[0], images(3), np.arange(3), [0.1])
+
+
+# -------------------------------------------------------------------------------------------------- PGD
+
+
+def labels_of(model, x):
+    with torch.no_grad():
+        return model.eval()(x).argmax(1)
+
+
+def losses(model, x, y):
+    with torch.no_grad():
+        return nn.functional.cross_entropy(model.eval()(x).double(), torch.as_tensor(y), reduction="none")
+
+
+def distance(a, b, norm):
+    away = (a.double() - b.double()).flatten(1)
+    return away.norm(dim=1) if norm == "l2" else away.abs().amax(1)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(network, images, labels): a small network that has learned which half of an image is brighter, most of it."""
+    x = images(200, side=10, seed=5)
+    x[:, :, :5] = (x[:, :, :5] + 0.06 * torch.randn(200, 1, 1, 1, generator=generator(6))).clamp(0, 1)
+    y = (x[:, :, :5].mean((1, 2, 3)) > x[:, :, 5:].mean((1, 2, 3))).long()
+    model = convolutional(2)
+    training.train(model, x, y, until="epochs", epochs=25, batch_size=20, learning_rate=3e-3, device="cpu")
+    return model, x[:60], y[:60]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_pgd_reaches_the_highest_loss_of_the_ball_on_a_linear_network(norm):
+    model, w = linear()
+    x, y = images(low=0.4, high=0.6), np.arange(32) % 2
+    v = w[1 - y] - w[y]
+    size = np.abs(v).sum(1) if norm == "linf" else np.linalg.norm(v, axis=1)
+    expected = np.logaddexp(0, 0.05 * size + (x.reshape(32, -1).double().numpy() * v).sum(1))
+    found = losses(model, pgd(model, x, y, 0.05, norm=norm, steps=10), y)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [1 / 255, 8 / 255, 0.2])
+def test_pgd_is_never_weaker_than_fgsm_or_no_attack(trained, eps):
+    model, x, y = trained
+    strong, weak = losses(model, pgd(model, x, y, eps, steps=10), y), losses(model, fgsm(model, x, y, [eps])[0], y)
+    assert (strong >= weak - 1e-9).all()
+    assert (strong >= losses(model, x, y) - 1e-9).all()
+    assert (strong > weak + 1e-3).any()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_one_step_of_pgd_is_fgsm_where_that_raises_the_loss(trained, norm):
+    model, x, y = trained
+    one = attack(model, x, y, "fgsm", 0.03, norm=norm)
+    raised = losses(model, one, y) > losses(model, x, y)
+    assert raised.float().mean() > 0.9
+    assert torch.equal(pgd(model, x, y, 0.03, norm=norm, steps=1)[raised], one[raised])
+    if norm == "linf":
+        assert torch.equal(one, fgsm(model, x, y, [0.03])[0])
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.05), ("l2", 1.0)])
+def test_restarts_only_help(trained, norm, eps):
+    model, x, y = trained
+    few = losses(model, pgd(model, x, y, eps, norm=norm, steps=3), y)
+    more = losses(model, pgd(model, x, y, eps, norm=norm, steps=3, restarts=3), y)
+    assert (more >= few - 1e-9).all()
+    assert (more > few + 1e-6).any()
+
+
+def test_a_stopped_pgd_fools_the_same_images_with_fewer_gradients(trained):
+    model, x, y = trained
+    seen = []
+    hook = model[0].register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    whole = pgd(model, x, y, 0.05, steps=10, restarts=2)
+    all_of_them = sum(seen)
+    assert all_of_them == 2 * 11 * 60
+    seen.clear()
+    stopped = pgd(model, x, y, 0.05, steps=10, restarts=2, stop=True)
+    hook.remove()
+    assert sum(seen) < all_of_them / 2
+    fooled = labels_of(model, whole) != y
+    assert torch.equal(labels_of(model, stopped) != y, fooled)
+    assert 0.2 < fooled.float().mean() < 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_batches_do_not_matter_to_pgd_and_radii(batch_size):
+    model, _ = linear(3)
+    x, y = images(16), np.arange(16) % 3
+    for norm in ("linf", "l2"):
+        whole, parts = (pgd(model, x, y, 0.1, norm=norm, steps=5, restarts=2, batch_size=b) for b in (128, batch_size))
+        torch.testing.assert_close(whole, parts, rtol=0, atol=1e-4)
+        whole, parts = (minimal_radius(model, x, y, norm=norm, batch_size=b) for b in (128, batch_size))
+        torch.testing.assert_close(whole, parts, rtol=1e-3, atol=0)
+
+
+def test_the_seed_decides_a_random_beginning_and_nothing_else_does(trained):
+    model, x, y = trained
+    torch.manual_seed(1)
+    one = pgd(model, x, y, 0.05, steps=3, restarts=2, seed=1)
+    after = torch.rand(1)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(pgd(model, x, y, 0.05, steps=3, restarts=2, seed=1), one)
+    assert not torch.equal(pgd(model, x, y, 0.05, steps=3, restarts=2, seed=2), one)
+
+
+def test_pgd_penalties_on_a_linear_network_are_those_of_fgsm():
+    # the loss grows in the direction of FGSM alone, so its point is the best of the ball
+    model, _ = linear(scale=3.0)
+    x, y = images(100, low=0.1, high=0.9), np.arange(100) % 2
+    strong, plain = pgd_penalties(model, x, y, (2, 8), steps=5), fgsm_penalties(model, x, y, (2, 8))
+    assert len(strong) == 8
+    for key, value in strong.items():
+        assert value == pytest.approx(plain[key.replace("pgd_", "")], rel=1e-5, abs=1e-7), key
+
+
+# ---------------------------------------------------------------------------------------------- by name
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_every_attack_stays_in_its_budget_and_leaves_the_network_as_it_was(n_classes, norm):
+    model = convolutional(n_classes).train()
+    model[1].eval()
+    modes, state = [m.training for m in model.modules()], copy.deepcopy(model.state_dict())
+    model[0].weight.requires_grad_(False)
+    x = images(6, side=10)
+    with torch.no_grad():
+        y = copy.deepcopy(model).eval()(x).argmax(1)
+    y[0] = (y[0] + 1) % n_classes
+    eps = 0.04 if norm == "linf" else 0.4
+    numbers = torch.random.get_rng_state()
+    accuracy = {}
+    for name in attacks.ATTACKS:
+        found = attack(model, x, y, name, eps, norm=norm, steps=10, queries=30)
+        assert distance(found, x, norm).max() <= eps + 1e-6, name
+        assert found.min() >= 0, name
+        assert found.max() <= 1, name
+        assert not found.requires_grad, name
+        accuracy[name] = float((labels_of(copy.deepcopy(model), found) == y).float().mean())
+    # a part that runs on fewer images may draw other numbers, and APGD begins at random: only the first is contained
+    assert accuracy["autoattack"] <= accuracy["apgd_ce"]
+    assert torch.equal(torch.random.get_rng_state(), numbers)
+    assert [m.training for m in model.modules()] == modes
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert [p.requires_grad for p in model.parameters()] == [False] + [True] * (len(list(model.parameters())) - 1)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd_ce", "apgd_margin", "fab", "autoattack"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_attack_on_a_linear_network_fools_exactly_what_can_be_fooled(name, norm):
+    model, w = linear(side=6)
+    x = images(64, side=6, low=0.4, high=0.6)
+    y = labels_of(model, x)
+    v = w[1] - w[0]
+    radius = np.abs(x.reshape(64, -1).double().numpy() @ v) / (np.abs(v).sum() if norm == "linf" else np.linalg.norm(v))
+    eps = float(np.median(radius))
+    clear = np.abs(radius / eps - 1) > 0.02
+    found = attack(model, x, y, name, eps, norm=norm, queries=50)
+    np.testing.assert_array_equal((labels_of(model, found) != y).numpy()[clear], (radius < eps)[clear])
+
+
+def test_the_margin_fools_a_sure_network_that_the_cross_entropy_does_not():
+    # logits in the thousands: the float32 cross-entropy has no gradient at all
+    model, _ = linear(scale=3e3)
+    x = images(20)
+    y = labels_of(model, x)
+    right = {
+        name: float((labels_of(model, attack(model, x, y, name, 0.3, steps=20)) == y).float().mean())
+        for name in ("apgd_ce", "apgd_margin", "pgd")
+    }
+    assert right["apgd_margin"] == right["pgd"] < right["apgd_ce"]
+
+
+def test_an_image_that_is_wrong_already_is_left_alone_by_what_only_fools():
+    model, _ = linear()
+    x = images(8)
+    y = 1 - labels_of(model, x)
+    for name in ("apgd_ce", "apgd_margin", "fab", "square", "autoattack"):
+        assert torch.equal(attack(model, x, y, name, 0.1, steps=5, queries=10), x)
+
+
+def test_networks_in_float64_are_attacked_too():
+    model = convolutional(2).double()
+    x = images(4, side=10).double()
+    y = labels_of(model, x)
+    found = attack(model, x, y, "autoattack", 0.1, steps=5, queries=10)
+    assert found.dtype == torch.float64
+    assert distance(found, x, "linf").max() <= 0.1 + 1e-12
+
+
+def test_without_torchattacks_one_sentence_says_so(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchattacks", None)
+    model, _ = linear()
+    with pytest.raises(attacks.NoTorchattacks, match="--no-deps"):
+        attack(model, images(), np.arange(32) % 2, "square", 0.1)
+    metrics, reasons = record_metrics(model, images(8), np.arange(8) % 2, pgd_steps=2)
+    assert metrics["sanity_square_only_fraction"] is None
+    assert "not installed" in reasons["sanity_square_only_fraction"]
+    assert metrics["sanity_accuracy_pgd_eps255"] == 0
+
+
+# ---------------------------------------------------------------------------------------- minimal radius
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize("scale", [1.0, 1e3])
+def test_the_radius_is_exact_on_a_linear_network(norm, scale):
+    model, w = linear(scale=scale)
+    x = images(40, low=0.4, high=0.6)
+    y = labels_of(model, x)
+    y[:5] = 1 - y[:5]
+    v = w[1] - w[0]
+    expected = np.abs(x.reshape(40, -1).double().numpy() @ v) / (np.linalg.norm(v) if norm == "l2" else np.abs(v).sum())
+    expected[:5] = 0
+    for found in (minimal_radius(model, x, y, norm=norm), radius_by_bisection(model, x, y, norm=norm, steps=10)):
+        assert found.dtype == torch.float64
+        np.testing.assert_allclose(found.numpy(), expected, rtol=2e-4)
+    assert (minimal_radius(model, x, y, norm=norm, gradients=1).numpy() >= expected * (1 - 1e-4)).all()
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_radius_is_exact_on_a_linear_network_at_the_ends_of_the_range(norm):
+    from scipy.optimize import linprog, minimize
+
+    # every pixel within 0.05 of an end, so that most of the way is closed in both norms
+    layer = nn.Linear(16, 2)
+    w = torch.randn(16, generator=generator(2))
+    with torch.no_grad():
+        layer.weight.copy_(torch.stack([-w, w]) / 2)
+        layer.bias.copy_(torch.tensor([0.2, -0.2]))
+    model = nn.Sequential(nn.Flatten(), layer)
+    x = (images(6, seed=3) > 0.5).float() * 0.9 + 0.05 * images(6, seed=4)
+    y = labels_of(model, x)
+    found = minimal_radius(model, x, y, norm=norm).numpy()
+    v = w.double().numpy()
+    for image, radius in zip(x.reshape(6, -1).double().numpy(), found, strict=True):
+        margin = v @ image - 0.4
+        if norm == "linf":  # least t with |d| <= t, 0 <= x + d <= 1, margin + v.d = 0
+            rows = np.block([[np.eye(16), -np.ones((16, 1))], [-np.eye(16), -np.ones((16, 1))]])
+            bounds = [(-a, 1 - a) for a in image] + [(0, None)]
+            best = linprog(np.r_[np.zeros(16), 1], rows, np.zeros(32), np.r_[v, 0][None], [-margin], bounds=bounds).fun
+        else:
+            best = np.sqrt(
+                minimize(
+                    lambda d: d @ d,
+                    np.zeros(16),
+                    jac=lambda d: 2 * d,
+                    bounds=[(-a, 1 - a) for a in image],
+                    constraints={"type": "eq", "fun": lambda d, m=margin: m + v @ d, "jac": lambda d: v},
+                    method="SLSQP",
+                    options={"ftol": 1e-14, "maxiter": 500},
+                ).fun
+            )
+        unbounded = abs(margin) / (np.linalg.norm(v) if norm == "l2" else np.abs(v).sum())
+        assert radius == pytest.approx(best, rel=3e-3)
+        assert best > 1.01 * unbounded
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_adversarial_images_lie_at_the_radius_in_range_and_are_wrong(trained, norm):
+    model, x, y = trained
+    radius, found = minimal_radius(model, x, y, norm=norm, gradients=20, return_images=True)
+    wrong = labels_of(model, x) != y
+    assert 0 < wrong.float().mean() < 0.5
+    assert (radius[wrong] == 0).all()
+    assert (radius[~wrong] > 0).all()
+    assert torch.isfinite(radius).all()
+    torch.testing.assert_close(distance(found, x, norm), radius)
+    assert (labels_of(model, found) != y).all()
+    assert found.min() >= 0
+    assert found.max() <= 1
+
+
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_radius_is_about_that_of_bisected_pgd_with_a_fraction_of_the_gradients(trained, norm):
+    model, x, y = trained
+    right = labels_of(model, x) == y
+    x, y = x[right][:20], y[right][:20]
+    seen = []
+    hook = model[0].register_forward_hook(lambda _, i, __: seen.append(torch.is_grad_enabled() * len(i[0])))
+    ours = minimal_radius(model, x, y, norm=norm, gradients=100)
+    hook.remove()
+    assert sum(seen) <= 100 * 20
+    check = radius_by_bisection(model, x, y, norm=norm, restarts=2)
+    ratio = ours / check
+    assert ratio.median() < 1.02
+    assert ratio.max() < 1.2
+
+
+def test_a_radius_that_does_not_exist_is_infinite():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    x, y = images(3), np.array([0, 0, 1])
+    for norm in ("l2", "linf"):
+        radius, found = minimal_radius(model, x, y, norm=norm, gradients=5, return_images=True)
+        assert radius.tolist() == [math.inf, math.inf, 0]
+        assert torch.equal(found, x)
+        assert radius_by_bisection(model, x, y, norm=norm, rounds=2, steps=2).tolist() == [math.inf, math.inf, 0]
+    metrics, reasons = record_metrics(model, x, y, radius_images=3, sanity_images=0, pgd_steps=2)
+    assert metrics["radius_l2_none_fraction"] == pytest.approx(2 / 3)
+    assert metrics["radius_l2_q25"] is None
+    assert "no adversarial image" in reasons["radius_l2_mean"]
+
+
+# ---------------------------------------------------------------------------------------------- records
+
+
+def test_a_record_has_all_metrics_finite_and_consistent(trained):
+    model, x, y = trained
+    metrics, reasons = record_metrics(model, x, y, pgd_levels=(2, 8), pgd_steps=10, radius_images=20, sanity_images=16)
+    assert reasons == {}
+    assert all(isinstance(v, int | float) and math.isfinite(v) for v in metrics.values())
+    assert metrics["sanity_accuracy_rise"] == 0
+    assert metrics["sanity_accuracy_pgd_eps255"] == 0
+    assert metrics["sanity_square_only_fraction"] == 0
+    assert metrics["sanity_images"] == 16
+    for g in (2, 8):
+        for end in ("", "_correct"):
+            assert metrics[f"loss_penalty_nats_pgd_eps{g}{end}"] >= metrics[f"loss_penalty_nats_eps{g}{end}"]
+            assert metrics[f"accuracy_penalty_pgd_eps{g}{end}"] >= metrics[f"accuracy_penalty_eps{g}{end}"]
+    for norm in ("l2", "linf"):
+        assert metrics[f"radius_{norm}_q25"] <= metrics[f"radius_{norm}_median"] <= metrics[f"radius_{norm}_q75"]
+        assert metrics[f"radius_{norm}_mean"] < metrics[f"radius_{norm}_mean_correct"]
+    assert metrics["radius_linf_mean"] < metrics["radius_l2_mean"] < 10 * metrics["radius_linf_mean"]
+
+
+def test_gradients_that_are_masked_are_caught_by_the_sanity_checks():
+    # the network sees eight grey levels: no pixel has a gradient, and squares of 0.2 still change the answer
+    class Coarse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, _ = linear()
+
+        def forward(self, pixels):
+            return self.inner((pixels * 8).round() / 8 + 0 * pixels)
+
+    model = Coarse()
+    x = images(40, low=0.3, high=0.7)
+    found = sanity(model, x, labels_of(model, x), level=51, steps=5, queries=200)
+    assert found["gradient_zero_fraction"] == 1
+    assert found["sanity_accuracy_pgd_eps255"] == 1
+    assert found["sanity_square_only_fraction"] > 0.2
+
+
+def test_a_record_of_a_network_that_diverged_says_why_its_values_are_missing():
+    model, _ = linear()
+    with torch.no_grad():
+        model[1].weight.fill_(torch.nan)
+    metrics, reasons = record_metrics(model, images(6), np.arange(6) % 2, radius_images=4, pgd_steps=2)
+    assert metrics["clean_loss_nats"] is None
+    assert "not finite" in reasons["clean_loss_nats"]
+    assert reasons["loss_penalty_nats_pgd_eps2_correct"] == "no image is right without an attack"
+    assert metrics["radius_l2_mean"] == 0
+    assert set(reasons) == {key for key, value in metrics.items() if value is None}
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda m, x, y: attack(m, x, y, "deepfool", 0.1), "no attack 'deepfool'"),
+        (lambda m, x, y: attack(m, x, y, "fgsm", 0.1, norm="l1"), "norm is 'l1'"),
+        (lambda m, x, y: pgd(m, x, y, 1.5), "at most 1 apart"),
+        (lambda m, x, y: pgd(m, x, y, 4.5, norm="l2"), "at most 4 apart"),
+        (lambda m, x, y: pgd(m, x, y, 0.1, steps=0), "nothing to do"),
+        (lambda m, x, y: attack(m, x, y, "square", 0.1, norm="l2"), "5 pixels a side"),
+        (lambda m, x, y: minimal_radius(m, x, y, gradients=0), "find nothing"),
+        (lambda m, x, y: minimal_radius(m, x, y, norm="l0"), "norm is 'l0'"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(call, match):
+    with pytest.raises(attacks.BadAttack, match=match):
+        call(linear()[0], images(), np.arange(32) % 2)

@@ -25,6 +25,7 @@ ORDER = [
     "training",
     "representations",
     "attacks",
+    "slope",
     "records",
     "campaign",
     "statistics",

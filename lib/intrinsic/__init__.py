@@ -14,7 +14,8 @@ soundness        copies, near-duplicates, shortcuts and leaks: whether an image 
 models           ResNet-18/34/50, VGG-13/16/19 by name
 training         train until fit, evaluate
 representations  activations of a named layer
-attacks          FGSM over many budgets from one gradient
+attacks          FGSM, PGD and torchattacks' attacks, minimal radius, sanity checks
+slope            a network's slope between images of different labels
 records          one run, one record: store, resume, publish
 campaign         parameter file -> grid -> runs -> tidy frames
 statistics       fits, exact tests, intervals and verdicts of the claims
