@@ -20,6 +20,7 @@ ORDER = [
     "dimension",
     "sharpness",
     "measurement",
+    "checkpoints",
     "models",
     "training",
     "representations",

@@ -10,9 +10,10 @@ tiles            the pairs of all points in tiles: threads, a GPU, Dask workers
 neighbors        one exact pass: nearest distances, nearest opposite-label distance
 dimension        intrinsic dimension: maximum likelihood, TwoNN
 sharpness        label sharpness K_F, the pair that attains it, its growth
-models           ResNet-18/34/50, VGG-13/16/19 by name
-training         train until fit, evaluate
-representations  activations of a named layer
+checkpoints      tensors in files: whole or absent, verified, never unpickled; weights from files
+models           ResNet-18/34/50, VGG-13/16/19 and others by name
+training         train until fit, evaluate, continue after a kill
+representations  activations of named layers, and their dimensions
 attacks          FGSM over many budgets from one gradient
 records          one run, one record: store, resume, publish
 campaign         parameter file -> grid -> runs -> tidy frames
