@@ -4,6 +4,7 @@ import copy
 import inspect
 import itertools
 import math
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -361,6 +362,46 @@ def test_a_label_without_an_output_is_refused(function):
     x, y = clouds(9, n_classes=3)
     with pytest.raises(models.BadInput, match="label is 2"):
         function(tiny(n_classes=2), x, y)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc, where nothing is set")
+def test_memory_is_reused_within_a_run_and_given_back_after_it():
+    code = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from test_training import clouds
+from intrinsic import training
+from torch import nn
+torch.set_num_threads(1)
+
+def status(key):
+    (line,) = [line for line in open("/proc/self/status") if line.startswith(key)]
+    return int(line.split()[1]) / 1024
+
+def faults():
+    return int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[7])
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.Linear(4096, 2))
+
+def steps():  # each makes a gradient of 64 MiB: 16,384 pages
+    x, y = clouds(40)
+    model, seen = network(), []
+    training.train(model, x, y, until="epochs", epochs=2, batch_size=4, learning_rate=1e-5, device="cpu",
+                   progress=lambda *_: seen.append(faults()))
+    print(seen[1] - seen[0])
+
+steps()
+before = status("VmRSS")
+steps()
+print(status("VmRSS") - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, check=True
+    )
+    first, again, kept = map(float, done.stdout.split())
+    assert max(first, again) < 3 * 16_384  # of ten steps; without reuse each has more than one gradient
+    assert kept < 40
 
 
 # ------------------------------------------------------------------------- protocols, classes, augmentation
