@@ -14,16 +14,20 @@ READY := $(VENV)/.ready-$(KEY)
 SETS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help book test browser lab bench simulations lint format clean
+.PHONY: help book test test-gpu browser lab bench simulations lint format clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 book: $(READY)  ## build the book: the quick campaign, all notebooks, then HTML under _build/
 	@$(BIN)/intrinsic book --params $(PARAMS)
 
 test: $(READY) browser  ## run all tests (at most 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
+
+test-gpu: $(READY)  ## run the tests that need a CUDA device, or say that there is none
+	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make: torch finds no CUDA device on this machine, so none of the GPU tests can run")'
+	@$(BIN)/python -m pytest -m gpu $(PYTEST_FLAGS)
 
 browser: $(READY)  ## find Chromium for the browser tests, or install it
 	@$(BIN)/python tests/browser.py --install
@@ -33,6 +37,7 @@ lab: $(READY)  ## open the book's notebooks in JupyterLab
 
 bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/results/ (about 20 minutes)
 	@$(BIN)/python benchmarks/neighbors.py $(BENCH_FLAGS)
+	@$(BIN)/python benchmarks/training.py $(BENCH_FLAGS)
 
 simulations: $(READY)  ## coverage and bias behind the methods chapters; SETS=FOLDER adds its image sets (about an hour)
 	@$(BIN)/python benchmarks/dimension_simulations.py coverage means bias adjusted others

@@ -39,7 +39,7 @@ def test_quick_yaml_is_the_embedded_default():
     [
         ("nmae: quick", "'nmae' is not a parameter"),
         ("runs: [{models: [resnet18], n_train: [64], seed: [0]}]", "'runs.0.seed' is not a parameter"),
-        ("runs: [{models: [resnet19], n_train: [64]}]", "'resnet19' is not a model"),
+        ("runs: [{models: [resnet19], n_train: [64]}]", "'resnet19' is not a network"),
         ("size: big", "size: .*integer"),
         ("size: 4", "size: .*greater than or equal to 8"),
         ("channels: 2", "channels: .*1 or 3"),
@@ -345,3 +345,114 @@ def test_a_set_too_small_for_the_comparison_is_refused_unless_told_otherwise(fin
 def test_without_records_nothing_can_be_compared(tmp_path):
     with pytest.raises(campaign.CampaignError, match=r"intrinsic run params/quick\.yaml"):
         campaign.compare("digits_4_9", store=Store(tmp_path))
+
+
+# ------------------------------------------------------------------- what hangs on a training run
+
+
+@pytest.fixture(scope="module")
+def small(tiny):
+    """One run of the tiny campaign, with everything that can hang on it."""
+    block = campaign.RunBlock(models=["resnet18"], n_train=[32], seeds=[0], datasets=["digits_0_1"])
+    more = {"pgd_levels": [2], "pgd_steps": 2, "radius_images": 4, "sanity_images": 4, "slope_pairs": 5}
+    return tiny.model_copy(update={"datasets": ["digits_0_1"], "runs": [block], "attack_images": 10, **more})
+
+
+def run_of(p):
+    return next(task for task in campaign.plan(p).tasks if task.kind == "training")
+
+
+def computed(task, store):
+    made = {(r.kind, r.id): r for r in campaign.compute(task, store=store)}
+    for record in made.values():
+        store.write(record)
+    return made
+
+
+def test_a_run_leaves_attacks_radii_slope_and_representations(small, tmp_path):
+    store = Store(tmp_path)
+    made = computed(run_of(small), store)
+    assert [kind for kind, _ in made] == ["training", "attack", "slope", "representation"]
+    by_kind = {kind: record.metrics for (kind, _), record in made.items()}
+    assert {"loss_penalty_nats_eps2", "loss_penalty_nats_pgd_eps2", "radius_l2_median", "sanity_accuracy_rise"} <= set(
+        by_kind["attack"]
+    )
+    assert by_kind["attack"]["loss_penalty_nats_pgd_eps2"] >= by_kind["attack"]["loss_penalty_nats_eps2"] - 1e-6
+    assert (
+        by_kind["slope"]["slope_ratio"]
+        >= by_kind["slope"]["slope_lower_bound"] / by_kind["slope"]["slope_label_sharpness"] - 1e-6
+    )
+    assert by_kind["representation"]["d_repr_low"] < by_kind["representation"]["d_repr"]
+
+
+@pytest.mark.parametrize("weights", ["none", "kept"])
+def test_a_changed_attack_is_computed_from_kept_weights_or_by_training_again(small, tmp_path, weights):
+    p = small.model_copy(update={"weights": weights, "slope_pairs": 0, "sanity_images": 0})
+    store = Store(tmp_path)
+    first = computed(run_of(p), store)
+    task = run_of(p.model_copy(update={"radius_images": 3}))
+    if weights == "none":
+        with pytest.warns(UserWarning, match="its weights are gone, so it is trained again for: attack"):
+            again = computed(task, store)
+    else:
+        again = computed(task, store)
+    ((kind, _),) = again
+    assert kind == "attack"
+    (record,) = again.values()
+    assert record.provenance.get("retrained", False) == (weights == "none")
+    before = next(r for (k, _), r in first.items() if k == "attack")
+    shared = set(before.metrics) & set(record.metrics) - {m for m in before.metrics if "radius" in m}
+    assert {m: record.metrics[m] for m in shared} == {m: before.metrics[m] for m in shared}
+    assert task.done(store)
+
+
+def test_damaged_weights_are_told_and_trained_again(small, tmp_path):
+    p = small.model_copy(update={"weights": "kept", "slope_pairs": 0, "sanity_images": 0})
+    store = Store(tmp_path)
+    computed(run_of(p), store)
+    file = store.weights(run_of(p).keys[0][1])
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match="is damaged.*; it is trained again"):
+        computed(run_of(p.model_copy(update={"grey_levels": [2]})), store)
+
+
+def test_the_papers_protocol_is_one_line(tiny):
+    block = campaign.RunBlock(models=["resnet18", "vgg13"], n_train=[32], seeds=[0], datasets=["digits_0_1"])
+    p = tiny.model_copy(update={"datasets": ["digits_0_1"], "runs": [block], "protocol": "paper", "precision": "auto"})
+    resnet, vgg = (task.params for task in campaign.plan(p).tasks if task.kind == "training")
+    assert [one["batch_size"] for one in (resnet, vgg)] == [40, 6]
+    assert [one["learning_rate"] for one in (resnet, vgg)] == [1e-3, 1e-4]
+    for one in (resnet, vgg):
+        assert (one["until"], one["epochs"], one["precision"], one["min_steps"]) == ("epochs", 100, "float32", None)
+
+
+def test_a_block_can_ask_for_radii_and_the_first_that_names_a_run_counts(tiny):
+    def block(n, **more):
+        return campaign.RunBlock(models=["resnet18"], n_train=n, seeds=[0], datasets=["digits_0_1"], **more)
+
+    p = tiny.model_copy(update={"datasets": ["digits_0_1"], "runs": [block([32], radius_images=5), block([32, 64])]})
+    tasks = [task for task in campaign.plan(p).tasks if task.kind == "training"]
+    assert [task.settings["attack"][0]["radius_images"] for task in tasks] == [5, 0]
+
+
+def test_every_block_of_a_network_has_a_representation_record(small, tmp_path):
+    p = small.model_copy(update={"layers": "blocks", "slope_pairs": 0, "radius_images": 0, "sanity_images": 0})
+    made = computed(run_of(p), Store(tmp_path))
+    layers = [record.params["layer"] for (kind, _), record in made.items() if kind == "representation"]
+    assert layers == ["layer4", "layer1", "layer2", "layer3", "avgpool"]
+
+
+def test_weights_to_start_from_are_known_by_their_content(small, tmp_path):
+    from intrinsic import checkpoints, models
+
+    file = tmp_path / "start.safetensors"
+    checkpoints.save_weights(models.create("resnet18", channels=1, seed=5), file)
+    ids = [run_of(small).keys[0]]
+    for name in ("start.safetensors", "renamed.safetensors"):
+        (tmp_path / name).write_bytes(file.read_bytes())
+        ids.append(run_of(small.model_copy(update={"pretrained": str(tmp_path / name)})).keys[0])
+    assert ids[0] != ids[1] == ids[2]
+    with pytest.raises(campaign.CampaignError, match=r"pretrained: .*cannot be read"):
+        campaign.plan(small.model_copy(update={"pretrained": str(tmp_path / "none")}))

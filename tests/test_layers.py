@@ -21,6 +21,7 @@ ORDER = [
     "sharpness",
     "soundness",
     "measurement",
+    "checkpoints",
     "models",
     "training",
     "representations",

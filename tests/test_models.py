@@ -1,6 +1,8 @@
 """The six networks: torchvision's architectures, seeded, for grey and colour images."""
 
 import math
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -214,6 +216,80 @@ def test_evaluation_is_in_float32_inside_a_callers_autocast():
         assert network(x).dtype == torch.bfloat16
         with models.evaluating(network):
             assert network(x).dtype == torch.float32
+
+
+# -------------------------------------------------------------------------------------- other networks
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "layer"),
+    [
+        ("resnet101", 32, "layer4"),
+        ("vgg11_bn", 32, "features"),
+        ("efficientnet_b0", 32, "features"),
+        ("mobilenet_v3_small", 32, "features"),
+        ("densenet121", 32, "features"),
+        ("convnext_tiny", 32, "features"),
+        ("googlenet", 64, "inception5b"),
+        ("inception_v3", 96, "Mixed_7c"),
+        ("squeezenet1_1", 64, "features"),
+        ("vit_b_16", 224, "encoder"),
+    ],
+)
+def test_other_networks_of_torchvision_read_grey_images_and_have_a_last_part(name, side, layer):
+    with torch.device("meta"):
+        network = models.create(name, channels=1, n_classes=7).train()
+        logits = network(torch.empty(2, 1, side, side))
+    assert logits.shape == (2, 7)  # in training too, without outputs of auxiliary heads
+    assert models.representation_layer(name) == layer
+    assert layer in dict(network.named_modules())
+
+
+def test_the_first_convolution_is_replaced_with_everything_else_as_it_was():
+    grey, colour = (models.create("efficientnet_b0", channels=c, seed=4) for c in (5, 3))
+    differ = [k for k, v in grey.state_dict().items() if not torch.equal(v, colour.state_dict()[k])]
+    assert differ == ["features.0.0.weight"]
+    first, like = grey.features[0][0], colour.features[0][0]
+    assert first.weight.shape == (32, 5, 3, 3)
+    assert (first.stride, first.padding, first.bias) == (like.stride, like.padding, like.bias)
+
+
+def test_rates_and_batches_of_a_vgg_are_for_those_without_batch_normalization():
+    for name, rate, batch in (("vgg11", 1e-4, 16), ("vgg11_bn", 1e-3, 64), ("resnet101", 1e-3, 64)):
+        with torch.device("meta"):
+            network = models.create(name)
+        for model in (name, network):
+            assert (models.default_learning_rate(model), models.default_batch_size(model)) == (rate, batch)
+
+
+def test_a_timm_network_without_timm_is_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # as where it is not installed
+    with pytest.raises(models.UnknownModel, match=r"'timm:resnet26' is .* not installed; install it: pip install timm"):
+        models.create("timm:resnet26")
+
+
+def test_a_timm_network_is_made_by_timm_at_the_seed(monkeypatch):
+    made = []
+
+    def create_model(name, pretrained, num_classes):
+        made.append((name, pretrained, num_classes))
+        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 64, num_classes))
+
+    timm = types.SimpleNamespace(create_model=create_model, is_model=lambda name: name == "resnet26")
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    first, again = (models.create("timm:resnet26", channels=1, n_classes=3, seed=2) for _ in range(2))
+    assert made == [("resnet26", False, 3)] * 2
+    assert _same(first, again)
+    assert first(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
+    with pytest.raises(models.UnknownModel, match="'timm:resnet27' is no network of the installed timm"):
+        models.known("timm:resnet27")
+
+
+def test_channels_that_no_convolution_can_be_made_to_read_are_refused(monkeypatch):
+    timm = types.SimpleNamespace(create_model=lambda *_, **__: nn.Linear(3, 2), is_model=lambda _: True)
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    with pytest.raises(models.BadInput, match="no convolution that reads 3 channels"):
+        models.create("timm:mixer", channels=1)
 
 
 def _same(a, b):

@@ -144,4 +144,4 @@ def test_provenance_names_versions_and_is_no_part_of_the_identity():
     facts = provenance(seconds=1.5)
     assert facts["seconds"] == 1.5
     assert {"commit", "torch", "numpy", "python", "written"} <= facts.keys()
-    assert set(METHOD_VERSIONS) == {"properties", "training", "attack", "representation"}
+    assert set(METHOD_VERSIONS) == {"properties", "training", "attack", "representation", "slope"}

@@ -1,11 +1,17 @@
 """Activations of a named layer, copied as the layer returns them; the random linear map."""
 
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from intrinsic import models, representations
+from intrinsic import dimension, models, representations
 from intrinsic.representations import UnknownLayer, random_linear_map, representation
 
 
@@ -127,6 +133,120 @@ def test_layer4_is_what_the_last_block_returns():
     points = representation(net, x, models.representation_layer("resnet18"))
     assert points.shape == (3, 512 * 2 * 2)
     np.testing.assert_allclose(points, expected, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------ several layers, large ones
+
+
+@pytest.mark.parametrize("in_memory", [2**28, 1, 10 * 32 * 4])  # all in memory, none, only the narrow
+def test_several_layers_of_one_pass_are_those_taken_one_by_one(in_memory):
+    net, x = network(), images()
+    passes = []
+    net.register_forward_hook(lambda *_: passes.append(1))
+    found = representations.activations(net, x, ["5", "0", "6", "0"], batch_size=4, in_memory=in_memory)
+    assert len(passes) == 3
+    assert list(found) == ["5", "0", "6"]
+    for layer, points in found.items():
+        np.testing.assert_array_equal(points, representation(net, x, layer, batch_size=4))
+        assert points.dtype == np.float32
+        assert isinstance(points, np.memmap) == (points.size * 4 > in_memory)
+
+
+def test_a_large_layer_leaves_no_file_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    points = representations.activations(network(), images(), ["0"], in_memory=0)["0"]
+    assert isinstance(points, np.memmap)
+    assert os.listdir(tmp_path) == []  # nameless already while it is used
+    assert np.isfinite(points).all()
+
+
+def test_large_images_come_in_smaller_batches():
+    sizes = []
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    representation(net, torch.zeros(130, 1, 128, 128), "0")
+    representation(net, torch.zeros(130, 1, 256, 128), "0")
+    assert sizes == [128, 2, 64, 64, 2]
+
+
+def test_blocks_of_the_papers_networks_and_of_others():
+    with torch.device("meta"):
+        made = {name: models.create(name) for name in ("resnet18", "resnet50", "vgg13", "efficientnet_b0")}
+    blocks = {name: representations.blocks(net) for name, net in made.items()}
+    assert blocks["resnet18"] == blocks["resnet50"] == ["layer1", "layer2", "layer3", "layer4", "avgpool"]
+    pools = ["features.4", "features.9", "features.14", "features.19", "features.24"]
+    assert blocks["vgg13"] == [*pools, "classifier.0", "classifier.3", "classifier.6"]
+    assert blocks["efficientnet_b0"] == ["features", "avgpool", "classifier"]
+    assert representations.blocks(network()) == [str(i) for i in range(8)]
+
+
+def test_dimensions_of_layers_are_the_estimators_on_their_activations():
+    net, x = network(), images(60)
+    found = representations.dimensions(net, x, ["0", "5"], 5, others=["lPCA"], batch_size=60)
+    assert [(one.layer, one.width) for one in found] == [("0", 64), ("5", 8)]
+    for one in found:
+        points = representation(net, x, one.layer, batch_size=60)
+        for value, expected in (
+            (one.mle, dimension.mle_dimension(points, 5)),
+            (one.twonn, dimension.twonn_dimension(points)),
+            (one.others["lPCA"], dimension.other_dimension(points, "lPCA")),
+        ):
+            assert float(value) == float(expected)
+        assert (one.mle.low, one.mle.high) == pytest.approx(mle_interval(points))
+        assert one.reasons == {}
+
+
+def mle_interval(points):
+    value = dimension.mle_dimension(points, 5)
+    return value.low, value.high
+
+
+def test_every_block_is_measured_unless_layers_are_named():
+    net = models.create("resnet18", seed=1)
+    found = representations.dimensions(net, images(40, side=32), k=5)
+    assert [one.layer for one in found] == representations.blocks(net)
+    assert [one.width for one in found] == [64 * 64, 128 * 16, 256 * 4, 512, 512]
+    assert all(0 < one.mle < 100 for one in found)
+    np.testing.assert_allclose(float(found[3].mle), float(found[4].mle), rtol=1e-6)  # one position at 32 pixels
+
+
+def test_a_layer_that_maps_images_to_one_point_has_no_dimension_and_a_reason():
+    net = network()
+    with torch.no_grad():
+        net[5].weight.zero_()
+    one, two = representations.dimensions(net, images(), ["5", "0"], 3)
+    assert (one.mle, one.twonn) == (None, None)
+    assert "exact copy" in one.reasons["mle"]
+    assert two.mle > 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is read from /proc")
+def test_memory_does_not_grow_with_the_width_of_a_layer():
+    """600 images whose layers take 300 and 600 MiB: the peak stays near that of a batch."""
+    code = """
+import gc, torch
+from torch import nn
+from intrinsic import representations
+torch.set_num_threads(1)
+
+def peak():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
+net = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.Upsample(scale_factor=(2, 1)), nn.AdaptiveAvgPool2d(1))
+x = torch.rand(600, 1, 64, 64)
+representations.activations(net, x[:40], ["0", "1"], 20)
+gc.collect()
+open("/proc/self/clear_refs", "w").write("5")
+before = peak()
+found = representations.activations(net, x, ["0", "1"], 20)
+print(peak() - before, sum(points.nbytes for points in found.values()) / 2**20, float(found["0"][-1].std()) > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    grown, held, real = done.stdout.split()
+    assert float(held) == pytest.approx(900, rel=0.01)
+    assert float(grown) < 250  # a batch of 20: 10 and 20 MiB, each a few times
+    assert real == "True"
 
 
 # ------------------------------------------------------------------------------------- random linear map

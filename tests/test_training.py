@@ -1,8 +1,13 @@
 """The fit rule, seeds, optimizer and scores."""
 
 import copy
+import inspect
 import itertools
 import math
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from intrinsic import models, training
+from intrinsic import checkpoints, models, training
 
 
 def clouds(n=60, side=8, seed=0, n_classes=2):
@@ -326,12 +331,24 @@ def test_progress_true_draws_a_bar(capsys):
         {"max_epochs": 0},
         {"min_steps": -1},
         {"batch_size": 1},
+        {"augment": "rotate"},
+        {"class_weights": "equal"},
+        {"class_weights": [1.0]},
+        {"class_weights": [[1.0, 1.0]]},
+        {"class_weights": [1.0, 0.0]},
+        {"class_weights": [1.0, math.nan]},
     ],
 )
 def test_settings_without_meaning_are_refused(settings):
     x, y = clouds(8)
     with pytest.raises(training.BadTraining):
-        training.train(tiny(), x, y, **settings)
+        training.train(tiny(), x, y, device="cpu", **settings)
+
+
+def test_float16_on_a_cpu_is_refused_with_the_reason():
+    x, y = clouds(8)
+    with pytest.raises(training.BadTraining, match="gradients vanish; give 'float32' or 'bfloat16', or a CUDA device"):
+        training.train(tiny(), x, y, precision="float16", device="cpu")
 
 
 def test_one_image_is_refused():
@@ -347,7 +364,236 @@ def test_a_label_without_an_output_is_refused(function):
         function(tiny(n_classes=2), x, y)
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc, where nothing is set")
+def test_memory_is_reused_within_a_run_and_given_back_after_it():
+    code = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from test_training import clouds
+from intrinsic import training
+from torch import nn
+torch.set_num_threads(1)
+
+def status(key):
+    (line,) = [line for line in open("/proc/self/status") if line.startswith(key)]
+    return int(line.split()[1]) / 1024
+
+def faults():
+    return int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[7])
+
+def network():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.Linear(4096, 2))
+
+def steps():  # each makes a gradient of 64 MiB: 16,384 pages
+    x, y = clouds(40)
+    model, seen = network(), []
+    training.train(model, x, y, until="epochs", epochs=2, batch_size=4, learning_rate=1e-5, device="cpu",
+                   progress=lambda *_: seen.append(faults()))
+    print(seen[1] - seen[0])
+
+steps()
+before = status("VmRSS")
+steps()
+print(status("VmRSS") - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, check=True
+    )
+    first, again, kept = map(float, done.stdout.split())
+    assert max(first, again) < 3 * 16_384  # of ten steps; without reuse each has more than one gradient
+    assert kept < 40
+
+
+# ------------------------------------------------------------------------- protocols, classes, augmentation
+
+
+def test_the_papers_protocol_is_a_hundred_epochs_with_its_batches_and_rates():
+    batches = {"resnet18": 40, "resnet34": 25, "resnet50": 12, "vgg13": 6, "vgg16": 6, "vgg19": 6}
+    for name in models.MODELS:
+        expected = {
+            "until": "epochs",
+            "epochs": 100,
+            "batch_size": batches[name],
+            "learning_rate": 1e-4 if name.startswith("vgg") else 1e-3,
+            "weight_decay": 1e-4,
+            "augment": "none",
+            "class_weights": "none",
+        }
+        assert training.protocol("paper", name) == expected
+        rate = 1e-6 if name.startswith("vgg") else 1e-3
+        assert training.protocol("paper", name, "svhn") == {**expected, "learning_rate": rate}
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_the_fit_protocol_is_what_train_does_unless_told_otherwise(name):
+    defaults = {p.name: p.default for p in inspect.signature(training.train).parameters.values()}
+    defaults["batch_size"] = models.default_batch_size(name)
+    defaults["learning_rate"] = models.default_learning_rate(name)
+    settings = training.protocol("fit", name)
+    assert settings == {key: defaults[key] for key in settings}
+    assert {"until", "max_epochs", "min_steps", "batch_size", "learning_rate", "weight_decay"} < settings.keys()
+
+
+@pytest.mark.parametrize(("name", "model"), [("quick", "resnet18"), ("paper", "resnet101")])
+def test_an_unknown_protocol_and_a_network_without_one_are_refused(name, model):
+    with pytest.raises(training.BadTraining):
+        training.protocol(name, model)
+
+
+def one_step(class_weights, logits_bias=0.0):
+    """Gradient of the step of a bias, from 3 images of class 0 and 1 of class 1, and the loss that is told."""
+    x, y = torch.zeros(4, 1, 1, 1), torch.tensor([0, 0, 1, 0])
+
+    class Bias(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.tensor([logits_bias, 0.0]))
+
+        def forward(self, x):
+            return x.flatten(1) + self.bias
+
+    model, seen = Bias(), []
+    model.bias.register_hook(lambda gradient: seen.append(gradient.clone()))
+    result = training.train(
+        model, x, y, until="epochs", epochs=1, batch_size=4, class_weights=class_weights, device="cpu"
+    )
+    return seen[0].tolist(), result.history["running_loss_nats"][0]
+
+
+def test_balanced_weights_give_each_class_the_same_pull():
+    assert one_step("balanced")[0] == pytest.approx([0, 0], abs=1e-7)
+    assert one_step("none")[0] == pytest.approx([-0.25, 0.25])  # p - share of the class
+
+
+def test_a_list_of_class_weights_weighs_the_mean():
+    gradient, loss = one_step([1, 6], logits_bias=1.0)
+    p = math.e / (1 + math.e)
+    assert loss == pytest.approx((3 * -math.log(p) + 6 * -math.log(1 - p)) / 9, rel=1e-6)
+    assert gradient == pytest.approx([p - 3 / 9, 1 - p - 6 / 9], rel=1e-5)
+    assert one_step([2, 12], logits_bias=1.0) == (pytest.approx(gradient, rel=1e-6), pytest.approx(loss, rel=1e-6))
+    assert one_step([1, 1], 1.0) == (pytest.approx(one_step("none", 1.0)[0]), pytest.approx(one_step("none", 1.0)[1]))
+
+
+def numbered(n=400, height=16, width=24, channels=2):
+    """Images whose pixels tell where they were."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([y, x]).float().expand(n, channels, height, width)
+
+
+def test_without_augmentation_images_stay_and_no_random_number_is_drawn():
+    x, before = numbered(3), torch.get_rng_state()
+    assert training.augmented(x, "none") is x
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_flip_mirrors_whole_images_about_half_of_them():
+    x = numbered()
+    torch.manual_seed(0)
+    out = training.augmented(x, "flip")
+    same = (out == x).flatten(1).all(1)
+    mirrored = (out == x.flip(3)).flatten(1).all(1)
+    assert (same ^ mirrored).all()
+    assert 150 < mirrored.sum() < 250  # 200 +- 10
+
+
+@pytest.mark.parametrize("how", ["shift", "shift-flip"])
+def test_a_shift_is_of_whole_pixels_uniform_and_mirrored_at_the_edge(how):
+    x = numbered()
+    torch.manual_seed(0)
+    out = training.augmented(x, how)
+    seen, flips = set(), 0
+    for before, after in zip(x, out, strict=True):
+        padded = np.pad(before.numpy(), ((0, 0), (2, 2), (3, 3)), mode="reflect")
+        matches = [
+            (i, j, flip)
+            for i in range(5)
+            for j in range(7)
+            for flip in (False, True)
+            if np.array_equal(padded[:, i : i + 16, j : j + 24][:, :, :: -1 if flip else 1], after.numpy())
+        ]
+        assert len(matches) == 1
+        seen.add(matches[0][:2])
+        flips += matches[0][2]
+    assert len(seen) == 35  # all moves of up to 2 rows and 3 columns
+    assert 150 < flips < 250 if how == "shift-flip" else flips == 0
+
+
+def test_augmentation_repeats_with_the_seed_and_is_not_in_the_looks():
+    x, y = clouds(24)
+    seen = []
+
+    class Watching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(64, 2)
+
+        def forward(self, pixels):
+            seen.append((self.training, pixels.clone()))
+            return self.linear(pixels.flatten(1))
+
+    settings = {"until": "epochs", "epochs": 2, "batch_size": 24, "augment": "shift", "device": "cpu"}
+    for caller, seed in ((1, 7), (2, 7), (3, 8)):
+        torch.manual_seed(caller)
+        training.train(Watching(), x, y, seed=seed, **settings)
+    steps = [pixels for training_mode, pixels in seen if training_mode]
+    assert torch.equal(torch.stack(steps[:2]), torch.stack(steps[2:4]))
+    assert not torch.equal(torch.stack(steps[:2]), torch.stack(steps[4:]))
+    assert not torch.equal(steps[0].sort(0).values, x.sort(0).values)
+    looks = [pixels for training_mode, pixels in seen if not training_mode]
+    assert all(torch.equal(pixels, x) for pixels in looks)
+
+
+def elaborate_run():
+    """Weights, loss and history of a run with everything that could disturb it, one thread."""
+    torch.set_num_threads(1)
+    x, y = clouds(33)
+    model, settings = tiny(), {"precision": "bfloat16", "augment": "shift-flip", "class_weights": [1, 2]}
+    result = training.train(model, x, y, until="epochs", epochs=4, batch_size=8, seed=3, device="cpu", **settings)
+    return f"{checkpoints.content_hash(model.state_dict())} {result.train_loss_nats.hex()} {result.history}"
+
+
+def test_the_same_settings_give_the_same_numbers_in_another_process():
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import test_training; print(test_training.elaborate_run())"
+    torch.manual_seed(11)
+    here = elaborate_run()
+    there = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, check=True
+    )
+    assert there.stdout.strip() == here
+
+
 # ------------------------------------------------------------------------------------------ evaluation
+
+
+def test_a_test_set_of_one_class_gives_null_scores_with_the_reason():
+    x, _ = clouds(10)
+    metrics, reasons = training.held_out_scores(tiny(), x, np.ones(10, dtype=int))
+    assert metrics == {"test_loss_nats": None, "test_brier": None, "test_accuracy": None, "n_test": 10}
+    assert set(reasons) == {"test_loss_nats", "test_brier", "test_accuracy"}
+    assert "all 10 test images are of class 1" in reasons["test_loss_nats"]
+
+
+def test_outputs_that_are_not_finite_give_null_losses_with_the_reason_and_an_accuracy():
+    x, y = clouds(10)
+    model = tiny()
+    with torch.no_grad():
+        model[-1].weight.fill_(torch.nan)
+    metrics, reasons = training.held_out_scores(model, x, y)
+    assert metrics == {"test_loss_nats": None, "test_brier": None, "test_accuracy": 0.0, "n_test": 10}
+    assert "not finite" in reasons["test_brier"]
+
+
+def test_held_out_scores_are_those_of_evaluate():
+    x, y = clouds(10)
+    metrics, reasons = training.held_out_scores(tiny(), x, y)
+    scores = training.evaluate(tiny(), x, y)
+    assert reasons == {}
+    assert metrics == {
+        "test_loss_nats": scores["test_loss_nats"],
+        "test_brier": scores["brier"],
+        "test_accuracy": scores["accuracy"],
+        "n_test": 10,
+    }
 
 
 def told(logits, labels, **options):
@@ -417,3 +663,78 @@ def test_evaluation_changes_nothing_in_the_network():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert all(m.training for m in model.modules())
     assert all(p.grad is None for p in model.parameters())
+
+
+# ----------------------------------------------------------------------------------------------- a GPU
+
+
+def test_a_cpu_has_one_run_at_a_time_in_a_process():
+    assert training.runs_at_once(tiny(), clouds(4)[0], device="cpu") == 1
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here: make test-gpu runs these")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", training.PRECISIONS)
+def test_a_gpu_trains_in_every_precision_and_keeps_float32_weights(precision):
+    x, y = clouds(64, side=64)
+    model = models.create("resnet18", seed=0)
+    result = training.train(model, x, y, batch_size=16, precision=precision, device="cuda")
+    assert result.fitted
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert {p.device.type for p in model.parameters()} == {"cuda"}
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("precision", training.PRECISIONS)
+def test_a_run_goes_on_on_a_gpu(tmp_path, precision, monkeypatch):
+    x, y = clouds(40, side=64)
+    settings = {"until": "epochs", "epochs": 6, "batch_size": 8, "precision": precision, "device": "cuda"}
+    plain, model = tiny_wide(), tiny_wide()
+    expected = training.train(plain, x, y, **settings)
+    step, steps = training._Step.__call__, []
+
+    def stopping(*given):
+        steps.append(1)
+        if len(steps) == 13:
+            raise KeyboardInterrupt
+        return step(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Step, "__call__", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            training.train(model, x, y, **settings, checkpoint=tmp_path / "run", checkpoint_minutes=0)
+    found = training.train(tiny_wide(), x, y, **settings, checkpoint=tmp_path / "run")
+    assert found.steps == expected.steps
+    # sums of a GPU are in no fixed order, so the two are near and not equal
+    assert found.train_loss_nats == pytest.approx(expected.train_loss_nats, rel=0.2, abs=0.02)
+
+
+def tiny_wide():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 8, 5, stride=2),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(8),
+            nn.Flatten(),
+            nn.Linear(512, 2),
+        )
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_runs_at_once_fit_into_the_memory_that_is_free():
+    x, _ = clouds(300, side=64)
+    count = training.runs_at_once(models.create("resnet18"), x, device="cuda")
+    assert 1 <= count <= training.RUNS_ON_A_GPU
+    free, _ = torch.cuda.mem_get_info()
+    held = torch.empty(int(free * 0.97), dtype=torch.uint8, device="cuda")
+    assert training.runs_at_once(models.create("resnet18"), x, device="cuda") == 1
+    del held
+    torch.cuda.empty_cache()

@@ -11,9 +11,11 @@ neighbors        one exact pass: nearest distances, nearest opposite-label dista
 dimension        intrinsic dimension: maximum likelihood, TwoNN
 sharpness        label sharpness K_F, the pair that attains it, its growth
 soundness        copies, near-duplicates, shortcuts and leaks: whether an image set is sound enough to ask
-models           ResNet-18/34/50, VGG-13/16/19 by name
-training         train until fit, evaluate
-representations  activations of a named layer
+measurement      what is said about an image set: commands, records and report pages
+checkpoints      tensors in files: whole or absent, verified, never unpickled; weights from files
+models           ResNet-18/34/50, VGG-13/16/19 and others by name
+training         train until fit, evaluate, continue after a kill
+representations  activations of named layers, and their dimensions
 attacks          FGSM, PGD and torchattacks' attacks, minimal radius, sanity checks
 slope            a network's slope between images of different labels
 records          one run, one record: store, resume, publish

@@ -6,12 +6,14 @@ computed again: a campaign can be stopped at any moment, killed included, and st
 Runs are shared among processes of one thread each, so that numbers do not depend on how many work.
 """
 
+import hashlib
 import multiprocessing
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -26,13 +28,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from intrinsic import (
     attacks,
-    dimension,
+    checkpoints,
     images,
     measurement,
     models,
-    neighbors,
     records,
     representations,
+    slope,
     training,
 )
 from intrinsic.records import Record, Store
@@ -51,6 +53,9 @@ QUICK_SETS = [
 ]
 
 
+SLOPE_POINTS = 16  # parts of a segment on which a network's slope is searched
+
+
 class CampaignError(ValueError):
     """A parameter file, a grid or a store that cannot be used."""
 
@@ -63,13 +68,13 @@ class RunBlock(BaseModel):
     n_train: list[int] = Field(description="training images in total, balanced over the classes")
     seeds: list[int] = Field(default=[0], description="seeds: split, first weights and order of images")
     datasets: list[str] | None = Field(default=None, description="image sets; null: all of the campaign")
+    radius_images: int | None = Field(default=None, ge=0, description="as the campaign's, for this block; null: its")
 
     @field_validator("models")
     @classmethod
     def _known(cls, names):
         for name in names:
-            if name not in models.MODELS:
-                raise ValueError(f"'{name}' is not a model; the models are {', '.join(models.MODELS)}")
+            models.known(name)
         return names
 
 
@@ -92,15 +97,31 @@ class Params(BaseModel):
     torus_dimension: int = Field(default=5, ge=1, le=20, description="true dimension of the clouds on methods pages")
     n_points: int = Field(default=1000, ge=200, le=20_000, description="images or points of an experiment")
     simulations: int = Field(default=10, ge=2, le=1000, description="clouds of each kind averaged on methods pages")
+    protocol: Literal["fit", "paper"] = Field(
+        default="fit", description="of training: this book's, or the paper's (100 epochs, its batches, float32)"
+    )
     until: Literal["fit", "epochs"] = Field(default="fit", description="train until fit, or `epochs` epochs")
     epochs: int = Field(default=100, ge=1, description="epochs where until = epochs; the cap where until = fit")
     min_steps: int = Field(default=1500, ge=1, description="optimizer steps before 'did not fit'")
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="of the products in training; auto: bfloat16 where the hardware has it"
     )
+    augment: Literal["none", "flip", "shift", "shift-flip"] = Field(
+        default="none", description="random changes of the images of each training step"
+    )
+    class_weights: Literal["none", "balanced"] = Field(default="none", description="of the training loss")
+    pretrained: str | None = Field(default=None, description="a file of weights to start from; null: random ones")
+    checkpoint_minutes: float = Field(default=2, ge=0, description="between two checkpoints of a run in training")
+    weights: Literal["none", "kept"] = Field(default="none", description="whether trained networks stay on disk")
     grey_levels: list[int] = Field(default=[1, 2, 4, 8], description="attack budgets, L-infinity, of 255")
     grey_level: int = Field(default=2, description="the budget of the primary test")
     attack_images: int = Field(default=200, ge=2, description="test images attacked")
+    pgd_levels: list[int] = Field(default=[], description="budgets of PGD, L-infinity, of 255")
+    pgd_steps: int = Field(default=20, ge=1, description="gradients of PGD for each image and budget")
+    radius_images: int = Field(default=0, ge=0, description="test images whose minimal adversarial radius is found")
+    sanity_images: int = Field(default=8, ge=0, description="test images of the attacks' sanity checks")
+    slope_pairs: int = Field(default=0, ge=0, description="segments between labels on which the slope is measured")
+    layers: Literal["paper", "blocks"] = Field(default="paper", description="of d_repr: the paper's, or every block")
     fitted_only: bool = Field(default=True, description="claims use fitted runs only")
     compute: bool = Field(default=False, description="a notebook trains what is missing")
     workers: int | None = Field(default=None, description="processes of one thread; null: one a core")
@@ -198,7 +219,8 @@ class Task:
     source: str
     params: dict
     keys: tuple[tuple[str, str], ...]
-    settings: dict = field(default_factory=dict)
+    settings: dict = field(default_factory=dict)  # kind: params of each record that hangs on the training run
+    run: dict = field(default_factory=dict)  # how it is computed, which changes no number
 
     @property
     def label(self) -> str:
@@ -234,8 +256,8 @@ def _properties_wanted(p: Params, source: str) -> dict:
     }
 
 
-def _training_wanted(p: Params, source: str, model: str, n_train: int, seed: int) -> dict:
-    return {
+def _training_wanted(p: Params, source, model: str, n_train: int, seed: int) -> dict:
+    wanted = {
         "dataset": _set_name(source),
         "size": p.size,
         "channels": p.channels,
@@ -243,46 +265,103 @@ def _training_wanted(p: Params, source: str, model: str, n_train: int, seed: int
         "model": model,
         "n_train": n_train,
         "seed": seed,
+        "protocol": p.protocol,
         "until": p.until,
         "epochs": p.epochs,
         "min_steps": p.min_steps if p.until == "fit" else None,
         "batch_size": models.default_batch_size(model),
         "learning_rate": models.default_learning_rate(model),
-        "weight_decay": 1.0e-4,
+        "weight_decay": models.PAPER_WEIGHT_DECAY,
         "precision": training.native_precision() if p.precision == "auto" else p.precision,
+        "augment": p.augment,
+        "class_weights": p.class_weights,
+        "pretrained": None if p.pretrained is None else _file_hash(p.pretrained),
         "method_version": records.METHOD_VERSIONS["training"],
     }
+    if p.protocol == "paper":
+        theirs = training.protocol("paper", model, _parent(source))
+        wanted |= {key: theirs[key] for key in ("until", "epochs", "batch_size", "learning_rate", "weight_decay")}
+        wanted |= {"min_steps": None, "precision": "float32" if p.precision == "auto" else p.precision}
+    return wanted
 
 
-def _attack_wanted(p: Params) -> dict:
+@lru_cache
+def _hash_of(path: str, stamp: tuple) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def _file_hash(path: str) -> str:
+    """What identifies a file of weights, whatever its name."""
+    try:
+        stat = Path(path).stat()
+        return _hash_of(path, (stat.st_mtime_ns, stat.st_size))
+    except OSError as error:
+        raise CampaignError(
+            f"pretrained: {path} cannot be read ({error.strerror}), so no network could start from it; give a file "
+            "of weights, or null"
+        ) from None
+
+
+def _parent(source) -> str:
+    """The entry that a pair of classes was made from, or the set itself."""
+    entry = source if isinstance(source, images.Entry) else images.catalogue().get(source)
+    return (entry.parent if entry else "") or _set_name(source)
+
+
+def _attack_wanted(p: Params, radius_images: int | None = None) -> dict:
     return {
         "attack": "fgsm",
         "grey_levels": list(p.grey_levels),
         "n_images": p.attack_images,
+        "pgd_levels": list(p.pgd_levels),
+        "pgd_steps": p.pgd_steps if p.pgd_levels else None,
+        "radius_images": p.radius_images if radius_images is None else radius_images,
+        "sanity_images": p.sanity_images,
         "method_version": records.METHOD_VERSIONS["attack"],
     }
 
 
-def _representation_wanted(p: Params, model: str) -> dict:
+#: what of an attack record a page of FGSM needs; the rest adds numbers and changes none of these
+FGSM_KEYS = ("attack", "grey_levels", "n_images", "method_version")
+
+
+def _representation_wanted(p: Params, model: str, layer: str | None = None) -> dict:
     return {
-        "layer": models.representation_layer(model),
+        "layer": models.representation_layer(model) if layer is None else layer,
         "k": p.k,
         "method_version": records.METHOD_VERSIONS["representation"],
     }
 
 
+def _slope_wanted(p: Params) -> dict:
+    return {"pairs": p.slope_pairs, "points": SLOPE_POINTS, "method_version": records.METHOD_VERSIONS["slope"]}
+
+
+@lru_cache
+def _layers(model: str, which: str) -> tuple[str, ...]:
+    """Names of the layers whose dimension is measured: the paper's first."""
+    paper = models.representation_layer(model)
+    if which == "paper":
+        return (paper,)
+    network = models.create(model, channels=3)
+    return (paper, *(name for name in representations.blocks(network) if name != paper))
+
+
 def _grid(p: Params):
     """(source, model, n_train, seed) in the order of the file, each once."""
-    seen = set()
+    yield from _cells(p)
+
+
+def _cells(p: Params) -> dict[tuple, int | None]:
+    """{(source, model, n_train, seed): radius_images of its block}, in the order of the file; the first one counts."""
+    cells: dict[tuple, int | None] = {}
     for block in p.runs:
         for source in block.datasets if block.datasets is not None else p.datasets:
             for model in block.models:
                 for seed in block.seeds:
                     for n_train in block.n_train:
-                        cell = (source, model, n_train, seed)
-                        if cell not in seen:
-                            seen.add(cell)
-                            yield cell
+                        cells.setdefault((source, model, n_train, seed), block.radius_images)
+    return cells
 
 
 def _sources(p: Params) -> list[str]:
@@ -292,7 +371,7 @@ def _sources(p: Params) -> list[str]:
 def plan(p: Params) -> Plan:
     """All tasks of a campaign with the ids of their records, and the runs that a set cannot reach."""
     tasks, unreachable = [], []
-    cells = list(_grid(p))
+    cells = _cells(p)
     for source in _sources(p):
         data = measurement.matched(source, p.size, p.channels, p.pixel_range)
         keys = {**_properties_wanted(p, source), "image_hash": data.hash}
@@ -313,21 +392,16 @@ def plan(p: Params) -> Plan:
                 continue
             keys = {**wanted, "image_hash": data.hash, "split_hash": split_hash}
             parent = records.record_id("training", keys)
-            attack = {**_attack_wanted(p), "parent": parent}
-            representation = {**_representation_wanted(p, model), "parent": parent}
-            tasks.append(
-                Task(
-                    "training",
-                    source,
-                    keys,
-                    (
-                        ("training", parent),
-                        ("attack", records.record_id("attack", attack)),
-                        ("representation", records.record_id("representation", representation)),
-                    ),
-                    {"attack": attack, "representation": representation},
-                )
-            )
+            radius = cells[source, model, n_train, seed]
+            settings = {"attack": [{**_attack_wanted(p, radius), "parent": parent}]}
+            settings["representation"] = [
+                {**_representation_wanted(p, model, layer), "parent": parent} for layer in _layers(model, p.layers)
+            ]
+            if p.slope_pairs and data.images.n_classes == 2:
+                settings["slope"] = [{**_slope_wanted(p), "parent": parent}]
+            ids = [(kind, records.record_id(kind, one)) for kind, all_ in settings.items() for one in all_]
+            run = {key: getattr(p, key) for key in ("checkpoint_minutes", "weights", "pretrained")}
+            tasks.append(Task("training", source, keys, (("training", parent), *ids), settings, run))
     order = {cell: i for i, cell in enumerate(cells)}
     tasks.sort(
         key=lambda t: (
@@ -353,55 +427,69 @@ def _properties(task: Task, progress=None) -> list[Record]:
     return [Record("properties", p, *records.finite(metrics, reasons), series, facts)]
 
 
-def _dimensions(points, k: int, prefix: str) -> tuple[dict, dict]:
-    """MLE and TwoNN of points as metrics; where copies make one infinite, null with the reason."""
+def representation_dimensions(found, prefixes) -> tuple[dict, dict]:
+    """(metrics, reasons) of LayerDimensions under their prefixes; null with a reason where copies forbid a value."""
     metrics, reasons = {}, {}
-    for estimator, suffix in (
-        (lambda near: dimension.mle_dimension(near, k), ""),
-        (dimension.twonn_dimension, "_twonn"),
-    ):
-        key = f"{prefix}{suffix}"
-        try:
-            value = estimator(neighbors.neighbors(points, k))
-            metrics[key] = value
-            if not suffix:
-                metrics[f"{key}_low"], metrics[f"{key}_high"] = value.low, value.high
-        except ValueError as error:
-            metrics[key], reasons[key] = None, str(error)
+    for prefix, one in zip(prefixes, found, strict=True):
+        metrics |= {prefix: one.mle, f"{prefix}_twonn": one.twonn}
+        if one.mle is not None:
+            metrics |= {f"{prefix}_low": one.mle.low, f"{prefix}_high": one.mle.high}
+        reasons |= {f"{prefix}{'' if name == 'mle' else '_twonn'}": why for name, why in one.reasons.items()}
     return metrics, reasons
 
 
-def representation_dimensions(network, untrained, x, points, layer: str, k: int, seed: int):
-    """(metrics, reasons): d_repr, d_data of the same images, and the two null maps, one estimator and k.
+REPRESENTATIONS = ("d_repr", "d_data_same_images", "d_repr_untrained", "d_repr_random_map")
 
-    x (n, C, H, W) what the network reads; points (n, D) the same images as the estimators read them.
+
+def _representations(network, task: Task, layers: list[str], x, train_set) -> Iterator[tuple[str, dict, dict]]:
+    """(layer, metrics, reasons) of each layer: d_repr, d_data of the same images, and the two null maps, one k.
+
     The nulls are an untrained network of the same architecture and a random linear map of the same width.
     """
-    width = representations.representation(network, x, layer)
-    metrics, reasons = {"width": width.shape[1], "n_images": len(x)}, {}
-    for prefix, cloud in (
-        ("d_repr", width),
-        ("d_data_same_images", points),
-        ("d_repr_untrained", representations.representation(untrained, x, layer)),
-        ("d_repr_random_map", representations.random_linear_map(points, width.shape[1], seed)),
-    ):
-        more, why = _dimensions(cloud, k, prefix)
-        metrics.update(more)
-        reasons.update(why)
-    return records.finite(metrics, reasons)
-
-
-def _training(task: Task, progress: Callable | None = None) -> list[Record]:
     p = task.params
-    data = measurement.matched(task.source, p["size"], p["channels"], p["pixel_range"])
-    split = images.split(data.images, p["n_train"], p["seed"], groups=data.groups)
-    train_set, test_set = data.images[split.train], data.images[split.test]
-    x, y = images.as_unit(train_set), train_set.labels
-    x_test, y_test = images.as_unit(test_set), test_set.labels
-    n_classes = len(data.images.classes)
+    k = task.settings["representation"][0]["k"]
+    points, group = train_set.images.reshape(len(train_set), -1), train_set.group
+    data = representations.points_dimension("pixels", points, k, group)
+    untrained = _network(task, len(train_set.classes))
+    for layer in layers:
+        trained = representations.dimensions(network, x, [layer], k, group=group)[0]
+        before = representations.dimensions(untrained, x, [layer], k, group=group)[0]
+        mapped = representations.random_linear_map(points, trained.width, p["seed"])
+        null = representations.points_dimension("random map", mapped, k, group)
+        metrics, reasons = representation_dimensions((trained, data, before, null), REPRESENTATIONS)
+        yield layer, {"width": trained.width, "n_images": len(x), **metrics}, reasons
+
+
+def _network(task: Task, n_classes: int):
+    """The network of a task before training."""
+    p = task.params
     network = models.create(p["model"], channels=p["channels"], n_classes=n_classes, seed=p["seed"])
-    untrained = models.create(p["model"], channels=p["channels"], n_classes=n_classes, seed=p["seed"])
-    started = time.perf_counter()
+    if p["pretrained"] is not None:
+        checkpoints.load_pretrained(network, task.run["pretrained"])
+    return network
+
+
+def _trained(task: Task, x, y, n_classes: int, store: Store | None, progress):
+    """(trained network, TrainingResult or None, provenance).
+
+    Kept weights serve where the training record is stored; else the network is trained, from its last checkpoint
+    where there is one. A network that is trained again because its weights are gone says so.
+    """
+    p = task.params
+    parent = task.keys[0][1]
+    network = _network(task, n_classes)
+    stored = store is not None and task.keys[0] in store
+    if stored and (file := store.weights(parent)).exists():
+        try:
+            checkpoints.load_weights(network, file)
+            network.eval()
+            return network, None, {"weights": "kept"}
+        except (checkpoints.DamagedFile, checkpoints.BadWeights) as error:
+            warnings.warn(f"{task.label}: {error}; it is trained again", stacklevel=2)
+            checkpoints.discard(file)
+    if stored:
+        missing = ", ".join(sorted({kind for kind, id in task.keys if (kind, id) not in store}))
+        warnings.warn(f"{task.label}: its weights are gone, so it is trained again for: {missing}", stacklevel=2)
     result = training.train(
         network,
         x,
@@ -415,9 +503,72 @@ def _training(task: Task, progress: Callable | None = None) -> list[Record]:
         weight_decay=p["weight_decay"],
         seed=p["seed"],
         precision=p["precision"],
+        augment=p["augment"],
+        class_weights=p["class_weights"],
+        checkpoint=None if store is None else store.checkpoint(parent),
+        checkpoint_minutes=task.run.get("checkpoint_minutes", 2),
+        keep_checkpoint=True,
         progress=progress,
     )
-    scores = training.evaluate(network, x_test, y_test)
+    return network, result, {"retrained": True} if stored else {}
+
+
+def _training(task: Task, progress: Callable | None = None, store: Store | None = None) -> Iterator[Record]:
+    """The records of a training run that are not stored, as they come: its own, attacks, representations, slope."""
+    p = task.params
+    data = measurement.matched(task.source, p["size"], p["channels"], p["pixel_range"])
+    split = images.split(data.images, p["n_train"], p["seed"], groups=data.groups)
+    train_set, test_set = data.images[split.train], data.images[split.test]
+    x, y = images.as_unit(train_set), train_set.labels
+    x_test, y_test = images.as_unit(test_set), test_set.labels
+    todo = [key for key in task.keys if store is None or key not in store]
+    started = time.perf_counter()
+    network, result, how = _trained(task, x, y, len(data.images.classes), store, progress)
+    if task.keys[0] in todo:
+        yield _training_record(task, data, split, result, network, (x_test, y_test), time.perf_counter() - started)
+    if store is not None and task.run.get("weights") == "kept" and how.get("weights") != "kept":
+        checkpoints.save_weights(network, store.weights(task.keys[0][1]), {"parent": task.keys[0][1]})
+
+    for wanted in task.settings["attack"]:
+        if ("attack", records.record_id("attack", wanted)) not in todo:
+            continue
+        started = time.perf_counter()
+        n = wanted["n_images"]  # the test set alternates between the classes, so its beginning is balanced
+        found = attacks.record_metrics(
+            network,
+            x_test[:n],
+            y_test[:n],
+            grey_levels=wanted["grey_levels"],
+            pgd_levels=wanted["pgd_levels"],
+            pgd_steps=wanted["pgd_steps"] or 1,
+            radius_images=wanted["radius_images"],
+            sanity_images=wanted["sanity_images"],
+            seed=p["seed"],
+        )
+        found[0]["n_attacked"] = len(y_test[:n])
+        yield Record("attack", wanted, *records.finite(*found), {}, _facts(started, how))
+
+    for wanted in task.settings.get("slope", []):
+        if ("slope", records.record_id("slope", wanted)) in todo:
+            started = time.perf_counter()
+            found = slope.measure(network, x, y, points=wanted["points"], pairs=wanted["pairs"])
+            yield Record("slope", wanted, *records.finite(found), {}, _facts(started, how))
+
+    wanted = {one["layer"]: one for one in task.settings["representation"]}
+    layers = [la for la, one in wanted.items() if ("representation", records.record_id("representation", one)) in todo]
+    started = time.perf_counter()
+    for layer, metrics, reasons in _representations(network, task, layers, x, train_set) if layers else ():
+        found = records.finite(metrics, reasons)
+        yield Record("representation", wanted[layer], *found, {}, _facts(started, how))
+        started = time.perf_counter()
+
+
+def _facts(started: float, how: dict) -> dict:
+    return records.provenance(seconds=time.perf_counter() - started, **how)
+
+
+def _training_record(task: Task, data, split, result, network, test, seconds: float) -> Record:
+    scores, reasons = training.held_out_scores(network, *test)
     metrics = {
         "fitted": float(result.fitted),
         "epochs": result.epochs,
@@ -425,10 +576,7 @@ def _training(task: Task, progress: Callable | None = None) -> list[Record]:
         "train_accuracy": result.train_accuracy,
         "running_accuracy": result.running_accuracy,
         "train_loss_nats": result.train_loss_nats,
-        "test_loss_nats": scores["test_loss_nats"],
-        "test_brier": scores["brier"],
-        "test_accuracy": scores["accuracy"],
-        "n_test": len(split.test),
+        **scores,
         "n_groups": split.n_groups_train,
         "n_groups_test": split.n_groups_test,
     }
@@ -437,34 +585,21 @@ def _training(task: Task, progress: Callable | None = None) -> list[Record]:
         for key, values in result.history.items()
         if all(isinstance(v, int | float) and np.isfinite(v) for v in values)
     }
-    seconds = time.perf_counter() - started
-    facts = {"domain": data.images.domain, "stopped": result.reason}
-    kept, why = records.finite(metrics)
-    made = [Record("training", p, kept, why, series, records.provenance(seconds=seconds, **facts))]
-
-    started = time.perf_counter()
-    wanted = task.settings["attack"]
-    n = wanted["n_images"]  # the test set alternates between the classes, so its beginning is balanced
-    penalties = attacks.fgsm_penalties(network, x_test[:n], y_test[:n], grey_levels=wanted["grey_levels"])
-    kept, why = records.finite({**penalties, "n_attacked": len(y_test[:n])})
-    facts = records.provenance(seconds=time.perf_counter() - started)
-    made.append(Record("attack", wanted, kept, why, {}, facts))
-
-    started = time.perf_counter()
-    wanted = task.settings["representation"]
-    points = train_set.images.reshape(len(train_set), -1)
-    kept, why = representation_dimensions(network, untrained, x, points, wanted["layer"], wanted["k"], p["seed"])
-    facts = records.provenance(seconds=time.perf_counter() - started)
-    made.append(Record("representation", wanted, kept, why, {}, facts))
-    return made
+    facts = records.provenance(
+        seconds=seconds, training_seconds=result.seconds, domain=data.images.domain, stopped=result.reason
+    )
+    return Record("training", task.params, *records.finite(metrics, reasons), series, facts)
 
 
-def compute(task: Task, progress: Callable | None = None) -> list[Record]:
-    """The records of one task, computed here and now."""
-    work = {"properties": _properties, "training": _training}[task.kind]
-    made = work(task, progress)
-    assert tuple((r.kind, r.id) for r in made) == task.keys, "a task must leave the records it announced"
-    return made
+def compute(task: Task, progress: Callable | None = None, store: Store | None = None) -> Iterator[Record]:
+    """The records of one task, as they come; those that the store has already are left out.
+
+    store   also keeps the checkpoint of a run in training, and its weights where the parameters say so
+    """
+    made = _properties(task, progress) if task.kind == "properties" else _training(task, progress, store)
+    for record in made:
+        assert (record.kind, record.id) in task.keys, "a task must leave the records it announced"
+        yield record
 
 
 # ------------------------------------------------------------------------------------- running it
@@ -474,6 +609,7 @@ def _worker_start(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     parent = multiprocessing.parent_process()
 
     def leave_with_parent():  # a killed campaign must not leave workers behind
@@ -486,8 +622,10 @@ def _worker_start(threads: int) -> None:
 def _worker(task: Task, root: str) -> float:
     started = time.perf_counter()
     store = Store(root)
-    for record in reversed(compute(task)):  # the record that a task is named after comes last
+    for record in compute(task, store=store):
         store.write(record)
+    if task.kind == "training":
+        checkpoints.discard(store.checkpoint(task.keys[0][1]))
     return time.perf_counter() - started
 
 
@@ -641,8 +779,6 @@ def store_state(p: Params | None = None, store: Store | None = None) -> str:
     """A hash of the records that a page could be built from, working and published."""
     store = store or default_store()
     published = [f"{path.name}:{path.stat().st_size}" for path in _published_files()]
-    import hashlib
-
     return hashlib.sha256(" ".join([store.state(), *published]).encode()).hexdigest()[:16]
 
 
@@ -893,7 +1029,13 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
                 label, reason = outcome.failed[0]
                 raise CampaignError(f"{len(outcome.failed)} runs failed, the first: {label}: {reason}")
     trained = _lookup("training", store)
-    attacked = {r.params["parent"]: r for r in _all_records("attack", store) if _same(r, _attack_wanted(p))}
+    attacked: dict[str, Record] = {}
+    wanted = {key: _attack_wanted(p)[key] for key in FGSM_KEYS}
+    for record in _all_records("attack", store):
+        best = attacked.get(record.params["parent"])
+        if _same(record, wanted) and (best is None or len(record.metrics) > len(best.metrics)):
+            attacked[record.params["parent"]] = record
+    slopes = {record.params["parent"]: record for record in _all_records("slope", store)}
     represented = {}
     for record in _all_records("representation", store):
         represented.setdefault(record.params["parent"], []).append(record)
@@ -913,8 +1055,11 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
             row |= {
                 k: v
                 for k, v in attacked[record.id].metrics.items()
-                if "penalty" in k or k in ("clean_accuracy", "gradient_zero_fraction")
+                if any(part in k for part in ("penalty", "radius", "sanity"))
+                or k in ("clean_accuracy", "gradient_zero_fraction")
             }
+        if record.id in slopes:
+            row |= slopes[record.id].metrics
         for other in represented.get(record.id, []):
             if _same(other, _representation_wanted(p, model)):
                 row |= {k: v for k, v in other.metrics.items() if k.startswith("d_")}

@@ -1,4 +1,4 @@
-"""The paper's six networks by name, what they read, and the layer that d_repr is measured at."""
+"""The paper's six networks by name and others, what they read, and the layer that d_repr is measured at."""
 
 from contextlib import contextmanager
 
@@ -8,9 +8,17 @@ from torch import nn
 
 MODELS = ("resnet18", "resnet34", "resnet50", "vgg13", "vgg16", "vgg19")
 
+#: The paper's protocol (section 5 and its code): batch sizes, epochs, pixels a side, decay
+PAPER_BATCH = {"resnet18": 40, "resnet34": 25, "resnet50": 12, "vgg13": 6, "vgg16": 6, "vgg19": 6}
+PAPER_EPOCHS = 100
+PAPER_SIZE = 224
+PAPER_WEIGHT_DECAY = 1e-4
+
+TIMM = "timm:"  # before the name of a network of the package timm
+
 
 class UnknownModel(ValueError):
-    """A name that is none of MODELS."""
+    """A name of no network, or of one whose package is not installed."""
 
 
 class BadInput(ValueError):
@@ -18,11 +26,13 @@ class BadInput(ValueError):
 
 
 def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -> nn.Module:
-    """A network of MODELS in torchvision's architecture and initialization, weights drawn at `seed`.
+    """A network by name, weights drawn at `seed`.
 
-    channels    of the images. Where it is not 3 the first convolution is replaced, with the same rule of
-                initialization (normal, variance 2 / (outputs x kernel area), bias 0); all other weights are
-                those of the 3-channel network of the same seed
+    name        one of MODELS, in torchvision's architecture and initialization; another classification network of
+                torchvision, such as "efficientnet_b0"; or "timm:NAME" where timm is installed
+    channels    of the images. Where it is not 3 the first convolution of 3 channels is replaced, with the rule of
+                initialization of the six (normal, variance 2 / (outputs x kernel area), bias 0); all other weights
+                are those of the 3-channel network of the same seed
     n_classes   outputs: one a class, so that the loss is over the classes that exist
     Reads (n, channels, H, W) in [0, 1], at least 32 pixels a side for a VGG (it halves five times). The
     pooling to 7 x 7 of a VGG and to 1 x 1 of a ResNet is torchvision's at every size. The caller's random
@@ -30,9 +40,7 @@ def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -
     Source: He et al. 2016 (ResNet); Simonyan & Zisserman 2015 (VGG, without batch normalization); trained
     from scratch, as in Konz & Mazurowski 2024, section 5.
     """
-    import torchvision  # takes a second, which pages that only read records are spared
-
-    _known(name)
+    known(name)
     if channels < 1 or n_classes < 2:
         raise BadInput(
             f"{name} was asked for {channels} channels and {n_classes} classes, and there is nothing to "
@@ -40,27 +48,53 @@ def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -
         )
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        network = torchvision.models.get_model(name, weights=None, num_classes=n_classes)
+        network = _created(name, n_classes)
         if channels != 3:
-            if isinstance(network, torchvision.models.VGG):
-                network.features[0] = _first_convolution(network.features[0], channels)
-            else:
-                network.conv1 = _first_convolution(network.conv1, channels)
+            _replace_first_convolution(network, name, channels)
     return network
+
+
+def known(name: str) -> str:
+    """The name, where `create` makes a network of it. Raises UnknownModel."""
+    if name in MODELS:
+        return name
+    if name.startswith(TIMM):
+        if not _timm(name).is_model(name.removeprefix(TIMM)):
+            raise UnknownModel(f"'{name}' is no network of the installed timm; timm.list_models() names those it has")
+        return name
+    import torchvision  # takes a second, which pages that only read records are spared
+
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise UnknownModel(
+            f"'{name}' is not a network of this book, nor of torchvision; choose one of {', '.join(MODELS)}, another "
+            "of torchvision.models.list_models(module=torchvision.models), or timm:NAME"
+        )
+    return name
 
 
 def representation_layer(name: str) -> str:
     """The layer of d_repr in the paper: a ResNet's last block, a VGG's second-to-last linear layer.
 
     The first is taken before the average over positions, 512 (ResNet-50: 2048) x H/32 x W/32 numbers; the
-    second before its ReLU, 4096 numbers.
+    second before its ReLU, 4096 numbers. For networks that are not the paper's: the last part with weights before
+    the one that holds the outputs, among the network's direct parts.
     """
-    return "classifier.3" if _known(name).startswith("vgg") else "layer4"
+    if known(name) in MODELS:
+        return "classifier.3" if name.startswith("vgg") else "layer4"
+    with torch.device("meta"):
+        network = create(name, channels=3)
+    parts = [key for key, part in network.named_children() if any(True for _ in part.parameters())]
+    return parts[-2] if len(parts) > 1 else parts[0]
 
 
 def default_learning_rate(model: str | nn.Module) -> float:
     """The paper's rate for Adam: 1e-4 for a VGG, 1e-3 for a ResNet and for every other network."""
     return 1e-4 if _is_vgg(model) else 1e-3
+
+
+def paper_learning_rate(name: str, dataset: str = "") -> float:
+    """`default_learning_rate`, except for a VGG on the set "svhn": 1e-6."""
+    return 1e-6 if _is_vgg(name) and dataset.startswith("svhn") else default_learning_rate(name)
 
 
 def default_batch_size(model: str | nn.Module) -> int:
@@ -145,18 +179,45 @@ def evaluating(model: nn.Module):
             module.training = mode
 
 
-def _known(name: str) -> str:
-    if name not in MODELS:
-        raise UnknownModel(f"'{name}' is not a network of this book; choose one of {', '.join(MODELS)}")
-    return name
+def _created(name: str, n_classes: int) -> nn.Module:
+    if name.startswith(TIMM):
+        return _timm(name).create_model(name.removeprefix(TIMM), pretrained=False, num_classes=n_classes)
+    import torchvision
+
+    # these two would return the outputs of auxiliary heads beside their own
+    more = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **more)
+
+
+def _timm(name: str):
+    try:
+        import timm
+    except ImportError:
+        raise UnknownModel(
+            f"'{name}' is a network of the package timm, which is not installed; install it: pip install timm"
+        ) from None
+    return timm
 
 
 def _is_vgg(model: str | nn.Module) -> bool:
+    """A VGG without batch normalization."""
     if isinstance(model, str):
-        return _known(model).startswith("vgg")
+        return known(model).removeprefix(TIMM).startswith("vgg") and not model.endswith("_bn")
     import torchvision
 
-    return isinstance(model, torchvision.models.VGG)
+    plain = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    return isinstance(model, torchvision.models.VGG) and plain
+
+
+def _replace_first_convolution(network: nn.Module, name: str, channels: int) -> None:
+    for key, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
+            network.set_submodule(key, _first_convolution(module, channels))
+            return
+    raise BadInput(
+        f"{name} has no convolution that reads 3 channels, so it cannot be made to read {channels}; give the images "
+        "3 channels"
+    )
 
 
 def _first_convolution(like: nn.Conv2d, channels: int) -> nn.Conv2d:

@@ -23,7 +23,7 @@ SCHEMA = 1
 MAX_SERIES = 2000
 
 #: The version of each kind's method: raised when the same params would give other numbers.
-METHOD_VERSIONS = {"properties": 2, "training": 1, "attack": 1, "representation": 1}
+METHOD_VERSIONS = {"properties": 2, "training": 2, "attack": 2, "representation": 2, "slope": 1}
 KINDS = tuple(METHOD_VERSIONS)
 
 
@@ -162,6 +162,14 @@ class Store:
 
     def path(self, kind: str, id: str) -> Path:
         return self.root / kind / f"{id}.json"
+
+    def checkpoint(self, id: str) -> Path:
+        """Where a training run keeps its state until its records are stored."""
+        return self.root / "checkpoints" / f"{id}.safetensors"
+
+    def weights(self, id: str) -> Path:
+        """Where a trained network stays, if it does."""
+        return self.root / "weights" / f"{id}.safetensors"
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         return self.path(*key).exists()

@@ -1,22 +1,39 @@
 """Train a network until it fits its training set, and evaluate it."""
 
+import copy
+import ctypes
 import functools
+import json
 import math
+import os
+import platform
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from intrinsic import models
+from intrinsic import checkpoints, models
 
 LOOK_ABOVE = 0.97  # running accuracy above which an epoch ends with a look at the whole training set
 FITTED_AT = 0.99  # accuracy of that look, in evaluation mode ...
 LOOKS = 2  # ... at so many successive epoch ends
+
+PRECISIONS = ("float32", "bfloat16", "float16")
+AUGMENTATIONS = ("none", "flip", "shift", "shift-flip")
+SHIFT = 1 / 8  # of the side: the farthest that "shift" moves an image
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt, in malloc.h
+
+RUNS_ON_A_GPU = 4  # at most, see runs_at_once
+CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, beside its tensors
 
 
 class BadTraining(ValueError):
@@ -32,7 +49,7 @@ class TrainingResult:
     train_accuracy      after training, evaluation mode, whole training set
     running_accuracy    of the last epoch, training mode, each image before the step that it takes part in
     train_loss_nats     after training, evaluation mode, mean over images
-    seconds             of wall clock
+    seconds             of wall clock, those of a run before it was continued included
     history             lists with one entry an epoch, `running_accuracy` and `running_loss_nats`; and with
                         one entry a look at the whole training set, `evaluated_epoch` (from 1) and
                         `evaluated_accuracy`
@@ -50,6 +67,66 @@ class TrainingResult:
     history: dict[str, list] = field(repr=False)
 
 
+def protocol(name: str, model: str, dataset: str = "") -> dict:
+    """Arguments of `train` by the name of a protocol: all that it says of how long, how large and how fast.
+
+    "paper"  Adam for 100 epochs, the paper's batch size, rate and decay; for the six networks of models.MODELS.
+             The paper's images have `models.PAPER_SIZE` pixels a side and its products are float32
+    "fit"    until the network fits, at least 1,500 steps before it is said not to; this book's batch sizes
+    dataset  "paper" has a rate of its own for a VGG on the set "svhn"
+    Raises BadTraining, models.UnknownModel.
+    Source: Konz & Mazurowski 2024, section 5, and its code for what the text leaves open.
+    """
+    common = {"weight_decay": models.PAPER_WEIGHT_DECAY, "augment": "none", "class_weights": "none"}
+    if name == "fit":
+        return {
+            "until": "fit",
+            "max_epochs": 100,
+            "min_steps": 1500,
+            "batch_size": models.default_batch_size(model),
+            "learning_rate": models.default_learning_rate(model),
+            **common,
+        }
+    if name != "paper":
+        raise BadTraining(f"the protocol is {name!r}, so it is not known how to train; give 'paper' or 'fit'")
+    if model not in models.PAPER_BATCH:
+        raise BadTraining(
+            f"the paper does not train '{model}', so it has no batch size for it; give protocol 'fit', or one of "
+            f"{', '.join(models.MODELS)}"
+        )
+    return {
+        "until": "epochs",
+        "epochs": models.PAPER_EPOCHS,
+        "batch_size": models.PAPER_BATCH[model],
+        "learning_rate": models.paper_learning_rate(model, dataset),
+        **common,
+    }
+
+
+@contextmanager
+def reused_memory():
+    """Freed memory stays with the process inside the block, and goes back to the system at its end.
+
+    Without it the C library of Linux maps and unmaps every large tensor of a step, and the system fills each page with
+    zeros anew: more than a third of a VGG's time. No number changes. It is for the main thread: others have heaps of
+    their own, which large tensors do not fit into. Without the C library of GNU the block does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(M_MMAP_MAX, 0)
+    library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:  # where the library's own adjustment ends in a process with large arrays; a setting has turned it off
+        library.mallopt(M_MMAP_MAX, 65_536)
+        library.mallopt(M_MMAP_THRESHOLD, 2**25)
+        library.mallopt(M_TRIM_THRESHOLD, 2**26)
+        library.malloc_trim(0)
+
+
+@reused_memory()  # around the whole: what a run held is free when the block ends
 def train(
     model: nn.Module,
     x,
@@ -64,6 +141,11 @@ def train(
     weight_decay: float = 1e-4,
     seed: int = 0,
     precision: str = "float32",
+    augment: str = "none",
+    class_weights="none",
+    checkpoint: Path | str | None = None,
+    checkpoint_minutes: float = 2,
+    keep_checkpoint: bool = False,
     device=None,
     progress: Callable | bool | None = None,
 ) -> TrainingResult:
@@ -81,11 +163,22 @@ def train(
                     batch normalization cannot take, joins the batch before
     learning_rate   None: the paper's, `models.default_learning_rate`
     weight_decay    L2: added to the gradient, as torch.optim.Adam does and the paper's code did
-    seed            of the order of images and of dropout, from a generator of its own: the caller's random
-                    numbers are not disturbed. On one CPU model the same seed and number of threads give the
-                    same weights bit for bit
-    precision       "float32" (on a GPU torch's own setting: convolutions in TF32), or "bfloat16": products of
-                    the training steps in bfloat16. Weights, loss and every evaluation are float32
+    seed            of the order of images, of dropout and of `augment`, from a generator of its own: the caller's
+                    random numbers are not disturbed. On one CPU model the same seed and number of threads give the
+                    same weights bit for bit; elsewhere sums are in another order, and runs of one seed differ as
+                    runs of two seeds do
+    precision       "float32" (on a GPU torch's own setting: convolutions in TF32); or products of the training
+                    steps in "bfloat16", or in "float16" with a scaled loss, on a GPU only. Weights, loss and every
+                    evaluation are float32
+    augment         one of AUGMENTATIONS, see `augmented`: of the images of each step, never of a look
+    class_weights   of the loss of an image by its class: "none"; "balanced", n / (classes x images of the class); or
+                    one number a class. A step's loss is divided by the sum of its images' weights. Scores never
+                    have weights; `running_loss_nats` has them
+    checkpoint      a file: written every `checkpoint_minutes` (0: after every step), deleted at the end. A run that
+                    finds it goes on from there, and ends with the numbers of a run that was never stopped. One that is
+                    damaged, or of other settings, images or first weights, is told in a warning and started over
+    keep_checkpoint the file stays, with the trained network: the next call returns the same result without training.
+                    For a caller with more to do before its own result is stored; `checkpoints.discard` then
     device          None: the GPU where there is one. The network stays there, in evaluation mode
     progress        called as progress(epoch, steps, running_accuracy, running_loss_nats) at each epoch end;
                     True: a progress bar
@@ -98,10 +191,18 @@ def train(
     y = models.network_labels(y, len(x))
     batch_size = models.default_batch_size(model) if batch_size is None else batch_size
     learning_rate = models.default_learning_rate(model) if learning_rate is None else learning_rate
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if until not in ("fit", "epochs"):
         raise BadTraining(f"until is {until!r}, so it is not known when to stop; give 'fit' or 'epochs'")
-    if precision not in ("float32", "bfloat16"):
-        raise BadTraining(f"precision is {precision!r}, which is not offered; give 'float32' or 'bfloat16'")
+    if precision not in PRECISIONS:
+        raise BadTraining(f"precision is {precision!r}, which is not offered; give one of {', '.join(PRECISIONS)}")
+    if precision == "float16" and device.type != "cuda":
+        raise BadTraining(
+            f"precision is 'float16' on the device '{device.type}', where its products are slow and its gradients "
+            "vanish; give 'float32' or 'bfloat16', or a CUDA device"
+        )
+    if augment not in AUGMENTATIONS:
+        raise BadTraining(f"augment is {augment!r}, which is not offered; give one of {', '.join(AUGMENTATIONS)}")
     if min(epochs, max_epochs) < 1 or min_steps < 0:
         raise BadTraining(
             f"epochs {epochs}, max_epochs {max_epochs} and min_steps {min_steps} leave nothing to train; "
@@ -112,76 +213,111 @@ def train(
             f"{len(x)} images in batches of {batch_size}: batch normalization takes no batch of one image; "
             "give at least two of each"
         )
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    weights = _class_weights(class_weights, y)
+    file = None
+    if checkpoint is not None:
+        settings = {
+            "until": [until, epochs] if until == "epochs" else [until, max_epochs, min_steps],
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "seed": seed,
+            "precision": precision,
+            "augment": augment,
+            "class_weights": None if weights is None else weights.tolist(),
+            "images": checkpoints.content_hash({"x": x, "y": y}),
+            "first_weights": checkpoints.content_hash(model.state_dict()),
+        }
+        file = _Checkpoint(Path(checkpoint), checkpoint_minutes, settings)
+
     layout = models.memory_format(x.shape[-2:])
     model.to(device, memory_format=layout)
     x = x.to(device, models.placement(model)[1], memory_format=layout)
     y = y.to(device)
-    optimizer = _adam(model, learning_rate, weight_decay)
+    step = _Step(model, _adam(model, learning_rate, weight_decay), precision, augment, weights)
     generator = torch.Generator().manual_seed(seed)
-    history = {
-        "running_accuracy": [],
-        "running_loss_nats": [],
-        "evaluated_epoch": [],
-        "evaluated_accuracy": [],
-    }
-    epoch = steps = looks = 0
-    reason = None
-    started = time.perf_counter()
+    run = _Standing(total=torch.zeros(2, dtype=torch.float64, device=device))
+    found = file.read() if file else None
+    if found:
+        run.restore(*found, step, generator)
+    began, before = time.perf_counter(), run.seconds
+    scores = None
     with _reporter(progress, epochs if until == "epochs" else None) as report:
-        while reason is None:
-            batches = epoch_batches(torch.randperm(len(x), generator=generator), batch_size)
-            dropout_seed = int(torch.randint(2**62, (), generator=generator))
-            with _random_numbers(dropout_seed, device):
-                running_loss, running_accuracy = _epoch(model, optimizer, x, y, batches=batches, precision=precision)
-            epoch, steps = epoch + 1, steps + len(batches)
-            history["running_accuracy"].append(running_accuracy)
-            history["running_loss_nats"].append(running_loss)
+        while run.reason is None:
+            if run.order is None:
+                run.order = torch.randperm(len(x), generator=generator)
+                run.random = {"seed": int(torch.randint(2**62, (), generator=generator))}
+            batches = epoch_batches(run.order, batch_size)
+            with _random_numbers(run.random, device):
+                model.train()
+                largest = int(y.max())
+                while run.position < len(batches):
+                    batch = batches[run.position].to(device)
+                    run.total += step(x[batch], y[batch], largest)
+                    run.position += 1
+                    if file and file.due():
+                        run.seconds = before + time.perf_counter() - began
+                        run.random = _random_states(device)
+                        file.write(*run.held(step, generator))
+            running_loss, running_accuracy = (run.total / len(x)).tolist()
+            run.epoch, run.steps = run.epoch + 1, run.steps + len(batches)
+            run.order, run.position, run.total = None, 0, torch.zeros_like(run.total)
+            run.history["running_accuracy"].append(running_accuracy)
+            run.history["running_loss_nats"].append(running_loss)
 
             scores = None
-            wanted = until == "fit" or epoch > epochs - LOOKS
+            wanted = until == "fit" or run.epoch > epochs - LOOKS
             if wanted and running_accuracy > LOOK_ABOVE and math.isfinite(running_loss):
                 scores = evaluate(model, x, y)
-                history["evaluated_epoch"].append(epoch)
-                history["evaluated_accuracy"].append(scores["accuracy"])
-            looks = looks + 1 if scores and scores["accuracy"] >= FITTED_AT else 0
+                run.history["evaluated_epoch"].append(run.epoch)
+                run.history["evaluated_accuracy"].append(scores["accuracy"])
+            run.looks = run.looks + 1 if scores and scores["accuracy"] >= FITTED_AT else 0
 
             if not math.isfinite(running_loss):
-                reason = "non-finite loss"
+                run.reason = "non-finite loss"
             elif until == "epochs":
-                reason = "epochs" if epoch == epochs else None
-            elif looks >= LOOKS:
-                reason = "fit"
-            elif epoch >= max_epochs and steps >= min_steps:
-                reason = "cap"
-            report(epoch, steps, running_accuracy, running_loss)
+                run.reason = "epochs" if run.epoch == epochs else None
+            elif run.looks >= LOOKS:
+                run.reason = "fit"
+            elif run.epoch >= max_epochs and run.steps >= min_steps:
+                run.reason = "cap"
+            report(run.epoch, run.steps, running_accuracy, running_loss)
 
     model.eval()
+    run.seconds = before + time.perf_counter() - began
+    if file and keep_checkpoint and not (found and found[1]["reason"]):
+        file.write(*run.held(step, generator))
+    elif file and not keep_checkpoint:
+        checkpoints.discard(file.path)
     scores = scores or evaluate(model, x, y)
     if not math.isfinite(scores["test_loss_nats"]):
-        reason = "non-finite loss"
+        run.reason = "non-finite loss"
     return TrainingResult(
-        fitted=looks >= LOOKS and reason != "non-finite loss",
-        epochs=epoch,
-        steps=steps,
+        fitted=run.looks >= LOOKS and run.reason != "non-finite loss",
+        epochs=run.epoch,
+        steps=run.steps,
         train_accuracy=scores["accuracy"],
-        running_accuracy=running_accuracy,
+        running_accuracy=run.history["running_accuracy"][-1],
         train_loss_nats=scores["test_loss_nats"],
-        seconds=time.perf_counter() - started,
-        reason=reason,
-        history=history,
+        seconds=run.seconds,
+        reason=run.reason,
+        history=run.history,
     )
 
 
 @functools.cache
 def native_precision() -> str:
-    """ "bfloat16" where the hardware multiplies it natively, else "float32".
+    """ "bfloat16" where the hardware multiplies it natively, else "float16" where that is so, else "float32".
 
-    A GPU of compute capability 8 or more, or a CPU with AVX512-BF16 or AMX; elsewhere bfloat16 is emulated
-    and slow. ResNet-18 at 32 pixels on one such core: 0.19 to 0.24 s a step against 0.25 to 0.30 s.
+    bfloat16: a GPU of compute capability 8 or more, or a CPU with AVX512-BF16 or AMX; elsewhere it is emulated
+    and slow. float16: a GPU of compute capability 7. ResNet-18 at 32 pixels on one such core: 0.19 to 0.24 s a step
+    in bfloat16 against 0.25 to 0.30 s.
     """
     if torch.cuda.is_available():
-        native = torch.cuda.get_device_capability() >= (8, 0)
+        capability = torch.cuda.get_device_capability()
+        if (7, 0) <= capability < (8, 0):
+            return "float16"
+        native = capability >= (8, 0)
     else:
         checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         native = any(getattr(torch.cpu, name, bool)() for name in checks)
@@ -225,6 +361,89 @@ def image_scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tens
     return loss, brier, right.to(torch.float64)
 
 
+def held_out_scores(model: nn.Module, x, y) -> tuple[dict, dict]:
+    """(metrics, reasons) of a network on a test set: what a record holds, whatever happened.
+
+    metrics   test_loss_nats, test_brier, test_accuracy as `evaluate` gives them, and n_test; null, with a reason, are
+              all three where the test set holds one class, whose scores are those of that class alone and compare
+              with no other set's, and the first two where some outputs are not finite
+    """
+    scores = evaluate(model, x, y)
+    metrics = {"test_loss_nats": scores["test_loss_nats"], "test_brier": scores["brier"], "n_test": len(x)}
+    metrics["test_accuracy"] = scores["accuracy"]
+    classes = np.unique(models.network_labels(y, len(x)).numpy())
+    reasons = {}
+    if len(classes) == 1:
+        why = f"all {len(x)} test images are of class {classes[0]}, so the score is of one class alone"
+        reasons = dict.fromkeys(("test_loss_nats", "test_brier", "test_accuracy"), why)
+    elif not math.isfinite(scores["test_loss_nats"]):
+        why = "some outputs of the network are not finite, so these images have no prediction"
+        reasons = dict.fromkeys(("test_loss_nats", "test_brier"), why)
+    return metrics | dict.fromkeys(reasons), reasons
+
+
+def augmented(x: torch.Tensor, how: str) -> torch.Tensor:
+    """Images (n, C, H, W), each changed at random: a batch of a training step.
+
+        flip        mirrored left to right, with probability 1/2
+        shift       moved by whole pixels, up and down and to the sides, uniform up to 1/8 of each side; what would
+                    come from outside is mirrored at the edge
+        shift-flip  both
+        none        as they are, without a random number
+
+    By torch's CPU generator, whatever the device.
+    """
+    if how == "none":
+        return x
+    n, height, width = len(x), *x.shape[-2:]
+    rows, columns = torch.arange(height).expand(n, -1), torch.arange(width).expand(n, -1)
+    if "shift" in how:
+        rows = _moved(rows, height)
+        columns = _moved(columns, width)
+    if "flip" in how:
+        columns = torch.where(torch.rand(n, 1) < 0.5, columns.flip(1), columns)
+    rows, columns = rows.to(x.device), columns.to(x.device)
+    images = torch.arange(n, device=x.device)
+    return x[images[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _moved(index: torch.Tensor, side: int) -> torch.Tensor:
+    """Places 0 .. side - 1 of each image, moved at random and mirrored at both ends without repeating the edge."""
+    far = int(SHIFT * side)
+    moved = (index + torch.randint(-far, far + 1, (len(index), 1))).abs()
+    return torch.minimum(moved, 2 * (side - 1) - moved)
+
+
+def runs_at_once(model: nn.Module, x, *, batch_size: int | None = None, precision="float32", device=None) -> int:
+    """How many runs like this to keep on one device at once, as processes of their own.
+
+    On a CPU 1: there the processes are as many as cores. On a GPU as many as fit into nine tenths of the memory that
+    is free now, each with its images, its context (600 MiB) and the peak of a training step and of a look, measured
+    on copies of the first images; but no more than there are cores, nor than 4: networks of this size and batch leave
+    a GPU waiting between kernels, and beyond a few processes it no longer waits.
+    x   (n, C, H, W), the training images of one run
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type != "cuda":
+        return 1
+    x = models.network_input(x)
+    few = x[torch.arange(max(256, 2 * (batch_size or models.default_batch_size(model)))) % len(x)]
+    free, _ = torch.cuda.mem_get_info(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    held = torch.cuda.memory_reserved(device)
+    probe = copy.deepcopy(model)
+    settings = {"until": "epochs", "epochs": 1, "batch_size": batch_size, "precision": precision, "device": device}
+    try:
+        train(probe, few, torch.arange(len(few)) % 2, **settings)
+        evaluate(probe, few, torch.arange(len(few)) % 2)
+    except torch.cuda.OutOfMemoryError:
+        return 1
+    one = torch.cuda.max_memory_reserved(device) - held + x[0].numel() * 4 * max(len(x) - len(few), 0)
+    del probe
+    torch.cuda.empty_cache()
+    return max(1, min(int(0.9 * free / (one + CONTEXT_BYTES)), RUNS_ON_A_GPU, os.cpu_count() or 1))
+
+
 def epoch_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
     """An order of images cut into batches; a last batch of one image joins the batch before."""
     batches = list(order.split(batch_size))
@@ -242,26 +461,166 @@ def check_outputs(logits: torch.Tensor, largest: int) -> None:
         )
 
 
-def _epoch(model, optimizer, x, y, *, batches, precision) -> tuple[float, float]:
-    """One pass: (mean loss, accuracy) of the images, each as it stood before its step."""
-    model.train()
-    largest = int(y.max())
-    total = torch.zeros(2, dtype=torch.float64, device=x.device)
-    for batch in batches:
-        batch = batch.to(x.device)  # noqa: PLW2901
-        labels = y[batch]
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            logits = model(x[batch].contiguous(memory_format=models.memory_format(x.shape[-2:])))
+@dataclass
+class _Step:
+    """One step of the optimizer: called on images and labels of a batch, (loss x images, images right) before it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    precision: str
+    augment: str
+    weights: torch.Tensor | None  # of the classes
+
+    def __post_init__(self):
+        self.device = models.placement(self.model)[0]
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
+        self.weights = None if self.weights is None else self.weights.to(self.device)
+
+    def __call__(self, pixels, labels, largest) -> torch.Tensor:
+        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
+        pixels = augmented(pixels, self.augment)
+        with torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
+            logits = self.model(pixels.contiguous(memory_format=models.memory_format(pixels.shape[-2:])))
         check_outputs(logits, largest)
-        logits = logits.to(x.dtype)
-        loss = functional.cross_entropy(logits, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total[0] += loss.detach() * len(batch)
-        total[1] += (logits.argmax(1) == labels).sum()
-    loss, accuracy = (total / len(x)).tolist()
-    return loss, accuracy
+        logits = logits.to(pixels.dtype)
+        if self.weights is None:
+            loss = functional.cross_entropy(logits, labels)
+        else:
+            weights = self.weights[labels]
+            loss = (functional.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        right = (logits.argmax(1) == labels).sum()
+        return torch.stack([loss.detach() * len(labels), right]).to(torch.float64)
+
+
+@dataclass
+class _Standing:
+    """Where a run stands between two steps: what its checkpoint holds beside the network and the optimizer.
+
+    position   batches of the current epoch that are done
+    order      of the images in the current epoch; None between two epochs
+    total      sums over the current epoch, float64: loss x images, images right
+    random     {"seed": s} at the beginning of an epoch, states of torch's generators within it
+    """
+
+    total: torch.Tensor
+    epoch: int = 0
+    steps: int = 0
+    looks: int = 0
+    position: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+    order: torch.Tensor | None = None
+    random: dict = field(default_factory=dict)
+    history: dict[str, list] = field(
+        default_factory=lambda: {
+            "running_accuracy": [],
+            "running_loss_nats": [],
+            "evaluated_epoch": [],
+            "evaluated_accuracy": [],
+        }
+    )
+
+    COUNTS = ("epoch", "steps", "looks", "position", "seconds", "reason", "history")
+
+    def held(self, step: _Step, generator: torch.Generator) -> tuple[dict, dict]:
+        """(tensors, facts) of a checkpoint."""
+        tensors = {f"model.{name}": value for name, value in step.model.state_dict().items()}
+        for i, state in step.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
+        tensors |= {"total": self.total, "generator": generator.get_state()}
+        if self.order is not None:
+            tensors |= {"order": self.order} | {f"random.{key}": value for key, value in self.random.items()}
+        return tensors, {name: getattr(self, name) for name in self.COUNTS} | {"scaler": step.scaler.state_dict()}
+
+    def restore(self, tensors: dict, facts: dict, step: _Step, generator: torch.Generator) -> None:
+        """The run stands where the checkpoint was written."""
+        parts = {}
+        for name, value in tensors.items():
+            part, _, rest = name.partition(".")
+            parts.setdefault(part, {})[rest] = value
+        step.model.load_state_dict(parts["model"])
+        parameters = step.optimizer.param_groups[0]["params"]
+        for name, value in parts.get("optimizer", {}).items():
+            i, _, key = name.partition(".")
+            parameter = parameters[int(i)]
+            if key == "step":
+                held = value.to(parameter.device if step.optimizer.param_groups[0]["fused"] else "cpu")
+            else:  # in the layout of its weight, as a fused step reads both in the order of memory
+                held = torch.empty_like(parameter).copy_(value)
+            step.optimizer.state[parameter][key] = held
+        step.scaler.load_state_dict(facts["scaler"])
+        generator.set_state(parts["generator"][""])
+        self.total.copy_(parts["total"][""])
+        self.order = parts["order"][""] if "order" in parts else None
+        self.random = parts.get("random", {})
+        for name in self.COUNTS:
+            setattr(self, name, copy.deepcopy(facts[name]))
+
+
+class _Checkpoint:
+    """The file that a run continues from."""
+
+    def __init__(self, path: Path, minutes: float, settings: dict):
+        self.path, self.minutes, self.settings = path, minutes, json.loads(json.dumps(settings))
+        self.written = time.monotonic()
+
+    def due(self) -> bool:
+        return time.monotonic() - self.written >= 60 * self.minutes
+
+    def write(self, tensors: dict, facts: dict) -> None:
+        """A disk that is full does not end the run."""
+        try:
+            checkpoints.save(self.path, tensors, {"settings": self.settings, "run": facts})
+        except OSError as error:
+            warnings.warn(
+                f"the checkpoint {self.path} cannot be written ({error}), so a run that is killed would start over; "
+                "make room on its disk",
+                stacklevel=3,
+            )
+        self.written = time.monotonic()
+
+    def read(self) -> tuple[dict, dict] | None:
+        """(tensors, facts) where the file is there, whole and of these settings."""
+        try:
+            tensors, facts = checkpoints.load(self.path)
+            theirs = facts["settings"] if isinstance(facts, dict) and "settings" in facts else {}
+        except FileNotFoundError:
+            return None
+        except checkpoints.DamagedFile as error:
+            warnings.warn(f"a run cannot be continued, so it starts over: {error}", stacklevel=3)
+            return None
+        odd = [key for key in self.settings | theirs if self.settings.get(key) != theirs.get(key)]
+        if odd:
+            warnings.warn(
+                f"the checkpoint {self.path} is of a run that differs in {', '.join(odd)}, so it cannot be continued; "
+                "the run starts over and replaces it",
+                stacklevel=3,
+            )
+            return None
+        return tensors, facts["run"]
+
+
+def _class_weights(given, y) -> torch.Tensor | None:
+    """Weights by class, float32, or None."""
+    n_classes = int(y.max()) + 1
+    if given is None or given == "none":
+        return None
+    if given == "balanced":
+        counts = torch.bincount(y, minlength=n_classes)
+        return len(y) / (n_classes * counts.clamp(min=1)).to(torch.float32)
+    weights = None if isinstance(given, str) else np.asarray(given, dtype=np.float64)
+    if weights is None or weights.shape[:1] < (n_classes,) or weights.ndim != 1:
+        raise BadTraining(
+            f"class_weights is {given!r}, which gives no weight to each of {n_classes} classes; give 'none', "
+            "'balanced' or a list of one number a class"
+        )
+    if not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise BadTraining(f"class_weights is {given!r}, and a loss needs finite weights above 0; give such numbers")
+    return torch.from_numpy(weights.astype(np.float32))
 
 
 def _adam(model, learning_rate, weight_decay):
@@ -273,15 +632,27 @@ def _adam(model, learning_rate, weight_decay):
         return torch.optim.Adam(parameters, **settings)
 
 
+def _random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
 @contextmanager
-def _random_numbers(seed: int, device: torch.device):
-    """torch's generators start at `seed` inside the block and are as before after it."""
+def _random_numbers(start: dict, device: torch.device):
+    """torch's generators start at a seed or at states inside the block, and are as before after it."""
     gpu = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpu):
-        torch.random.default_generator.manual_seed(seed)
-        for one in gpu:
-            with torch.cuda.device(one):
-                torch.cuda.manual_seed(seed)
+        if "seed" in start:
+            torch.random.default_generator.manual_seed(start["seed"])
+            for one in gpu:
+                with torch.cuda.device(one):
+                    torch.cuda.manual_seed(start["seed"])
+        else:
+            torch.set_rng_state(start["cpu"])
+            for one in gpu:
+                torch.cuda.set_rng_state(start["cuda"], one)
         yield
 
 

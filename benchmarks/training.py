@@ -1,0 +1,341 @@
+"""Training: ours against the loop of the paper, same images, batch, machine and threads, one process, in turns.
+
+The paper's loop is written anew from its section 5 and appendix F: float32, channels first, Adam one weight after the
+other, 1,000 outputs, and every image decoded from its file and resized in every epoch. Ours is `training.train` in the
+precision that the hardware has. Prints a table, and writes it to benchmarks/results/training.json.
+
+usage: python benchmarks/training.py [--small] [--turns N] [--size 64] [--images 1000] [--set NAME | --folder FOLDER]
+                                     [--loss] [--output FOLDER]
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from neighbors import machine, mebibytes, write
+from PIL import Image
+from torch.nn import functional
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from intrinsic import images, models, training
+
+MODELS = ("resnet18", "resnet50", "vgg13")
+GOAL = {"resnet18": 2.0, "resnet50": 2.0, "vgg13": 2.5}
+FILE_SIZE = 256  # pixels a side of the files that are made from an embedded set
+OUTPUTS = 1_000  # of the paper's networks
+LOSS_SETS = ("digits_4_9", "photo_patches", "brain_mri_patches")
+GROUPS = {  # operators by the beginning of their names; what is in none is "rest"
+    "convolutions": ("aten::mkldnn_convolution", "aten::convolution", "aten::cudnn_convolution", "aten::_conv"),
+    "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::mkldnn_linear"),
+    "conversions and copies": ("aten::copy_", "aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous"),
+    "batch normalization": ("aten::native_batch_norm", "aten::batch_norm", "aten::cudnn_batch_norm"),
+    "optimizer": ("aten::_fused_adam", "Optimizer.", "aten::_foreach", "aten::addcdiv", "aten::lerp", "aten::addcmul"),
+    "activations, pooling, sums": (
+        "aten::clamp_min",
+        "aten::relu",
+        "aten::threshold",
+        "aten::max_pool",
+        "aten::_adaptive",
+        "aten::adaptive",
+        "aten::add",
+        "aten::mean",
+        "aten::native_dropout",
+        "aten::mul",
+    ),
+    "filling": ("aten::fill_", "aten::zero_", "aten::zeros"),
+}
+
+
+# ------------------------------------------------------------------------------------------------ the loops
+
+
+def paper_network(name, seed=0):
+    """torchvision's network with 1,000 outputs and a first convolution of one channel."""
+    torch.manual_seed(seed)
+    network = torchvision.models.get_model(name, weights=None, num_classes=OUTPUTS)
+    if name.startswith("vgg"):
+        network.features[0] = torch.nn.Conv2d(1, 64, 3, padding=1)
+    else:
+        network.conv1 = torch.nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+    return network
+
+
+def paper_epochs(network, files, labels, size, batch, epochs, rate, decoded=None):
+    """Epochs of the paper's loop. decoded: a list that takes the seconds spent on files."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=rate, weight_decay=1e-4, foreach=False, fused=False)
+    network.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(files))
+        right, total = 0, 0.0
+        for chosen in order.split(batch):
+            if len(chosen) < 2:
+                continue
+            started = time.perf_counter()
+            x = torch.stack([read(files[i], size) for i in chosen])
+            if decoded is not None:
+                decoded.append(time.perf_counter() - started)
+            y = labels[chosen]
+            optimizer.zero_grad()
+            outputs = network(x)
+            loss = functional.cross_entropy(outputs, y)
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(y)
+            right += (outputs.argmax(1) == y).sum().item()
+
+
+def read(path, size):
+    """One file as a float tensor (1, size, size) in [0, 1]."""
+    with Image.open(path) as picture:
+        grey = picture.convert("L").resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(grey, dtype=np.float32))[None] / 255
+
+
+def our_epochs(network, x, labels, batch, epochs, rate):
+    """Epochs of ours."""
+    return training.train(
+        network,
+        x,
+        labels,
+        until="epochs",
+        epochs=epochs,
+        batch_size=batch,
+        learning_rate=rate,
+        precision=training.native_precision(),
+        device="cpu",
+    )
+
+
+# ------------------------------------------------------------------------------------------------- the data
+
+
+def made_files(name, folder, n):
+    """n PNG files of FILE_SIZE pixels a side, from an image set, again from its beginning where it is small."""
+    chosen = images.load(name)
+    y = np.asarray(chosen.labels) % 2
+    files = []
+    for i in range(n):
+        at = i % len(chosen.images)
+        path = folder / f"{i:05d}.png"
+        Image.fromarray(chosen.images[at]).convert("L").resize((FILE_SIZE, FILE_SIZE)).save(path)
+        files.append(path)
+    return files, torch.from_numpy(y[np.arange(n) % len(y)].astype(np.int64))
+
+
+def found_files(folder, n):
+    """n files of the folders of classes in a folder, in turn, with the class's number."""
+    classes = [sorted(p for p in c.rglob("*") if p.is_file()) for c in sorted(folder.iterdir()) if c.is_dir()]
+    pairs = [(path, y) for several in zip(*classes, strict=False) for y, path in enumerate(several)][:n]
+    if len(pairs) < n:
+        raise SystemExit(f"{folder} holds {len(pairs)} files in balanced folders of classes, {n} are needed: --images")
+    return [path for path, _ in pairs], torch.tensor([y for _, y in pairs])
+
+
+# ------------------------------------------------------------------------------------------------ measuring
+
+
+def product_rate(dtype=torch.bfloat16):
+    """The machine's own limit: billions of operations a second in a large product."""
+    a = torch.rand(2048, 4096).to(dtype)
+    a @ a.T
+    seconds = []
+    for _ in range(7):
+        started = time.perf_counter()
+        a @ a.T
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048 * 2048 * 4096 / min(seconds) / 1e9
+
+
+def operations_per_image(name, size):
+    """Floating-point operations of forward and backward products and convolutions, for one image."""
+    network, x = models.create(name), torch.rand(2, 1, size, size)
+    with FlopCounterMode(display=False) as counter:
+        functional.cross_entropy(network(x), torch.arange(2)).backward()
+    return counter.get_total_flops() / 2
+
+
+def shares(name, x, labels, batch, rate):
+    """Where the time of our steps goes: shares of the operators' own time, by group."""
+    network, few = models.create(name), 4 * batch
+    our_epochs(network, x[:few], labels[:few], batch, 1, rate)
+    with profile(activities=[ProfilerActivity.CPU]) as told:
+        our_epochs(network, x[:few], labels[:few], batch, 1, rate)
+    found = dict.fromkeys([*GROUPS, "rest"], 0.0)
+    for one in told.key_averages():
+        group = next((g for g, names in GROUPS.items() if one.key.startswith(names)), "rest")
+        found[group] += one.self_cpu_time_total
+    total = sum(found.values())
+    return {group: value / total for group, value in found.items()}
+
+
+def peak_memory(method, name, size, batch):
+    """Bytes of a process of its own that trains a few batches, at their peak; None where there is no /proc."""
+    if not Path("/proc/self/status").exists():
+        return None
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import training as bench, torch, tempfile, pathlib
+from intrinsic import models
+
+def peak():
+    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return 1024 * int(line.split()[1])
+
+n, folder = {4 * batch}, tempfile.TemporaryDirectory()
+files, y = bench.made_files("digits_4_9", pathlib.Path(folder.name), n)
+x = torch.rand(n, 1, {size}, {size})
+open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from what is held now
+before = peak()
+if {method!r} == "ours":
+    bench.our_epochs(models.create({name!r}), x, y, {batch}, 2, 1e-4)
+else:
+    bench.paper_epochs(bench.paper_network({name!r}), files, y, {size}, {batch}, 2, 1e-4)
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
+
+
+def compare(name, files, labels, x, size, turns, rate_bfloat16):
+    """One row: images a second of both, ratio, memory, share of the machine's rate."""
+    batch, rate = models.PAPER_BATCH[name], models.default_learning_rate(name)
+    theirs, ours, decoding = [], [], []
+    few = slice(0, 3 * batch)
+    for turn in range(turns + 1):  # the first one warms up, with few images
+        part = few if turn == 0 else slice(None)
+        network, decoded = paper_network(name), []
+        started = time.perf_counter()
+        paper_epochs(network, files[part], labels[part], size, batch, 1, rate, decoded)
+        theirs.append(time.perf_counter() - started)
+        decoding.append(sum(decoded) / theirs[-1])
+        network = models.create(name)
+        started = time.perf_counter()
+        our_epochs(network, x[part], labels[part], batch, 1, rate)
+        ours.append(time.perf_counter() - started)
+    theirs, ours, decoding = np.array(theirs[1:]), np.array(ours[1:]), np.array(decoding[1:])
+    speed = len(files) / float(np.median(ours))
+    operations = operations_per_image(name, size)
+    return {
+        "model": name,
+        "size": size,
+        "batch": batch,
+        "n": len(files),
+        "images_per_second": speed,
+        "paper_images_per_second": len(files) / float(np.median(theirs)),
+        "ratio": float(np.median(theirs / ours)),
+        "ratio_low": float((theirs / ours).min()),
+        "ratio_high": float((theirs / ours).max()),
+        "goal": GOAL[name],
+        "ratio_without_files": float(np.median(theirs * (1 - decoding) / ours)),
+        "paper_share_in_files": float(np.median(decoding)),
+        "gflop_per_image": operations / 1e9,
+        "share_of_bfloat16_rate": operations * speed / 1e9 / rate_bfloat16,
+        "peak_memory_mib": mebibytes(peak_memory("ours", name, size, batch)),
+        "paper_peak_memory_mib": mebibytes(peak_memory("paper", name, size, batch)),
+        "shares": shares(name, x, labels, batch, rate),
+    }
+
+
+# ---------------------------------------------------------------------------------------------- held-out loss
+
+
+def losses(seeds, epochs=20, n_train=256, size=32):
+    """Held-out loss of ours and of the paper's loop over seeds, same split and epochs: paired, in log.
+
+    The difference of log losses, ours less theirs, has a t interval over seeds, for each set and over all.
+    """
+    from scipy import stats
+
+    rows, differences = [], []
+    for name in LOSS_SETS:
+        data = images.match(images.load(name), size=size, channels=1)
+        found = []
+        for seed in range(seeds):
+            split = images.split(data, n_train, seed)
+            x, y = images.as_unit(data[split.train]), torch.from_numpy(data[split.train].labels)
+            x_test, y_test = images.as_unit(data[split.test]), data[split.test].labels
+            ours = models.create("resnet18", n_classes=len(data.classes), seed=seed)
+            our_epochs(ours, x, y, models.PAPER_BATCH["resnet18"], epochs, 1e-3)
+            theirs = paper_network("resnet18", seed)
+            with tempfile.TemporaryDirectory() as folder:
+                files = []
+                for i, picture in enumerate(data[split.train].images):
+                    files.append(Path(folder) / f"{i}.png")
+                    Image.fromarray(picture).save(files[-1])
+                paper_epochs(theirs, files, y, size, models.PAPER_BATCH["resnet18"], epochs, 1e-3)
+            found.append([training.evaluate(net, x_test, y_test)["test_loss_nats"] for net in (ours, theirs)])
+        logs = np.log(np.array(found))
+        differences.append(logs[:, 0] - logs[:, 1])
+        rows.append({"set": name, "losses": found, **interval(differences[-1], stats)})
+        print(
+            f"  {name}: log(ours / theirs) = {rows[-1]['mean']:+.3f} [{rows[-1]['low']:+.3f}, {rows[-1]['high']:+.3f}]"
+        )
+    return {"seeds": seeds, "epochs": epochs, "rows": rows, "all": interval(np.concatenate(differences), stats)}
+
+
+def interval(values, stats):
+    """Mean with a t interval of 95 %."""
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return {"mean": float(values.mean()), "low": float(values.mean() - half), "high": float(values.mean() + half)}
+
+
+def main():
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="few images, one turn: two minutes")
+    parser.add_argument("--turns", type=int, default=3, help="counted epochs of each loop (3)")
+    parser.add_argument("--size", type=int, default=64, help="pixels a side (64)")
+    parser.add_argument("--images", type=int, default=1_000, help="files (1,000)")
+    parser.add_argument("--set", default="photo_patches", help=f"image set whose files are made, {FILE_SIZE} pixels")
+    parser.add_argument("--folder", type=Path, help="folders of classes with files of one's own, instead of --set")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--loss", type=int, default=0, metavar="SEEDS", help="also compare held-out losses (slow)")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    n, turns = (120, 1) if arguments.small else (arguments.images, arguments.turns)
+    rate = product_rate()
+    about = machine()
+    about["versions"]["torchvision"] = torchvision.__version__.split("+")[0]
+    found = {"machine": about, "turns": turns, "rates": {"bfloat16": rate, "float32": product_rate(torch.float32)}}
+    found |= {"precision": training.native_precision(), "rows": []}
+    print(f"{about['processor']}, {about['threads']} threads; bfloat16 products {rate:.0f} GFLOP/s", flush=True)
+    with contextlib.ExitStack() as stack:
+        if arguments.folder:
+            files, labels = found_files(arguments.folder, n)
+            found["files"] = "of a folder given"
+        else:
+            files, labels = made_files(arguments.set, Path(stack.enter_context(tempfile.TemporaryDirectory())), n)
+            found["files"] = f"PNG, {FILE_SIZE} pixels a side, from {arguments.set}"
+        started = time.perf_counter()
+        x = torch.stack([read(path, arguments.size) for path in files])
+        found["seconds_of_reading_once"] = time.perf_counter() - started
+        for name in arguments.models:
+            row = compare(name, files, labels, x, arguments.size, turns, rate)
+            found["rows"].append(row)
+            print(
+                f"{name:<9} batch {row['batch']:>2}: {row['images_per_second']:6.1f} images/s, "
+                f"paper {row['paper_images_per_second']:6.1f}, ratio {row['ratio']:.2f} "
+                f"[{row['ratio_low']:.2f}, {row['ratio_high']:.2f}] (goal {row['goal']}), without files "
+                f"{row['ratio_without_files']:.2f}; {row['share_of_bfloat16_rate']:.0%} of the bfloat16 rate; "
+                f"{row['peak_memory_mib']} MiB, paper {row['paper_peak_memory_mib']}",
+                flush=True,
+            )
+            print("   " + ", ".join(f"{group} {share:.0%}" for group, share in row["shares"].items()), flush=True)
+    if arguments.loss:
+        found["losses"] = losses(arguments.loss)
+    write(found, arguments.output, "training")
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    main()
