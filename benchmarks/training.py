@@ -262,7 +262,7 @@ def losses(seeds, epochs=20, n_train=256, size=32):
         found = []
         for seed in range(seeds):
             split = images.split(data, n_train, seed)
-            x, y = images.as_unit(data[split.train]), torch.from_numpy(data[split.train].labels)
+            x, y = images.as_unit(data[split.train]), torch.tensor(data[split.train].labels)
             x_test, y_test = images.as_unit(data[split.test]), data[split.test].labels
             ours = models.create("resnet18", n_classes=len(data.classes), seed=seed)
             our_epochs(ours, x, y, models.PAPER_BATCH["resnet18"], epochs, 1e-3)

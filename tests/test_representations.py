@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,20 @@ def test_every_block_is_measured_unless_layers_are_named():
     assert [one.width for one in found] == [64 * 64, 128 * 16, 256 * 4, 512, 512]
     assert all(0 < one.mle < 100 for one in found)
     np.testing.assert_allclose(float(found[3].mle), float(found[4].mle), rtol=1e-6)  # one position at 32 pixels
+
+
+def test_the_points_of_a_layer_are_gone_when_the_next_is_measured(monkeypatch):
+    held, search = [], representations.neighbors
+
+    def watching(points, *given, **settings):
+        assert [one() for one in held] == [None] * len(held)
+        near = search(points, *given, **settings)
+        held.extend([weakref.ref(points), weakref.ref(near.points)])
+        return near
+
+    monkeypatch.setattr(representations, "neighbors", watching)
+    representations.dimensions(network(), images(60), ["0", "5", "7"], 5)
+    assert len(held) == 6
 
 
 def test_a_layer_that_maps_images_to_one_point_has_no_dimension_and_a_reason():

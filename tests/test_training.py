@@ -381,16 +381,14 @@ def status(key):
 def faults():
     return int(open("/proc/self/stat").read().rsplit(")", 1)[1].split()[7])
 
-def network():
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.Linear(4096, 2))
-
 def steps():  # each makes a gradient of 64 MiB: 16,384 pages
     x, y = clouds(40)
-    model, seen = network(), []
+    seen = []
     training.train(model, x, y, until="epochs", epochs=2, batch_size=4, learning_rate=1e-5, device="cpu",
                    progress=lambda *_: seen.append(faults()))
     print(seen[1] - seen[0])
 
+model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4096), nn.ReLU(), nn.Linear(4096, 4096), nn.Linear(4096, 2))
 steps()
 before = status("VmRSS")
 steps()
@@ -666,6 +664,15 @@ def test_evaluation_changes_nothing_in_the_network():
 
 
 # ----------------------------------------------------------------------------------------------- a GPU
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"), [((6, 1), "float32"), ((7, 0), "float16"), ((7, 5), "float16"), ((8, 0), "bfloat16")]
+)
+def test_the_native_precision_of_a_gpu_is_that_of_its_generation(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert training.native_precision.__wrapped__() == precision
 
 
 def test_a_cpu_has_one_run_at_a_time_in_a_process():

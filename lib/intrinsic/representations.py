@@ -1,5 +1,6 @@
 """Activations of named layers, as points, and their dimensions."""
 
+import gc
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from tempfile import TemporaryFile
@@ -128,7 +129,11 @@ def dimensions(
     Raises UnknownLayer, models.BadInput, neighbors.BadPoints for k.
     """
     found = activations(model, x, blocks(model) if layers is None else layers, batch_size)
-    return [points_dimension(layer, found.pop(layer), k, group, others) for layer in list(found)]
+    made = []
+    for layer in list(found):
+        made.append(points_dimension(layer, found.pop(layer), k, group, others))
+        gc.collect()  # points and their products hold each other, and a layer may be large
+    return made
 
 
 def points_dimension(layer: str, points, k: int, group=None, others=()) -> LayerDimension:

@@ -289,6 +289,10 @@ def train(
         file.write(*run.held(step, generator))
     elif file and not keep_checkpoint:
         checkpoints.discard(file.path)
+    step.optimizer.zero_grad(set_to_none=True)
+    # an optimizer refers to itself, so it would hold the network and twice its size until the next garbage collection
+    step.optimizer.state.clear()
+    step.optimizer.param_groups.clear()
     scores = scores or evaluate(model, x, y)
     if not math.isfinite(scores["test_loss_nats"]):
         run.reason = "non-finite loss"
