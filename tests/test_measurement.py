@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from PIL import Image
 
 from intrinsic import book, charts, cli, dimension, measurement, neighbors, sharpness, soundness
-from intrinsic.images import ImageSet
+from intrinsic.images import ImageSet, of_path
 from intrinsic.manifolds import torus_images
 
 
@@ -219,3 +219,22 @@ def test_names_of_sets_and_classes_are_no_html_on_a_page(waves, name):
     assert "&lt;" in pages[0]
     assert "&lt;" in pages[2]
     assert "&lt;" in pages[3]
+
+
+def test_differences_of_grades_count_where_the_set_says_that_they_do(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (90, 8, 8), dtype=np.uint8)
+    labels = np.arange(90) % 3
+    np.savez(tmp_path / "knees.npz", images=pixels, labels=labels, class_names=["none", "mild", "severe"])
+    grades = {"grades": ["none", "mild", "severe"]}
+    facts = measurement.measure(of_path(tmp_path / "knees.npz", labels=grades), per_class=20)
+    x = pixels.reshape(90, -1) / 255
+    i, j = np.triu_indices(90, 1)
+    steep = np.abs(labels[i] - labels[j]) / np.linalg.norm(x[i] - x[j], axis=1)
+    assert facts["label_sharpness"]["ordered"]["value"] == pytest.approx(steep.max(), rel=1e-12)
+    assert [one["index"] for one in facts["label_sharpness"]["ordered"]["pair"]] == [
+        i[steep.argmax()],
+        j[steep.argmax()],
+    ]
+    plain = measurement.measure(tmp_path / "knees.npz", per_class=20)
+    assert plain["label_sharpness"]["ordered"] is None

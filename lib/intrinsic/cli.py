@@ -296,6 +296,8 @@ def _show_sharpness(sharp: dict, show) -> None:
         print(f"  growth with M    not measured: {growth['reason']}")
     top = f"at most {limit['value']:.4f} (95 %)" if limit["identified"] else f"not identified: {limit['reason']}"
     print(f"  limit of 1/gap   {top}")
+    if sharp["ordered"]:
+        print(f"  K_F of grades    {show(sharp['ordered'], 4)}   differences of grades count")
     if sharp["class_pairs"]:
         names, matrix = sharp["class_pairs"]["classes"], sharp["class_pairs"]["sharpness"]
         found = [

@@ -270,6 +270,14 @@ def _sharpness_json(found: dict, d, loaded: ImageSet, original: np.ndarray) -> d
     }
 
 
+def _of_grades(near, loaded: ImageSet, original: np.ndarray) -> dict | None:
+    """Label sharpness where labels are grades and their difference counts; None for classes."""
+    if not loaded.ordered:
+        return None
+    found = sharpness.label_sharpness(near, labels="ordered")
+    return {**_interval(found), "pair": _named(loaded, [original[i] for i in found.pair])}
+
+
 def _class_pairs(near, clean: ImageSet, most: int = 20) -> dict | None:
     """The matrix of class pairs where there are 3 to `most` classes."""
     if not 2 < len(np.unique(clean.labels)) <= most:
@@ -347,6 +355,7 @@ def measure(
     label_sharpness["at_m"] = {"per_class": m, **_interval(at_m)}
     label_sharpness |= _sharpness_json(sharpness_facts(near, mle), mle, loaded, original)
     label_sharpness["class_pairs"] = _class_pairs(near, clean)
+    label_sharpness["ordered"] = _of_grades(near, loaded, original)
     label_sharpness["unit"] = "per unit of L2 distance, pixels in [0, 1]"
     return {
         "name": loaded.name,
