@@ -268,14 +268,14 @@ def test_a_second_table_is_joined_row_by_row(chest):
     with pytest.raises(BadSource, match=r"patients\.csv has '007' more than once"):
         load(entry)
     (chest / "patients.csv").write_text("id,sex\n007,F\n")
-    with pytest.raises(BadSource, match=r"patients\.csv has no column 'patient'; its columns are id, sex"):
+    with pytest.raises(BadSource, match=r"patients\.csv has no column 'patient' \(its columns are id, sex\)"):
         load(entry)
 
 
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("file,label\na,1\n", {}, r"t\.csv has no column 'path'; its columns are file, label: name the column"),
+        ("file,label\na,1\n", {}, r"t\.csv has no column 'path' \(its columns are file, label\).*--path-column"),
         ("paths,label\na,1\n", {}, "did you mean 'paths'"),
         ("path,label\n,1\n", {}, "names no file in row 1"),
         ("path,label\n", {}, "names no image"),
@@ -486,3 +486,76 @@ def test_a_name_that_ends_like_a_table_is_a_path(tmp_path, monkeypatch, chest):
     assert sets.find("train.csv").adapter == "table"
     with pytest.raises(sets.UnknownImageSet, match=r"other\.tsv does not exist.*\.csv"):
         sets.find("other.tsv")
+
+
+# ---------------------------------------------------------------------------------- DICOM in ordinary folders
+
+
+def test_patients_of_dicom_files_in_class_folders_are_the_groups(tmp_path):
+    for i, (folder, patient) in enumerate((("ill", "b"), ("ill", "a"), ("ill", "a"), ("well", "c"), ("well", "a"))):
+        dicom(tmp_path / folder / f"{i}.dcm", flat(i), PatientID=patient)
+    images = load(tmp_path)
+    assert levels(images) == [0, 1, 2, 3, 4]
+    assert images.group.tolist() == [1, 0, 0, 2, 0]
+    dicom(tmp_path / "well" / "9.dcm", np.stack([flat(9), flat(10)]), PatientID="c")
+    assert load(tmp_path).group.tolist() == [1, 0, 0, 2, 0, 2, 2]
+    dicom(tmp_path / "well" / "nobody.dcm", flat(11))
+    assert load(tmp_path).group.tolist() == [0, 1, 2, 3, 4, 5, 5, 6]  # one is unknown: files are the groups
+
+
+def test_a_rule_that_names_an_attribute_reads_patient_folders_as_dicom(tmp_path):
+    for i in range(6):
+        dicom(tmp_path / f"p{i % 3}" / f"{i}.dcm", flat(i), PatientID=f"x{i % 3}", StudyDescription="ab"[i % 2])
+    entry = of_path(tmp_path, labels={"column": "StudyDescription"})
+    assert (entry.adapter, entry.options) == ("dicom", {"tags": ["StudyDescription"]})
+    images = load(entry)
+    assert (levels(images), images.labels.tolist()) == ([0, 3, 1, 4, 2, 5], [0, 1, 1, 0, 0, 1])
+    assert images.group.tolist() == [0, 0, 1, 1, 2, 2]
+    assert load(of_path(tmp_path, group={"column": "PatientID"}, labels={"pattern": r"([0-9])\.dcm"})).n_classes == 6
+    with pytest.raises(BadSource, match="'Nonsense' is no keyword of a DICOM attribute"):
+        of_path(tmp_path, labels={"column": "Nonsense"})
+    with pytest.raises(BadSource, match=r"each of the 3 folders in .* holds one patient"):
+        load(tmp_path)
+
+
+def test_a_number_of_frames_that_is_no_number_is_told_with_its_file(tmp_path):
+    for i in range(4):
+        dicom(tmp_path / "ab"[i % 2] / f"{i}.dcm", flat(i))
+    file = tmp_path / "a" / "0.dcm"
+    dicom(file, flat(0), NumberOfFrames="1")
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"IS\x02\x001 ", b"IS\x02\x001A"))
+    assert file.read_bytes() != content
+    with pytest.raises(BadSource, match=r"a/0\.dcm"):
+        load(tmp_path)
+    images = load(tmp_path, skip_unreadable=True)
+    assert levels(images) == [2, 1, 3]
+    assert [name for name, _ in images.unreadable] == ["a/0.dcm"]
+
+
+# ------------------------------------------------------------------------------------------ Small kindnesses
+
+
+@pytest.mark.parametrize("sign", [",", ";", "\t"])
+def test_what_separates_the_cells_of_a_csv_is_found(tmp_path, sign):
+    for name, value in (("a", 3), ("b", 5)):
+        level(tmp_path / f"{name}.png", value)
+    (tmp_path / "t.csv").write_text(
+        "\n".join(sign.join(row) for row in (["path", "label"], ["a.png", "x"], ["b.png", "y"]))
+    )
+    images = load(tmp_path / "t.csv")
+    assert (levels(images), images.classes) == ([3, 5], ("x", "y"))
+
+
+def test_names_serve_as_labels_and_groups_of_an_archive(tmp_path):
+    pixels = np.arange(4 * 12, dtype=np.uint8).reshape(4, 4, 3)
+    np.savez(tmp_path / "x.npz", images=pixels, labels=["well", "ill", "well", "ill"], group=["p2", "p1", "p2", "p9"])
+    images = load(tmp_path / "x.npz")
+    assert (images.classes, images.labels.tolist(), images.group.tolist()) == (
+        ("ill", "well"),
+        [1, 0, 1, 0],
+        [1, 0, 1, 2],
+    )
+    np.savez(tmp_path / "y.npz", images=pixels.astype(np.uint16), labels=[0, 1, 0, 1])
+    with pytest.raises(sets.BadImages, match="images // 257"):
+        load(tmp_path / "y.npz")

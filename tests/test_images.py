@@ -656,7 +656,7 @@ def test_an_image_set_of_ones_own_is_an_entry_in_a_catalogue(tmp_path):
         ),
         ("title: a set of my own", "title: [", "not plain YAML"),
         ("tiny:", "../tiny:", "name: "),
-        ("tiny:", "- tiny:", "not plain YAML|holds list"),
+        ("tiny:", "- tiny:", "not plain YAML|holds a list"),
         ("tiny:", "4:", "4 is not a name"),
     ],
 )
@@ -674,7 +674,7 @@ def test_a_file_that_is_no_catalogue_is_refused(tmp_path, text):
     (tmp_path / "sets.yaml").write_text(text)
     with pytest.raises(sets.BadCatalogue):
         sets.catalogue(tmp_path / "sets.yaml")
-    with pytest.raises(sets.BadCatalogue, match="cannot be read"):
+    with pytest.raises(sets.BadCatalogue, match="does not exist"):
         sets.catalogue(tmp_path / "missing.yaml")
 
 

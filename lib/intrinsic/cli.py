@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 EXIT_USAGE = 2
+SHOWN = 12  # classes, and unreadable files, that are named
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -24,7 +25,7 @@ def _parser() -> argparse.ArgumentParser:
         return commands.add_parser(
             name,
             help=help,
-            description=help[0].upper() + help[1:] + ".",
+            description=(help if help.startswith("d_") else help[0].upper() + help[1:]) + ".",
             epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -206,15 +207,20 @@ def _measure(arguments) -> int:
         skip_unreadable=arguments.skip_unreadable,
         progress=not arguments.json,
     )
-    compared = _compare(arguments, source) if arguments.compare else None
-    if compared is not None:
-        facts["compared"] = compared
+    compared, why = None, ""
+    if arguments.compare:
+        try:
+            facts["compared"] = compared = _compare(arguments, source)
+        except ValueError as error:  # what was measured is shown all the same
+            why = f"intrinsic measure: not compared: {error}"
     if arguments.json:
         print(json.dumps(facts, allow_nan=False))
-        return 0
+        return _said(why)
     shape = " x ".join(map(str, facts["shape"]))
     print(f"{facts['name']}: {facts['n']} images of {shape}")
-    print("  classes          " + ", ".join(f"{name} {n}" for name, n in facts["classes"].items()))
+    counts = [f"{name} {n}" for name, n in facts["classes"].items()]
+    more = f", and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
+    print("  classes          " + ", ".join(counts[:SHOWN]) + more)
     d, sharp = facts["d_data"], facts["label_sharpness"]
 
     def show(v, digits):
@@ -239,10 +245,19 @@ def _measure(arguments) -> int:
         print(f"  flagged          {sum(facts['soundness']['flagged'].values())} rows in {arguments.flagged}")
     for warning in facts["warnings"]:
         print(f"  warning: {warning}")
+    for path, reason in facts["unreadable"][:SHOWN]:
+        print(f"    {path}: {reason}")
     if compared is not None:
         _show_compared(compared)
     print("  intervals: 95 %, for the estimator's expectation at this n, not for the true dimension")
-    return 0
+    return _said(why)
+
+
+def _said(why: str) -> int:
+    """The exit code, 1 with a reason on stderr."""
+    if why:
+        print(why, file=sys.stderr)
+    return 1 if why else 0
 
 
 def _compare(arguments, source) -> dict:
@@ -323,7 +338,8 @@ def _show_soundness(sound: dict) -> None:
     counted = f"{across['same_label']} pairs of two classes"
     counted += f", {across['same_group']} of two groups" if known else ""
     print(f"  near-duplicates  {near['images']} of {sound['distinct']} images have one; {counted}")
-    show("brightness", sound["shortcut"], f"and border alone: balanced accuracy, chance is {sound['chance']:.2f}")
+    chance = "" if sound["shortcut"]["value"] is None else f": balanced accuracy, chance is {sound['chance']:.2f}"
+    show("brightness", sound["shortcut"], f"and border alone{chance}")
     show("nearest image", nearest["by_image"], "balanced accuracy of its label")
     what = "of another group" if known else "that is no near-duplicate; patients are unknown"
     show("the same, apart", nearest["by_group"], f"the nearest {what}")

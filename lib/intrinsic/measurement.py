@@ -379,6 +379,7 @@ def measure(
             "conflicting_examples": conflicts,
         },
         "soundness": sound.facts(),
+        "unreadable": [list(pair) for pair in loaded.unreadable],
         "warnings": sound.warnings + warnings,
     }
 

@@ -204,11 +204,12 @@ class Soundness:
                 f"the largest class is {self.imbalance:.1f} times the smallest, and balanced splits use the smallest"
             )
         if self.constant:
-            out.append(f"{self.constant} images have all pixels equal and show nothing: look at the flagged files")
+            out.append(f"{self.constant} images have all pixels equal and show nothing: --flagged FILE.csv lists them")
         if self.nearly_constant:
-            out.append(f"{self.nearly_constant} images are nearly constant: look at the flagged files")
+            out.append(f"{self.nearly_constant} images are nearly constant: --flagged FILE.csv lists them")
         if self.unreadable:
-            out.append(f"{self.unreadable} files cannot be read and are left out: the flagged files have the reasons")
+            files = "1 file" if self.unreadable == 1 else f"{self.unreadable} files"
+            out.append(f"{files} cannot be read, and left out: --flagged FILE.csv lists the reasons")
         return out
 
     def facts(self) -> dict:

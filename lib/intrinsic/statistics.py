@@ -1044,7 +1044,7 @@ def _tested(sets: pd.DataFrame, effect_of: Callable, value_of: Callable) -> dict
         "smallest_p": effect.smallest_p,
         "n_sets": len(sets),
         "sets": sets,
-        "leave_one_out": leave_one_out(sets, value_of) if len(sets) else None,
+        "leave_one_out": leave_one_out(sets, value_of) if len(sets) else pd.DataFrame({"left_out": [], "value": []}),
     }
 
 

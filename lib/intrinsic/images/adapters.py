@@ -209,8 +209,8 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
             deep = next(file for file, _ in files if file.parent != one).relative_to(one)
             raise BadSource(
                 f"class folder {one} holds pictures one level deeper, in {deep.parts[0]!r}, which would be left out: "
-                "say `nested: true` in the options to read them (where that folder is the patient, with the group "
-                "pattern '^[^/]+/([^/]+)/'), or give the folder whose folders are the classes"
+                "read them with --nested (`nested: true` in the options; where that folder is the patient, also with "
+                "--group-pattern '^[^/]+/([^/]+)/'), or give the folder whose folders are the classes"
             )
         if not files:
             other = next((file.name for file in everything), None)
@@ -222,10 +222,24 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
     )
     if all(kind == "picture" for _, _, kind in rows):
         return Found(table, label="folder", root=path)
-    several = _in_threads(lambda row: _frames(row[0], row[2]), rows, "listing", progress)
-    if all(n is None for n in several):
-        return Found(table, label="folder", root=path)
-    return Found(_each_frame(table, several), label="folder", group="volume", root=path)
+    inside = _in_threads(lambda row: _inside(row[0], row[2]), rows, "listing", progress)
+    several, patients = [n for n, _ in inside], [patient for _, patient in inside]
+    group = None
+    if all(patients):
+        table["PatientID"], group = patients, "PatientID"
+        _refuse_patients_as_classes(path, table)
+    if any(n is not None for n in several):
+        table, group = _each_frame(table, several), group or "volume"
+    return Found(table, label="folder", group=group, root=path)
+
+
+def _refuse_patients_as_classes(path: Path, table: pd.DataFrame) -> None:
+    each = table.groupby("folder")["PatientID"].nunique()
+    if len(each) > 2 and (each == 1).all():
+        raise BadSource(
+            f"each of the {len(each)} folders in {path} holds one patient (PatientID), so they are patients and no "
+            "classes: say what the label is, with --label-column ATTRIBUTE or --label-pattern REGEX"
+        )
 
 
 def _in_threads(work: Callable, items: Sequence, what: str, progress: bool) -> list:
@@ -272,16 +286,20 @@ def _walk(path: Path, above: set[str] = frozenset()) -> Iterator[Path]:
     yield from inside(path)
 
 
-def _frames(file: Path, kind: str, axis: int = 2) -> int | None:
-    """How many images a file holds that is a volume or has several frames; None: it is one image."""
+def _inside(file: Path, kind: str) -> tuple[int | None, str]:
+    """(images that a file holds, if it is a volume or has several frames, else None; its DICOM patient or "")."""
     if kind == "NIfTI":
         shape = slices(file)
-        return None if shape is None else shape[axis]
+        return (None if shape is None else shape[2]), ""
     if kind == "DICOM":
-        header = _header(file, ["NumberOfFrames"])
-        n = int(header.get("NumberOfFrames") or 1) if header is not None else 1
-        return n if n > 1 else None
-    return None
+        header = _header(file, ["NumberOfFrames", "PatientID"])
+        return _several(_attribute(header, "NumberOfFrames")), _attribute(header, "PatientID")
+    return None, ""
+
+
+def _several(frames: str) -> int | None:
+    """The number of frames of a DICOM file where it has more than one. What is no number is told once it is read."""
+    return int(frames) if frames.isdigit() and int(frames) > 1 else None
 
 
 def _each_frame(table: pd.DataFrame, several: Sequence[int | Iterable[int] | None]) -> pd.DataFrame:
@@ -345,8 +363,8 @@ def table(path: Path, options: TableOptions, progress: bool = False) -> Found:
 def _no_column(file: Path, column: str, rows: pd.DataFrame) -> BadSource:
     names = [str(name) for name in rows.columns]
     return BadSource(
-        f"{file} has no column {column!r}; its columns are {', '.join(names)}{suggest(column, names)}: name the column "
-        "in the options"
+        f"{file} has no column {column!r} (its columns are {', '.join(names)}): name the right one, for the path with "
+        f"--path-column (`path_column` in the options){suggest(column, names)}"
     )
 
 
@@ -361,7 +379,7 @@ def _table_file(file: Path, columns: list[str] | None, verbatim: str | None = No
         else:
             rows = pd.read_csv(
                 file,
-                sep="\t" if suffix == ".tsv" else ",",
+                sep=_separator(file, suffix),
                 header="infer" if columns is None else None,
                 dtype=str,
                 keep_default_na=False,
@@ -386,6 +404,15 @@ def _table_file(file: Path, columns: list[str] | None, verbatim: str | None = No
             if changed:
                 rows[column] = [changed.get(cell, cell) for cell in rows[column]]
     return rows
+
+
+def _separator(file: Path, suffix: str) -> str:
+    """What stands between two cells: a tab in .tsv; in .csv that of , ; and tab which the first line has most of."""
+    if suffix == ".tsv":
+        return "\t"
+    with file.open("rb") as stream:
+        first = stream.readline(1 << 20)
+    return max(",;\t", key=lambda sign: first.count(sign.encode()))
 
 
 def _plain_number(cell: Any) -> Any:
@@ -444,10 +471,8 @@ def dicom(path: Path, options: DicomOptions, progress: bool = False) -> Found:
             continue
         name = file.relative_to(path)
         row = {"path": name.as_posix(), "folder": name.parts[0] if len(name.parts) > 1 else ""}
-        rows.append(row | {tag: "" if header is None else _plain(header.get(tag)) for tag in wanted})
-        frames = rows[-1]["NumberOfFrames"]
-        n = int(frames) if frames.isdigit() else 1
-        several.append(n if n > 1 else None)
+        rows.append(row | {tag: _attribute(header, tag) for tag in wanted})
+        several.append(_several(rows[-1]["NumberOfFrames"]))
     if not rows:
         raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
     listed = pd.DataFrame(rows)
@@ -473,8 +498,12 @@ def _header(file: Path, tags: list[str]):
         return None
 
 
-def _plain(value: Any) -> str:
-    """An attribute as text; several values as DICOM writes them, with a backslash between."""
+def _attribute(header, tag: str) -> str:
+    """An attribute as text; several values as DICOM writes them, with a backslash between; "" where there is none."""
+    try:
+        value = None if header is None else header.get(tag)
+    except Exception:  # damaged values are decoded when they are asked for, and raise nearly every type
+        return ""
     many = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     return "\\".join(str(one) for one in value) if many else text_of(value)
 
@@ -578,8 +607,12 @@ def npz(path: Path, options: NpzOptions, progress: bool = False) -> Found:
         raise BadSource(f"{path} cannot be read as .npz of plain arrays ({reason(error)}): save it anew") from None
     try:
         n = len(np.atleast_1d(content["images"]))
-        labels = integers(content["labels"], n, "labels")
-        group = content.get("group")
+        labels, group = content["labels"], content.get("group")
+        if np.asarray(labels).dtype.kind == "U":  # names of classes stand for themselves
+            content["class_names"], labels = np.unique(labels, return_inverse=True)
+        labels = integers(labels, n, "labels")
+        if group is not None and np.asarray(group).dtype.kind == "U":
+            group = np.unique(group, return_inverse=True)[1]
         if group is not None:
             group = integers(group, n, "group")
             if not (group == -1).all() and group.min() < 0:
@@ -626,6 +659,11 @@ ADAPTERS = {
 }
 
 
+def kind_inside(path: Path) -> str | None:
+    """The kind of the first image anywhere below a folder, as kind_of says it; None where there is none."""
+    return next(filter(None, (kind_of(file) for file in _walk(path))), None)
+
+
 def adapter_of(path: Path) -> str:
     """The adapter for a folder or a file that is in no catalogue. Raises BadSource.
 
@@ -645,5 +683,4 @@ def adapter_of(path: Path) -> str:
     below = [one for one in _listed(path) if one.is_dir() and not hidden(one)]
     if any(kind_of(file) for one in below for file in _listed(one)):
         return "folder"
-    kinds = (kind_of(file) for file in _walk(path))
-    return {"DICOM": "dicom", "NIfTI": "nifti"}.get(next(filter(None, kinds), None), "folder")
+    return {"DICOM": "dicom", "NIfTI": "nifti"}.get(kind_inside(path), "folder")

@@ -16,7 +16,7 @@ import pydantic
 import yaml
 
 from intrinsic.images import files
-from intrinsic.images.adapters import ADAPTERS, TABLES, Found, Options, adapter_of
+from intrinsic.images.adapters import ADAPTERS, HEADER, TABLES, Found, Options, adapter_of, kind_inside
 from intrinsic.images.embedded import EMBEDDED
 from intrinsic.images.matching import Range, check_match, match
 from intrinsic.images.packaged import PACKAGED, PackagedOptions
@@ -293,6 +293,11 @@ def _read_catalogue(path, stamp):
     """The entries of a catalogue file, read once for each state of it (stamp: time and size)."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise BadCatalogue(
+            f"the catalogue {path} does not exist, so its image sets are not known: correct --catalogue, "
+            f"{ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise BadCatalogue(
             f"the catalogue {path} cannot be read ({reason(error)}), so image sets are not known by name: "
@@ -303,7 +308,8 @@ def _read_catalogue(path, stamp):
     except yaml.YAMLError as error:
         raise BadCatalogue(f"{path} is not plain YAML ({yaml_reason(error)}): correct it there") from None
     if not isinstance(content, dict) or not content:
-        raise BadCatalogue(f"{path} holds {type(content).__name__}, not image sets by name: see params/datasets.yaml")
+        what = "is empty" if not content else f"holds a {'list' if isinstance(content, list) else 'text'}"
+        raise BadCatalogue(f"{path} {what}, where image sets by name are needed: see params/datasets.yaml")
     base = REPOSITORY if path.resolve() == SHIPPED.resolve() else path.parent
     entries = {}
     for name, fields in content.items():
@@ -408,6 +414,9 @@ _catalogue = catalogue  # `find` has an argument of that name
 def of_path(path: Path, **fields) -> Entry:
     """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
     name = path.resolve().name if path.is_dir() else path.stem
+    if path.is_dir() and "adapter" not in fields and (columns := _of_headers(fields)) and kind_inside(path) == "DICOM":
+        more = [column for column in columns if column not in HEADER]
+        fields = {**fields, "adapter": "dicom", "options": {"tags": more, **fields.get("options", {})}}
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images"
     made = {
         "name": plain,
@@ -424,6 +433,13 @@ def of_path(path: Path, **fields) -> Entry:
         return Entry.model_validate({**made, **fields})
     except pydantic.ValidationError as error:
         raise BadSource(f"{path}: {sentence(error, Entry.model_fields)}") from None
+
+
+def _of_headers(fields: dict) -> list[str]:
+    """Columns that label and group rules name and a folder of pictures does not have: attributes of DICOM headers."""
+    rules = [fields.get("labels") or {}, fields.get("group") or {}]
+    named = [rule.get("column") for rule in rules if isinstance(rule, dict)]
+    return [column for column in named if column not in (None, "path", "folder", "frame", "volume")]
 
 
 _DRAFT = """\

@@ -247,7 +247,7 @@ def _stacked(root: Path, names: Sequence[str], pictures: list[_Picture], reading
         if picture.pixels.shape[:2] != shape:
             raise MixedSizes(
                 f"{names[0]} is {_sides(pictures[0].pixels)} and {name} is {_sides(picture.pixels)} pixels, "
-                "and distances need one size: resize all by giving one, e.g. size=64"
+                "and distances need one size: resize all by giving one, e.g. --size 64 (size=64)"
             )
     mapped = [picture.mapped for picture in pictures]
     if any(mapped) and not all(mapped):
@@ -260,7 +260,7 @@ def _stacked(root: Path, names: Sequence[str], pictures: list[_Picture], reading
     if any(coloured) and any(plain) and reading.channels is None:
         raise MixedFiles(
             f"{names[plain.index(True)]} is stored in grey and {names[coloured.index(True)]} in colour, and channels "
-            "change every distance: choose one for all, channels=1 (grey) or channels=3"
+            "change every distance: choose one for all, --channels 1 (grey) or 3 (channels=1)"
         )
     images = np.empty((len(pictures), *shape, *([3] if any(coloured) else [])), dtype=np.uint8)
     for i, picture in enumerate(pictures):

@@ -85,7 +85,7 @@ def _check_per_class(images: ImageSet, per_class: int) -> None:
     if least < per_class:
         raise Unmatched(
             f"{images.name}: class {name!r} has {least} images, and the comparison is at M = {per_class} a class, on "
-            f"which K_F depends: compare all sets at M = {least} or less, or leave this one out"
+            f"which K_F depends: leave it out, compare all sets at M = {least} or less (per_class), or say --unmatched"
         )
 
 

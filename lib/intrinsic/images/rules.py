@@ -67,7 +67,10 @@ class _Rule(pydantic.BaseModel):
         """(text of each row, rows where the pattern matched). A pattern without a column reads the path."""
         column = self.column or ("path" if self.pattern else default)
         if column is None:
-            raise BadRule(f"nothing says where the {what} of an image stands: give a column, or a pattern for its path")
+            raise BadRule(
+                f"nothing says where the {what} of an image stands: give a column, or a pattern for its path"
+                + {"label": " (--label-column, --label-pattern)"}.get(what, " (--group-column, --group-pattern)")
+            )
         if column not in table.columns:
             raise BadRule(
                 f"there is no column {column!r} for the {what}; the columns are {', '.join(map(str, table.columns))}"
@@ -175,8 +178,9 @@ class LabelRule(_Rule):
             i = int(np.flatnonzero(empty)[0])
             why = f"does not match {self.pattern!r}" if self.pattern and not matched[i] else "has no label"
             raise BadRule(
-                f"{_row(table, i)} {why}, as {int(empty.sum()):,} of {len(values):,} images; correct it there, or say "
-                "`missing: drop` (leave them out) or `missing: as:NAME` in the label rule"
+                f"{_row(table, i)} {why}, as {int(empty.sum()):,} of {len(values):,} images; correct it there, or let "
+                "the label rule of a catalogue entry say `missing: drop` (leave them out) or `missing: as:NAME`; "
+                "intrinsic datasets --draft PATH prints an entry"
             )
         outside = ~empty & (labels < 0)
         drop_others = self.others == "drop" or self.pair is not None
@@ -185,7 +189,8 @@ class LabelRule(_Rule):
             known = ", ".join(list(code)[:SHOWN]) + (", ..." if len(code) > SHOWN else "")
             raise BadRule(
                 f"{_row(table, i)} has the label {values[i]!r}, which is in no class (known: {known}), as "
-                f"{int(outside.sum()):,} of {len(values):,} images; add it, or say `others: drop` in the label rule"
+                f"{int(outside.sum()):,} of {len(values):,} images; add it, or let the label rule of a "
+                "catalogue entry say `others: drop`"
             )
         present = set(values)
         unused = [part for part in code if part not in present]
@@ -222,7 +227,8 @@ class GroupRule(_Rule):
             if self.unmatched == "refuse":
                 raise BadRule(
                     f"the {self.of} of {_row(table, i)} cannot be read, as of {int(empty.sum()):,} of {len(values):,} "
-                    "images, so a split could not keep it on one side; correct the group rule, or say `unmatched: own`"
+                    "images, so a split could not keep it on one side; correct it, or let the group rule of a "
+                    "catalogue entry say `unmatched: own` (a group by itself)"
                 )
             values = [f"\0{i}" if no else v for i, (v, no) in enumerate(zip(values, empty, strict=True))]
         if all(re.fullmatch(r"\d{1,18}", value) for value in values):

@@ -94,9 +94,12 @@ class ImageSet:
     def __post_init__(self):
         images = np.asarray(self.images)
         if images.dtype != np.uint8:
+            how = "np.rint(255 * images).astype(np.uint8) for images in [0, 1]"
+            if np.issubdtype(images.dtype, np.integer):
+                how = "(images // 257).astype(np.uint8) where they fill 16 bits"
             raise BadImages(
                 f"the images are {images.dtype}, and distances are only comparable on grey levels 0 to 255: "
-                "convert them to uint8, e.g. np.rint(255 * images).astype(np.uint8) for images in [0, 1]"
+                f"convert them to uint8, e.g. {how}"
             )
         if images.ndim == 4 and images.shape[3] == 1:
             images = images[..., 0]
@@ -351,5 +354,7 @@ def sentence(error, known):
         else:
             text = found["msg"].removeprefix("Value error, ")
             text = f"{place}: {text}" if place else text
+            if found["type"] == "literal_error":
+                text += f", not {found['input']!r}"
         parts.append(text)
     return "; ".join(parts)
