@@ -551,8 +551,8 @@ def _training(task: Task, progress: Callable | None = None, store: Store | None 
     for wanted in task.settings.get("slope", []):
         if ("slope", records.record_id("slope", wanted)) in todo:
             started = time.perf_counter()
-            found = slope.measure(network, x, y, points=wanted["points"], pairs=wanted["pairs"])
-            yield Record("slope", wanted, *records.finite(found), {}, _facts(started, how))
+            found = _slope(network, x, y, wanted)
+            yield Record("slope", wanted, *records.finite(*found), {}, _facts(started, how))
 
     wanted = {one["layer"]: one for one in task.settings["representation"]}
     layers = [la for la, one in wanted.items() if ("representation", records.record_id("representation", one)) in todo]
@@ -561,6 +561,13 @@ def _training(task: Task, progress: Callable | None = None, store: Store | None 
         found = records.finite(metrics, reasons)
         yield Record("representation", wanted[layer], *found, {}, _facts(started, how))
         started = time.perf_counter()
+
+
+def _slope(network, x, y, wanted: dict) -> tuple[dict, dict]:
+    try:
+        return slope.measure(network, x, y, points=wanted["points"], pairs=wanted["pairs"]), {}
+    except slope.BadSlope as error:  # equal images with different labels have no segment between them
+        return {"slope_max": None}, {"slope_max": str(error)}
 
 
 def _facts(started: float, how: dict) -> dict:
