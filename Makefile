@@ -35,9 +35,10 @@ browser: $(READY)  ## find Chromium for the browser tests, or install it
 lab: $(READY)  ## open the book's notebooks in JupyterLab
 	@$(BIN)/jupyter lab --notebook-dir=. book
 
-bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/results/ (about 20 minutes)
+bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/results/ (about 30 minutes)
 	@$(BIN)/python benchmarks/neighbors.py $(BENCH_FLAGS)
 	@$(BIN)/python benchmarks/training.py $(BENCH_FLAGS)
+	@$(BIN)/python benchmarks/attacks.py
 
 simulations: $(READY)  ## coverage and bias behind the methods chapters; SETS=FOLDER adds its image sets (about an hour)
 	@$(BIN)/python benchmarks/dimension_simulations.py coverage means bias adjusted others

@@ -309,6 +309,12 @@ def test_precision_auto_is_the_hardwares_and_reads_records_of_other_hardware(tin
 # ------------------------------------------------------------------------------------- comparison
 
 
+@pytest.fixture
+def unpublished(monkeypatch):
+    monkeypatch.setattr(campaign, "_published_files", list)
+
+
+@pytest.mark.usefixtures("unpublished")
 def test_a_set_is_compared_at_the_setting_of_the_records_and_others_are_left_out(tiny, finished, tmp_path):
     store = Store(tmp_path / "store")
     for record in finished[1].records("properties"):
@@ -333,6 +339,7 @@ def test_a_set_is_compared_at_the_setting_of_the_records_and_others_are_left_out
     assert set(everything.rows["dataset"]) == {"digits_0_1", "torus_waves", "digits_4_9", "slab_waves"}
 
 
+@pytest.mark.usefixtures("unpublished")
 def test_a_set_too_small_for_the_comparison_is_refused_unless_told_otherwise(finished, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (80, 16, 16), dtype=np.uint8)
     np.savez(tmp_path / "few.npz", images=pixels, labels=np.arange(80) % 2)
@@ -342,6 +349,15 @@ def test_a_set_too_small_for_the_comparison_is_refused_unless_told_otherwise(fin
     assert found.rows.loc[found.rows["own"], "per_class"].tolist() == [40]
 
 
+def test_the_published_records_are_read_and_place_a_set_among_them(tmp_path):
+    found = campaign.compare("digits_4_9", store=Store(tmp_path))
+    assert {"knee_xray_oa", "cats_dogs"} <= set(found.rows["dataset"])
+    assert found.rows.loc[found.rows["own"], "dataset"].tolist() == ["digits_4_9"]
+    assert found.rows["per_class"].nunique() == found.rows["size"].nunique() == 1
+    assert set(found.rows["dataset"]) <= {*images.catalogue()}
+
+
+@pytest.mark.usefixtures("unpublished")
 def test_without_records_nothing_can_be_compared(tmp_path):
     with pytest.raises(campaign.CampaignError, match=r"intrinsic run params/quick\.yaml"):
         campaign.compare("digits_4_9", store=Store(tmp_path))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from intrinsic import book, cli
+from intrinsic import book, campaign, cli
 
 
 def run(capsys, *arguments):
@@ -177,6 +177,7 @@ def test_the_catalogue_is_listed_and_explained(capsys):
 def test_a_set_of_ones_own_is_drafted_measured_by_name_and_compared(capsys, folder, tmp_path, monkeypatch):
     monkeypatch.delenv("INTRINSIC_CATALOGUE", raising=False)
     monkeypatch.setattr(book, "_folder", lambda output: tmp_path / "out")
+    monkeypatch.setattr(campaign, "_published_files", list)
     code, out, err = run(capsys, "datasets", "--draft", str(folder), "--group-pattern", r"s (\d+)\.png$")
     assert (code, err) == (0, "")
     mine = tmp_path / "mine.yaml"

@@ -909,7 +909,7 @@ SETTING = ("size", "channels", "pixel_range", "per_class", "draws", "k")
 
 
 def stored_setting(store: Store | None = None) -> dict:
-    """The setting at which most image sets are in the records. Raises CampaignError where there are none."""
+    """The setting at which most image sets are in the records, of equal ones the largest size. Raises CampaignError where there are none."""
     counts: dict[tuple, set] = {}
     for record in _all_records("properties", store or default_store()):
         if _comparable(record):
@@ -920,7 +920,7 @@ def stored_setting(store: Store | None = None) -> dict:
             "no image set is in the records yet, so there is nothing to compare with; measure some with: "
             "intrinsic run params/quick.yaml"
         )
-    return dict(zip(SETTING, max(counts, key=lambda key: len(counts[key])), strict=True))
+    return dict(zip(SETTING, max(counts, key=lambda key: (len(counts[key]), key)), strict=True))
 
 
 def _comparable(record: Record) -> bool:
