@@ -909,7 +909,10 @@ SETTING = ("size", "channels", "pixel_range", "per_class", "draws", "k")
 
 
 def stored_setting(store: Store | None = None) -> dict:
-    """The setting at which most image sets are in the records, of equal ones the largest size. Raises CampaignError where there are none."""
+    """The setting at which most image sets are in the records, of equal ones the largest size.
+
+    Raises CampaignError where there are none.
+    """
     counts: dict[tuple, set] = {}
     for record in _all_records("properties", store or default_store()):
         if _comparable(record):
