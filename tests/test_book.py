@@ -152,6 +152,17 @@ def test_a_warning_fails_the_build_the_second_time_too(tmp_path, monkeypatch):
             book.render(tmp_path / "_build")
 
 
+@pytest.mark.slow
+def test_a_title_that_is_html_stays_text_on_its_page(tmp_path, monkeypatch):
+    small_repository(tmp_path, monkeypatch, {"format": "jb-book", "root": "book/intro"})
+    (tmp_path / "book" / "intro.md").write_text("# knees \\<img src=x onerror=y\\> & \\<i\\>\n\nText.\n")
+    book.assemble(book.Plan([], {"format": "jb-book", "root": "book/intro"}), tmp_path / "_build")
+    page = book.render(tmp_path / "_build").parent.joinpath("book", "intro.html").read_text(encoding="utf-8")
+    assert "&lt;i&gt;" in page
+    assert "<img src=x" not in page
+    assert "<i>" not in page.replace('<i class="', "")
+
+
 HOSTILE = '</script><!-- <img src=x onerror="alert(1)"> & \u2028 "'
 
 

@@ -587,6 +587,7 @@ MATHJAX_SCRIPT = "tex-chtml-full.js"
 def setup(app):
     """Everything that pages load comes from the book itself: Vega from vl-convert, MathJax from a package."""
     app.config.mathjax_path = f"mathjax/{MATHJAX_SCRIPT}"
+    app.connect("html-page-context", _escape_titles, priority=900)  # after the theme has set them
     app.connect("build-finished", _write_scripts)
     return {
         "version": "1",
@@ -594,6 +595,13 @@ def setup(app):
         "parallel_read_safe": True,
         "parallel_write_safe": True,
     }
+
+
+def _escape_titles(app, pagename, templatename, context, doctree) -> None:
+    """Titles hold names of folders, and the theme writes these texts into pages as if they were HTML."""
+    for key in ("root_title", "pagetitle", "page_description"):
+        if key in context:
+            context[key] = html.escape(context[key])
 
 
 def _write_scripts(app, error) -> None:
