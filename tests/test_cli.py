@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -210,3 +211,56 @@ def test_rules_for_a_set_that_has_them_already_are_refused(capsys):
     code, _, err = run(capsys, "measure", "digits_4_9", "--group-pattern", "x")
     assert code == 1
     assert "in the catalogue, which holds its rules already" in err
+
+
+def grey_folder(root, classes):
+    """A folder of class folders from {class: [pixels]}."""
+    for name, pictures in classes.items():
+        (root / name).mkdir(parents=True)
+        for i, pixels in enumerate(pictures):
+            Image.fromarray(np.asarray(pixels, dtype=np.uint8)).save(root / name / f"{i:04d}.png")
+    return str(root)
+
+
+def noise(n, seed=0):
+    return list(np.random.default_rng(seed).integers(0, 256, (n, 6, 6)))
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        ({str(i): [p] for i, p in enumerate(noise(30))}, "each of the 30 classes of x has one image"),
+        (
+            {"a": noise(20), "b": noise(20)},
+            "40 of them have an exact copy with another label, and without these none is",
+        ),
+        (
+            {"a": noise(20), "b": noise(30)},
+            "40 of them have an exact copy with another label, and without these 10 of one",
+        ),
+        ({"a": noise(1) * 9, "b": noise(1, 1) * 9}, "only 2 of them are distinct, and at least 4 are needed"),
+        ({"a": noise(2), "b": noise(1, 1)}, "only 3 of them are distinct"),
+    ],
+)
+def test_a_set_of_which_nothing_can_be_said_gets_one_sentence(capsys, tmp_path, classes, says):
+    code, out, err = run(capsys, "measure", grey_folder(tmp_path / "x", classes))
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert says in err
+
+
+def test_an_estimate_that_does_not_exist_is_said_to_be_none(capsys, tmp_path, recwarn):
+    levels = [np.full((16, 16), 6 * i) for i in range(40)]  # evenly spaced: T_2 = T_1
+    code, out, _ = run(capsys, "measure", grey_folder(tmp_path / "x", {"a": levels[::2], "b": levels[1::2]}))
+    assert code == 0
+    assert "TwoNN    not measured" in out
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_names_of_files_that_are_no_text_are_shown_escaped(capsys, tmp_path):
+    root = grey_folder(tmp_path / "x", {"a": noise(20), "b": noise(20, 1)})
+    os.rename(os.path.join(root, "a", "0003.png"), os.path.join(os.fsencode(root), b"a", b"\xff\n.png"))
+    code, out, _ = run(capsys, "measure", root, "--json")
+    assert (code, json.loads(out)["n"]) == (0, 40)
+    code, out, _ = run(capsys, "measure", root, "--flagged", str(tmp_path / "flagged.csv"))
+    assert code == 0
+    assert (tmp_path / "flagged.csv").exists()

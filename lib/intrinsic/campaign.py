@@ -119,7 +119,7 @@ class Params(BaseModel):
     pgd_levels: list[int] = Field(default=[], description="budgets of PGD, L-infinity, of 255")
     pgd_steps: int = Field(default=20, ge=1, description="gradients of PGD for each image and budget")
     radius_images: int = Field(default=0, ge=0, description="test images whose minimal adversarial radius is found")
-    sanity_images: int = Field(default=8, ge=0, description="test images of the attacks' sanity checks")
+    sanity_images: int = Field(default=4, ge=0, description="test images of the attacks' sanity checks")
     slope_pairs: int = Field(default=0, ge=0, description="segments between labels on which the slope is measured")
     layers: Literal["paper", "blocks"] = Field(default="paper", description="of d_repr: the paper's, or every block")
     fitted_only: bool = Field(default=True, description="claims use fitted runs only")

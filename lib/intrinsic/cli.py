@@ -218,12 +218,14 @@ def _measure(arguments) -> int:
         return _said(why)
     shape = " x ".join(map(str, facts["shape"]))
     print(f"{facts['name']}: {facts['n']} images of {shape}")
-    counts = [f"{name} {n}" for name, n in facts["classes"].items()]
+    counts = [f"{_line(name)} {n}" for name, n in facts["classes"].items()]
     more = f", and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
     print("  classes          " + ", ".join(counts[:SHOWN]) + more)
     d, sharp = facts["d_data"], facts["label_sharpness"]
 
     def show(v, digits):
+        if v["value"] is None:
+            return "not measured: the estimate is not finite"
         if v["low"] is None or v["high"] is None:
             return f"{v['value']:.{digits}f}"
         return f"{v['value']:.{digits}f}   [{v['low']:.{digits}f}, {v['high']:.{digits}f}]"
@@ -238,7 +240,9 @@ def _measure(arguments) -> int:
     _show_sharpness(sharp, show)
     print("  sharpest pairs (the most similar images with different labels)")
     for pair in facts["sharpest_pairs"]:
-        names = " | ".join(f"{one.get('path', '#' + str(one['index']))} ({one['label']})" for one in pair["images"])
+        names = " | ".join(
+            f"{_line(one.get('path', '#' + str(one['index'])))} ({_line(one['label'])})" for one in pair["images"]
+        )
         print(f"    {pair['sharpness']:.4f}   distance {pair['distance']:.3f}   {names}")
     _show_soundness(facts["soundness"])
     if arguments.flagged:
@@ -246,11 +250,16 @@ def _measure(arguments) -> int:
     for warning in facts["warnings"]:
         print(f"  warning: {warning}")
     for path, reason in facts["unreadable"][:SHOWN]:
-        print(f"    {path}: {reason}")
+        print(f"    {_line(path)}: {_line(reason)}")
     if compared is not None:
         _show_compared(compared)
     print("  intervals: 95 %, for the estimator's expectation at this n, not for the true dimension")
     return _said(why)
+
+
+def _line(text: str) -> str:
+    """A name on one line of a terminal: what is not printable as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _said(why: str) -> int:

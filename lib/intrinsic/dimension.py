@@ -385,7 +385,7 @@ def _twonn_inverse(values, discard, fit):
     if fit == "likelihood":
         return (x.sum() + (n - kept) * x[-1]) / kept
     y = -np.log1p(-np.arange(1, kept + 1) / n)
-    return (x @ x) / (x @ y)
+    return (x @ x) / (x @ y) if x.any() else math.nan  # all equally far from two neighbors: no ratio to fit
 
 
 def _kept(n, discard, fit):

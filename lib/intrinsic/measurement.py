@@ -15,6 +15,8 @@ from intrinsic import dimension, neighbors, sharpness, soundness
 from intrinsic import images as image_sets
 from intrinsic.images import ImageSet
 
+LEAST = 4  # distinct images of which anything is measured
+
 
 class OneClass(ValueError):
     """All labels are equal, so they never change."""
@@ -320,9 +322,22 @@ def measure(
     _at_least_two_classes(loaded)
     found = loaded.duplicates()
     original = soundness.distinct(loaded)
+    if len(original) < LEAST or len(np.unique(loaded.labels[original])) < 2:
+        left = "none is" if not len(original) else f"{len(original)} of one class are"
+        why = f"{found.n_conflicting} of them have an exact copy with another label, and without these {left} left"
+        if len(np.unique(loaded.labels[original])) >= 2 or not found.n_conflicting:
+            why = f"only {len(original)} of them are distinct, and at least {LEAST} are needed"
+        raise image_sets.TooFewImages(
+            f"{loaded.name} has {len(loaded)} images; {why}: look for wrong labels and copies"
+        )
     clean = loaded if len(original) == len(loaded) else loaded[original]
     warnings = []
     least = min(_at_least_two_classes(clean))
+    if max(n for n in clean.counts().values()) == 1:
+        raise image_sets.TooFewImages(
+            f"each of the {clean.n_classes:,} classes of {loaded.name} has one image, so a label says nothing of other "
+            "images: is it the label that was meant?"
+        )
     k_used = min(k, len(clean) - 1)
     if k_used < k:
         warnings.append(f"{len(clean)} distinct images are too few for k = {k}: k is {k_used}")

@@ -371,6 +371,8 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
     points, y, group = _parts(x, y, group)
     codes = np.unique(y, return_inverse=True)[1]
     least = int(np.bincount(codes).min())
+    if per_class is None and least < 64:
+        raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
     if per_class is None:
         per_class = [least // 4 >> step for step in range(5) if least // 4 >> step >= 8]
     sizes = np.unique(np.array(per_class, dtype=np.int64))
@@ -796,6 +798,8 @@ class _Halved:
         self.end = math.inf if pairs.complete else float(pairs.distance[-1])
 
     def __call__(self, inside, quantiles):
+        if not inside.any():  # classes of one image have no half
+            return np.full(len(quantiles), math.nan)
         pairs = self.pairs
         hit = np.flatnonzero(inside[pairs.i] & inside[pairs.j])[::-1]
         nearest = np.full(self.points.n, math.inf)

@@ -135,7 +135,7 @@ class Soundness:
         chance = f"balanced accuracy; chance is {self.chance:.2f}"
         if self.few:
             chance += f"; without {', '.join(self.few)}, of fewer than {FOLDS} {'families' if unknown else 'groups'}"
-        rows = [(f"images of class {name}", f"{n:,}", "distinct ones") for name, n in self.counts.items()]
+        rows = [(f"images of class {name}", f"{n:,}", "without copies") for name, n in self.counts.items()]
         rows += [
             ("largest class / smallest", f"{self.imbalance:.1f}", "splits use as many of each as the smallest has"),
             ("groups", "unknown", "near-duplicates are kept together instead") if unknown

@@ -218,7 +218,8 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
             raise BadSource(f"class folder {one} holds no picture{what}: remove it or fill it")
         rows += [(file, one.name, kind) for file, kind in files]
     table = pd.DataFrame(
-        {"path": [file.relative_to(path).as_posix() for file, _, _ in rows], "folder": [name for _, name, _ in rows]}
+        {"path": [file.relative_to(path).as_posix() for file, _, _ in rows], "folder": [name for _, name, _ in rows]},
+        dtype=object,  # names of files may hold bytes that are no text
     )
     if all(kind == "picture" for _, _, kind in rows):
         return Found(table, label="folder", root=path)
@@ -475,7 +476,7 @@ def dicom(path: Path, options: DicomOptions, progress: bool = False) -> Found:
         several.append(_several(rows[-1]["NumberOfFrames"]))
     if not rows:
         raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
-    listed = pd.DataFrame(rows)
+    listed = pd.DataFrame(rows, dtype=object)
     if any(n is not None for n in several):
         listed = _each_frame(listed, several)
     group = "PatientID" if listed["PatientID"].ne("").any() else None
@@ -539,8 +540,10 @@ def nifti(path: Path, options: NiftiOptions, progress: bool = False) -> Found:
 
     several = _in_threads(chosen, files, "listing", progress)
     listed = pd.DataFrame(
-        {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
+        {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]},
+        dtype=object,
     )
+
     listed = _each_frame(listed, several)
     if listed.empty:
         raise BadSource(f"from {options.start:g} to {options.to:g} leaves no slice of the volumes in {path}: widen it")

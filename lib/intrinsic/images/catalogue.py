@@ -411,8 +411,9 @@ def find(source, catalogue=None) -> Entry:
 _catalogue = catalogue  # `find` has an argument of that name
 
 
-def of_path(path: Path, **fields) -> Entry:
+def of_path(path: Path | str, **fields) -> Entry:
     """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
+    path = Path(path).expanduser()
     name = path.resolve().name if path.is_dir() else path.stem
     if path.is_dir() and "adapter" not in fields and (columns := _of_headers(fields)) and kind_inside(path) == "DICOM":
         more = [column for column in columns if column not in HEADER]

@@ -74,7 +74,7 @@ def check_matched(sets: Sequence[ImageSet], per_class: int | None = None) -> Non
             if own != first:
                 raise Unmatched(
                     f"{sets[0].name} has {what} {first} and {images.name} {own}, and K_F and d_data change with it: "
-                    "match them first, e.g. match(images, size=64, channels=1)"
+                    "match them first, e.g. match(images, size=64, channels=1, pixel_range='image')"
                 )
         if per_class is not None:
             _check_per_class(images, per_class)

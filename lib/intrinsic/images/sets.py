@@ -112,7 +112,7 @@ class ImageSet:
         labels = integers(self.labels, n, "labels")
         if isinstance(self.classes, str):
             raise BadImages(f"classes is the text {self.classes!r}, where a name for each label is needed")
-        classes = tuple(str(name) for name in self.classes)
+        classes = tuple(readable(name) for name in self.classes)
         if len(set(classes)) != len(classes):
             raise BadImages(f"two classes have the same name among {classes}: give each its own")
         if labels.min() < 0 or labels.max() >= len(classes):
@@ -136,7 +136,7 @@ class ImageSet:
                 group = read_only(group)
         paths = self.paths
         if paths is not None:
-            paths = tuple(str(path) for path in paths)
+            paths = tuple(readable(path) for path in paths)
             if len(paths) != n:
                 raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
         for name, value in (
@@ -319,6 +319,11 @@ def integers(values, n, name):
             f"number: give integers of shape ({n},)"
         )
     return values.astype(np.int64)
+
+
+def readable(text) -> str:
+    """A name as text that can be printed and written: bytes of file names that are no UTF-8 as \\xff."""
+    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def read_only(array):

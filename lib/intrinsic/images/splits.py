@@ -123,6 +123,8 @@ def _plan(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375)
             f"test_fraction={test_fraction} and max_test_per_class={max_test_per_class} leave a side empty: "
             "take a fraction between 0 and 1, and at least one image"
         )
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed={seed!r} starts no random order: give a whole number from 0")
     n, labels = len(images), images.labels
     known = images.group if groups is None else _groups(groups, n)
     merged = _merge(np.arange(n) if known is None else known, pixel_ids(images.images))
@@ -162,6 +164,8 @@ def _plan(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375)
 
 
 def _images_a_class(images, n_train, plan):
+    if isinstance(n_train, bool) or not isinstance(n_train, int | float | np.integer) or n_train != n_train // 1:
+        raise ValueError(f"n_train={n_train!r} is no number of images: give a whole number")
     if n_train != int(n_train) or n_train < len(plan.orders):
         raise TooFewImages(
             f"n_train={n_train} gives no image to some of the {len(plan.orders)} classes of {images.name}: "
