@@ -23,7 +23,7 @@ import pydantic
 from tqdm import tqdm
 
 from intrinsic.images.files import hidden, kind_of, slices, volume
-from intrinsic.images.rules import text_of
+from intrinsic.images.rules import regular, text_of
 from intrinsic.images.sets import BadImageFile, BadImages, BadSource, integers, reason, suggest
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -106,7 +106,7 @@ class TableOptions(Options):
     @pydantic.field_validator("path_pattern")
     @classmethod
     def _compiles(cls, pattern):
-        return _regular(pattern)
+        return regular(pattern)
 
 
 class DicomOptions(Options):
@@ -145,7 +145,7 @@ class NiftiOptions(Options):
     @pydantic.field_validator("mask_pattern")
     @classmethod
     def _compiles(cls, pattern):
-        return _regular(pattern)
+        return regular(pattern)
 
     @pydantic.model_validator(mode="after")
     def _together(self):
@@ -158,15 +158,6 @@ class NiftiOptions(Options):
 
 class NpzOptions(Options):
     pass
-
-
-def _regular(pattern: str | None) -> str | None:
-    if pattern is not None:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
-    return pattern
 
 
 def _filled(template: str, match: re.Match) -> str:

@@ -38,6 +38,16 @@ def text_of(value: Any) -> str:
 Text = Annotated[str, pydantic.BeforeValidator(text_of)]
 
 
+def regular(pattern: str | None) -> str | None:
+    """A regular expression, or none, as it is. Raises ValueError where it is none."""
+    if pattern is not None:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
+    return pattern
+
+
 class _Rule(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
@@ -47,12 +57,7 @@ class _Rule(pydantic.BaseModel):
     @pydantic.field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern):
-        if pattern is not None:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
-        return pattern
+        return regular(pattern)
 
     def describe(self) -> str:
         """The rule in one line."""
