@@ -132,11 +132,13 @@ def test_of_copies_each_image_after_the_first_has_one_row():
         ("exact duplicate", 20, 40),
     ]
     assert found.copies == 3
-    assert list(soundness.distinct(named(images, labels))) == [i for i in range(60) if i not in (0, 10, 20, 30, 40)]
+    assert list(named(images, labels).distinct(conflicting=True)) == [
+        i for i in range(60) if i not in (0, 10, 20, 30, 40)
+    ]
 
 
 def test_the_same_is_found_from_a_pass_made_before(planted, found):
-    clean = planted[soundness.distinct(planted)]
+    clean = planted[planted.distinct(conflicting=True)]
     again = soundness.report(planted, neighbors.neighbors(clean, 20, reserve=dimension.reserve(20)))
     assert again == found
     pd.testing.assert_frame_equal(again.flagged, found.flagged)
@@ -145,7 +147,7 @@ def test_the_same_is_found_from_a_pass_made_before(planted, found):
 def test_neighbors_of_other_images_are_refused(planted):
     with pytest.raises(soundness.OtherImages, match="the neighbors are of 400 points, and made up has 397"):
         soundness.report(planted, neighbors.neighbors(planted, 5))
-    clean = planted[soundness.distinct(planted)]
+    clean = planted[planted.distinct(conflicting=True)]
     with pytest.raises(soundness.OtherImages):
         soundness.report(planted, neighbors.neighbors(clean, 5, exclude_group=True))
 

@@ -257,7 +257,8 @@ def report(images: ImageSet, near=None, *, groups=None, seed: int = 0) -> Soundn
     """Whether an image set is sound enough to ask more of it, as Soundness.
 
     images  as loaded, before copies are dropped
-    near    Neighbors of images[distinct(images)], with labels and no group left out; a pass of its own where not given
+    near    Neighbors of images.drop_duplicates(conflicting=True), with labels and no group left out; a pass of its own
+            where not given
     groups  int (n,), instead of images.group; families of near-duplicates stand in where both are None
     seed    of the folds, and of the split whose reach is told
     Raises OtherImages.
@@ -267,14 +268,14 @@ def report(images: ImageSet, near=None, *, groups=None, seed: int = 0) -> Soundn
     first has a row: with the first of its label or, where its label is new among them, with the first of all.
     """
     found = images.duplicates()
-    rows = _kept(images, found, conflicting=False)
+    rows = images.distinct(conflicting=True, found=found)
     labels = images.labels[rows]
     if near is None:
         near = neighbors.neighbors(images[rows], min(K, len(rows) - 1), reserve=reserve(K))
     if near.n != len(rows) or not np.array_equal(near.labels, labels) or near.excludes_group:
         raise OtherImages(
             f"the neighbors are of {near.n} points, and {images.name} has {len(rows)} distinct images with labels: "
-            "give those of images[soundness.distinct(images)], with no group left out"
+            "give those of images.drop_duplicates(conflicting=True), with no group left out"
         )
     groups = images.group if groups is None else neighbors.as_labels(groups, len(images), "groups")
     i, j, distance = neighbors.near_duplicate_links(near)
@@ -285,7 +286,7 @@ def report(images: ImageSet, near=None, *, groups=None, seed: int = 0) -> Soundn
     by_image, by_group, drop = nearest_accuracy(near, unit)
     spread = _spread(images)
     constant, nearly = spread == 0, (spread > 0) & (spread < NEARLY)
-    kept = _kept(images, found, conflicting=True)
+    kept = images.distinct(found=found)
     unreachable, why = _unreachable(images[kept], _split_groups(groups, kept, rows, unit), seed)
     pairs = pd.DataFrame({"i": rows[i], "j": rows[j], "distance": distance})
     pairs["kind"] = np.where(one_label, ACROSS_GROUPS, ACROSS_CLASSES)
@@ -322,11 +323,6 @@ def report(images: ImageSet, near=None, *, groups=None, seed: int = 0) -> Soundn
         unreachable_reason=why,
         flagged=_table(images, groups, flagged),
     )
-
-
-def distinct(images: ImageSet) -> np.ndarray:
-    """Indices, ascending, of the images without exact copies (the first stays) and without conflicting ones."""
-    return _kept(images, images.duplicates(), conflicting=False)
 
 
 # ------------------------------------------------------------------------------------------- accuracies
@@ -494,18 +490,6 @@ def _spread(images):
 
 
 # ---------------------------------------------------------------------------------------- copies, splits
-
-
-def _kept(images, found, conflicting):
-    """Indices without copies: the first of each label stays, of conflicting images only if these are wanted."""
-    keep = np.ones(len(images), dtype=bool)
-    for copies in found.same_label:
-        keep[copies[1:]] = False
-    for copies in found.conflicting:
-        keep[copies] = False
-        if conflicting:
-            keep[copies[np.unique(images.labels[copies], return_index=True)[1]]] = True
-    return np.flatnonzero(keep)
 
 
 def _copies(images, found):

@@ -232,14 +232,22 @@ class ImageSet:
 
         Equal images with different labels stay, one for each label; with conflicting=True all of them go.
         """
-        found = self.duplicates()
+        keep = self.distinct(conflicting=conflicting)
+        return self if len(keep) == len(self) else self[keep]
+
+    def distinct(self, *, conflicting=False, found=None):
+        """Indices, int64 ascending, of the images that drop_duplicates keeps.
+
+        found   the set's Duplicates, where they are known
+        """
+        found = self.duplicates() if found is None else found
         keep = np.ones(len(self), dtype=bool)
         for copies in found.same_label + found.conflicting:
             keep[copies] = False
             keep[copies[np.unique(self.labels[copies], return_index=True)[1]]] = True
         for copies in found.conflicting if conflicting else []:
             keep[copies] = False
-        return self if keep.all() else self[keep]
+        return np.flatnonzero(keep)
 
 
 @dataclass(frozen=True)
