@@ -264,3 +264,24 @@ def test_names_of_files_that_are_no_text_are_shown_escaped(capsys, tmp_path):
     code, out, _ = run(capsys, "measure", root, "--flagged", str(tmp_path / "flagged.csv"))
     assert code == 0
     assert (tmp_path / "flagged.csv").exists()
+
+
+def test_a_comparison_reads_files_as_the_measurement_does(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(book, "_folder", lambda output: tmp_path / "out")
+    monkeypatch.setattr(campaign, "_published_files", list)
+    params = tmp_path / "p.yaml"
+    params.write_text("name: p\ndatasets: [torus_waves]\nruns: []\nper_class: 25\nsize: 12\n")
+    run(capsys, "run", str(params), "--no-progress")
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        (tmp_path / "deep" / name).mkdir(parents=True)
+        for i in range(30):
+            pixels = rng.integers(0, 1 << 12, (12, 12), dtype=np.uint16)
+            Image.fromarray(pixels).save(tmp_path / "deep" / name / f"{i}.png")
+    (tmp_path / "deep" / "a" / "x.png").write_bytes(b"no picture")
+    read = ("--levels", "range:0,4095", "--skip-unreadable")
+    code, out, err = run(capsys, "measure", str(tmp_path / "deep"), "--compare", *read)
+    assert (code, err) == (0, "")
+    assert "> deep" in out
+    assert "of 1 other sets 1 have a lower d_data, 0 a lower K_F" in out
+    assert "a/x.png: " in out

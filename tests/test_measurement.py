@@ -157,7 +157,7 @@ def test_the_command_says_it_in_words_and_writes_the_table(folder, tmp_path, cap
 def test_a_page_can_report_on_the_set_before_copies_were_dropped(folder):
     data = measurement.matched(str(folder))
     clean = measurement.without_conflicts(data)
-    assert np.array_equal(data.loaded[soundness.distinct(data.loaded)].images, clean.images)
+    assert np.array_equal(data.loaded[data.loaded.distinct(conflicting=True)].images, clean.images)
     sound = soundness.report(data.loaded, neighbors.neighbors(clean, 40))
     assert (sound.copies, sound.conflicting) == (data.n_copies, data.n_conflicting) == (1, 2)
 

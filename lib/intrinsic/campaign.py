@@ -196,7 +196,7 @@ def default_store() -> Store:
 
 def _set_name(source) -> str:
     if isinstance(source, images.Entry):
-        return source.title
+        return source.name if source.about else source.title  # as ImageSet.name
     if source in images.catalogue():
         return source
     return Path(source).name if Path(source).is_dir() else Path(source).stem
@@ -451,13 +451,12 @@ def _representations(network, task: Task, layers: list[str], x, train_set) -> It
     points, group = train_set.images.reshape(len(train_set), -1), train_set.group
     data = representations.points_dimension("pixels", points, k, group)
     untrained = _network(task, len(train_set.classes))
-    for layer in layers:
-        trained = representations.dimensions(network, x, [layer], k, group=group)[0]
-        before = representations.dimensions(untrained, x, [layer], k, group=group)[0]
+    each = (representations.dimensions(one, x, layers, k, group=group) for one in (network, untrained))
+    for trained, before in zip(*each, strict=True):
         mapped = representations.random_linear_map(points, trained.width, p["seed"])
         null = representations.points_dimension("random map", mapped, k, group)
         metrics, reasons = representation_dimensions((trained, data, before, null), REPRESENTATIONS)
-        yield layer, {"width": trained.width, "n_images": len(x), **metrics}, reasons
+        yield trained.layer, {"width": trained.width, "n_images": len(x), **metrics}, reasons
 
 
 def _network(task: Task, n_classes: int):
@@ -1045,7 +1044,7 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
         best = attacked.get(record.params["parent"])
         if _same(record, wanted) and (best is None or len(record.metrics) > len(best.metrics)):
             attacked[record.params["parent"]] = record
-    slopes = {record.params["parent"]: record for record in _all_records("slope", store)}
+    slopes = {r.params["parent"]: r for r in _all_records("slope", store) if _same(r, _slope_wanted(p))}
     represented = {}
     for record in _all_records("representation", store):
         represented.setdefault(record.params["parent"], []).append(record)

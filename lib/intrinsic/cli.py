@@ -6,9 +6,9 @@ import math
 import os
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
-EXIT_USAGE = 2
 SHOWN = 12  # classes, and unreadable files, that are named
 
 
@@ -135,10 +135,10 @@ def main(argv: list[str] | None = None) -> int:
         "book": _book,
         "datasets": _datasets,
     }[arguments.command]
-    _use_catalogues(getattr(arguments, "catalogue", []))
-    warnings.showwarning = _one_line
     try:
-        return work(arguments)
+        with _catalogues(getattr(arguments, "catalogue", [])), warnings.catch_warnings():
+            warnings.showwarning = _one_line
+            return work(arguments)
     except KeyboardInterrupt:
         print("\nstopped; what was stored stays, and the same command continues", file=sys.stderr)
         return 130
@@ -154,12 +154,18 @@ def _one_line(message, category, filename, lineno, file=None, line=None) -> None
     print(f"warning: {message}", file=sys.stderr)
 
 
-def _use_catalogues(files: list[str]) -> None:
-    """Add catalogue files to the environment, where this process and those it starts look for them."""
-    if files:
-        given = [str(Path(file).expanduser().absolute()) for file in files]
-        before = os.environ.get("INTRINSIC_CATALOGUE", "").split(os.pathsep)
-        os.environ["INTRINSIC_CATALOGUE"] = os.pathsep.join(dict.fromkeys([*filter(None, before), *given]))
+@contextmanager
+def _catalogues(files: list[str]):
+    """Catalogue files are in the environment inside, where this process and those it starts look for them."""
+    before = os.environ.get("INTRINSIC_CATALOGUE", "")
+    given = [str(Path(file).expanduser().absolute()) for file in files]
+    os.environ["INTRINSIC_CATALOGUE"] = os.pathsep.join(
+        dict.fromkeys([*filter(None, before.split(os.pathsep)), *given])
+    )
+    try:
+        yield
+    finally:
+        os.environ["INTRINSIC_CATALOGUE"] = before
 
 
 def _source(arguments, place: str):
@@ -170,12 +176,21 @@ def _source(arguments, place: str):
     group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
     options = {"path_column": arguments.path_column, "nested": arguments.nested or None}
     labels, group, options = ({k: v for k, v in one.items() if v is not None} for one in (labels, group, options))
-    if not (labels or group or options):
+    read = {
+        "levels": getattr(arguments, "levels", None),
+        "skip_unreadable": getattr(arguments, "skip_unreadable", False),
+    }
+    read = {key: value for key, value in read.items() if value}
+    if not (labels or group or options or read):
         return place
-    if place in images.catalogue():
+    entries = images.catalogue()
+    if place in entries and not (labels or group or options):
+        return images.Entry.model_validate(dict(entries[place]) | read)
+    if place in entries:
         raise ValueError(f"{place} is in the catalogue, which holds its rules already; write an entry of your own "
                          f"to change them: intrinsic datasets {place}")  # fmt: skip
-    fields = {"labels": labels, "group": group or None, "options": options}
+    images.find(place)  # says what is wrong with a place that is none
+    fields = {"labels": labels, "group": group or None, "options": options, **read}
     return images.of_path(Path(place), **{k: v for k, v in fields.items() if v})
 
 
@@ -202,9 +217,7 @@ def _measure(arguments) -> int:
         k=arguments.k,
         per_class=arguments.per_class,
         flagged=arguments.flagged,
-        levels=arguments.levels,
         pixel_range=arguments.pixel_range,
-        skip_unreadable=arguments.skip_unreadable,
         progress=not arguments.json,
     )
     compared, why = None, ""
@@ -280,8 +293,10 @@ def _compare(arguments, source) -> dict:
     found = campaign.compare(source, setting, unmatched=arguments.unmatched)
     columns = ["dataset", "domain", "d_data", "d_data_low", "d_data_high", "k_f", "k_f_low", "k_f_high", "own"]
     rows = found.rows[columns].sort_values("k_f", ascending=False)
+    below = {column: list(found.rank(column)) for column in ("d_data", "k_f")}
     return {
         "setting": found.setting,
+        "sets_below": below,
         "sets": json.loads(rows.to_json(orient="records")),
         "left_out": [list(pair) for pair in found.left_out],
         "picture": str(book.plane_page(found)),
@@ -297,6 +312,8 @@ def _show_compared(compared: dict) -> None:
         d = f"{row['d_data']:.2f} [{row['d_data_low']:.2f}, {row['d_data_high']:.2f}]"
         k = f"{row['k_f']:.4f} [{row['k_f_low']:.4f}, {row['k_f_high']:.4f}]"
         print(f"    {'> ' if row['own'] else '  '}{row['dataset']:<28}{row['domain']:<11}{d:<22}{k}")
+    (d_below, others), (k_below, _) = compared["sets_below"].values()
+    print(f"    of {others} other sets {d_below} have a lower d_data, {k_below} a lower K_F")
     for name, why in compared["left_out"]:
         print(f"    left out: {name}: {why}")
     print(f"    drawn in {compared['picture']}")

@@ -298,9 +298,7 @@ def measure(
     channels=None,
     k=20,
     per_class=250,
-    levels=None,
     pixel_range="stored",
-    skip_unreadable=False,
     progress=False,
     flagged=None,
 ) -> dict:
@@ -315,13 +313,11 @@ def measure(
         size=size,
         channels=channels,
         pixel_range=pixel_range,
-        levels=levels,
-        skip_unreadable=skip_unreadable,
         progress=progress,
     )
     _at_least_two_classes(loaded)
     found = loaded.duplicates()
-    original = soundness.distinct(loaded)
+    original = loaded.distinct(conflicting=True, found=found)
     if len(original) < LEAST or len(np.unique(loaded.labels[original])) < 2:
         left = "none is" if not len(original) else f"{len(original)} of one class are"
         why = f"{found.n_conflicting} of them have an exact copy with another label, and without these {left} left"

@@ -98,6 +98,7 @@ class Entry(pydantic.BaseModel):
     parent             of such a pair, the name of its set; set by the reader of the file
     size, channels     pixels a side and channels of the files, or those of the study; for the reader
     levels             what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading
+    skip_unreadable    leave out files that cannot be read, and list them; else they are refused
     at_most            images of each class: of larger classes those whose paths have the smallest SHA-256 are read
     as_published       how the paper's code reads this set, if it does
     family             sets made of the same pictures carry one name, and count once in the statistics
@@ -120,6 +121,7 @@ class Entry(pydantic.BaseModel):
     size: int | None = pydantic.Field(None, ge=1)
     channels: Literal[1, 3] | None = None
     levels: str | None = None
+    skip_unreadable: bool = False
     at_most: int | None = pydantic.Field(None, ge=1)
     as_published: AsPublished | None = None
     about: str
@@ -386,7 +388,7 @@ def load(
             )
         return _load_as_published(entry, size or PUBLISHED_SIZE, progress)
     reading = files.Reading(size, channels, pixel_range, levels or entry.levels)
-    return _load(entry, reading, skip_unreadable, progress)
+    return _load(entry, reading, skip_unreadable or entry.skip_unreadable, progress)
 
 
 def find(source, catalogue=None) -> Entry:
