@@ -34,6 +34,13 @@ def test_quick_yaml_is_the_embedded_default():
     assert campaign.read(images.REPOSITORY / "params" / "quick.yaml") == campaign.Params()
 
 
+def test_the_published_campaign_is_of_sets_in_the_catalogue_and_the_papers_sizes_come_last():
+    p = campaign.read(images.REPOSITORY / "params" / "published.yaml")
+    assert set(p.datasets) <= set(images.catalogue())
+    assert set(p.runs[0].models) == set(campaign.models.MODELS)
+    assert p.runs[-1].n_train == [750, 1250, 1500]
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [

@@ -108,7 +108,7 @@ def reused_memory():
     """Freed memory stays with the process inside the block, and goes back to the system at its end.
 
     Without it the C library of Linux maps and unmaps every large tensor of a step, and the system fills each page with
-    zeros anew: more than a third of a VGG's time. No number changes. It is for the main thread: others have heaps of
+    zeros anew, which costs a VGG dearly. No number changes. It is for the main thread: others have heaps of
     their own, which large tensors do not fit into. Without the C library of GNU the block does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
