@@ -37,7 +37,11 @@ def test_quick_yaml_is_the_embedded_default():
 def test_the_published_campaign_is_of_sets_in_the_catalogue_and_the_papers_sizes_come_last():
     p = campaign.read(images.REPOSITORY / "params" / "published.yaml")
     assert set(p.datasets) <= set(images.catalogue())
-    assert set(p.runs[0].models) == set(campaign.models.MODELS)
+    at_500 = {
+        (model, name) for block in p.runs for model in block.models if 500 in block.n_train for name in p.datasets
+    }
+    assert at_500 == {(model, name) for model in campaign.models.MODELS for name in p.datasets}
+    assert {seed for block in p.runs[:2] for seed in block.seeds} == set(range(5))  # the pilot, over seeds
     assert p.runs[-1].n_train == [750, 1250, 1500]
 
 

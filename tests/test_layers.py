@@ -22,6 +22,7 @@ ORDER = [
     "soundness",
     "measurement",
     "checkpoints",
+    "convolutions",
     "models",
     "training",
     "representations",

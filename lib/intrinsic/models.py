@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from intrinsic import convolutions
+
 MODELS = ("resnet18", "resnet34", "resnet50", "vgg13", "vgg16", "vgg19")
 
 #: The paper's protocol (section 5 and its code): batch sizes, epochs, pixels a side, decay
@@ -51,7 +53,7 @@ def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -
         network = _created(name, n_classes)
         if channels != 3:
             _replace_first_convolution(network, name, channels)
-    return network
+    return convolutions.replace(network)
 
 
 def known(name: str) -> str:
