@@ -1,8 +1,9 @@
-"""Training: ours against the loop of the paper, same images, batch, machine and threads, one process, in turns.
+"""Training: ours against the loop of the paper, same images, batch, machine and threads, in turns.
 
 The paper's loop is written anew from its section 5 and appendix F: float32, channels first, Adam one weight after the
 other, 1,000 outputs, and every image decoded from its file and resized in every epoch. Ours is `training.train` in the
-precision that the hardware has. Prints a table, and writes it to benchmarks/results/training.json.
+precision that the hardware has. Each epoch is timed in a process of its own, after a few images that warm it up, so
+that no setting of one loop serves the other. Prints a table, and writes it to benchmarks/results/training.json.
 
 usage: python benchmarks/training.py [--small] [--turns N] [--size 64] [--images 1000] [--set NAME | --folder FOLDER]
                                      [--loss] [--output FOLDER]
@@ -10,6 +11,7 @@ usage: python benchmarks/training.py [--small] [--turns N] [--size 64] [--images
 
 import argparse
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -26,7 +28,7 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from intrinsic import images, models, training
+from intrinsic import convolutions, images, models, training
 
 MODELS = ("resnet18", "resnet50", "vgg13")
 GOAL = {"resnet18": 2.0, "resnet50": 2.0, "vgg13": 2.5}
@@ -34,8 +36,11 @@ FILE_SIZE = 256  # pixels a side of the files that are made from an embedded set
 OUTPUTS = 1_000  # of the paper's networks
 LOSS_SETS = ("digits_4_9", "photo_patches", "brain_mri_patches")
 GROUPS = {  # operators by the beginning of their names; what is in none is "rest"
-    "convolutions": ("aten::mkldnn_convolution", "aten::convolution", "aten::cudnn_convolution", "aten::_conv"),
-    "products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::mkldnn_linear"),
+    "convolutions": (
+        *("aten::mkldnn_convolution", "aten::convolution", "aten::cudnn_convolution", "aten::_conv"),
+        *("_Tiles", "_Columns", "_FewChannels"),
+    ),
+    "products": ("_PooledLinear", "aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::mkldnn_linear"),
     "conversions and copies": ("aten::copy_", "aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous"),
     "batch normalization": ("aten::native_batch_norm", "aten::batch_norm", "aten::cudnn_batch_norm"),
     "optimizer": ("aten::_fused_adam", "Optimizer.", "aten::_foreach", "aten::addcdiv", "aten::lerp", "aten::addcmul"),
@@ -156,9 +161,9 @@ def product_rate(dtype=torch.bfloat16):
 
 
 def operations_per_image(name, size):
-    """Floating-point operations of forward and backward products and convolutions, for one image."""
+    """Floating-point operations of products and convolutions, forward and backward, by their definition."""
     network, x = models.create(name), torch.rand(2, 1, size, size)
-    with FlopCounterMode(display=False) as counter:
+    with convolutions.torchs_own(), FlopCounterMode(display=False) as counter:
         functional.cross_entropy(network(x), torch.arange(2)).backward()
     return counter.get_total_flops() / 2
 
@@ -177,61 +182,68 @@ def shares(name, x, labels, batch, rate):
     return {group: value / total for group, value in found.items()}
 
 
-def peak_memory(method, name, size, batch):
-    """Bytes of a process of its own that trains a few batches, at their peak; None where there is no /proc."""
-    if not Path("/proc/self/status").exists():
-        return None
-    code = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import training as bench, torch, tempfile, pathlib
-from intrinsic import models
+def in_a_process(method, name, folder, size, batch):
+    """What one epoch took in a process of its own: seconds, those spent on files, and bytes at its peak.
 
-def peak():
-    (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    folder holds the files by number and `labels.pt`. Bytes are those above what was held before the first step;
+    None where there is no /proc.
+    """
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import training; training.one_epoch()"
+    asked = json.dumps([method, name, str(folder), size, batch])
+    done = subprocess.run([sys.executable, "-c", code, asked], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"an epoch of {name} ended with:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def one_epoch():
+    """The other end of `in_a_process`: warms up, trains one epoch, prints."""
+    method, name, folder, size, batch = json.loads(sys.argv[1])
+    files = sorted(path for path in Path(folder).iterdir() if path.name != "labels.pt")
+    labels, rate = torch.load(Path(folder) / "labels.pt", weights_only=True), models.default_learning_rate(name)
+    network = paper_network(name) if method == "paper" else models.create(name)
+    x = torch.stack([read(path, size) for path in files]) if method == "ours" else None
+    decoded, before = [], None
+    if Path("/proc/self/clear_refs").exists():
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from what is held now
+        before = peak_bytes()
+    for part in (slice(0, 3 * batch), slice(None)):  # the first one warms up
+        decoded.clear()
+        started = time.perf_counter()
+        if method == "paper":
+            paper_epochs(network, files[part], labels[part], size, batch, 1, rate, decoded)
+        else:
+            our_epochs(network, x[part], labels[part], batch, 1, rate)
+        seconds = time.perf_counter() - started
+    peak = None if before is None else peak_bytes() - before
+    print(json.dumps({"seconds": seconds, "files": sum(decoded), "peak": peak}))
+
+
+def peak_bytes():
+    """Of this process so far."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
     return 1024 * int(line.split()[1])
 
-n, folder = {4 * batch}, tempfile.TemporaryDirectory()
-files, y = bench.made_files("digits_4_9", pathlib.Path(folder.name), n)
-x = torch.rand(n, 1, {size}, {size})
-open("/proc/self/clear_refs", "w").write("5")  # the peak starts again from what is held now
-before = peak()
-if {method!r} == "ours":
-    bench.our_epochs(models.create({name!r}), x, y, {batch}, 2, 1e-4)
-else:
-    bench.paper_epochs(bench.paper_network({name!r}), files, y, {size}, {batch}, 2, 1e-4)
-print(peak() - before)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(done.stdout.splitlines()[-1])
 
-
-def compare(name, files, labels, x, size, turns, rate_bfloat16):
+def compare(name, folder, x, labels, size, turns, rates):
     """One row: images a second of both, ratio, memory, share of the machine's rate."""
     batch, rate = models.PAPER_BATCH[name], models.default_learning_rate(name)
-    theirs, ours, decoding = [], [], []
-    few = slice(0, 3 * batch)
-    for turn in range(turns + 1):  # the first one warms up, with few images
-        part = few if turn == 0 else slice(None)
-        network, decoded = paper_network(name), []
-        started = time.perf_counter()
-        paper_epochs(network, files[part], labels[part], size, batch, 1, rate, decoded)
-        theirs.append(time.perf_counter() - started)
-        decoding.append(sum(decoded) / theirs[-1])
-        network = models.create(name)
-        started = time.perf_counter()
-        our_epochs(network, x[part], labels[part], batch, 1, rate)
-        ours.append(time.perf_counter() - started)
-    theirs, ours, decoding = np.array(theirs[1:]), np.array(ours[1:]), np.array(decoding[1:])
-    speed = len(files) / float(np.median(ours))
+    found = {"paper": [], "ours": []}
+    for _ in range(turns):
+        for method, told in found.items():
+            told.append(in_a_process(method, name, folder, size, batch))
+    theirs, ours = (np.array([one["seconds"] for one in found[method]]) for method in found)
+    decoding = np.array([one["files"] for one in found["paper"]]) / theirs
+    speed = len(x) / float(np.median(ours))
     operations = operations_per_image(name, size)
+    precision = training.native_precision()
     return {
         "model": name,
         "size": size,
         "batch": batch,
-        "n": len(files),
+        "n": len(x),
         "images_per_second": speed,
-        "paper_images_per_second": len(files) / float(np.median(theirs)),
+        "paper_images_per_second": len(x) / float(np.median(theirs)),
         "ratio": float(np.median(theirs / ours)),
         "ratio_low": float((theirs / ours).min()),
         "ratio_high": float((theirs / ours).max()),
@@ -239,9 +251,9 @@ def compare(name, files, labels, x, size, turns, rate_bfloat16):
         "ratio_without_files": float(np.median(theirs * (1 - decoding) / ours)),
         "paper_share_in_files": float(np.median(decoding)),
         "gflop_per_image": operations / 1e9,
-        "share_of_bfloat16_rate": operations * speed / 1e9 / rate_bfloat16,
-        "peak_memory_mib": mebibytes(peak_memory("ours", name, size, batch)),
-        "paper_peak_memory_mib": mebibytes(peak_memory("paper", name, size, batch)),
+        "share_of_product_rate": operations * speed / 1e9 / rates[precision],
+        "peak_memory_mib": mebibytes(max((one["peak"] for one in found["ours"]), key=lambda v: v or 0)),
+        "paper_peak_memory_mib": mebibytes(max((one["peak"] for one in found["paper"]), key=lambda v: v or 0)),
         "shares": shares(name, x, labels, batch, rate),
     }
 
@@ -303,30 +315,36 @@ def main():
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     n, turns = (120, 1) if arguments.small else (arguments.images, arguments.turns)
-    rate = product_rate()
+    rates = {"bfloat16": product_rate(), "float32": product_rate(torch.float32)}
     about = machine()
     about["versions"]["torchvision"] = torchvision.__version__.split("+")[0]
-    found = {"machine": about, "turns": turns, "rates": {"bfloat16": rate, "float32": product_rate(torch.float32)}}
+    found = {"machine": about, "turns": turns, "rates": rates}
     found |= {"precision": training.native_precision(), "rows": []}
-    print(f"{about['processor']}, {about['threads']} threads; bfloat16 products {rate:.0f} GFLOP/s", flush=True)
+    told = ", ".join(f"{precision} {rate:.0f}" for precision, rate in rates.items())
+    print(f"{about['processor']}, {about['threads']} threads; products in GFLOP/s: {told}", flush=True)
     with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if arguments.folder:
-            files, labels = found_files(arguments.folder, n)
+            chosen, labels = found_files(arguments.folder, n)
+            files = [folder / f"{i:05d}{path.suffix}" for i, path in enumerate(chosen)]
+            for link, path in zip(files, chosen, strict=True):
+                link.symlink_to(path.resolve())
             found["files"] = "of a folder given"
         else:
-            files, labels = made_files(arguments.set, Path(stack.enter_context(tempfile.TemporaryDirectory())), n)
+            files, labels = made_files(arguments.set, folder, n)
             found["files"] = f"PNG, {FILE_SIZE} pixels a side, from {arguments.set}"
+        torch.save(labels, folder / "labels.pt")
         started = time.perf_counter()
         x = torch.stack([read(path, arguments.size) for path in files])
         found["seconds_of_reading_once"] = time.perf_counter() - started
         for name in arguments.models:
-            row = compare(name, files, labels, x, arguments.size, turns, rate)
+            row = compare(name, folder, x, labels, arguments.size, turns, rates)
             found["rows"].append(row)
             print(
                 f"{name:<9} batch {row['batch']:>2}: {row['images_per_second']:6.1f} images/s, "
                 f"paper {row['paper_images_per_second']:6.1f}, ratio {row['ratio']:.2f} "
                 f"[{row['ratio_low']:.2f}, {row['ratio_high']:.2f}] (goal {row['goal']}), without files "
-                f"{row['ratio_without_files']:.2f}; {row['share_of_bfloat16_rate']:.0%} of the bfloat16 rate; "
+                f"{row['ratio_without_files']:.2f}; {row['share_of_product_rate']:.0%} of the product rate; "
                 f"{row['peak_memory_mib']} MiB, paper {row['paper_peak_memory_mib']}",
                 flush=True,
             )

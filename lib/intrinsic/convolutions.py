@@ -20,6 +20,7 @@ import threading
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,7 +31,8 @@ from torch.autograd.function import once_differentiable
 from intrinsic.selection import compiled, in_threads, ranges
 
 CHUNK_BYTES = 2**22  # of transformed inputs that are worked on at a time, so that they stay in the processor's cache
-FEWEST_TILES = 256  # of a chunk, below which its matrix products are slow
+FEWEST_TILES = 128  # of a chunk, below which its matrix products are slow
+PARTS = 4  # into which the chunks of a layer are shared out
 WEIGHT_COST = 40  # tiles whose products take as long as transforming a matrix of weights, forward and backward
 FEWEST_CHANNELS = 16  # of inputs and outputs, from which tiles are the faster way
 FEW_CHANNELS, LARGE_KERNEL = 4, 25  # of a first layer: at most so many inputs, and at least so many weights an output
@@ -136,14 +138,18 @@ class _Tiles(torch.autograd.Function):
         x_rows = _rows(x)
         m = tile_side(*x_rows.shape[1:3], len(x_rows))
         outputs, y = _new(len(x), *x_rows.shape[1:3], len(weight))
-        with _one_blas_thread():
-            u = _transformed(weight, m)
-            for images, tiles in _chunks(x_rows, m):
+
+        def some(part):
+            for images, tiles in part:
                 v = _workspace("inputs", (len(u), tiles, u.shape[2]))
                 p = _workspace("outputs", (len(u), tiles, u.shape[1]))
                 _for_images(inputs_to_tiles, x_rows, images, m, v)
                 _products(v, u.transpose(0, 2, 1), p)
                 _for_images(tiles_to_outputs, y, images, m, p)
+
+        with _one_blas_thread():
+            u = _transformed(weight, m)
+            in_threads(some, _parts(x_rows, m))
         ctx.m, ctx.u = m, u
         ctx.save_for_backward(x, weight)
         return outputs if bias is None else outputs.add_(bias[:, None, None])
@@ -154,31 +160,45 @@ class _Tiles(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         m, u, x_rows, dy_rows = ctx.m, ctx.u, _rows(x), _rows(dy)
         for_x, for_weight, for_bias = ctx.needs_input_grad
+        parts = _parts(x_rows, m)
         dx = np.zeros(x_rows.shape, np.float32) if for_x else None
-        du = np.empty_like(u) if for_weight else None
-        with _one_blas_thread():
-            for images, tiles in _chunks(x_rows, m):
+        du = [np.empty_like(u) for _ in parts] if for_weight else None
+
+        def some(which):
+            for i, (images, tiles) in enumerate(parts[which]):
                 v = _workspace("inputs", (len(u), tiles, u.shape[2]))
                 p = _workspace("outputs", (len(u), tiles, u.shape[1]))
                 _for_images(outputs_to_tiles, dy_rows, images, m, p)
                 if for_weight:
                     _for_images(inputs_to_tiles, x_rows, images, m, v)
-                    _products(p.transpose(0, 2, 1), v, du, add=images.start > 0)
+                    _products(p.transpose(0, 2, 1), v, du[which], add=i > 0)
                 if for_x:
                     _products(p, u, v)
                     _for_images(tiles_to_inputs, dx, images, m, v)
-            dw = _weight_gradient(du, weight, m) if for_weight else None
+
+        with _one_blas_thread():
+            in_threads(some, range(len(parts)))
+            for other in du[1:] if for_weight else ():
+                du[0] += other
+            dw = _weight_gradient(du[0], weight, m) if for_weight else None
         return _images(dx) if for_x else None, dw, dy.sum((0, 2, 3)) if for_bias else None
 
 
-def _chunks(x, m):
-    """(images, their tiles): ranges of whole images, whose transformed inputs are about CHUNK_BYTES."""
+def _parts(x, m):
+    """The images in up to PARTS parts, each a list of chunks, (images, their tiles).
+
+    A chunk is a range of whole images, whose transformed inputs are about CHUNK_BYTES. Parts are worked on at the same
+    time where there are several threads; how many there are depends on the images alone, and so do the sums.
+    """
     tiles = -(-x.shape[1] // m) * -(-x.shape[2] // m)
-    wanted = max(CHUNK_BYTES // (4 * (m + 2) ** 2 * x.shape[3]), FEWEST_TILES)
-    step = max(1, wanted // tiles)
-    for first in range(0, len(x), step):
-        images = range(first, min(first + step, len(x)))
-        yield images, len(images) * tiles
+    wanted = min(CHUNK_BYTES // (4 * (m + 2) ** 2 * x.shape[3]), len(x) * tiles // PARTS)
+    step = max(1, max(wanted, FEWEST_TILES) // tiles)
+    chunks = [range(first, min(first + step, len(x))) for first in range(0, len(x), step)]
+    chunks = [(images, len(images) * tiles) for images in chunks]
+    if len(chunks) < PARTS:
+        return [chunks]
+    edges = [len(chunks) * part // PARTS for part in range(PARTS + 1)]
+    return [chunks[lo:hi] for lo, hi in pairwise(edges)]
 
 
 def _for_images(kernel, pixels, images, m, tiles):

@@ -19,13 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from threading import Barrier
+from threading import Barrier, current_thread
 
 import numpy as np
 import torch
 from numba import njit
 
 CHUNK = 64
+POOL = "intrinsic-tiles"  # the beginning of the names of its threads
 FEW_CLASSES = 8  # up to here the threshold of a chunk is its own for each class
 
 
@@ -120,9 +121,12 @@ def select(tile, rows, columns, of_rows, of_columns=None, n_classes=1):
 
 
 def in_threads(work, tasks):
-    """work(task) for every task, on as many threads as torch uses, each of which gives torch one thread."""
+    """work(task) for every task, on as many threads as torch uses, each of which gives torch one thread.
+
+    Work that itself calls this is done by the thread that it is on.
+    """
     threads = torch.get_num_threads()
-    if threads == 1 or len(tasks) == 1:
+    if threads == 1 or len(tasks) == 1 or current_thread().name.startswith(POOL):
         for task in tasks:
             work(task)
         return
@@ -146,7 +150,7 @@ def _pool(process, threads):
         torch.set_num_threads(1)
         ready.wait()
 
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="tiles", initializer=start)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=POOL, initializer=start)
     for _ in range(threads):
         pool.submit(int)
     ready.wait()
