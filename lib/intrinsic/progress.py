@@ -17,7 +17,7 @@ import pandas as pd
 from intrinsic import campaign, images, records
 from intrinsic.records import Record, Store
 
-SILENT_SECONDS = 600  # a claim that was not renewed for so long is of a run that was killed
+SILENT_SECONDS = 60  # a claim that was not renewed for so long is of a run that was killed
 
 STATES = ("done", "running", "failed", "to do", "not reachable")
 
