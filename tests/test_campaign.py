@@ -287,12 +287,62 @@ def test_an_empty_store_says_which_command_makes_the_records(tiny, tmp_path):
     assert len(campaign.missing(tiny, store=Store(tmp_path))) == 4
 
 
-def test_the_status_counts_done_and_to_do(tiny, finished, tmp_path):
+def published_copy(store, path, monkeypatch, kinds=campaign.records.KINDS):
+    publish((r for kind in kinds for r in store.records(kind)), path)
+    monkeypatch.setattr(campaign, "_published_files", lambda: [path])
+
+
+def test_published_records_count_as_done_and_a_campaign_that_shows_its_own_computes_them(
+    tiny, finished, tmp_path, monkeypatch
+):
     _, store = finished
-    table = campaign.status_frame(tiny, store=store)
-    assert (table["done"].sum(), table["to do"].sum()) == (6, 0)
-    table = campaign.status_frame(tiny, store=Store(tmp_path))
-    assert (table["done"].sum(), table["to do"].sum()) == (0, 6)
+    published_copy(store, tmp_path / "tiny.jsonl", monkeypatch)
+    monkeypatch.setattr(campaign, "_run_tasks", lambda todo, *_: pytest.fail(f"{len(todo)} tasks were started"))
+    empty = Store(tmp_path / "empty")
+    outcome = campaign.run(tiny, store=empty, progress=False)
+    assert (outcome.computed, outcome.stored) == (0, 6)
+    with pytest.raises(pytest.fail.Exception, match="6 tasks"):
+        campaign.run(tiny, store=empty, progress=False, published=False)
+
+
+def test_with_the_training_published_only_what_hangs_on_it_is_computed(tiny, finished, tmp_path, monkeypatch):
+    _, store = finished
+    published_copy(store, tmp_path / "part.jsonl", monkeypatch, kinds=("properties", "training", "representation"))
+    empty = Store(tmp_path / "empty")
+    todo = campaign.plan(tiny).todo(empty)
+    assert [t.kind for t in todo] == ["training"] * 4
+    with pytest.warns(UserWarning, match="trained again for: attack"):
+        made = list(campaign.compute(todo[0], store=empty))
+    assert [strip(r) for r in made] == [strip(store.read("attack", made[0].id))]
+
+
+def test_with_a_raised_method_version_only_what_depends_on_it_is_to_do(tiny, finished, monkeypatch):
+    _, store = finished
+    monkeypatch.setattr(campaign, "_published_files", list)
+    versions = campaign.records.METHOD_VERSIONS
+    monkeypatch.setitem(versions, "attack", versions["attack"] + 1)
+    left = [task.missing(store) for task in campaign.plan(tiny).todo(store)]
+    assert [[kind for kind, _ in keys] for keys in left] == [["attack"]] * 4
+
+
+@pytest.mark.parametrize("native", ["float32", "bfloat16"])
+def test_with_precision_auto_runs_of_other_hardware_are_done(tiny, finished, monkeypatch, native):
+    from intrinsic import training
+
+    _, store = finished
+    monkeypatch.setattr(campaign, "_published_files", list)
+    monkeypatch.setattr(training, "native_precision", lambda: native)
+    assert campaign.plan(tiny.model_copy(update={"precision": "auto"})).todo(store) == []
+    assert len(campaign.plan(tiny.model_copy(update={"precision": "bfloat16"})).todo(store)) == 4
+
+
+def test_a_published_file_is_read_again_when_it_has_changed(tiny, finished, tmp_path, monkeypatch):
+    _, store = finished
+    path = tmp_path / "tiny.jsonl"
+    published_copy(store, path, monkeypatch, kinds=("properties",))
+    assert len(campaign.published_keys()) == 2
+    published_copy(store, path, monkeypatch)
+    assert len(campaign.published_keys()) == 14
 
 
 def test_a_run_is_bit_for_bit_the_same_in_another_process(tiny, finished):

@@ -30,6 +30,7 @@ ORDER = [
     "slope",
     "records",
     "campaign",
+    "progress",
     "statistics",
     "charts",
     "book",

@@ -20,6 +20,7 @@ attacks          FGSM, PGD and torchattacks' attacks, minimal radius, sanity che
 slope            a network's slope between images of different labels
 records          one run, one record: store, resume, publish
 campaign         parameter file -> grid -> runs -> tidy frames
+progress         status, failures to try again, the published file
 statistics       fits, exact tests, intervals and verdicts of the claims
 charts           tidy frame -> chart
 book             notebooks through papermill, then the book

@@ -13,10 +13,10 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -221,6 +221,7 @@ class Task:
     keys: tuple[tuple[str, str], ...]
     settings: dict = field(default_factory=dict)  # kind: params of each record that hangs on the training run
     run: dict = field(default_factory=dict)  # how it is computed, which changes no number
+    others: tuple[tuple[tuple[str, str], ...], ...] = ()  # keys of the same run at the precision of other hardware
 
     @property
     def label(self) -> str:
@@ -229,8 +230,14 @@ class Task:
             return f"properties {p['dataset']}"
         return f"{p['model']} {p['dataset']} N={p['n_train']} seed={p['seed']}"
 
-    def done(self, store: Store) -> bool:
-        return all(key in store for key in self.keys)
+    def done(self, store: Store, published: Collection = frozenset()) -> bool:
+        """Whether all its records are stored, or among the published keys; at any precision where it is automatic."""
+        return any(all(key in published or key in store for key in keys) for keys in (self.keys, *self.others))
+
+    def missing(self, store: Store | None) -> list[tuple[str, str]]:
+        """Its keys that are neither stored nor, when it was planned to run, published."""
+        published = self.run.get("published", ())
+        return [key for key in self.keys if key not in published and (store is None or key not in store)]
 
 
 @dataclass(frozen=True)
@@ -238,8 +245,15 @@ class Plan:
     tasks: tuple[Task, ...]
     unreachable: tuple[tuple[str, str], ...]  # (label, reason)
 
-    def todo(self, store: Store) -> list[Task]:
-        return [task for task in self.tasks if not task.done(store)]
+    def todo(self, store: Store, *, published: bool = True) -> list[Task]:
+        """What is left to compute, in order; each task names those of its records that are published.
+
+        published   whether records in book/records count as stored
+        """
+        known = published_keys() if published else frozenset()
+        left = [task for task in self.tasks if not task.done(store, known)]
+        named = ((task, tuple(key for key in task.keys if key in known)) for task in left)
+        return [replace(task, run={**task.run, "published": keys}) if keys else task for task, keys in named]
 
 
 def _properties_wanted(p: Params, source: str) -> dict:
@@ -368,6 +382,22 @@ def _sources(p: Params) -> list[str]:
     return list(dict.fromkeys([*p.datasets, *(source for source, *_ in _grid(p))]))
 
 
+def _precisions(p: Params, wanted: dict) -> list[str]:
+    """Precisions whose records serve: the one that is wanted and, where it is automatic, that of other hardware."""
+    found = [wanted["precision"]]
+    if p.precision == "auto":
+        found += [other for other in ("float32", "bfloat16") if other not in found]
+    return found
+
+
+def _announced(keys: dict, hanging: dict) -> tuple[dict, tuple[tuple[str, str], ...]]:
+    """(params by kind of the records that hang on a training run of these keys, all ids with its own first)."""
+    parent = records.record_id("training", keys)
+    settings = {kind: [{**one, "parent": parent} for one in all_] for kind, all_ in hanging.items()}
+    ids = [(kind, records.record_id(kind, one)) for kind, all_ in settings.items() for one in all_]
+    return settings, (("training", parent), *ids)
+
+
 def plan(p: Params) -> Plan:
     """All tasks of a campaign with the ids of their records, and the runs that a set cannot reach."""
     tasks, unreachable = [], []
@@ -391,17 +421,15 @@ def plan(p: Params) -> Plan:
                 unreachable.append((Task("training", source, wanted, ()).label, str(split_hash)))
                 continue
             keys = {**wanted, "image_hash": data.hash, "split_hash": split_hash}
-            parent = records.record_id("training", keys)
-            radius = cells[source, model, n_train, seed]
-            settings = {"attack": [{**_attack_wanted(p, radius), "parent": parent}]}
-            settings["representation"] = [
-                {**_representation_wanted(p, model, layer), "parent": parent} for layer in _layers(model, p.layers)
-            ]
+            hanging = {"attack": [_attack_wanted(p, cells[source, model, n_train, seed])]}
+            hanging["representation"] = [_representation_wanted(p, model, layer) for layer in _layers(model, p.layers)]
             if p.slope_pairs and data.images.n_classes == 2:
-                settings["slope"] = [{**_slope_wanted(p), "parent": parent}]
-            ids = [(kind, records.record_id(kind, one)) for kind, all_ in settings.items() for one in all_]
+                hanging["slope"] = [_slope_wanted(p)]
+            (settings, ids), *others = (
+                _announced({**keys, "precision": precision}, hanging) for precision in _precisions(p, wanted)
+            )
             run = {key: getattr(p, key) for key in ("checkpoint_minutes", "weights", "pretrained")}
-            tasks.append(Task("training", source, keys, (("training", parent), *ids), settings, run))
+            tasks.append(Task("training", source, keys, ids, settings, run, tuple(ids for _, ids in others)))
     order = {cell: i for i, cell in enumerate(cells)}
     tasks.sort(
         key=lambda t: (
@@ -477,7 +505,8 @@ def _trained(task: Task, x, y, n_classes: int, store: Store | None, progress):
     p = task.params
     parent = task.keys[0][1]
     network = _network(task, n_classes)
-    stored = store is not None and task.keys[0] in store
+    left = task.missing(store)
+    stored = store is not None and task.keys[0] not in left
     if stored and (file := store.weights(parent)).exists():
         try:
             checkpoints.load_weights(network, file)
@@ -487,7 +516,7 @@ def _trained(task: Task, x, y, n_classes: int, store: Store | None, progress):
             warnings.warn(f"{task.label}: {error}; it is trained again", stacklevel=2)
             checkpoints.discard(file)
     if stored:
-        missing = ", ".join(sorted({kind for kind, id in task.keys if (kind, id) not in store}))
+        missing = ", ".join(sorted({kind for kind, _ in left}))
         warnings.warn(f"{task.label}: its weights are gone, so it is trained again for: {missing}", stacklevel=2)
     result = training.train(
         network,
@@ -520,7 +549,7 @@ def _training(task: Task, progress: Callable | None = None, store: Store | None 
     train_set, test_set = data.images[split.train], data.images[split.test]
     x, y = images.as_unit(train_set), train_set.labels
     x_test, y_test = images.as_unit(test_set), test_set.labels
-    todo = [key for key in task.keys if store is None or key not in store]
+    todo = task.missing(store)
     started = time.perf_counter()
     network, result, how = _trained(task, x, y, len(data.images.classes), store, progress)
     if task.keys[0] in todo:
@@ -648,14 +677,22 @@ def n_workers(p: Params) -> int:
     return p.workers or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
 
 
-def run(p: Params, *, store: Store | None = None, progress: bool = True, only: set | None = None) -> Outcome:
-    """Complete a campaign: skip what is stored, compute the rest, store each record as it comes.
+def run(
+    p: Params,
+    *,
+    store: Store | None = None,
+    progress: bool = True,
+    only: set | None = None,
+    published: bool = True,
+) -> Outcome:
+    """Complete a campaign: skip what is stored or published, compute the rest, store each record as it comes.
 
-    only   keys (kind, id) to restrict the work to
+    only        keys (kind, id) to restrict the work to
+    published   whether records in book/records count as stored
     """
     store = store or default_store()
     made = plan(p)
-    todo = [task for task in made.todo(store) if only is None or task.keys[0] in only]
+    todo = [task for task in made.todo(store, published=published) if only is None or task.keys[0] in only]
     started, failed = time.perf_counter(), []
     if todo:
         _run_tasks(todo, store, n_workers(p), progress, failed)
@@ -754,7 +791,9 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
     of parameters alone.
     """
     known: dict = {}
-    for record in store.records("training"):
+    for record in _all_records("training", store):
+        if "seconds" not in record.provenance:
+            continue
         q = record.params
         key = (q["model"], q["size"], q["channels"], q["until"])
         known.setdefault(key, []).append(record.provenance["seconds"] / q["n_train"])
@@ -795,13 +834,32 @@ def _published_files() -> list[Path]:
     return sorted((images.REPOSITORY / "book" / "records").glob("*.jsonl"))
 
 
+@lru_cache(maxsize=32)
+def _published_at(path: Path, stamp: tuple) -> dict[str, dict[str, Record]]:
+    table: dict[str, dict[str, Record]] = {}
+    for record in records.read_published(path):
+        table.setdefault(record.kind, {})[record.id] = record
+    return table
+
+
+def _published(path: Path) -> dict[str, dict[str, Record]]:
+    """{kind: {id: record}} of a published file, which is parsed again only when it has changed."""
+    stat = path.stat()
+    return _published_at(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+
+
+def published_keys() -> frozenset[tuple[str, str]]:
+    """(kind, id) of every record in book/records."""
+    tables = (_published(path) for path in _published_files())
+    return frozenset((kind, id) for table in tables for kind, ids in table.items() for id in ids)
+
+
 def _all_records(kind: str, store: Store) -> list[Record]:
     """Working records first, then published ones, each id once."""
     found = {record.id: record for record in store.records(kind)}
     for path in _published_files():
-        for record in records.read_published(path):
-            if record.kind == kind:
-                found.setdefault(record.id, record)
+        for id, record in _published(path).get(kind, {}).items():
+            found.setdefault(id, record)
     return list(found.values())
 
 
@@ -826,10 +884,7 @@ def _current(found: list[Record], source: str, p: Params) -> Record:
 def _stored(table: dict, p: Params, source: str, model: str, n_train: int, seed: int) -> list[Record]:
     """The training records of one cell; with precision auto those of other hardware serve where none is ours."""
     wanted = _training_wanted(p, source, model, n_train, seed)
-    precisions = [wanted["precision"]]
-    if p.precision == "auto":
-        precisions += [other for other in ("float32", "bfloat16") if other not in precisions]
-    found = (table.get(_key({**wanted, "precision": precision})) for precision in precisions)
+    found = (table.get(_key({**wanted, "precision": precision})) for precision in _precisions(p, wanted))
     return next((records for records in found if records), [])
 
 
@@ -1087,23 +1142,3 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
 
 def _same(record: Record, wanted: dict) -> bool:
     return all(record.params.get(key) == value for key, value in wanted.items())
-
-
-def status_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
-    """One row an image set, model and size: done, to do, not reachable (with the reason)."""
-    store = store or default_store()
-    made = plan(p)
-    rows: dict = {}
-    for task in made.tasks:
-        q = task.params
-        key = (q["dataset"], q.get("model", "properties"), q.get("n_train", 0))
-        row = rows.setdefault(key, {"done": 0, "to do": 0, "not reachable": 0, "reason": ""})
-        row["done" if task.done(store) else "to do"] += 1
-    for label, reason in made.unreachable:
-        model, name, n, _ = label.split()
-        key = (name, model, int(n.removeprefix("N=")))
-        row = rows.setdefault(key, {"done": 0, "to do": 0, "not reachable": 0, "reason": ""})
-        row["not reachable"] += 1
-        row["reason"] = reason
-    out = [{"dataset": k[0], "model": k[1], "n_train": k[2] or "", **v} for k, v in rows.items()]
-    return pd.DataFrame(out)

@@ -1,4 +1,4 @@
-"""The command `intrinsic`: measure, run, status, report, book, datasets."""
+"""The command `intrinsic`: measure, run, status, retry, publish, report, book, datasets."""
 
 import argparse
 import json
@@ -61,6 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     status = add("status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml")
     status.add_argument("params", metavar="PARAMS.yaml")
     _add_sets(status)
+    status.add_argument("--traceback", action="store_true", help="show where failed runs failed")
+    status.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
+
+    retry = add("retry", "make failed runs to do again", "intrinsic retry params/quick.yaml --only 'vgg13 *'")
+    retry.add_argument("params", metavar="PARAMS.yaml")
+    _add_sets(retry)
+    retry.add_argument("--only", metavar="PATTERN", default="*", help="those whose name matches, as status prints it")
+
+    publish = add("publish", "write the records of a campaign to the file that the book is built from",
+                  "intrinsic publish params/published.yaml")  # fmt: skip
+    publish.add_argument("params", metavar="PARAMS.yaml")
+    _add_sets(publish)
+    publish.add_argument("--output", type=Path, metavar="FILE.jsonl", help="the file (book/records/NAME.jsonl)")
+    publish.add_argument("--all", action="store_true", help="also stored records that are not of the campaign's plan")
 
     report = add("report", "the page of one image set, executed, as HTML", "intrinsic report digits")
     report.add_argument("source", metavar="PATH|NAME")
@@ -131,6 +145,8 @@ def main(argv: list[str] | None = None) -> int:
         "measure": _measure,
         "run": _run,
         "status": _status,
+        "retry": _retry,
+        "publish": _publish,
         "report": _report,
         "book": _book,
         "datasets": _datasets,
@@ -410,7 +426,7 @@ def _run(arguments) -> int:
 def _dry_run(p) -> int:
     import pandas as pd
 
-    from intrinsic import campaign
+    from intrinsic import campaign, progress
 
     store = campaign.default_store()
     made = campaign.plan(p)
@@ -435,20 +451,54 @@ def _dry_run(p) -> int:
         workers = campaign.n_workers(p)
         minutes = sum(seconds) / 60 / workers
         print(f"about {minutes:.1f} minutes with {workers} processes on this machine")
-    for label, reason in made.unreachable:
-        print(f"not reachable: {label}: {reason}")
+    for line in progress.grouped(made.unreachable):
+        print(f"not reachable: {line}")
     return 0
 
 
 def _status(arguments) -> int:
-    from intrinsic import campaign
+    from intrinsic import progress, records
 
     p = _params(arguments)
-    table = campaign.status_frame(p)
+    found = progress.status(p)
+    table = found.frame()
     shown = table.drop(columns="reason") if not table["reason"].any() else table
     print(shown.to_string(index=False))
-    done, todo = int(table["done"].sum()), int(table["to do"].sum())
-    print(f"{p.name}: {done} of {done + todo} tasks done, {int(table['not reachable'].sum())} not reachable")
+    for failure in found.failures:
+        times = f" ({failure.attempts} attempts)" if failure.attempts > 1 else ""
+        print(f"failed: {failure.label}: {failure.reason}{times}")
+        if arguments.traceback:
+            print(failure.traceback)
+    counts = {state: int(table[state].sum()) for state in progress.STATES}
+    done, planned = counts.pop("done"), len(found.states)
+    rest = "".join(f", {n} {state}" for state, n in counts.items() if n or state == "not reachable")
+    print(f"{p.name}: {done} of {planned} tasks done{rest}")
+    if arguments.html:
+        records.write_text(arguments.html, found.html(p.name))
+        print(f"written: {arguments.html}")
+    return 0
+
+
+def _retry(arguments) -> int:
+    from intrinsic import progress
+
+    p = _params(arguments)
+    again = progress.retry(p, arguments.only)
+    for label in again:
+        print(label)
+    print(f"{p.name}: {len(again)} failed tasks are to do again; compute them with: intrinsic run {arguments.params}")
+    return 0
+
+
+def _publish(arguments) -> int:
+    from intrinsic import progress
+
+    made = progress.publish(_params(arguments), arguments.output, everything=arguments.all)
+    print(
+        f"{made.path}: {made.total} records: {made.added} added, {made.replaced} written again, {made.kept} as before"
+    )
+    if made.left_out:
+        print(f"{made.left_out} stored records are not of this campaign's plan and were left out; --all takes them")
     return 0
 
 

@@ -16,7 +16,7 @@ import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 SCHEMA = 1
@@ -62,7 +62,7 @@ class Record:
             if len(values) > MAX_SERIES:
                 raise RecordError(f"series '{key}' holds {len(values)} values; at most {MAX_SERIES} are kept")
 
-    @property
+    @cached_property
     def id(self) -> str:
         return record_id(self.kind, self.params)
 

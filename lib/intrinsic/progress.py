@@ -1,0 +1,216 @@
+"""What a campaign has done, what failed, and its published file.
+
+A failed run leaves `failed/KIND-ID.json` in the working store, a run in progress `claims/ID.json`, whose time of
+change is its heartbeat; both are read here and made where runs are.
+"""
+
+import fnmatch
+import html
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from intrinsic import campaign, images, records
+from intrinsic.records import Record, Store
+
+SILENT_SECONDS = 60  # a claim that was not renewed for so long is of a run that was killed
+
+STATES = ("done", "running", "failed", "to do", "not reachable")
+
+
+class PublishError(ValueError):
+    """Records that cannot be published together."""
+
+
+# ----------------------------------------------------------------------------------------- status
+
+
+@dataclass(frozen=True)
+class Failure:
+    label: str
+    reason: str
+    traceback: str
+    attempts: int
+    path: Path
+
+
+def _failure(store: Store, task) -> Failure | None:
+    """The failure that a task has left, or None. Raises records.RecordError where its file is damaged."""
+    kind, id = task.keys[0]
+    path = store.root / "failed" / f"{kind}-{id}.json"
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        return Failure(task.label, str(body["reason"]), str(body.get("traceback", "")), body.get("attempts", 1), path)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise records.RecordError(
+            f"{path} is damaged ({error}), so the reason of a failure is lost; delete it, and the run is tried again"
+        ) from error
+
+
+def _running(store: Store, task) -> bool:
+    try:
+        beat = (store.root / "claims" / f"{task.keys[0][1]}.json").stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return time.time() - beat < SILENT_SECONDS
+
+
+@dataclass(frozen=True)
+class Status:
+    """state of each task in the order of the plan; failures; (label, reason) of what no set can reach."""
+
+    states: tuple[tuple[campaign.Task, str], ...]
+    failures: tuple[Failure, ...]
+    unreachable: tuple[tuple[str, str], ...]
+
+    def frame(self) -> pd.DataFrame:
+        """One row an image set, model and size: how many tasks are in each state, with the reason of the last two."""
+        rows: dict = {}
+        for task, state in self.states:
+            q = task.params
+            self._row(rows, q["dataset"], q.get("model", "properties"), q.get("n_train", 0))[state] += 1
+        why = {failure.label: failure.reason for failure in self.failures}
+        for task, _ in self.states:
+            if task.label in why:
+                q = task.params
+                self._row(rows, q["dataset"], q.get("model", "properties"), q.get("n_train", 0))["reason"] = why[
+                    task.label
+                ]
+        for label, reason in self.unreachable:
+            model, rest = label.split(" ", 1)
+            name, n, _ = rest.rsplit(" ", 2)
+            row = self._row(rows, name, model, int(n.removeprefix("N=")))
+            row["not reachable"] += 1
+            row["reason"] = reason
+        return pd.DataFrame(
+            [{"dataset": k[0], "model": k[1], "n_train": k[2] or "", **v} for k, v in rows.items()],
+            columns=["dataset", "model", "n_train", *STATES, "reason"],
+        )
+
+    @staticmethod
+    def _row(rows: dict, *key) -> dict:
+        return rows.setdefault(key, {**dict.fromkeys(STATES, 0), "reason": ""})
+
+    def html(self, name: str) -> str:
+        """One page that needs no network: counts, the table, the failures."""
+        table, counts = self.frame(), Counter(state for _, state in self.states)
+        counts["not reachable"] = len(self.unreachable)
+        said = ", ".join(f"{counts[state]} {state}" for state in STATES)
+        failed = "".join(
+            f"<details><summary>{html.escape(f'{one.label}: {one.reason}')}</summary>"
+            f"<pre>{html.escape(one.traceback)}</pre></details>"
+            for one in self.failures
+        )
+        title = html.escape(f"Campaign {name}")
+        return (
+            f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
+            "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .6em;text-align:left}</style></head>"
+            f"<body><h1>{title}</h1><p>{html.escape(said)}</p>{table.to_html(index=False, border=0)}"
+            f"{'<h2>Failures</h2>' if failed else ''}{failed}</body></html>\n"
+        )
+
+
+def status(p: campaign.Params, *, store: Store | None = None) -> Status:
+    """The state of every task of a campaign; published records count as done."""
+    store = store or campaign.default_store()
+    made, published = campaign.plan(p), campaign.published_keys()
+    states, failures = [], []
+    for task in made.tasks:
+        if task.done(store, published):
+            states.append((task, "done"))
+        elif _running(store, task):
+            states.append((task, "running"))
+        elif (failure := _failure(store, task)) is not None:
+            failures.append(failure)
+            states.append((task, "failed"))
+        else:
+            states.append((task, "to do"))
+    return Status(tuple(states), tuple(failures), made.unreachable)
+
+
+def retry(p: campaign.Params, only: str = "*", *, store: Store | None = None) -> list[str]:
+    """Labels of failed tasks that are to do again: those that `only`, a pattern such as "vgg* knee*", matches."""
+    again = [one for one in status(p, store=store).failures if fnmatch.fnmatchcase(one.label, only)]
+    for failure in again:
+        failure.path.unlink(missing_ok=True)
+    return [failure.label for failure in again]
+
+
+def grouped(unreachable) -> list[str]:
+    """One line a reason: how many runs have it, and the first of them."""
+    first, counts = {}, Counter()
+    for label, reason in unreachable:
+        first.setdefault(reason, label)
+        counts[reason] += 1
+    more = {reason: f" and {n - 1} more" if n > 1 else "" for reason, n in counts.items()}
+    return [f"{label}{more[reason]}: {reason}" for reason, label in first.items()]
+
+
+# -------------------------------------------------------------------------------------- publishing
+
+
+@dataclass(frozen=True)
+class Published:
+    """How many records a file holds, and how they came there; `kept`: published ones that stay as they were."""
+
+    path: Path
+    total: int
+    added: int
+    replaced: int
+    kept: int
+    left_out: int
+
+
+def _wins(working: Record, old: Record) -> bool:
+    """A working record replaces the published one of its id where metrics are equal or it was written later."""
+    same = (working.metrics, working.reasons) == (old.metrics, old.reasons)
+    return same or working.provenance.get("written", "") > old.provenance.get("written", "")
+
+
+def publish(
+    p: campaign.Params, output: Path | None = None, *, everything: bool = False, store: Store | None = None
+) -> Published:
+    """The working store and what `output` holds already -> one sorted JSON Lines file.
+
+    output       book/records/NAME.jsonl by default; what is in it stays in it
+    everything   also records of the working store that are not of the campaign's plan
+    A working record replaces the published one of its id where their metrics are equal or where it was written
+    later. Raises PublishError where a kind would have records of two method versions; nothing is written then.
+    """
+    store = store or campaign.default_store()
+    path = Path(output or images.REPOSITORY / "book" / "records" / f"{p.name}.jsonl")
+    found = {(one.kind, one.id): one for one in records.read_published(path)} if path.exists() else {}
+    before = len(found)
+    tasks = () if everything else campaign.plan(p).tasks
+    planned = {key for task in tasks for keys in (task.keys, *task.others) for key in keys}
+    added = replaced = left_out = 0
+    for kind in records.KINDS:
+        for id in store.ids(kind):
+            if not everything and (kind, id) not in planned:
+                left_out += 1
+                continue
+            record, old = store.read(kind, id), found.get((kind, id))
+            if old is None:
+                added += 1
+            elif _wins(record, old):
+                replaced += 1
+            else:
+                continue
+            found[kind, id] = record
+    versions: dict[str, set] = {}
+    for record in found.values():
+        versions.setdefault(record.kind, set()).add(str(record.params.get("method_version")))
+    for kind, seen in versions.items():
+        if len(seen) > 1:
+            raise PublishError(
+                f"{path} would hold {kind} records of method versions {', '.join(sorted(seen))}, whose numbers are not "
+                "comparable; publish to a new file with --output"
+            )
+    total = records.publish(found.values(), path)
+    return Published(path, total, added, replaced, before - replaced, left_out)

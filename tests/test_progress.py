@@ -1,0 +1,173 @@
+import json
+import os
+import time
+from dataclasses import replace
+
+import pytest
+
+from intrinsic import campaign, cli, progress
+from intrinsic.records import METHOD_VERSIONS, Record, Store, read_published
+
+TINY = os.path.join(os.path.dirname(__file__), "tiny.yaml")
+
+
+@pytest.fixture(autouse=True)
+def published(monkeypatch):
+    """Files of published records that the test names itself."""
+    files = []
+    monkeypatch.setattr(campaign, "_published_files", lambda: files)
+    return files
+
+
+@pytest.fixture
+def tiny():
+    return campaign.read(TINY)
+
+
+def records_of(task, written="2026-01-01T00:00:00+00:00"):
+    """Records with the keys of a task and made-up numbers."""
+    settings = {"properties": [task.params], "training": [task.params]}[task.kind]
+    yield Record(task.kind, settings[0], {"a": 1.0}, provenance={"written": written})
+    for kind, all_ in task.settings.items():
+        for params in all_:
+            yield Record(kind, params, {"a": 1.0}, provenance={"written": written})
+
+
+def fill(store, tasks):
+    for task in tasks:
+        for record in records_of(task):
+            store.write(record)
+
+
+def fail(store, task, **more):
+    path = store.root / "failed" / f"{task.keys[0][0]}-{task.keys[0][1]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = {"label": task.label, "reason": "no memory <b>", "traceback": "Traceback: line 1", "attempts": 2}
+    path.write_text(json.dumps({**body, **more}))
+
+
+def claim(store, task, age):
+    path = store.root / "claims" / f"{task.keys[0][1]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("{}")
+    os.utime(path, (time.time() - age, time.time() - age))
+
+
+# ----------------------------------------------------------------------------------------- status
+
+
+def test_every_task_is_in_one_state_and_a_silent_claim_is_none(tiny, own_store):
+    store, tasks = Store(own_store), campaign.plan(tiny).tasks
+    fill(store, tasks[:1])
+    fail(store, tasks[2])
+    claim(store, tasks[3], age=5)
+    claim(store, tasks[4], age=progress.SILENT_SECONDS + 5)
+    found = progress.status(tiny)
+    assert [state for _, state in found.states] == ["done", "to do", "failed", "running", "to do", "to do"]
+    assert found.frame()[list(progress.STATES)].sum().to_dict() == {
+        "done": 1, "running": 1, "failed": 1, "to do": 3, "not reachable": 0
+    }  # fmt: skip
+    assert [one.reason for one in found.failures] == ["no memory <b>"]
+
+
+def test_what_is_published_is_done_and_what_is_stored_afterwards_has_not_failed(tiny, own_store, published, tmp_path):
+    store, tasks = Store(own_store), campaign.plan(tiny).tasks
+    fill(store, tasks)
+    fail(store, tasks[2])
+    assert {state for _, state in progress.status(tiny).states} == {"done"}
+    made = progress.publish(tiny, tmp_path / "tiny.jsonl")
+    published.append(made.path)
+    elsewhere = Store(tmp_path / "elsewhere")
+    assert {state for _, state in progress.status(tiny, store=elsewhere).states} == {"done"}
+
+
+def test_a_size_out_of_reach_stands_in_its_row_though_the_set_has_a_space_in_its_name(tiny):
+    reason = "only 3 images"
+    found = progress.Status((), (), (("resnet18 my scans N=64 seed=0", reason),))
+    row = found.frame().iloc[0]
+    assert (row.dataset, row.model, row.n_train, row["not reachable"]) == ("my scans", "resnet18", 64, 1)
+    assert progress.grouped([("a", reason), ("b", reason), ("c", "x")]) == [f"a and 1 more: {reason}", "c: x"]
+
+
+def test_failed_tasks_that_match_are_to_do_again(tiny, own_store):
+    store, tasks = Store(own_store), campaign.plan(tiny).tasks
+    for task in tasks[2:]:
+        fail(store, task)
+    assert progress.retry(tiny, "*torus_waves*") == [t.label for t in tasks if "N=" in t.label and "torus" in t.label]
+    assert len(progress.status(tiny).failures) == 2
+    assert len(progress.retry(tiny)) == 2
+    assert progress.status(tiny).failures == ()
+
+
+def test_a_damaged_failure_is_named(tiny, own_store):
+    store, task = Store(own_store), campaign.plan(tiny).tasks[2]
+    fail(store, task)
+    path = next((store.root / "failed").iterdir())
+    path.write_text("{")
+    with pytest.raises(ValueError, match=path.name):
+        progress.status(tiny)
+
+
+def test_the_page_needs_no_network_and_shows_failures_as_text(tiny, own_store, tmp_path, capsys):
+    store, tasks = Store(own_store), campaign.plan(tiny).tasks
+    fail(store, tasks[2])
+    assert cli.main(["status", TINY, "--traceback", "--html", str(tmp_path / "s.html")]) == 0
+    page, said = (tmp_path / "s.html").read_text(), capsys.readouterr().out
+    assert "no memory &lt;b&gt;" in page
+    assert "http" not in page
+    assert "<script" not in page
+    assert "Traceback: line 1" in said
+    assert "0 of 6 tasks done, 1 failed, 5 to do, 0 not reachable" in said
+
+
+# -------------------------------------------------------------------------------------- publishing
+
+
+def test_pieces_from_two_machines_add_up_to_one_file(tiny, tmp_path):
+    tasks, path = campaign.plan(tiny).tasks, tmp_path / "tiny.jsonl"
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    fill(one, tasks[:3])
+    fill(two, tasks[3:])
+    made = progress.publish(tiny, path, store=one)
+    assert (made.total, made.added, made.kept) == (5, 5, 0)
+    made = progress.publish(tiny, path, store=two)
+    assert (made.total, made.added, made.kept) == (14, 9, 5)
+    assert {(r.kind, r.id) for r in read_published(path)} == {key for task in tasks for key in task.keys}
+    before = path.read_bytes()
+    made = progress.publish(tiny, path, store=two)
+    assert (made.total, made.added, made.replaced, path.read_bytes()) == (14, 0, 9, before)
+
+
+def test_records_of_another_campaign_are_left_out_unless_all_are_asked_for(tiny, tmp_path):
+    store, path = Store(tmp_path / "store"), tmp_path / "tiny.jsonl"
+    fill(store, campaign.plan(tiny.model_copy(update={"per_class": 50})).tasks)
+    made = progress.publish(tiny, path, store=store)
+    assert (made.total, made.left_out) == (12, 2)
+    assert progress.publish(tiny, path, store=store, everything=True).total == 14
+
+
+@pytest.mark.parametrize(
+    ("value", "written", "wins"), [(2.0, "2026-02", True), (2.0, "2025-12", False), (1.0, "2025-12", True)]
+)
+def test_a_working_record_wins_if_its_numbers_are_equal_or_it_is_newer(tiny, tmp_path, value, written, wins):
+    store, path = Store(tmp_path / "store"), tmp_path / "tiny.jsonl"
+    old = next(records_of(campaign.plan(tiny).tasks[0], written="2026-01"))
+    store.write(old)
+    progress.publish(tiny, path, store=store)
+    new = replace(old, metrics={"a": value}, provenance={"written": written})
+    store.write(new)
+    made = progress.publish(tiny, path, store=store)
+    assert (made.replaced, made.kept) == ((1, 0) if wins else (0, 1))
+    assert read_published(path) == [new if wins else old]
+
+
+def test_two_method_versions_of_one_kind_are_not_published_together(tiny, tmp_path, monkeypatch):
+    store, path = Store(tmp_path / "store"), tmp_path / "tiny.jsonl"
+    fill(store, campaign.plan(tiny).tasks)
+    progress.publish(tiny, path, store=store)
+    before = path.read_bytes()
+    monkeypatch.setitem(METHOD_VERSIONS, "attack", METHOD_VERSIONS["attack"] + 1)
+    fill(store, campaign.plan(tiny).tasks)
+    with pytest.raises(progress.PublishError, match="attack records of method versions"):
+        progress.publish(tiny, path, store=store)
+    assert path.read_bytes() == before
