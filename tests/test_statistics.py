@@ -7,9 +7,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy import stats
 
-from intrinsic import statistics
+from intrinsic import campaign, images, statistics
 from intrinsic.statistics import (
     MIN_SETS,
     TOO_FEW_SETS,
@@ -714,3 +715,78 @@ def test_random_orders_do_not_depend_on_the_global_random_state():
     statistics._orders.cache_clear()
     np.random.seed(1)  # noqa: NPY002
     assert claims(frame)["sharpness_robustness"].p == one
+
+
+# -------------------------------------------------------------------------------------- primary tests
+
+
+def changed_claims(tmp_path, change):
+    body = yaml.safe_load((images.REPOSITORY / "params" / "claims.yaml").read_text(encoding="utf-8"))
+    change(body)
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(body), encoding="utf-8")
+    return path
+
+
+def test_verdicts_say_what_the_file_of_claims_says():
+    verdicts = statistics.claims(simulated(10), permutations=99)
+    tests = statistics.primary_tests()
+    assert list(verdicts) == list(tests)
+    for name, verdict in verdicts.items():
+        assert (verdict.claim, verdict.side, verdict.claimed) == (
+            tests[name].claim,
+            tests[name].side,
+            tests[name].claimed,
+        )
+        assert "{" not in verdict.hypothesis + verdict.test + verdict.supported_if + verdict.refuted_if
+    assert tests["sharpness_robustness"].grey_level == campaign.Params().grey_level
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body.pop("data_dimension"),
+        lambda body: body["data_dimension"].pop("refuted_if"),
+        lambda body: body["data_dimension"].update(beta=1),
+        lambda body: body["sharpness_generalization"].update(outcome="test_accuracy"),
+        lambda body: body["sharpness_generalization"].update(alternative="greater"),
+        lambda body: body["representation_bound"].update(alpha=5.0),
+        lambda body: body["sharpness_robustness"].update(grey_level=None),
+    ],
+)
+def test_a_primary_test_that_the_package_does_not_compute_is_refused(tmp_path, change):
+    with pytest.raises(statistics.WrongClaims, match=r"claims\.yaml"):
+        statistics.read_primary_tests(changed_claims(tmp_path, change))
+
+
+def test_alpha_decides_the_verdict():
+    fields = {"effect": 1.0, "low": 0.1, "high": 2.0, "p": 0.03, "p_holm": None}
+    assert a_verdict(**fields).verdict == "supported"
+    assert a_verdict(**fields, alpha=0.01).verdict == "undecided"
+
+
+def test_the_table_of_verdicts_names_the_set_that_carries_an_effect():
+    left = pd.DataFrame({"left_out": ["a", "b", "c"], "value": [0.9, -0.1, 1.1]})
+    carried = a_verdict(effect=1.0, low=0.5, high=1.5, leave_one_out=left)
+    steady = a_verdict(effect=1.0, low=0.5, high=1.5, leave_one_out=left.assign(value=[0.9, 1.3, 1.1]))
+    table = statistics.verdict_table(
+        {"x": carried, "y": steady, "z": a_verdict(effect=1.0, low=0.5, high=1.5)}
+    ).set_index("name")
+    assert (table["loo_low"]["x"], table["loo_high"]["x"], table["loo_without"]["x"]) == (-0.1, 1.1, "b")
+    assert [table["same_sign"][name] for name in "xyz"] == [False, True, None]
+
+
+@pytest.mark.parametrize("effect", [0.0, 0.5, 1.0])
+def test_power_is_the_share_of_simulated_tests_that_find_the_effect(effect):
+    g = np.random.default_rng(0)
+    one = stats.ttest_1samp(g.normal(effect, 1, (20_000, 9)), 0, axis=1).pvalue
+    assert statistics.power_mean(effect, 1.0, 9) == pytest.approx((one <= 0.05).mean(), abs=0.015)
+    two = stats.ttest_ind(g.normal(effect, 1, (20_000, 7)), g.normal(0, 1, (20_000, 5)), axis=1).pvalue
+    assert statistics.power_difference(effect, 1.0, 7, 5) == pytest.approx((two <= 0.05).mean(), abs=0.015)
+
+
+def test_power_without_spread_is_refused():
+    with pytest.raises(statistics.NotEnough):
+        statistics.power_mean(1.0, 0.0, 9)
+    with pytest.raises(statistics.NotEnough):
+        statistics.power_difference(1.0, 1.0, 1, 1)

@@ -175,7 +175,7 @@ def read(path: Path | str) -> Params:
 
 def _parameter_files() -> list[Path]:
     folder = images.REPOSITORY / "params"
-    return sorted(p for p in folder.glob("*.yaml") if p.name != "datasets.yaml")
+    return sorted(p for p in folder.glob("*.yaml") if p.name not in ("datasets.yaml", "claims.yaml"))
 
 
 def params(**keys) -> Params:

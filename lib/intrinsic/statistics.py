@@ -17,21 +17,20 @@ a column `family`, sets of one family are averaged and count once.
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy import stats
 
+from intrinsic import images
+
 MIN_SETS = 8
-ALPHA = 0.05
+ALPHA = 0.05  # of a verdict built by hand; those of the claims stand in params/claims.yaml
 TOO_FEW_SETS = "illustration: too few sets"
 SYNTHETIC = ("synthetic",)
-
-#: Sizes that the claims themselves state: an interval that excludes one and reaches 0 speaks against it.
-LAW_SLOPE = 1.0  # log L = log K_F - (1/d) log N + a
-PUBLISHED_CORRELATION = 0.70  # loss penalty against K_F, Konz & Mazurowski 2024, poster
 
 EXACT_ORDERS = 8  # all n! orders up to this n
 EXACT_SIGNS = 16  # all 2^n signs up to this n
@@ -46,6 +45,10 @@ class StatisticsError(ValueError):
 
 class NoRecords(StatisticsError):
     """The frame is empty, or a column that the statistic needs is not there."""
+
+
+class WrongClaims(StatisticsError):
+    """params/claims.yaml does not state the four primary tests."""
 
 
 class NotEnough(StatisticsError):
@@ -748,7 +751,7 @@ def _sharpness_rows(sets: pd.DataFrame, level: float) -> pd.DataFrame:
             good = int(np.isfinite(sets[[response, *terms.values()]].to_numpy(np.float64)).all(axis=1).sum())
             rows = pd.DataFrame({"term": list(terms), "slope": math.nan, "low": math.nan, "high": math.nan,
                                  "p": math.nan, "df": max(good - len(terms) - 1, 0), "n": good})  # fmt: skip
-        parts.append(rows.assign(regression=name, predicted=LAW_SLOPE))
+        parts.append(rows.assign(regression=name, predicted=primary_tests()["sharpness_generalization"].claimed))
     out = pd.concat(parts, ignore_index=True).rename(columns={"n": "n_sets"})
     return out[["regression", "term", "slope", "low", "high", "p", "predicted", "df", "n_sets"]]
 
@@ -897,15 +900,15 @@ class Verdict:
     effect, low, high   the primary effect with its 95 % interval; p, smallest_p of its exact test
     p_holm              p adjusted over the four claims; where given, it decides instead of p
     side                +1: the claim says effect > 0; -1: effect < 0
-    claimed             size that the claim itself states, or None for a bound
+    claimed             size that the claim itself states, or None for a bound; alpha: level of p
     sets                the table of one row a set that was tested; leave_one_out: left_out, value
     beside              other numbers that decide nothing; notes: what was left out, in words
     all_runs            the same with runs that did not fit, where this one has fitted runs only
 
     `verdict` follows from these fields alone:
     fewer than MIN_SETS sets                                      "illustration: too few sets"
-    interval on the claim's side of 0 and p <= 0.05               "supported"
-    for a bound: interval on the other side of 0 and p <= 0.05    "not supported"
+    interval on the claim's side of 0 and p <= alpha              "supported"
+    for a bound: interval on the other side of 0 and p <= alpha   "not supported"
     otherwise: interval reaches 0 and excludes the claimed size   "not supported"
     anything else                                                 "undecided"
     """
@@ -925,6 +928,7 @@ class Verdict:
     n_runs: int
     side: int = 1
     claimed: float | None = None
+    alpha: float = ALPHA
     p_holm: float | None = None
     fitted_only: bool = True
     notes: tuple[str, ...] = ()
@@ -945,9 +949,9 @@ class Verdict:
             return "undecided"
         low, high = (self.low, self.high) if self.side > 0 else (-self.high, -self.low)
         if low > 0:
-            return "supported" if p <= ALPHA else "undecided"
+            return "supported" if p <= self.alpha else "undecided"
         if self.claimed is None:
-            return "not supported" if high < 0 and p <= ALPHA else "undecided"
+            return "not supported" if high < 0 and p <= self.alpha else "undecided"
         return "not supported" if high < self.claimed else "undecided"
 
     @property
@@ -1005,6 +1009,135 @@ class Verdict:
         rows.append(("Verdict", f"**{self.verdict}**"))
         lines = [f"| {_cell(name)} | {_cell(text)} |" for name, text in rows]
         return "\n".join([f"| Claim | {_cell(self.claim)} |", "|:--|:--|", *lines])
+
+
+# ---------------------------------------------------------------------------------------- primary tests
+
+
+@dataclass(frozen=True)
+class PrimaryTest:
+    """The one test that decides a claim, as params/claims.yaml states it before any run."""
+
+    claim: str
+    hypothesis: str
+    outcome: str
+    predictor: str | None
+    models: str
+    sets: str
+    grey_level: int | None
+    test: str
+    quantity: str
+    alternative: str
+    side: int
+    claimed: float | None
+    alpha: float
+    supported_if: str
+    refuted_if: str
+
+    def stated(self, grey_level: int | None = None) -> dict:
+        """Fields of a Verdict, the values of the keys put into its texts."""
+        level = self.grey_level if grey_level is None else grey_level
+        values = {"alpha": self.alpha, "claimed": self.claimed, "grey_level": level}
+        names = ("claim", "hypothesis", "test", "quantity", "supported_if", "refuted_if")
+        texts = {name: getattr(self, name).format(**values) for name in names}
+        return texts | {"side": self.side, "claimed": self.claimed, "alpha": self.alpha}
+
+
+CLAIMS = {  # claim -> (outcome, predictor) that its computation reads
+    "data_dimension": ("test_loss_nats", "d_data"),
+    "sharpness_generalization": ("test_loss_nats", "k_f"),
+    "sharpness_robustness": ("loss_penalty_nats", "k_f"),
+    "representation_bound": ("d_repr", "d_data_same_images"),
+}
+_ONLY = {"models": "averaged", "sets": "real", "alternative": "two-sided"}  # what the tests below compute
+
+
+def read_primary_tests(path) -> dict[str, PrimaryTest]:
+    """The four primary tests of a file like params/claims.yaml: name -> PrimaryTest.
+
+    Raises WrongClaims where a claim or a key is missing or unknown, or a value is one that the package's
+    test does not compute: a text that says another test than the one that runs would be worse than none.
+    """
+    with open(path, encoding="utf-8") as file:
+        body = yaml.safe_load(file)
+    remedy = f"; compare {path} with params/claims.yaml"
+    if not isinstance(body, dict) or set(body) != set(CLAIMS):
+        raise WrongClaims(f"the claims must be {', '.join(CLAIMS)}, since each verdict needs its test{remedy}")
+    keys, tests = {f.name for f in fields(PrimaryTest)}, {}
+    for name, reads in CLAIMS.items():
+        entry = body[name] if isinstance(body[name], dict) else {}
+        if odd := sorted(keys ^ set(entry)):
+            raise WrongClaims(f"{name}: {', '.join(odd)} is missing or unknown, so its test is not fixed{remedy}")
+        only = _ONLY | dict(zip(("outcome", "predictor"), reads, strict=True))
+        if wrong := [key for key, value in only.items() if entry[key] != value]:
+            key = wrong[0]
+            raise WrongClaims(f"{name}: {key} is {entry[key]!r}, but the test computes {only[key]!r} only{remedy}")
+        number = isinstance(entry["alpha"], float) and 0 < entry["alpha"] < 1
+        if not number or entry["side"] not in (1, -1):
+            raise WrongClaims(f"{name}: alpha must lie between 0 and 1 and side be 1 or -1, else no rule holds{remedy}")
+        if (name == "sharpness_robustness") != isinstance(entry["grey_level"], int):
+            raise WrongClaims(f"{name}: grey_level is {entry['grey_level']!r}; only the attack has a budget{remedy}")
+        tests[name] = PrimaryTest(**entry)
+    return tests
+
+
+@lru_cache(maxsize=1)
+def primary_tests() -> dict[str, PrimaryTest]:
+    """The primary tests of this book, from params/claims.yaml."""
+    return read_primary_tests(images.REPOSITORY / "params" / "claims.yaml")
+
+
+def _stated(name: str, grey_level: int | None = None) -> dict:
+    return primary_tests()[name].stated(grey_level)
+
+
+def verdict_table(verdicts: dict[str, Verdict]) -> pd.DataFrame:
+    """One row a claim: what was tested, the effect, the verdict, and whether it hangs on one set.
+
+    Columns: those of Verdict.row, quantity, and of the effect with each set left out in turn:
+    loo_low, loo_high (its ends), loo_without (the set whose absence moves it furthest) and same_sign.
+    Without such values they are nan, None and None.
+    """
+    rows = []
+    for name, verdict in verdicts.items():
+        row = {"name": name, **verdict.row(), "quantity": verdict.quantity}
+        left = verdict.leave_one_out
+        left = None if left is None else left.dropna(subset="value")
+        row |= {"loo_low": math.nan, "loo_high": math.nan, "loo_without": None, "same_sign": None}
+        if left is not None and len(left) and math.isfinite(verdict.effect):
+            values = left["value"].to_numpy(float)
+            row |= {"loo_low": values.min(), "loo_high": values.max()}
+            row["loo_without"] = str(left["left_out"].iloc[int(np.abs(values - verdict.effect).argmax())])
+            row["same_sign"] = bool((np.sign(values) == np.sign(verdict.effect)).all())
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def power_mean(effect: float, sd: float, n_sets: int, alpha: float = 0.05) -> float:
+    """Chance that a two-sided t test of a mean over sets finds a true mean `effect`.
+
+        P(|T| > t_(1 - alpha/2, G-1)),  T noncentral t with G-1 degrees of freedom and effect sqrt(G) / sd
+
+    effect, sd  in units of the outcome (for claim 1: exponents); sd between sets, from a pilot
+    Raises NotEnough with fewer than two sets or no spread.
+    """
+    if n_sets < 2 or not sd > 0:
+        raise NotEnough(f"{n_sets} sets with spread {sd:g} give no t test; take at least two sets and a spread above 0")
+    df, shift = n_sets - 1, effect * math.sqrt(n_sets) / sd
+    critical = stats.t.ppf(1 - alpha / 2, df)
+    return float(stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift))
+
+
+def power_difference(effect: float, sd: float, n_first: int, n_second: int, alpha: float = 0.05) -> float:
+    """As power_mean, for the difference of two domains with equal spread between sets.
+
+    df = n_1 + n_2 - 2,  shift = effect / (sd sqrt(1/n_1 + 1/n_2))
+    """
+    if min(n_first, n_second) < 1 or n_first + n_second < 3 or not sd > 0:
+        raise NotEnough(f"{n_first} against {n_second} sets with spread {sd:g} give no t test; add sets")
+    df = n_first + n_second - 2
+    shift, critical = effect / (sd * math.sqrt(1 / n_first + 1 / n_second)), stats.t.ppf(1 - alpha / 2, df)
+    return float(stats.nct.sf(critical, df, shift) + stats.nct.cdf(-critical, df, shift))
 
 
 def _cell(text: str) -> str:
@@ -1130,16 +1263,7 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
                 lambda: mean_effect(brier["excess"], permutations=permutations)
             )
     return Verdict(
-        claim="Test loss scales with the data's dimension",
-        hypothesis="The test loss falls at least as fast as N^(-1/d_data): an upper bound, exponent at least 1/d_data.",
-        test="Exponent of the test loss in N less 1/d_data, models averaged, mean over image sets; "
-        "t interval and exact sign flips.",
-        quantity="the mean of (exponent - 1/d_data)",
-        supported_if=f"the whole interval lies above 0 and p <= {ALPHA:g}: the loss falls faster than the bound asks.",
-        refuted_if=f"the whole interval lies below 0 and p <= {ALPHA:g}. Only exponents below 1/d_data count "
-        "against an upper bound; larger ones agree with it, and the order of sets by dimension is another "
-        "prediction. What is refuted is the bound with its assumptions (no label noise, K_f not growing "
-        "with N, d_data not underestimated), over the sizes measured.",
+        **_stated("data_dimension"),
         n_runs=int(sets["n_runs"].sum()),
         p_holm=p_holm,
         fitted_only=fitted_only,
@@ -1209,16 +1333,8 @@ def _sharpness_generalization(frame, *, fitted_only, exclude, p_holm, permutatio
         )
         beside |= _domain_gap(sets, permutations)
     return Verdict(
-        claim="Label sharpness explains how well image sets are learned",
-        hypothesis="At equal N and model, the test loss rises with label sharpness K_F (slope 1 in the law).",
-        test="Slope of log test loss (effects of model and log N taken out) on log K_F between image sets; "
-        "t interval and exact permutation of K_F over sets.",
-        quantity="the slope of log test loss on log K_F",
-        supported_if=f"the whole interval lies above 0 and p <= {ALPHA:g}.",
-        refuted_if="the interval reaches 0 or below and excludes 1, the slope in the law: no rise is seen, "
-        "and one as large as the law's is ruled out. An interval that holds both leaves it undecided.",
+        **_stated("sharpness_generalization"),
         n_runs=n_runs,
-        claimed=LAW_SLOPE,
         p_holm=p_holm,
         fitted_only=fitted_only,
         notes=(*notes, *more),
@@ -1252,7 +1368,7 @@ def _domain_gap(sets: pd.DataFrame, permutations: int) -> dict:
 
 def claim_sharpness_robustness(
     frame: pd.DataFrame,
-    grey_level: int = 2,
+    grey_level: int | None = None,
     *,
     fitted_only: bool = True,
     exclude: Sequence[str] = SYNTHETIC,
@@ -1274,6 +1390,7 @@ def claim_sharpness_robustness(
     Beside: rank correlation; the accuracy penalty; the share of images whose input gradient
     vanishes in float32, where FGSM cannot move and a penalty of 0 says nothing.
     """
+    grey_level = primary_tests()["sharpness_robustness"].grey_level if grey_level is None else grey_level
     options = {"exclude": exclude, "p_holm": p_holm, "permutations": permutations, "grey_level": grey_level}
     return _both(_sharpness_robustness, frame, fitted_only, **options)
 
@@ -1306,17 +1423,8 @@ def _sharpness_robustness(frame, *, grey_level, fitted_only, exclude, p_holm, pe
                     f"{_number(zero.mean())} % on average, at most {_number(zero.max())} % in one set"
                 )
     return Verdict(
-        claim="Label sharpness makes networks fragile",
-        hypothesis=f"The loss penalty of FGSM at {grey_level}/255 rises with label sharpness K_F.",
-        test=f"Pearson correlation over image sets of the loss penalty at {grey_level}/255 (effects of model "
-        "and log N taken out) with K_F; Fisher z interval and exact permutation of K_F over sets.",
-        quantity=f"the correlation of the loss penalty at {grey_level}/255 with K_F",
-        supported_if=f"the whole interval lies above 0 and p <= {ALPHA:g}.",
-        refuted_if=f"the interval reaches 0 or below and excludes {PUBLISHED_CORRELATION:.2f}, the published "
-        "correlation: no rise is seen, and one as strong as published is ruled out. An interval that holds "
-        "both leaves it undecided.",
+        **_stated("sharpness_robustness", grey_level),
         n_runs=n_runs,
-        claimed=PUBLISHED_CORRELATION,
         p_holm=p_holm,
         fitted_only=fitted_only,
         notes=(*notes, *more),
@@ -1373,19 +1481,8 @@ def _representation_bound(frame, *, fitted_only, exclude, p_holm, permutations) 
             row = paired_bound(runs, "twonn", **options).iloc[0]
             beside["Mean log ratio by TwoNN"] = _estimate(row["mean_log_ratio"], row["low"], row["high"])
     return Verdict(
-        claim="The representation's dimension is bounded by the data's",
-        hypothesis="Estimated on the same images, d_repr is at most d_data: the mean of log(d_repr / d_data) "
-        "is below 0.",
-        test="Mean over image sets of log(d_repr / d_data), same images, estimator and k, paired within "
-        "runs, models averaged; t interval and exact sign flips.",
-        quantity="the mean of log(d_repr / d_data)",
-        supported_if=f"the whole interval lies below 0 and p <= {ALPHA:g}; about learning it speaks only as "
-        "far as the trained network lies lower than the null maps.",
-        refuted_if=f"the whole interval lies above 0 and p <= {ALPHA:g}. No measurement refutes the theorem "
-        "itself (a Lipschitz map cannot raise dimension): points above the diagonal show that the "
-        "estimators do not keep the order.",
+        **_stated("representation_bound"),
         n_runs=len(runs),
-        side=-1,
         p_holm=p_holm,
         fitted_only=fitted_only,
         notes=(*notes, *more),
@@ -1398,11 +1495,12 @@ def _representation_bound(frame, *, fitted_only, exclude, p_holm, permutations) 
     )
 
 
-def claims(frame: pd.DataFrame, grey_level: int = 2, **options) -> dict[str, Verdict]:
+def claims(frame: pd.DataFrame, grey_level: int | None = None, **options) -> dict[str, Verdict]:
     """The four verdicts with p values adjusted over the four by Holm: name -> Verdict.
 
     Names: data_dimension, sharpness_generalization, sharpness_robustness, representation_bound.
-    options  fitted_only, exclude, permutations, as in each claim
+    grey_level  budget of the attack, of 255; None: that of the primary test
+    options     fitted_only, exclude, permutations, as in each claim
     """
     found = {
         "data_dimension": claim_data_dimension(frame, **options),
