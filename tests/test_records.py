@@ -145,3 +145,62 @@ def test_provenance_names_versions_and_is_no_part_of_the_identity():
     assert facts["seconds"] == 1.5
     assert {"commit", "torch", "numpy", "python", "written"} <= facts.keys()
     assert set(METHOD_VERSIONS) == {"properties", "training", "attack", "representation", "slope"}
+
+
+# ------------------------------------------------------------------------- failures and claims
+
+
+def test_a_failure_is_noted_with_its_traceback_and_forgiven(tmp_path):
+    store = Store(tmp_path)
+    assert store.failures() == {}
+    store.fail("training", "ab", "vgg13 x", "ValueError: no", "Traceback ...", attempts=2)
+    ((key, note),) = store.failures().items()
+    assert key == ("training", "ab")
+    assert (note["label"], note["reason"], note["attempts"]) == ("vgg13 x", "ValueError: no", 2)
+    store.forgive(*key)
+    assert store.failures() == {}
+    assert store.ids("training") == []
+
+
+def test_a_run_is_claimed_once_and_again_after_its_release(tmp_path):
+    store = Store(tmp_path)
+    claim = store.claim("ab", "vgg13 x")
+    assert store.claim("ab", "vgg13 x") is None
+    assert store.claims()["ab"]["pid"] == os.getpid()
+    claim.release()
+    assert store.claims() == {}
+    assert store.claim("ab", "vgg13 x") is not None
+
+
+def test_a_claim_without_heartbeat_is_taken_over_and_its_first_owner_learns_of_it(tmp_path):
+    store = Store(tmp_path)
+    first = store.claim("ab", "x")
+    os.utime(first.path, (time.time() - 61,) * 2)
+    assert store.claims()["ab"]["stale"]
+    second = store.claim("ab", "x")
+    assert second is not None
+    assert second.beat()
+    assert not first.beat()
+    first.release()
+    assert second.beat()
+    assert [p.name for p in first.path.parent.iterdir()] == ["ab.json"]
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="process numbers are looked up in /proc")
+def test_the_claim_of_a_process_that_is_gone_is_free_at_once(tmp_path):
+    script = f"from intrinsic.records import Store; assert Store({str(tmp_path)!r}).claim('ab', 'x')"
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert Store(tmp_path).claims()["ab"]["stale"]
+    assert Store(tmp_path).claim("ab", "x") is not None
+
+
+def test_of_many_threads_one_gets_a_stale_claim(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    store = Store(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        for i in range(30):
+            first = store.claim(f"r{i}", "x")
+            os.utime(first.path, (time.time() - 100,) * 2)
+            won = [one for one in pool.map(lambda _, i=i: store.claim(f"r{i}", "x"), range(8)) if one]
+            assert sum(one.beat() for one in won) == 1

@@ -12,14 +12,18 @@ import json
 import math
 import os
 import platform
+import socket
 import subprocess
 import threading
+import time
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 SCHEMA = 1
+STALE_S = 60  # seconds without a heartbeat after which a claim counts for nothing
 MAX_SERIES = 2000
 
 #: The version of each kind's method: raised when the same params would give other numbers.
@@ -154,6 +158,59 @@ def write_text(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@cache
+def _process_space() -> str:
+    """Within which a process number names one process: this start of the system, this namespace; "" if unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+def _read_claim(path: Path, stale_s: float) -> dict | None:
+    """What a claim says, its last heartbeat and whether it is stale; None where there is no such file."""
+    try:
+        beat = path.stat().st_mtime
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        body = json.loads(text)
+    except ValueError:  # its process died while writing it, or writes it now
+        body = {"label": "", "host": "", "pid": 0, "started": "", "space": ""}
+    body["beat"] = datetime.datetime.fromtimestamp(beat, datetime.UTC).isoformat(timespec="seconds")
+    body["age_s"] = max(time.time() - beat, 0.0)
+    gone = bool(body["space"]) and body["space"] == _process_space() and not Path(f"/proc/{body['pid']}").exists()
+    return body | {"stale": gone or body["age_s"] > stale_s}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this process computes and no other does, as long as it beats."""
+
+    path: Path
+    token: str
+
+    def beat(self) -> bool:
+        """Say that the process is alive; False where the claim is no longer its own."""
+        try:
+            if json.loads(self.path.read_text(encoding="utf-8")).get("token") != self.token:
+                return False
+            os.utime(self.path)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def release(self) -> None:
+        if self.beat():
+            self.path.unlink(missing_ok=True)
+
+
 class Store:
     """A folder of records, one JSON file each: `root/KIND/ID.json`."""
 
@@ -189,6 +246,67 @@ class Store:
     def records(self, kind: str) -> Iterator[Record]:
         for id in self.ids(kind):
             yield self.read(kind, id)
+
+    def fail(self, kind: str, id: str, label: str, reason: str, traceback: str = "", attempts: int = 1) -> None:
+        """Note that a run failed, in `failed/KIND-ID.json`; the next note of it, or `forgive`, takes its place."""
+        body = {"label": label, "reason": reason, "traceback": traceback, "attempts": attempts, "written": _now()}
+        write_text(self.root / "failed" / f"{kind}-{id}.json", json.dumps(body, sort_keys=True) + "\n")
+
+    def failures(self) -> dict[tuple[str, str], dict]:
+        """{(kind, id): label, reason, traceback, attempts, written} of the runs that failed."""
+        found = {}
+        for path in sorted((self.root / "failed").glob("[!.]*-*.json")):
+            kind, _, id = path.stem.partition("-")
+            try:
+                found[kind, id] = json.loads(path.read_text(encoding="utf-8"))
+            except FileNotFoundError:  # forgiven meanwhile
+                continue
+            except (OSError, ValueError) as error:
+                raise RecordError(f"the note {path} cannot be read ({error}), so it says nothing; delete it") from error
+        return found
+
+    def forgive(self, kind: str, id: str) -> None:
+        """Forget that a run failed."""
+        (self.root / "failed" / f"{kind}-{id}.json").unlink(missing_ok=True)
+
+    def claim(self, id: str, label: str, stale_s: float = STALE_S) -> "Claim | None":
+        """The claim to a run, in `claims/ID.json`; None where another process has it.
+
+        The file is created only where there is none, so of two processes one gets it. One without a heartbeat for
+        `stale_s` seconds, or whose process on this machine is gone, is moved away first.
+        """
+        path = self.root / "claims" / f"{id}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = {"label": label, "host": socket.gethostname(), "pid": os.getpid(), "started": _now(), "beat": _now()}
+        body |= {"space": _process_space(), "token": uuid.uuid4().hex}
+        for _ in range(2):
+            try:
+                with open(path, "x", encoding="utf-8") as file:
+                    file.write(json.dumps(body, sort_keys=True) + "\n")
+            except FileExistsError:
+                held = _read_claim(path, stale_s)
+                if held is None:
+                    continue
+                if not held["stale"]:
+                    return None
+                moved = path.with_name(f".{id}.{body['token']}.stale")
+                try:
+                    os.rename(path, moved)
+                    if not (_read_claim(moved, stale_s) or {"stale": True})["stale"]:  # a third process was faster
+                        os.link(moved, path)
+                        return None
+                except (FileNotFoundError, FileExistsError):
+                    return None
+                finally:
+                    moved.unlink(missing_ok=True)
+            else:
+                return Claim(path, body["token"])
+        return None
+
+    def claims(self, stale_s: float = STALE_S) -> dict[str, dict]:
+        """{id: label, host, pid, started, beat (the last heartbeat), age_s, stale} of the runs in work."""
+        found = {p.stem: _read_claim(p, stale_s) for p in sorted((self.root / "claims").glob("[!.]*.json"))}
+        return {id: one for id, one in found.items() if one is not None}
 
     def state(self) -> str:
         """A hash of what the store holds."""

@@ -212,9 +212,15 @@ class ImageSet:
             self.__dict__["_hash"] = digest.hexdigest()[:16]
         return self.__dict__["_hash"]
 
+    def pixel_ids(self):
+        """An integer for each image, equal exactly where all pixels are; found once, as the arrays are read-only."""
+        if "_ids" not in self.__dict__:
+            self.__dict__["_ids"] = read_only(pixel_ids(self.images))
+        return self.__dict__["_ids"]
+
     def duplicates(self):
         """Sets of images that are equal in every pixel, as Duplicates."""
-        ids = pixel_ids(self.images)
+        ids = self.pixel_ids()
         order = np.argsort(ids, kind="stable")
         sets = [s for s in np.split(order, np.flatnonzero(np.diff(ids[order])) + 1) if len(s) > 1]
         sets.sort(key=lambda s: s[0])

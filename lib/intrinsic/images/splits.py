@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intrinsic.images.sets import BadImages, Leak, TooFewImages, integers, pixel_ids
+from intrinsic.images.sets import BadImages, Leak, TooFewImages, integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def check_split(images, split, groups=None):
                 f"{len(shared)} groups have images in training and test, e.g. group {shared[0]}, so the test "
                 "would not show what is new: split by group"
             )
-    ids = pixel_ids(images.images)
+    ids = images.pixel_ids()
     shared = np.intersect1d(ids[train], ids[test])
     if len(shared):
         i, j = train[ids[train] == shared[0]][0], test[ids[test] == shared[0]][0]
@@ -127,7 +127,7 @@ def _plan(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375)
         raise ValueError(f"seed={seed!r} starts no random order: give a whole number from 0")
     n, labels = len(images), images.labels
     known = images.group if groups is None else _groups(groups, n)
-    merged = _merge(np.arange(n) if known is None else known, pixel_ids(images.images))
+    merged = _merge(np.arange(n) if known is None else known, images.pixel_ids())
     group_order, image_order = (np.random.default_rng([seed, part]) for part in (0, 1))
     turn = group_order.permutation(merged.max() + 1)
     present = [int(label) for label in np.unique(labels)]
