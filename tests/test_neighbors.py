@@ -89,6 +89,8 @@ def route(request, monkeypatch):
 
     A device's operations are torch's, so they run on the processor as they would on a GPU.
     """
+    for module in (products, tiles):
+        monkeypatch.setattr(module, "int8_is_fast", lambda: True)
     if "float32" in request.param:
         monkeypatch.setattr(products, "int8_is_faithful", lambda device="cpu": False)
         monkeypatch.setattr(tiles, "int8_is_faithful", lambda device="cpu": False)
@@ -176,6 +178,17 @@ def test_image_distances_are_exact_with_other_processor_instructions(instruction
         capture_output=True,
     )  # fmt: skip
     assert done.stdout.startswith("faithful:")
+
+
+def test_8_bit_products_that_are_right_but_slow_are_not_used(monkeypatch):
+    quick, points = torch._int_mm, as_points(np.zeros((3, 4), dtype=np.uint8))
+    products.int8_is_fast.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: (time.sleep(0.2), quick(a, b))[1])
+    assert not Integers(points).faithful
+    products.int8_is_fast.cache_clear()
+    monkeypatch.setattr(torch, "_int_mm", lambda a, b: torch.zeros((len(a), b.shape[1]), dtype=torch.int32))
+    assert Integers(points).faithful == int8_is_faithful()  # asked before, with the machine's own
+    products.int8_is_fast.cache_clear()
 
 
 def test_a_product_that_saturates_fails_the_self_test(monkeypatch):

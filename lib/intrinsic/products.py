@@ -9,6 +9,7 @@ other points    `Quantized` and `Floats`: products in 8 bits, in float32 or in f
 """
 
 import math
+import time
 from functools import cached_property, lru_cache
 from tempfile import TemporaryFile
 from threading import Lock
@@ -229,7 +230,7 @@ class Integers:
 
     def __init__(self, points, faithful=None):
         self.points, self.dimensions = points, points.dimensions
-        self.faithful = int8_is_faithful() if faithful is None else faithful
+        self.faithful = int8_is_faithful() and int8_is_fast() if faithful is None else faithful
         self.dtype = np.dtype(np.int32 if points.dimensions <= INT32_PIXELS else np.int64)
         held = points.n * points.dimensions <= points.memory // 4
         self._signed = np.empty((points.n, points.dimensions), dtype=np.int8) if held else None
@@ -462,6 +463,26 @@ def int8_is_faithful(device="cpu"):
         if not torch.equal(found.cpu().double(), a.cpu().double() @ b.cpu().double().T):
             return False
     return True
+
+
+@lru_cache(maxsize=1)
+def int8_is_fast():
+    """Whether 8-bit products on this CPU take less time than float32 ones: the fastest of three each, in one block.
+
+    On x86 processors without VNNI they may be right and yet take forty times as long.
+    """
+    whole = torch.zeros((256, 1024), dtype=torch.int8)
+    single = whole.float()
+    seconds = []
+    for product in (lambda: torch._int_mm(whole, whole.T), lambda: single @ single.T):
+        product()
+        clock = []
+        for _ in range(3):
+            started = time.perf_counter()
+            product()
+            clock.append(time.perf_counter() - started)
+        seconds.append(min(clock))
+    return seconds[0] < seconds[1]
 
 
 @lru_cache(maxsize=4)

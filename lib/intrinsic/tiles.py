@@ -29,6 +29,7 @@ from intrinsic.products import (
     float32_is_faithful,
     full_precision,
     int8_is_faithful,
+    int8_is_fast,
 )
 from intrinsic.selection import Lists, Side, decide, in_threads, ranges, search, select, unknown
 
@@ -176,7 +177,7 @@ def route_of(points: Points, side: Side, k, n_classes):
     if points.integers:
         return points.integer_products
     probe = np.linspace(0, points.n - 1, PROBE).astype(np.int64) if points.n > 8 * PROBE else None
-    if probe is not None and int8_is_faithful():
+    if probe is not None and int8_is_faithful() and int8_is_fast():
         found = points.quantized
         found.ratio = MOST_CANDIDATES
         lists = _proposed(points, found, side, probe, k, n_classes)
