@@ -4,9 +4,10 @@ The paper's loop is written anew from its section 5 and appendix F: float32, cha
 other, 1,000 outputs, and every image decoded from its file and resized in every epoch. Ours is `training.train` in the
 precision that the hardware has. Each epoch is timed in a process of its own, after a few images that warm it up, so
 that no setting of one loop serves the other. Prints a table, and writes it to benchmarks/results/training.json.
+--loss compares held-out losses over seeds on three image sets, and writes training_losses.json.
 
 usage: python benchmarks/training.py [--small] [--turns N] [--size 64] [--images 1000] [--set NAME | --folder FOLDER]
-                                     [--loss] [--output FOLDER]
+                                     [--loss SEEDS] [--output FOLDER]
 """
 
 import argparse
@@ -311,9 +312,13 @@ def main():
     parser.add_argument("--set", default="photo_patches", help=f"image set whose files are made, {FILE_SIZE} pixels")
     parser.add_argument("--folder", type=Path, help="folders of classes with files of one's own, instead of --set")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument("--loss", type=int, default=0, metavar="SEEDS", help="also compare held-out losses (slow)")
+    parser.add_argument("--loss", type=int, default=0, metavar="SEEDS", help="compare held-out losses instead (slow)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
+    if arguments.loss:
+        about = machine()
+        write({"machine": about, **losses(arguments.loss)}, arguments.output, "training_losses")
+        return
     n, turns = (120, 1) if arguments.small else (arguments.images, arguments.turns)
     rates = {"bfloat16": product_rate(), "float32": product_rate(torch.float32)}
     about = machine()
@@ -349,8 +354,6 @@ def main():
                 flush=True,
             )
             print("   " + ", ".join(f"{group} {share:.0%}" for group, share in row["shares"].items()), flush=True)
-    if arguments.loss:
-        found["losses"] = losses(arguments.loss)
     write(found, arguments.output, "training")
 
 

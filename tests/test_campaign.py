@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from intrinsic import campaign, images
+from intrinsic import campaign, cli, images, models, records
 from intrinsic.records import Store, publish
 
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -43,6 +44,67 @@ def test_the_published_campaign_is_of_sets_in_the_catalogue_and_the_papers_sizes
     assert at_500 == {(model, name) for model in campaign.models.MODELS for name in p.datasets}
     assert {seed for block in p.runs[:2] for seed in block.seeds} == set(range(5))  # the pilot, over seeds
     assert p.runs[-1].n_train == [750, 1250, 1500]
+
+
+def test_the_papers_protocol_is_27_tasks_and_972_runs_a_seed():
+    p = campaign.read(images.REPOSITORY / "params" / "paper.yaml")
+    assert set(p.datasets) <= set(images.catalogue())
+    grid = list(campaign.cells(p))
+    assert len(p.datasets) == 27
+    assert len({name.partition("-")[0] for name in p.datasets}) == 11
+    assert len(grid) == 27 * 6 * 6
+    wanted = campaign._training_wanted(p, "mura", "resnet34", 500, 0)
+    assert (wanted["until"], wanted["epochs"], wanted["batch_size"], wanted["size"]) == ("epochs", 100, 25, 224)
+
+
+def test_the_estimate_of_gpu_hours_is_operations_over_rate(monkeypatch):
+    monkeypatch.setattr(campaign.models, "operations", lambda model, **_: {"resnet18": 1e9, "vgg13": 5e9}[model])
+    blocks = [{"models": ["resnet18", "vgg13"], "n_train": [100, 200], "seeds": [0, 1]}]
+    p = campaign.params(datasets=["digits"], runs=blocks, protocol="paper")
+    expected = 3 * (1e9 + 5e9) * (100 + 200) * 2 * 100 / 2e12 / 3600
+    assert campaign.gpu_hours(p, 2) == pytest.approx(expected)
+
+
+def test_operations_are_those_counted_by_hand():
+    network, sizes = models.create("resnet18", channels=1), []
+    for module in network.modules():  # sizes of maps at 32 pixels, by the strides of the architecture
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(
+                lambda m, given, out: sizes.append(2 * m.weight.numel() * out.shape[2] * out.shape[3])
+            )
+    network.eval()(torch.zeros(1, 1, 32, 32))
+    counted = sum(sizes) + 2 * network.fc.weight.numel()
+    assert models.operations("resnet18", size=32) == counted
+
+
+def test_a_dry_run_of_sets_that_are_away_counts_their_runs(capsys):
+    assert cli.main(["run", str(images.REPOSITORY / "params" / "paper.yaml"), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "972 training runs (972 a seed)" in told
+    assert "oai" in told
+
+
+@pytest.mark.slow
+def test_the_papers_protocol_runs_on_made_up_images(tmp_path, monkeypatch):
+    """Every kind of record, with the file's own settings but for sizes, numbers and epochs."""
+    made = np.random.default_rng(0)
+    x = made.integers(0, 256, (80, 32, 32), dtype=np.uint8)
+    x[::2, :8] //= 4
+    np.savez(tmp_path / "copy.npz", images=x, labels=np.arange(80) % 2)
+    monkeypatch.setattr(campaign.models, "PAPER_EPOCHS", 2)
+    monkeypatch.setattr(campaign, "_published_files", list)
+    p = campaign.read(images.REPOSITORY / "params" / "paper.yaml")
+    few = {"per_class": 20, "draws": 2, "k": 5, "attack_images": 8, "pgd_steps": 2, "radius_images": 2}
+    few |= {"sanity_images": 2, "slope_pairs": 4, "size": 32, "datasets": [str(tmp_path / "copy.npz")]}
+    blocks = [{"models": ["resnet18"], "n_train": [24], "seeds": [0]}]
+    p = campaign.params(**{**p.model_dump(), **few, "runs": blocks})
+    store = Store(tmp_path / "store")
+    made = campaign.plan(p)
+    found = [record for task in made.tasks for record in campaign.compute(task, store=store)]
+    assert {record.kind for record in found} == set(records.KINDS)
+    (trained,) = [record for record in found if record.kind == "training"]
+    assert trained.params["protocol"] == "paper"
+    assert trained.metrics["epochs"] == 2
 
 
 @pytest.mark.parametrize(

@@ -361,25 +361,49 @@ def _layers(model: str, which: str) -> tuple[str, ...]:
     return (paper, *(name for name in representations.blocks(network) if name != paper))
 
 
-def _grid(p: Params):
-    """(source, model, n_train, seed) in the order of the file, each once."""
-    yield from _cells(p)
-
-
-def _cells(p: Params) -> dict[tuple, int | None]:
+def cells(p: Params) -> dict[tuple, int | None]:
     """{(source, model, n_train, seed): radius_images of its block}, in the order of the file; the first one counts."""
-    cells: dict[tuple, int | None] = {}
+    found: dict[tuple, int | None] = {}
     for block in p.runs:
         for source in block.datasets if block.datasets is not None else p.datasets:
             for model in block.models:
                 for seed in block.seeds:
                     for n_train in block.n_train:
-                        cells.setdefault((source, model, n_train, seed), block.radius_images)
-    return cells
+                        found.setdefault((source, model, n_train, seed), block.radius_images)
+    return found
 
 
 def _sources(p: Params) -> list[str]:
-    return list(dict.fromkeys([*p.datasets, *(source for source, *_ in _grid(p))]))
+    return list(dict.fromkeys([*p.datasets, *(source for source, *_ in cells(p))]))
+
+
+def absent(p: Params) -> dict[str, str]:
+    """{image set: where it is} of the campaign's sets that cannot be read on this machine now."""
+    entries = {source: images.catalogue().get(source) for source in _sources(p) if isinstance(source, str)}
+    return {source: entry.whereabouts() for source, entry in entries.items() if entry and not entry.present()}
+
+
+def without(p: Params, sources) -> Params:
+    """The campaign without some of its image sets."""
+
+    def left(names):
+        return [name for name in names if name not in sources]
+
+    blocks = [block.model_copy(update={"datasets": left(block.datasets or p.datasets)}) for block in p.runs]
+    return p.model_copy(update={"datasets": left(p.datasets), "runs": [block for block in blocks if block.datasets]})
+
+
+def gpu_hours(p: Params, teraflops: float) -> float:
+    """Hours of one GPU that trains at `teraflops` 10^12 operations a second: an estimate from the networks alone.
+
+        sum over runs of  3 operations(model) n_train epochs / rate
+
+    A backward pass takes twice the operations of a forward pass. Attacks and dimensions come on top; a run until fit
+    counts with the epochs of its cap, so this is the most that it takes.
+    """
+    each = lru_cache(lambda model: models.operations(model, size=p.size, channels=p.channels))
+    epochs = models.PAPER_EPOCHS if p.protocol == "paper" else p.epochs
+    return sum(3 * each(model) * n * epochs for _, model, n, _ in cells(p)) / (3600e12 * teraflops)
 
 
 def _precisions(p: Params, wanted: dict) -> list[str]:
@@ -401,14 +425,14 @@ def _announced(keys: dict, hanging: dict) -> tuple[dict, tuple[tuple[str, str], 
 def plan(p: Params) -> Plan:
     """All tasks of a campaign with the ids of their records, and the runs that a set cannot reach."""
     tasks, unreachable = [], []
-    cells = _cells(p)
+    grid = cells(p)
     for source in _sources(p):
         data = measurement.matched(source, p.size, p.channels, p.pixel_range)
         keys = {**_properties_wanted(p, source), "image_hash": data.hash}
         id = records.record_id("properties", keys)
         tasks.append(Task("properties", source, keys, (("properties", id),)))
         split_hashes = {}
-        for _, model, n_train, seed in (cell for cell in cells if cell[0] == source):
+        for _, model, n_train, seed in (cell for cell in grid if cell[0] == source):
             wanted = _training_wanted(p, source, model, n_train, seed)
             if (n_train, seed) not in split_hashes:
                 try:
@@ -421,7 +445,7 @@ def plan(p: Params) -> Plan:
                 unreachable.append((Task("training", source, wanted, ()).label, str(split_hash)))
                 continue
             keys = {**wanted, "image_hash": data.hash, "split_hash": split_hash}
-            hanging = {"attack": [_attack_wanted(p, cells[source, model, n_train, seed])]}
+            hanging = {"attack": [_attack_wanted(p, grid[source, model, n_train, seed])]}
             hanging["representation"] = [_representation_wanted(p, model, layer) for layer in _layers(model, p.layers)]
             if p.slope_pairs and data.images.n_classes == 2:
                 hanging["slope"] = [_slope_wanted(p)]
@@ -430,7 +454,7 @@ def plan(p: Params) -> Plan:
             )
             run = {key: getattr(p, key) for key in ("checkpoint_minutes", "weights", "pretrained")}
             tasks.append(Task("training", source, keys, ids, settings, run, tuple(ids for _, ids in others)))
-    order = {cell: i for i, cell in enumerate(cells)}
+    order = {cell: i for i, cell in enumerate(grid)}
     tasks.sort(
         key=lambda t: (
             (0, 0)
@@ -1056,7 +1080,7 @@ def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
 
 def coverage(p: Params, frame: pd.DataFrame) -> pd.DataFrame:
     """One row an image set: how many planned runs are stored, and how many of them fitted."""
-    planned = pd.Series([_set_name(source) for source, *_ in _grid(p)]).value_counts(sort=False)
+    planned = pd.Series([_set_name(source) for source, *_ in cells(p)]).value_counts(sort=False)
     grouped = frame.groupby("dataset")
     table = pd.DataFrame(
         {"planned runs": planned, "stored": grouped.size(), "fitted": grouped["fitted"].sum()},
@@ -1069,7 +1093,7 @@ def missing(p: Params, *, store: Store | None = None) -> list[str]:
     store = store or default_store()
     table = _lookup("training", store)
     out = []
-    for source, model, n_train, seed in _grid(p):
+    for source, model, n_train, seed in cells(p):
         if not _stored(table, p, source, model, n_train, seed):
             wanted = _training_wanted(p, source, model, n_train, seed)
             out.append(Task("training", source, wanted, ()).label)
@@ -1105,7 +1129,7 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
         represented.setdefault(record.params["parent"], []).append(record)
     properties = properties_frame(p, store=store)
     rows = []
-    for source, model, n_train, seed in _grid(p):
+    for source, model, n_train, seed in cells(p):
         found = _stored(trained, p, source, model, n_train, seed)
         if not found:
             continue

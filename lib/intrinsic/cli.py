@@ -54,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", "complete a campaign: compute what is not stored", "intrinsic run params/quick.yaml --dry-run")
     run.add_argument("params", metavar="PARAMS.yaml")
     run.add_argument("--dry-run", action="store_true", help="show the plan and its estimated minutes, compute nothing")
+    run.add_argument(
+        "--gpu-teraflops",
+        type=float,
+        default=20.0,
+        metavar="RATE",
+        help="10^12 operations a second that a GPU is taken to train at, for the estimate of a dry run (20)",
+    )
     _add_sets(run)
     run.add_argument("--workers", type=int, help="processes of one thread each (one a core)")
     run.add_argument("--no-progress", action="store_true", help="no progress bar")
@@ -400,7 +407,7 @@ def _run(arguments) -> int:
     if arguments.workers is not None:
         p = p.model_copy(update={"workers": arguments.workers})
     if arguments.dry_run:
-        return _dry_run(p)
+        return _dry_run(p, arguments.gpu_teraflops)
     outcome = campaign.run(p, progress=not arguments.no_progress)
     for label, reason in outcome.unreachable:
         print(f"not reachable: {label}: {reason}")
@@ -423,13 +430,13 @@ def _run(arguments) -> int:
     return 0
 
 
-def _dry_run(p) -> int:
+def _dry_run(p, teraflops: float) -> int:
     import pandas as pd
 
     from intrinsic import campaign, progress
 
-    store = campaign.default_store()
-    made = campaign.plan(p)
+    store, away = campaign.default_store(), campaign.absent(p)
+    made = campaign.plan(campaign.without(p, away))
     todo = made.todo(store)
     seconds = campaign.estimate_seconds(todo, store, calibrate=True)
     rows = [
@@ -453,6 +460,18 @@ def _dry_run(p) -> int:
         print(f"about {minutes:.1f} minutes with {workers} processes on this machine")
     for line in progress.grouped(made.unreachable):
         print(f"not reachable: {line}")
+    for where in dict.fromkeys(away.values()):
+        names = [name for name, at in away.items() if at == where]
+        how = "are downloaded when they are first read" if where == "downloads" else "are not on this machine"
+        print(
+            f"{len(names)} image sets {how}: {', '.join(names)} (`intrinsic datasets NAME` says where they come from)"
+        )
+    cells = list(campaign.cells(p))
+    seeds = len({seed for *_, seed in cells})
+    print(
+        f"the grid has {len(cells)} training runs ({len(cells) / seeds:.0f} a seed): about "
+        f"{campaign.gpu_hours(p, teraflops):.1f} hours of a GPU that trains at {teraflops:g} TFLOP/s, without attacks"
+    )
     return 0
 
 

@@ -109,6 +109,16 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def operations(name: str, *, size: int, channels: int = 1, n_classes: int = 2) -> float:
+    """Floating-point operations of one image's forward pass: two for each product of its layers. No weight is made."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        network = create(name, channels=channels, n_classes=n_classes).eval()
+        network(torch.empty(1, channels, size, size))
+    return float(counter.get_total_flops())
+
+
 def network_input(x) -> torch.Tensor:
     """Images as a network reads them: floating tensor (n, C, H, W); uint8 is divided by 255, as in `as_unit`.
 
