@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from intrinsic import records
 from intrinsic.records import (
     METHOD_VERSIONS,
     Record,
@@ -204,3 +205,21 @@ def test_of_many_threads_one_gets_a_stale_claim(tmp_path):
             os.utime(first.path, (time.time() - 100,) * 2)
             won = [one for one in pool.map(lambda _, i=i: store.claim(f"r{i}", "x"), range(8)) if one]
             assert sum(one.beat() for one in won) == 1
+
+
+def test_a_record_of_an_older_schema_is_read_through_every_migration(monkeypatch):
+    """Schema -1 called its metrics values, and schema 0 had no reasons."""
+    now = Record("training", {"model": "resnet18"}, {"test_accuracy": 0.5}, {}, {}, {"seconds": 1})
+    old = json.loads(now.to_json())
+    old |= {"schema": -1, "values": old.pop("metrics")}
+    del old["reasons"]
+    text = json.dumps(old)
+    with pytest.raises(RecordError, match="schema -1"):
+        Record.from_json(text)
+    steps = {
+        -1: lambda body: {**body, "schema": 0, "metrics": body["values"]},
+        0: lambda body: {**body, "schema": 1, "reasons": {}},
+    }
+    monkeypatch.setattr(records, "MIGRATIONS", steps)
+    assert Record.from_json(text) == now
+    assert Record.from_json(now.to_json()) == now

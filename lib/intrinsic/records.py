@@ -17,12 +17,17 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
 SCHEMA = 1
+
+#: {schema: what makes the JSON of the next one of it}: a record of an older schema stays readable.
+#: A migration returns a new body, with its own `schema`, and with its own `id` where it changes `params`.
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
+
 STALE_S = 60  # seconds without a heartbeat after which a claim counts for nothing
 MAX_SERIES = 2000
 
@@ -87,11 +92,13 @@ class Record:
     def from_json(cls, text: str, where: str = "a record") -> "Record":
         try:
             body = json.loads(text)
+            while body["schema"] in MIGRATIONS:
+                body = MIGRATIONS[body["schema"]](body)
+            if body["schema"] != SCHEMA:
+                raise RecordError(f"{where} has schema {body['schema']}, this version reads {SCHEMA}")
             record = cls(**{k: body[k] for k in ("kind", "params", "metrics", "reasons", "series", "provenance")})
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise RecordError(f"{where} is damaged ({error}); delete it and run the campaign again") from error
-        if body["schema"] != SCHEMA:
-            raise RecordError(f"{where} has schema {body['schema']}, this version reads {SCHEMA}")
         if body["id"] != record.id:
             raise RecordError(f"{where} carries the id {body['id']} but its params hash to {record.id}")
         return record
