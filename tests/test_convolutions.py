@@ -148,6 +148,7 @@ def test_a_replaced_network_keeps_names_weights_and_kind():
     again = pickle.loads(pickle.dumps(network))
     assert list(again.state_dict()) == list(network.state_dict())
     assert type(again) is type(network)
+    assert type(again) is convolutions.PooledVGG
     assert not isinstance(
         next(m for m in models.create("mobilenet_v2").modules() if isinstance(m, nn.Conv2d) and m.groups > 1),
         convolutions.Conv2d,

@@ -99,8 +99,14 @@ def _pooled_vgg():
             return x
 
     PooledVGG.__qualname__ = "PooledVGG"
-    globals()["PooledVGG"] = PooledVGG  # where pickle looks for it
     return PooledVGG
+
+
+def __getattr__(name):
+    """PooledVGG, where pickle looks for it."""
+    if name == "PooledVGG":
+        return _pooled_vgg()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def convolution(x, weight, bias=None, stride=(1, 1), padding=(0, 0)) -> torch.Tensor:
