@@ -6,6 +6,8 @@ import http.server
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -130,6 +132,28 @@ def test_a_failing_notebook_is_named_with_its_cell_and_the_others_are_kept(tmp_p
     assert not (folder / "book" / "bad.failed").exists()
     assert book.execute(pages[:1], folder, state="a", progress=False) == 0
     assert not (folder / "book" / "bad.ipynb").exists()  # no page of the book any more
+
+
+@pytest.mark.slow
+def test_a_kernel_that_ends_before_its_first_cell_is_started_again(tmp_path, monkeypatch):
+    pages = [book.Page(write_notebook(tmp_path / "good.ipynb", "print(k)", parameters="k = 1"), "book/good", {"k": 2})]
+    commands, popen = [], subprocess.Popen
+
+    def once_dead(command, **how):
+        commands.append(command)
+        says = "import sys; sys.exit('RuntimeError: Kernel died before replying to kernel_info')"
+        return popen([sys.executable, "-c", says] if len(commands) == 1 else command, **how)
+
+    monkeypatch.setattr(book.subprocess, "Popen", once_dead)
+    assert book.execute(pages, tmp_path / "executed", state="a", progress=False) == 1
+    assert len(commands) == 2
+
+    def always_dead(command, **how):
+        return once_dead(command, **how) if commands.clear() is None else None
+
+    monkeypatch.setattr(book.subprocess, "Popen", always_dead)
+    with pytest.raises(book.BookError, match="Kernel died before replying"):
+        book.execute(pages, tmp_path / "executed", state="b", progress=False)
 
 
 def test_a_page_is_executed_again_when_what_it_shows_may_have_changed(tmp_path):

@@ -94,18 +94,54 @@ def test_each_kernel_and_its_adjoint_have_equal_inner_products():
             assert np.vdot(there, tiles) == pytest.approx(np.vdot(x, back), rel=1e-4)
 
 
-@pytest.mark.timeout(60)
-@pytest.mark.parametrize(("n", "side", "parts"), [(40, 8, 1), (64, 16, 4)])
-def test_the_result_does_not_depend_on_the_number_of_threads(n, side, parts):
-    given = tensors(n, 32, 24, side, side, 3)
-    assert len(convolutions._parts(np.empty((n, side, side, 32)), 4)) == parts
+def with_threads(work):
+    """work() with 1, 2 and 3 threads."""
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            found.append(both_ways(*given, (1, 1), (1, 1))[0])
+            found.append(work())
     finally:
         torch.set_num_threads(before)
+    return found
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("n", "inputs", "outputs", "side", "kernel", "stride", "way"),
+    [
+        *[(40, 32, 24, 8, 3, 1, "_Tiles"), (64, 32, 24, 16, 3, 1, "_Tiles")],
+        *[(40, 300, 520, 2, 3, 1, "_Shifts"), (40, 260, 300, 2, 1, 1, "_Columns"), (40, 64, 512, 4, 3, 2, "_Columns")],
+        (40, 1, 64, 64, 7, 2, "_FewChannels"),
+    ],
+)
+def test_the_result_does_not_depend_on_the_number_of_threads(
+    n, inputs, outputs, side, kernel, stride, way, monkeypatch
+):
+    given = tensors(n, inputs, outputs, side, side, kernel)
+    if way == "_Tiles":
+        assert len(convolutions._parts(np.empty((n, side, side, inputs)), 4)) == (4 if side == 16 else 1)
+    used, class_ = [], getattr(convolutions, way)
+    forward = class_.forward
+    monkeypatch.setattr(class_, "forward", staticmethod(lambda *a: used.append(way) or forward(*a)))
+    found = with_threads(lambda: both_ways(*given, (stride, stride), (kernel // 2, kernel // 2))[0])
+    assert used == [way] * 3
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+@pytest.mark.timeout(60)
+def test_nor_does_that_of_a_linear_layer_over_an_enlarged_map():
+    x, weight = torch.randn(16, 64, 2, 2), torch.randn(600, 64 * 49)
+    bias = torch.randn(600)
+
+    def work():
+        of = [one.clone().requires_grad_() for one in (x, weight, bias)]
+        y = convolutions._PooledLinear.apply(*of, (7, 7))
+        y.square().sum().backward()
+        return [y.detach(), *(one.grad for one in of)]
+
+    found = with_threads(work)
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
 

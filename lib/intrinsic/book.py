@@ -31,6 +31,8 @@ CHART = "application/vnd.vegalite.v5+json"
 REPORT = "book/dataset_report"
 REPORT_PART = "On this machine: image sets"
 NEVER_COPIED = {".ipynb", ".jsonl", ".pyc"}
+NEVER_STARTED = "Kernel died before replying"  # jupyter_client of a kernel that ended before its first cell
+STARTS = 3  # of such a kernel
 
 
 class BookError(RuntimeError):
@@ -244,7 +246,8 @@ def execute(pages: list[Page], folder: Path, *, state: str, jobs: int | None = N
 
     Inputs: the notebook, its parameters, the package, the catalogue and `state`, a hash of the records.
     Each notebook has a process and a kernel of its own and runs in the repository root. It is executed
-    to a draft, which takes its place only once it succeeded. Raises BookError naming each notebook that
+    to a draft, which takes its place only once it succeeded. A kernel that ends before its first cell, as
+    two do that were given the same port, is started again. Raises BookError naming each notebook that
     failed with its cell; the others are kept.
     """
     from tqdm import tqdm
@@ -308,19 +311,23 @@ def _execute(page: Page, folder: Path, key: str, threads: int, processes: set) -
     if "INTRINSIC_CATALOGUE" in environment:
         files = [str(file.absolute()) for file in images.catalogue_files()[1:]]
         environment["INTRINSIC_CATALOGUE"] = os.pathsep.join(files)
-    process = subprocess.Popen(
-        command,
-        cwd=images.REPOSITORY,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    processes.add(process)
-    said, _ = process.communicate()
-    processes.discard(process)
+    for _ in range(STARTS):
+        draft.unlink(missing_ok=True)
+        process = subprocess.Popen(
+            command,
+            cwd=images.REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        processes.add(process)
+        said, _ = process.communicate()
+        processes.discard(process)
+        if NEVER_STARTED not in said:
+            break
     values.unlink()
     if process.returncode:
         failed = target.with_suffix(".failed")

@@ -7,6 +7,7 @@ filtering: with d a tile of (m + 2) x (m + 2) inputs, g the kernel, y the output
 
 so that one input channel takes (m + 2)^2 products for m^2 outputs, in place of 9 m^2: a quarter for m = 4. Summed
 over channels the products are (m + 2)^2 matrix products over all tiles. The gradients are the adjoint of each factor.
+Maps of at most 3 x 3 take a product for each weight of the kernel instead, over the places where it meets an input.
 Of the others those of small images, where torch's own are slow, are one matrix product: the inputs under the kernel,
 laid out in rows, with the weights. A VGG enlarges its last map of h x w to 7 x 7 before its first linear layer; where
 h x w is small, the weights of equal inputs are summed first, which leaves a product of h w / 49 of the size.
@@ -37,7 +38,8 @@ WEIGHT_COST = 40  # tiles whose products take as long as transforming a matrix o
 FEWEST_CHANNELS = 16  # of inputs and outputs, from which tiles are the faster way
 FEW_CHANNELS, LARGE_KERNEL = 4, 25  # of a first layer: at most so many inputs, and at least so many weights an output
 FEW_POSITIONS = 9  # of a VGG's last map, up to which the weights of equal inputs are summed first
-FEW_INPUTS = 4  # pixels for each step of the kernel, up to which torch's other convolutions are slower
+FEW_INPUTS, FEW_INPUTS_ALONE = 4, 16  # a step, up to which torch's other convolutions, and those of 1 x 1, are slower
+SMALL_MAP = 3  # the largest side of maps that take a product for each weight of a kernel of 3 x 3
 
 _torchs_own = ContextVar("torchs_own", default=False)
 
@@ -116,10 +118,11 @@ def convolution(x, weight, bias=None, stride=(1, 1), padding=(0, 0)) -> torch.Te
         stride = (1, 1)
     square = tuple(weight.shape[2:]) == (3, 3) and tuple(stride) == (1, 1) and tuple(padding) == (1, 1)
     if square and min(weight.shape[:2]) >= FEWEST_CHANNELS:
-        return _Tiles.apply(x, weight, bias)
+        return (_Shifts if max(x.shape[2:]) <= SMALL_MAP else _Tiles).apply(x, weight, bias)
     if x.shape[1] <= FEW_CHANNELS and weight[0].numel() >= LARGE_KERNEL:
         return _FewChannels.apply(x, weight, bias, tuple(stride), tuple(padding))
-    if x.shape[2] * x.shape[3] <= FEW_INPUTS * stride[0] * stride[1]:
+    few = FEW_INPUTS if max(weight.shape[2:]) > 1 else FEW_INPUTS_ALONE
+    if x.shape[2] * x.shape[3] <= few * stride[0] * stride[1]:
         return _Columns.apply(x, weight, bias, tuple(stride), tuple(padding))
     return nn.functional.conv2d(x, weight, bias, stride, padding)
 
@@ -217,16 +220,17 @@ def _for_images(kernel, pixels, images, m, tiles):
 
 
 def _products(a, b, out, add=False):
-    """out = a @ b, or out + a @ b, of stacks of matrices."""
+    """out = a @ b, or out + a @ b, of stacks of matrices: few calls, so that threads seldom wait for each other."""
 
     def some(part):
-        for i in range(*part):
-            if add:
-                out[i] += a[i] @ b[i]
-            else:
-                np.matmul(a[i], b[i], out=out[i])
+        some = slice(*part)
+        if add:
+            found = _workspace("products", out[some].shape)
+            out[some] += np.matmul(a[some], b[some], out=found)
+        else:
+            np.matmul(a[some], b[some], out=out[some])
 
-    in_threads(some, ranges(len(out), 1))
+    in_threads(some, ranges(len(out), 4))
 
 
 def _transformed(weight, m):
@@ -242,6 +246,97 @@ def _weight_gradient(du, weight, m):
     dw = np.empty((len(weight), 3, 3, weight.shape[1]), np.float32)
     in_threads(lambda part: tiles_to_weights(dw, m, du, *part), ranges(len(dw), 8))
     return _images(dw).contiguous(memory_format=_order(weight))
+
+
+# ------------------------------------------------------------------------------------------ a product for each weight
+
+
+class _Shifts(torch.autograd.Function):
+    """A convolution of 3 x 3 with stride 1 and padding 1 of small maps.
+
+    y at (i, j) = sum over the shifts (r, s) of W_rs x at (i + r, j + s): for each shift one product over all places
+    where the shifted one lies in the map. A map of 2 x 2 has 16 such pairs of places, where the kernel has 36 weights
+    to meet. The weights are read where they are.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        places, w = _by_place(x), _rows(weight)
+        y = np.zeros((*places.shape[:3], len(w)), np.float32)
+
+        def some(part):
+            kernels = slice(*part)
+            for here, there, r, s in _shifts(*places.shape[:2]):
+                y[(*here, slice(None), kernels)] += _product(places[there], w[kernels, r, s].T)
+
+        with _one_blas_thread():
+            in_threads(some, _fixed(len(w)))
+        ctx.save_for_backward(x, weight)
+        outputs = _from_places(y)
+        return outputs if bias is None else outputs.add_(bias[:, None, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        places, gradient, w = _by_place(x), _by_place(dy), _rows(weight)
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        dx = np.zeros_like(places) if for_x else None
+        dw = np.empty_like(w) if for_weight else None
+        shifts = _shifts(*places.shape[:2])
+        if for_weight and len(shifts) < 9:  # a map of one row or column
+            dw[:] = 0
+
+        def inputs(part):
+            channels = slice(*part)
+            for here, there, r, s in shifts:
+                dx[(*there, slice(None), channels)] += _product(gradient[here], w[:, r, s, channels])
+
+        def weights(part):
+            kernels = slice(*part)
+            for here, there, r, s in shifts:
+                a, b = gradient[(*here, slice(None), kernels)], places[there]
+                a, b = a.reshape(-1, a.shape[-1]), b.reshape(-1, b.shape[-1])
+                np.matmul(a.T, b, out=dw[kernels, r, s])
+
+        with _one_blas_thread():
+            if for_x:
+                in_threads(inputs, _fixed(places.shape[3]))
+            if for_weight:
+                in_threads(weights, _fixed(len(w)))
+        dw = _images(dw).contiguous(memory_format=_order(weight)) if for_weight else None
+        return _from_places(dx) if for_x else None, dw, dy.sum((0, 2, 3)) if for_bias else None
+
+
+def _by_place(x):
+    """A tensor (n, C, H, W) as an array (H, W, n, C), contiguous."""
+    return x.detach().permute(2, 3, 0, 1).contiguous().numpy()
+
+
+def _from_places(y):
+    """An array (H, W, n, C) as a channels-last tensor (n, C, H, W)."""
+    return torch.from_numpy(y).permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def _shifts(height, width):
+    """(places of outputs, places of their inputs, row of the kernel, column of the kernel) of each shift with any."""
+
+    def one(size):  # of a direction
+        cuts = ((slice(1, None), slice(None, -1)), (slice(None), slice(None)), (slice(None, -1), slice(1, None)))
+        return [(here, there, r) for r, (here, there) in enumerate(cuts) if r == 1 or size > 1]
+
+    return [((i, j), (k, q), r, s) for i, k, r in one(height) for j, q, s in one(width)]
+
+
+def _product(places, matrix):
+    """places (..., C) @ matrix (C, K)"""
+    return (places.reshape(-1, places.shape[-1]) @ matrix).reshape(*places.shape[:-1], -1)
+
+
+def _fixed(count):
+    """(lo, hi) that cover 0..count in up to PARTS parts, whatever the number of threads."""
+    parts = max(1, min(PARTS, count // FEWEST_TILES))
+    return list(pairwise(count * part // parts for part in range(parts + 1)))
 
 
 # ----------------------------------------------------------------------------------------- one product, any convolution
@@ -287,13 +382,22 @@ class _Columns(torch.autograd.Function):
 
 
 class _FewChannels(torch.autograd.Function):
-    """A first layer with a large kernel: torch's own, but for the gradient of its weights, which is one product."""
+    """A first layer with a large kernel as one product: inputs under the kernel, a column for each output."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, stride, padding):
+        x_rows, w = _rows(x), _flat(weight)
+        outputs, y = _new(len(x), *_output_size(x, weight, stride, padding), len(w))
+        with _one_blas_thread():
+
+            def some(images):
+                columns = _transposed_columns(x_rows, images, weight, stride, padding, y)
+                np.matmul(columns.T, w.T, out=y[images.start : images.stop].reshape(-1, len(w)))
+
+            in_threads(some, list(_few_images(y, w)))
         ctx.how = stride, padding
         ctx.save_for_backward(x, weight)
-        return nn.functional.conv2d(x, weight, bias, stride, padding)
+        return outputs if bias is None else outputs.add_(bias[:, None, None])
 
     @staticmethod
     @once_differentiable
@@ -373,7 +477,7 @@ def _spread(columns, images, weight, stride, padding, y, dx):
 
 def _row_products(a, b, out):
     """out = a @ b, its rows in parts."""
-    in_threads(lambda part: np.matmul(a[slice(*part)], b, out=out[slice(*part)]), ranges(len(a), 128))
+    in_threads(lambda part: np.matmul(a[slice(*part)], b, out=out[slice(*part)]), _fixed(len(a)))
 
 
 def _summed_products(a, b):
@@ -496,7 +600,7 @@ def _product_by_columns(a, b, out):
     def some(part):
         out[:, slice(*part)] = a @ b[:, slice(*part)]
 
-    in_threads(some, ranges(out.shape[1], 256))
+    in_threads(some, _fixed(out.shape[1]))
 
 
 # ------------------------------------------------------------------------------------------------- torch's and numpy's

@@ -469,7 +469,7 @@ def int8_is_faithful(device="cpu"):
 def int8_is_fast():
     """Whether 8-bit products on this CPU take less time than float32 ones: the fastest of three each, in one block.
 
-    On x86 processors without VNNI they may be right and yet take forty times as long.
+    On x86 processors without VNNI they may be right and yet be far slower than single-precision ones.
     """
     whole = torch.zeros((256, 1024), dtype=torch.int8)
     single = whole.float()
