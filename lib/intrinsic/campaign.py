@@ -645,7 +645,11 @@ def _training_record(task: Task, data, split, result, network, test, seconds: fl
         if all(isinstance(v, int | float) and np.isfinite(v) for v in values)
     }
     facts = records.provenance(
-        seconds=seconds, training_seconds=result.seconds, domain=data.images.domain, stopped=result.reason
+        seconds=seconds,
+        training_seconds=result.seconds,
+        domain=data.images.domain,
+        stopped=result.reason,
+        physical_batch=result.physical_batch,
     )
     return Record("training", task.params, *records.finite(metrics, reasons), series, facts)
 
