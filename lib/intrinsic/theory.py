@@ -213,7 +213,9 @@ def radius_bound(probability, label, slope):
 
 
 def penalty_bound(eps, slope_l1):
-    """Theorem 3, largest rise of the cross-entropy under changes of a pixel by at most eps:  eps * sup |grad z|_1, nats.
+    """Theorem 3, largest rise of the cross-entropy, in nats, under changes of a pixel by at most eps.
+
+        loss(x + change) - loss(x) <= eps * sup |grad z|_1
 
     slope_l1   largest L1 norm of the logit's gradient, nats per unit of a pixel; at most sqrt(m) K_z.
     """
@@ -221,7 +223,7 @@ def penalty_bound(eps, slope_l1):
 
 
 def informative_from(bound: Callable, trivial=1.0):
-    """The smallest N at which bound(N) < trivial, that is, from which the bound says anything; infinity if beyond 1e300.
+    """The smallest N at which bound(N) < trivial, from which on the bound says anything; infinity if beyond 1e300.
 
     bound     of one argument N, not rising
     trivial   what holds without any training image: 1 for |f - F| and its square, since both lie in [0, 1]
@@ -238,18 +240,22 @@ def informative_from(bound: Callable, trivial=1.0):
     return high
 
 
-def crossing(n, loss, bound, exponent, d):
-    """The N at which a loss that goes on falling as N^(-exponent) would meet a bound that falls as N^(-1/d).
+def crossing(n, loss, bound, exponent, predicted):
+    """The N at which a loss that goes on falling as N^(-exponent) would meet a bound that falls as N^(-predicted).
 
-        N* = n (bound / loss)^(1 / (1/d - exponent))
+        N* = n (bound / loss)^(1 / (predicted - exponent))
 
-    loss, bound   both at n. Infinity where the exponent is 1/d or more: they never meet. An exponent below 1/d
-    contradicts the bound only where it is known to last up to N*.
+    loss, bound   both at n, loss > 0
+    predicted     1/d for an absolute error, 2/d for the Brier score
+    Infinity where they never meet (exponent >= predicted) or not below 1e300; n where the loss is above already. An
+    exponent below the predicted one contradicts the bound only if it lasts up to N*.
     """
-    slower = 1 / d - exponent
-    if slower <= 0:
+    if loss >= bound:
+        return float(n)
+    if not exponent < predicted:
         return math.inf
-    return n * math.exp(min(math.log(bound / loss) / slower, 600.0)) if loss < bound else n
+    log = math.log(n) + math.log(bound / loss) / (predicted - exponent)
+    return math.exp(log) if log < 690 else math.inf
 
 
 def least_bound(near):
@@ -331,7 +337,8 @@ def _arrays(x, points, values):
     values = np.asarray(values, dtype=float)
     if x.ndim != 2 or points.ndim != 2 or x.shape[1] != points.shape[1] or values.shape != (len(points),):
         raise BadTheory(
-            f"x {x.shape}, points {points.shape} and values {values.shape} do not fit together: give (m, D), (n, D), (n,)"
+            f"x {x.shape}, points {points.shape} and values {values.shape} do not fit together; "
+            "give (m, D), (n, D) and (n,)"
         )
     return x, points, values
 
@@ -359,18 +366,19 @@ def _distances(x, points):
 def nearest_distance_experiment(d, sizes, simulations=10, tests=500, seed=0):
     """First lemma on the flat torus: mean distance from `tests` new points to the nearest of N, against its bound.
 
-    limit: Gamma(1 + 1/d) (V_d N)^(-1/d);   column `lower`: distance_lower_bound with r0 = 0.3
+    limit: Gamma(1 + 1/d) (V_d N)^(-1/d);   column `lower`: the largest distance_lower_bound over r0
     """
-    law, limit = flat_torus_law(d), _torus_limit(d, sizes)
+    check, law = "distance to the nearest", flat_torus_law(d)
 
     def one(n, cloud):
         points = manifolds.flat_torus(n + tests, d, seed=cloud)
         return nearest_value(points[n:], points[:n], np.zeros(n))[1].mean()
 
-    lower = distance_lower_bound(d, flat_torus_upper(d, 0.3), 0.3, np.asarray(sizes))
-    values = _simulated(one, sizes, simulations, seed)
-    rows = _rows("distance to the nearest", d, sizes, values, distance_bound(law, sizes), math.inf, 1 / d, limit)
-    return rows.assign(lower=lower)
+    reaches = np.linspace(0.01, 0.31, 61)
+    lower = np.max([distance_lower_bound(d, flat_torus_upper(d, r0), r0, np.asarray(sizes)) for r0 in reaches], axis=0)
+    values = _simulated(one, sizes, simulations, seed, check, d)
+    bound, limit = distance_bound(law, sizes), _torus_limit(d, sizes)
+    return _rows(check, d, sizes, values, bound, math.inf, 1 / d, limit).assign(lower=lower)
 
 
 def wave_label_experiment(d, sizes, simulations=10, tests=500, seed=0, d_repr=None):
@@ -383,7 +391,7 @@ def wave_label_experiment(d, sizes, simulations=10, tests=500, seed=0, d_repr=No
              bound and limit then have d_repr for d
     """
     by = d if d_repr is None else d_repr
-    name = "label of the nearest" if d_repr is None else f"label of the nearest in {d_repr} of {d} circles"
+    check = "label of the nearest" if d_repr is None else f"label of the nearest in {d_repr} of {d} circles"
 
     def one(n, cloud):
         points = manifolds.flat_torus(n + tests, d, seed=cloud)
@@ -392,7 +400,8 @@ def wave_label_experiment(d, sizes, simulations=10, tests=500, seed=0, d_repr=No
 
     bound = error_bound(flat_torus_law(by), sizes, 0, math.pi)
     limit = 2 * mean_coordinate(by) * _torus_limit(by, sizes)
-    return _rows(name, d, sizes, _simulated(one, sizes, simulations, seed), bound, 1.0, 1 / by, limit)
+    values = _simulated(one, sizes, simulations, seed, check, d)
+    return _rows(check, d, sizes, values, bound, 1.0, 1 / by, limit)
 
 
 def classes_experiment(d, gap, sizes, simulations=10, tests=500, seed=0):
@@ -413,7 +422,7 @@ def classes_experiment(d, gap, sizes, simulations=10, tests=500, seed=0):
         smallest = 1 / slope if slope else law.diameter
         return off.mean(), (off**2).mean(), wrong.mean(), smallest - gap
 
-    found = np.moveaxis(_simulated(one, sizes, simulations, seed), 2, 0)
+    found = np.moveaxis(_simulated(one, sizes, simulations, seed, "two classes", d), 2, 0)
     n = np.asarray(sizes, dtype=float)
     wrong = np.exp(-law.c * n * min(law.r0, gap) ** d)
     plans = [
@@ -430,13 +439,14 @@ def classes_experiment(d, gap, sizes, simulations=10, tests=500, seed=0):
 
 
 def boundary_experiment(d, sizes, simulations=10, tests=500, seed=0):
-    """Touching classes on the flat torus, halves of the first circle: share of errors of the nearest-neighbor classifier.
+    """Touching classes on the flat torus, halves of the first circle: errors of the nearest-neighbor classifier.
 
-    straight distance r to the other class means an arc of arcsin(pi r) / pi on one of two boundaries' two sides, so
-    P <= A r with A = 4 * (pi / 4) / sin(pi / 4) = 4.44 for r <= r0 = sin(pi / 4) / pi = 0.225
-    limit: 2 E|u_1| Gamma(1 + 1/d) (V_d N)^(-1/d)
+        limit: 2 E|u_1| Gamma(1 + 1/d) (V_d N)^(-1/d)
+
+    A straight distance of r to the other class is an arc of arcsin(pi r) / pi, on one of two sides of two boundaries. So
+    P(distance <= r) <= A r for r <= r0, with A = 1 / r0 and r0 = sin(pi/4) / pi = 0.225, where all images are.
     """
-    r0 = math.sin(math.pi / 4) / math.pi
+    check, r0 = "errors where classes touch", math.sin(math.pi / 4) / math.pi
     law = Law(d, ball_volume(d), r0, math.sqrt(d) / math.pi)
 
     def one(n, cloud):
@@ -446,9 +456,8 @@ def boundary_experiment(d, sizes, simulations=10, tests=500, seed=0):
 
     bound = boundary_bound(law, sizes, 1 / r0)
     limit = 2 * mean_coordinate(d) * _torus_limit(d, sizes)
-    return _rows(
-        "errors where classes touch", d, sizes, _simulated(one, sizes, simulations, seed), bound, 1.0, 1 / d, limit
-    )
+    values = _simulated(one, sizes, simulations, seed, check, d)
+    return _rows(check, d, sizes, values, bound, 1.0, 1 / d, limit)
 
 
 def radius_experiment(d, gaps, n, seed=0):
@@ -481,13 +490,11 @@ def folding_experiment(p, folds, sizes, simulations=10, k=20, seed=0):
     """
     rows = []
     for n in sizes:
-        found = np.array(
-            [
-                [dimension.mle_dimension(neighbors(manifolds.folded_curve(n, q, folds, seed=cloud), k), k, interval=False)
-                 for q in (1, p)]
-                for cloud in _clouds(simulations, seed, n)
-            ], dtype=float,
-        )  # fmt: skip
+        found = []
+        for cloud in _clouds(simulations, seed, n):
+            pair = (neighbors(manifolds.folded_curve(n, q, folds, seed=cloud), k) for q in (1, p))
+            found.append([float(dimension.mle_dimension(near, k, interval=False)) for near in pair])
+        found = np.array(found)
         row = {"n": n, "above": float((found[:, 1] > found[:, 0]).mean())}
         for name, values in zip(("source", "image"), found.T, strict=True):
             mean, error = values.mean(), values.std(ddof=1) / math.sqrt(simulations)
@@ -509,24 +516,28 @@ def judged(rows, alpha=ALPHA):
 
 
 def verdicts(rows, alpha=ALPHA):
-    """One row a check and dimension: numbers of sizes by finding, the exponents, and the verdict, by rule.
+    """One row a check and dimension: numbers of sizes by finding, exponents, and the verdict, by rule.
 
-    refuted       at one size or more the value is above its bound
-    not tested    the bound says nothing at any size
-    holds         otherwise; `exponent_reads` says what a rule from exponents alone would have said
+    largest_ratio   largest value over bound
+    exponent_reads  what a rule from exponents alone would say: slower than its bound, where the interval is below it
+    meets_at        N up to which that exponent would have to last to contradict the bound (`crossing`)
+    verdict         "refuted": at one size or more the value is above its bound; "not tested": the bound says nothing at
+                    any size; "holds" otherwise
     """
     out = []
     for (check, d), part in judged(rows, alpha).groupby(["check", "d"], sort=False):
         count = part["finding"].value_counts()
         within, above = int(count.get("within its bound", 0)), int(count.get("above its bound", 0))
         first = part.iloc[0]
-        slower = first["exponent_high"] < first["predicted"]
+        last, slower = part.iloc[-1], first["exponent_high"] < first["predicted"]
+        meets = crossing(last["n"], last["value"], last["bound"], first["exponent"], first["predicted"])
         reads = "slower than its bound" if slower else "no slower" if first["predicted"] > 0 else "no power law"
         out.append(
             {"check": check, "d": d, "sizes": len(part), "informative": within + above, "above": above,
              "largest_ratio": float((part["value"] / part["bound"]).max()), "predicted": first["predicted"],
              "exponent": first["exponent"], "exponent_low": first["exponent_low"],
              "exponent_high": first["exponent_high"], "exponent_reads": reads,
+             "meets_at": meets if slower else math.nan,
              "verdict": "refuted" if above else "holds" if within else "not tested"}
         )  # fmt: skip
     return pd.DataFrame(out)
@@ -536,16 +547,18 @@ def _torus_limit(d, sizes):
     return np.array([manifolds.nearest_neighbor_distance(n, d) for n in sizes])
 
 
-def _clouds(simulations, seed, n):
-    """Seeds of independent clouds."""
-    return np.random.SeedSequence([seed, n]).generate_state(simulations, np.uint64).tolist()
+def _clouds(simulations, seed, n, check="", d=0):
+    """Seeds of independent clouds, others for every size, check and dimension."""
+    return np.random.SeedSequence([seed, n, d, *check.encode()]).generate_state(simulations, np.uint64).tolist()
 
 
-def _simulated(one, sizes, simulations, seed):
+def _simulated(one, sizes, simulations, seed, check, d):
     """one(n, cloud seed) for every simulation and size, each on a cloud of its own: (simulations, sizes, ...)."""
     if simulations < 2:
         raise BadTheory(f"{simulations} cloud has no spread, so its mean has no interval; take 2 or more")
-    return np.moveaxis(np.array([[one(n, cloud) for cloud in _clouds(simulations, seed, n)] for n in sizes]), 1, 0)
+    return np.moveaxis(
+        np.array([[one(n, cloud) for cloud in _clouds(simulations, seed, n, check, d)] for n in sizes]), 1, 0
+    )
 
 
 def _rows(check, d, sizes, values, bound, trivial, predicted, limit=math.nan):
@@ -563,7 +576,7 @@ def _rows(check, d, sizes, values, bound, trivial, predicted, limit=math.nan):
 
 
 def _exponent(sizes, values):
-    """(exponent a, low, high) of value ~ N^-a: mean and 95 % t interval of the slopes of one cloud at each N.
+    """(exponent a, low, high) of value ~ N^(-a): mean and 95 % t interval of the slopes of one cloud at each N.
 
     Missing where a value is 0, or there is one size only.
     """
