@@ -443,8 +443,8 @@ def boundary_experiment(d, sizes, simulations=10, tests=500, seed=0):
 
         limit: 2 E|u_1| Gamma(1 + 1/d) (V_d N)^(-1/d)
 
-    A straight distance of r to the other class is an arc of arcsin(pi r) / pi, on one of two sides of two boundaries. So
-    P(distance <= r) <= A r for r <= r0, with A = 1 / r0 and r0 = sin(pi/4) / pi = 0.225, where all images are.
+    A straight distance of r to the other class is an arc of arcsin(pi r) / pi, on one of two sides of two boundaries.
+    So P(distance <= r) <= A r for r <= r0, with A = 1 / r0 and r0 = sin(pi/4) / pi = 0.225, where all images are.
     """
     check, r0 = "errors where classes touch", math.sin(math.pi / 4) / math.pi
     law = Law(d, ball_volume(d), r0, math.sqrt(d) / math.pi)
