@@ -186,6 +186,7 @@ def test_a_true_bound_does_not_force_the_exponent_where_it_says_nothing():
     error = theory.verdicts(rows).set_index("check").loc["error of the least-slope interpolant"]
     assert error["exponent_high"] < 1 / 8  # slower than the bound, which holds
     assert error["verdict"] == "not tested"
+    assert (error["exponent_reads"], error["informed_reads"]) == ("slower", "none")
     assert error["meets_at"] > 1_600
 
 
@@ -389,7 +390,8 @@ def test_label_sharpness_of_overlapping_classes_has_the_limit_law_with_its_const
 def rows_of(value, bound, p_above, trivial=1.0):
     return pd.DataFrame(
         {"check": "made", "d": 2, "n": [10, 20], "value": value, "bound": bound, "p_above": p_above,
-         "trivial": trivial, "predicted": 0.5, "exponent": 0.3, "exponent_low": 0.2, "exponent_high": 0.4}
+         "trivial": trivial, "predicted": 0.5, "exponent": 0.3, "exponent_low": 0.2, "exponent_high": 0.4,
+         "informed": 0.4, "informed_low": 0.2, "informed_high": 0.6}
     )  # fmt: skip
 
 
@@ -406,7 +408,7 @@ def rows_of(value, bound, p_above, trivial=1.0):
 def test_the_verdict_is_by_rule(value, bound, p, verdict):
     (row,) = theory.verdicts(rows_of(value, bound, p)).to_dict("records")
     assert row["verdict"] == verdict
-    assert row["exponent_reads"] == "slower than its bound"
+    assert (row["exponent_reads"], row["informed_reads"]) == ("slower", "no slower")
 
 
 def test_a_wrong_constant_would_be_found():

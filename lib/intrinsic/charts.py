@@ -1199,6 +1199,7 @@ def measured_and_bound(rows: pd.DataFrame, y_title: str, x_title: str = N_TITLE)
         base.mark_point(strokeWidth=1.5)
         .encode(
             y=y,
+            stroke=alt.Stroke("series:N", title=None, scale=colors),
             fillOpacity=hollow,
             size=alt.condition(near, alt.value(170), alt.value(70)),
             opacity=_opacity(picked, 0.95),

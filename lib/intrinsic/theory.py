@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from intrinsic import dimension, manifolds
+from intrinsic import dimension, images, manifolds
 from intrinsic.neighbors import neighbors
 
 ALPHA = 0.05
@@ -258,21 +258,51 @@ def crossing(n, loss, bound, exponent, predicted):
     return math.exp(log) if log < 690 else math.inf
 
 
-def least_bound(near):
+def least_bound(near, *, image_by_image=False):
     """The smallest value that Theorem 1 can promise for the images of `near`, whatever network fits them.
 
         (K_f + K_F) E delta_N >= 2 K_F_hat E delta_N,    measured as  2 * mean T_1 / smallest distance between labels
 
-    since every interpolant has K_f >= K_F_hat and K_F >= K_F_hat. From 1 on the bound says nothing about these labels
+    since every interpolant has K_f >= K_F_hat, and K_F >= K_F_hat. From 1 on the bound says nothing about these labels
     at this number of images, for any network, and no exponent of a loss can speak against it.
-    near   Neighbors with labels. No unit. Raises BadTheory without two classes or with copies across them.
+
+    near             Neighbors with labels. The result has no unit
+    image_by_image   the mean of min(1, 2 K_F_hat T_1): the same proof with |f - F| <= 1 used for every image, never
+                     above 1
+    Raises BadTheory without two classes or with copies across them.
     """
     if near.opposite_distance is None or not np.isfinite(near.opposite_distance).any():
         raise BadTheory("there is one label only, so nothing has to be told apart; give labels of two classes")
     smallest = near.opposite_distance.min()
     if smallest == 0:
         raise BadTheory("two equal images have different labels, where K_F is infinite; drop them first")
-    return float(2 * near.distances[:, 0].mean() / smallest)
+    bound = 2 * near.distances[:, 0] / smallest
+    return float((np.minimum(bound, 1) if image_by_image else bound).mean())
+
+
+def least_bounds(near, per_class=250, draws=25, seed=0):
+    """`least_bound` over seeded balanced draws of M images a class, as a dict, and how many images it asks for.
+
+    n                         images of a draw, M times the classes
+    mean, smallest, largest   of the least bound over the draws, which share images
+    image_by_image            the mean with |f - F| <= 1 used for every image
+    above                     number of draws in which the least bound is 1 or more
+    d, factor                 d by maximum likelihood at k = 20, and mean^d: how many times n until the mean were 1 if
+                              K_F_hat did not grow meanwhile; 1 where it is below 1 already
+    """
+    chosen = [near.subset(one, 1) for one in images.balanced_draws(near.labels, per_class, draws, seed)]
+    found = np.array([least_bound(one) for one in chosen])
+    d = float(dimension.mle_dimension(near, min(20, near.k), interval=False))
+    return {
+        "n": len(chosen[0]),
+        "mean": float(found.mean()),
+        "smallest": float(found.min()),
+        "largest": float(found.max()),
+        "image_by_image": float(np.mean([least_bound(one, image_by_image=True) for one in chosen])),
+        "above": int((found >= 1).sum()),
+        "d": d,
+        "factor": max(1.0, float(found.mean() ** d)),
+    }
 
 
 # ------------------------------------------------------------------------------ interpolants and classifiers
@@ -361,6 +391,7 @@ def _distances(x, points):
 #   bound, trivial     of the theorem; what holds without any training image (infinity where there is no such value)
 #   limit              the exact leading term for large N, where it is known, else nan
 #   predicted, exponent, exponent_low, exponent_high    exponent of the bound, and that of `value` in 1/N over all N
+#   informed, informed_low, informed_high               the same over those N only at which bound < trivial
 
 
 def nearest_distance_experiment(d, sizes, simulations=10, tests=500, seed=0):
@@ -519,8 +550,10 @@ def verdicts(rows, alpha=ALPHA):
     """One row a check and dimension: numbers of sizes by finding, exponents, and the verdict, by rule.
 
     largest_ratio   largest value over bound
-    exponent_reads  what a rule from exponents alone would say: slower than its bound, where the interval is below it
-    meets_at        N up to which that exponent would have to last to contradict the bound (`crossing`)
+    exponent        with its 95 % interval, over all sizes; `exponent_reads`: "slower" if the interval is below that of
+                    the bound, which a rule from exponents alone would take for a refutation
+    informed        the same over the sizes at which the bound says something; `informed_reads`
+    meets_at        N up to which a slower exponent would have to last to contradict the bound (`crossing`)
     verdict         "refuted": at one size or more the value is above its bound; "not tested": the bound says nothing at
                     any size; "holds" otherwise
     """
@@ -529,17 +562,18 @@ def verdicts(rows, alpha=ALPHA):
         count = part["finding"].value_counts()
         within, above = int(count.get("within its bound", 0)), int(count.get("above its bound", 0))
         first = part.iloc[0]
-        last, slower = part.iloc[-1], first["exponent_high"] < first["predicted"]
+        last = part.iloc[-1]
+        row = {
+            "check": check, "d": d, "sizes": len(part), "informative": within + above, "above": above,
+            "largest_ratio": float((part["value"] / part["bound"]).max()), "predicted": first["predicted"],
+        }  # fmt: skip
+        for name in ("exponent", "informed"):
+            ends = {key: first[key] for key in (name, f"{name}_low", f"{name}_high")}
+            slower = ends[f"{name}_high"] < first["predicted"]
+            row |= ends | {f"{name}_reads": "slower" if slower else "no slower" if ends[name] > 0 else "none"}
         meets = crossing(last["n"], last["value"], last["bound"], first["exponent"], first["predicted"])
-        reads = "slower than its bound" if slower else "no slower" if first["predicted"] > 0 else "no power law"
-        out.append(
-            {"check": check, "d": d, "sizes": len(part), "informative": within + above, "above": above,
-             "largest_ratio": float((part["value"] / part["bound"]).max()), "predicted": first["predicted"],
-             "exponent": first["exponent"], "exponent_low": first["exponent_low"],
-             "exponent_high": first["exponent_high"], "exponent_reads": reads,
-             "meets_at": meets if slower else math.nan,
-             "verdict": "refuted" if above else "holds" if within else "not tested"}
-        )  # fmt: skip
+        row["meets_at"] = meets if row["exponent_reads"] == "slower" else math.nan
+        out.append(row | {"verdict": "refuted" if above else "holds" if within else "not tested"})
     return pd.DataFrame(out)
 
 
@@ -567,12 +601,16 @@ def _rows(check, d, sizes, values, bound, trivial, predicted, limit=math.nan):
     half = stats.t.ppf(0.975, count - 1) * error
     excess = mean - bound
     t = np.divide(excess, error, out=np.where(excess > 0, np.inf, -np.inf), where=error > 0)
-    exponent = _exponent(sizes, values)
-    return pd.DataFrame(
+    informed = np.broadcast_to(bound < trivial, mean.shape)
+    rows = pd.DataFrame(
         {"check": check, "d": d, "n": list(sizes), "value": mean, "low": mean - half, "high": mean + half,
          "p_above": stats.t.sf(t, count - 1), "bound": bound, "trivial": trivial, "limit": limit,
-         "predicted": predicted, **dict(zip(("exponent", "exponent_low", "exponent_high"), exponent, strict=True))}
+         "predicted": predicted}
     )  # fmt: skip
+    for name, used in (("exponent", np.ones_like(informed)), ("informed", informed)):
+        found = _exponent(np.asarray(sizes)[used], values[:, used])
+        rows = rows.assign(**dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True)))
+    return rows
 
 
 def _exponent(sizes, values):
