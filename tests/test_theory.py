@@ -113,6 +113,19 @@ def test_the_nearest_distance_on_the_torus_lies_between_its_two_bounds(d):
     assert (rows["lower"] < rows["bound"]).all()
 
 
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_the_integral_of_the_lower_bound_is_above_its_closed_form(d):
+    for n, r0 in ((1, 0.2), (50, 0.2), (5_000, 0.05), (10, 0.3)):
+        upper = theory.flat_torus_upper(d, r0)
+        closed = math.gamma(1 + 1 / d) * (upper * (n + 1)) ** (-1 / d) - upper ** (-1 / d) * math.exp(
+            -upper * n * r0**d
+        )
+        r = np.linspace(0, r0, 200_001)
+        integral = np.trapezoid(np.maximum(1 - upper * r**d, 0) ** n, r)
+        assert theory.distance_lower_bound(d, upper, r0, n) == pytest.approx(integral, rel=1e-6)
+        assert integral >= closed * (1 - 1e-9)
+
+
 def test_both_bounds_of_the_nearest_distance_meet_for_many_images():
     n = 10**9
     lower = theory.distance_lower_bound(3, theory.flat_torus_upper(3, 0.01), 0.01, n)
@@ -163,6 +176,18 @@ def test_cross_entropy_is_below_its_bound_with_the_slope_of_the_logit():
     assert below(values, theory.cross_entropy_bound(law, n, 2 * largest / gap, 1 / gap, epsilon, largest))
     # this network is as little steep as a fitted one can be, so the least slope of a logit is attained
     assert theory.logit_slope_bound(slopes[-1] / (2 * largest), epsilon) == pytest.approx(slopes[-1])
+
+
+def test_each_loss_is_at_most_its_slope_times_the_error_and_attains_it():
+    for least in (1e-6, 0.01, 0.2):
+        u = np.linspace(0, 1 - least, 10_001)[1:]
+        losses = {"absolute": u, "brier": u**2, "error": u >= 0.5, "cross-entropy": -np.log1p(-u)}
+        for name, loss in losses.items():
+            bound = theory.loss_slope(name, least) * u
+            assert (loss <= bound * (1 + 1e-12)).all(), name
+            if name != "brier":
+                assert (loss / bound).max() == pytest.approx(1, abs=1e-3), name
+    assert theory.loss_slope("cross-entropy") == math.inf
 
 
 def test_the_slope_of_the_logit_has_no_limit_as_the_training_loss_goes_to_zero():
@@ -440,6 +465,8 @@ def test_the_least_bound_has_no_unit():
         lambda: theory.flat_torus_upper(2, 0.4),
         lambda: theory.cross_entropy_bound(theory.flat_torus_law(2), 10, 1, 1, 0.7, 3),
         lambda: theory.logit_slope_bound(1, 0),
+        lambda: theory.loss_slope("hinge"),
+        lambda: theory.loss_slope("cross-entropy", 0.5),
         lambda: theory.nearest_value(np.zeros((2, 3)), np.zeros((4, 2)), np.zeros(4)),
         lambda: theory.ball_radii(np.zeros((3, 2)), [1, 1, 1]),
         lambda: theory.nearest_distance_experiment(2, [10], simulations=1),

@@ -170,6 +170,26 @@ def cross_entropy_bound(law: Law, n, logit_slope, label_slope, epsilon, largest_
     return epsilon + logit_slope * distance_bound(law, n) + largest_logit * wrong
 
 
+def loss_slope(loss, least=0.0):
+    """K_L of a loss of a probability:  loss(p, y) <= K_L |p - y|  for p in [least, 1 - least], y in {0, 1}.
+
+        "absolute" |p - y|      1
+        "brier" (p - y)^2       1
+        "error" share of errors 2, because an error needs |p - y| >= 1/2
+        "cross-entropy"         log(1/least) / (1 - least), nats: infinite at least = 0
+
+    The last is the chord of -log(1 - u), which is convex, from u = 0 to u = 1 - least.
+    """
+    if loss == "cross-entropy":
+        if not 0 <= least < 0.5:
+            raise BadTheory(f"least={least}: probabilities lie in [least, 1 - least]; take 0 <= least < 1/2")
+        return math.log(1 / least) / (1 - least) if least else math.inf
+    known = {"absolute": 1.0, "brier": 1.0, "error": 2.0}
+    if loss not in known:
+        raise BadTheory(f"no K_L is known for the loss '{loss}'; choose one of {', '.join(known)}, cross-entropy")
+    return known[loss]
+
+
 def boundary_bound(law: Law, n, amount):
     """Share of errors of the nearest-neighbor classifier where the classes may touch:
 
