@@ -28,6 +28,7 @@ ORDER = [
     "representations",
     "attacks",
     "slope",
+    "theory",
     "records",
     "campaign",
     "progress",
