@@ -163,6 +163,15 @@ def test_errors_where_classes_touch_are_below_the_bound_and_near_their_limit():
     assert ((rows["value"] - rows["limit"]).abs() < half).all()
 
 
+@pytest.mark.parametrize("d", [1, 3])
+def test_the_bounds_fall_with_their_exponents_and_the_brier_score_with_twice_that(d):
+    law, n = theory.flat_torus_law(d), np.array([10**6, 16 * 10**6])
+    assert np.divide(*theory.error_bound(law, n, 2, 3)) == pytest.approx(16 ** (1 / d))
+    assert np.divide(*theory.brier_bound(law, n, 2, 3)) == pytest.approx(16 ** (2 / d))
+    spread = math.gamma(1 + 2 / d) / math.gamma(1 + 1 / d) ** 2
+    assert theory.brier_bound(law, n, 2, 3) == pytest.approx(spread * theory.error_bound(law, n, 2, 3) ** 2)
+
+
 def test_cross_entropy_is_below_its_bound_with_the_slope_of_the_logit():
     largest, gap, n, law = 4.0, 0.3, 400, theory.parallel_tori_law(2, 0.3)
     values, slopes = [], []
