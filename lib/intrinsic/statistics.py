@@ -1209,7 +1209,7 @@ def claim_data_dimension(
       figure): sets differ in C, and a loss may lie anywhere below its bound. It stands beside, as
       `ordering_by_dimension`, and decides nothing here.
     - It speaks against it only where the bound says anything: where the least value that Theorem 1 can
-      promise (`theory.least_bound`, a column `least_bound` of `campaign.with_least_bound`) is below 1. With
+      promise (`theory.least_bound`, a column of `campaign.runs_frame`) is below 1. With
       that column, "not supported" also needs the mean over these sets alone to lie below 0; fewer than
       MIN_SETS of them refute nothing. Without it this is not looked at, and the table says so. It is necessary,
       not sufficient: `theory.crossing` has the N up to which a slow loss may stay below its bound.
