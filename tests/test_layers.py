@@ -32,6 +32,7 @@ ORDER = [
     "campaign",
     "progress",
     "statistics",
+    "audit",
     "charts",
     "book",
     "cli",
