@@ -223,6 +223,12 @@ def _span(values) -> str:
     return f"{_g(np.min(values))} to {_g(np.max(values))}"
 
 
+def shown(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """A table as a notebook shows it: rounded, without columns that hold lists."""
+    kept = [column for column in table.columns if not table[column].map(lambda value: isinstance(value, tuple)).any()]
+    return table[kept].round(digits)
+
+
 def _so(changes: bool, otherwise: str, same: str) -> str:
     return f"the choice {otherwise if changes else same}"
 
@@ -415,7 +421,7 @@ def sample_size_table(sets: Sequence[ImageSet], sizes: Sequence[int], draws: int
         least = np.unique(near.labels, return_counts=True)[1].min()
         reached = sorted({min(int(size), int(least)) for size in sizes})
         for m in reached:
-            k_f = sharpness.mean_sharpness(near, m, draws, seed, interval=m == reached[-1])
+            k_f = sharpness.mean_sharpness(near, per_class=m, draws=draws, seed=seed, interval=m == reached[-1])
             row = {"dataset": images.name, "domain": images.domain, "per_class": m, "k_f": float(k_f)}
             rows.append(row | {"low": k_f.low, "high": k_f.high})
     return pd.DataFrame(rows)
@@ -821,8 +827,8 @@ def outputs_finding(table: pd.DataFrame) -> Finding:
     first, last = (extra[many["epochs"] == end].mean() for end in (many["epochs"].min(), many["epochs"].max()))
     changes = bool(last > 0.05)
     sentence = (
-        f"Outputs that no label uses carry {_percent(first)} of the test loss after {many['epochs'].min()} epochs and "
-        f"{_percent(last)} after {many['epochs'].max()}, in networks with {int(many['outputs'].max()):,} outputs: "
+        f"Outputs that no label uses carry {_percent(first)} of the test loss at epoch {many['epochs'].min()} and "
+        f"{_percent(last)} at epoch {many['epochs'].max()}, in networks with {int(many['outputs'].max()):,} outputs: "
         f"{_so(changes, 'enters the loss', 'hardly enters the loss once networks are trained')}."
     )
     return Finding("C10", "the test loss of networks with 1,000 outputs", changes, sentence)
