@@ -315,7 +315,8 @@ def unbalanced_table(
 
     The set keeps all images of class 0 and, of class 1, as many as make up each share. M is per_class, at most what
     the smallest share allows. One row a share: share, n, m (images drawn), published and corrected (means over
-    draws), low and high (t interval of the corrected mean), published_low, published_high, `logs` (of the published).
+    draws), low and high (t interval of the corrected mean), published_low, published_high, one_class (draws that hold
+    one class only, whose K_F is 0; left out of the means), `published_logs` and `corrected_logs` (of each draw).
     """
     clean = images.drop_duplicates(conflicting=True)
     first, second = (np.flatnonzero(clean.labels == label) for label in (0, 1))
@@ -332,8 +333,14 @@ def unbalanced_table(
         equal = image_sets.balanced_draws(kept.labels, m, draws, seed)
         row = {"share": share, "n": near.n, "m": 2 * m}
         for name, chosen in (("published", any_class), ("corrected", equal)):
-            logs = np.log([_drawn_sharpness(kept, draw) for draw in chosen])
-            half = stats.t.ppf(0.975, draws - 1) * logs.std(ddof=1) / math.sqrt(draws)
+            k_f = np.array([_drawn_sharpness(kept, draw) for draw in chosen])
+            logs = np.log(k_f[k_f > 0])
+            if len(logs) < 2:
+                raise TooFewImages(
+                    f"at a share of {share:g} hardly a draw holds both classes: draw more, or more often"
+                )
+            half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+            row |= {"one_class": row.get("one_class", 0) + int((k_f == 0).sum())}
             ends = dict(zip(("low", "high"), np.exp([logs.mean() - half, logs.mean() + half]), strict=True))
             before = "published_" if name == "published" else ""
             row |= {name: math.exp(logs.mean()), **{before + key: value for key, value in ends.items()}}
@@ -517,12 +524,14 @@ def slip_finding(table: pd.DataFrame) -> Finding:
     """C5: changes where labels sit on images of other classes for more than half of the pairs."""
     _need(table, "of_chosen", "wrong", "published", "corrected")
     other = int((table["of_chosen"] < 1).sum())
-    rank = stats.spearmanr(table["published"], table["corrected"]).statistic
+    constant = any(table[name].nunique() < 2 for name in ("published", "corrected"))
+    rank = math.nan if constant else stats.spearmanr(table["published"], table["corrected"]).statistic
+    related = "one of them constant" if constant else f"with a rank correlation of {_g(rank)} between the two"
     changes = other > len(table) / 2
     sentence = (
         f"{other} of {len(table)} pairs of classes show images of classes that were not chosen, with up to "
         f"{table['wrong'].max():.0%} wrong labels; over pairs K_F is {_span(table['published'])} instead of "
-        f"{_span(table['corrected'])}, with a rank correlation of {_g(rank)} between the two: "
+        f"{_span(table['corrected'])}, {related}: "
         f"{_so(changes, 'makes pairs of classes mean nothing', 'leaves most pairs as they are')}."
     )
     return Finding("C5", "averages over pairs of classes of ImageNet", changes, sentence)
