@@ -1224,17 +1224,18 @@ def published_and_corrected(rows: pd.DataFrame, x_title: str, label: str = "data
     if "from" in long:
         known = base.transform_filter("isValid(datum.from) && isValid(datum.to)")
         layers.append(known.mark_rule(strokeWidth=1.5).encode(x=_on("from", x), x2="to:Q"))
-    layers.append(
-        base.mark_point(size=80, strokeWidth=1.5)
+    marks = [
+        base.transform_filter(f"datum.choice == '{choice}'")
+        .mark_point(size=80, strokeWidth=2, filled=choice == "corrected")
         .encode(
             x=x,
             shape=alt.Shape("choice:N", scale=shapes, legend=alt.Legend(title="Choice")),
-            fillOpacity=alt.condition("datum.choice == 'published'", alt.value(0), alt.value(1)),
             opacity=_opacity(pointed, 0.95, 0.3),
             tooltip=_tooltip(long, labels),
         )
-        .add_params(pointed)
-    )
+        for choice in ("published", "corrected")
+    ]
+    layers += [marks[0], marks[1].add_params(pointed)]
     return _finish(
         layers,
         f"{x_title}, published (hollow) and corrected (filled), for {', '.join(order)}: published "
