@@ -495,3 +495,15 @@ def test_a_pair_shows_its_difference_at_full_contrast():
 def test_what_cannot_be_shown_is_refused(images, titles, reason):
     with pytest.raises(charts.ChartError, match=reason):
         charts.gallery(images, titles)
+
+
+def test_published_and_corrected_values_share_one_axis_and_infinite_ones_are_counted():
+    rows = pd.DataFrame(
+        {"dataset": ["a", "b"], "published": [1.0, 2.0], "corrected": [3.0, np.inf], "low": 2.0, "high": 4.0}
+    )
+    chart = charts.published_and_corrected(rows, "Value")
+    assert "published 1, corrected 3" in chart.description.replace(" to 1", "").replace(" to 3", "")
+    assert "1 row has no value" in chart.description
+    assert isinstance(charts.published_and_corrected(rows.assign(corrected=np.nan), "Value").description, str)
+    with pytest.raises(charts.ChartError, match="corrected"):
+        charts.published_and_corrected(rows[["dataset", "published"]], "Value")

@@ -33,6 +33,7 @@ ORDER = [
     "campaign",
     "progress",
     "statistics",
+    "audit",
     "charts",
     "reference",
     "book",

@@ -1258,6 +1258,59 @@ def class_pairs(rows: pd.DataFrame):
     )
 
 
+def published_and_corrected(rows: pd.DataFrame, x_title: str, label: str = "dataset"):
+    """A published value beside the corrected one, a line each: hollow diamonds and filled circles, with intervals.
+
+    rows      published, corrected and the column `label`; low, high (of the corrected value), published_low,
+              published_high and domain, where known
+    x_title   what both are, with its unit
+    """
+    required, ends = [label, "published", "corrected"], ["low", "high", "published_low", "published_high"]
+    drawn, out = _drawn(rows, required, [*ends, "domain"], "a published value and the corrected one")
+    if drawn.empty:
+        return _nothing(x_title, "no row has both values")
+    drawn[label] = drawn[label].astype(str)
+    order = list(dict.fromkeys(drawn[label]))
+    scale = _scale(*(drawn[c] for c in ("published", "corrected", *ends) if c in drawn))
+    x = alt.X("value:Q", title=x_title, scale=scale, axis=_axis(scale))
+    y = alt.Y(f"{label}:N", title=None, sort=order, axis=alt.Axis(labelLimit=260))
+    parts = []
+    for choice, before in (("published", "published_"), ("corrected", "")):
+        columns = {choice: "value", f"{before}low": "from", f"{before}high": "to"}
+        kept = [c for c in (label, "domain", *columns) if c in drawn]
+        parts.append(drawn[kept].rename(columns=columns).assign(choice=choice))
+    long = pd.concat(parts, ignore_index=True)
+    pointed = alt.selection_point(name="pointed", fields=[label], on="pointerover", clear="pointerout")
+    offset = alt.YOffset("choice:N", sort=["published", "corrected"])
+    base = alt.Chart(long).encode(y=y, yOffset=offset, color=_color(long))
+    labels = {label: ("Row", None), "choice": ("Choice", None), "value": ("Value", ".4g")}
+    labels |= {"from": ("low", ".4g"), "to": ("high", ".4g")}
+    shapes = alt.Scale(domain=["published", "corrected"], range=["diamond", "circle"])
+    layers = []
+    if "from" in long:
+        known = base.transform_filter("isValid(datum.from) && isValid(datum.to)")
+        layers.append(known.mark_rule(strokeWidth=1.5).encode(x=_on("from", x), x2="to:Q"))
+    marks = [
+        base.transform_filter(f"datum.choice == '{choice}'")
+        .mark_point(size=80, strokeWidth=2, filled=choice == "corrected")
+        .encode(
+            x=x,
+            shape=alt.Shape("choice:N", scale=shapes, legend=alt.Legend(title="Choice")),
+            opacity=_opacity(pointed, 0.95, 0.3),
+            tooltip=_tooltip(long, labels),
+        )
+        for choice in ("published", "corrected")
+    ]
+    layers += [marks[0], marks[1].add_params(pointed)]
+    return _finish(
+        layers,
+        f"{x_title}, published (hollow) and corrected (filled), for {', '.join(order)}: published "
+        f"{_range(drawn['published'])}, corrected {_range(drawn['corrected'])}; lines are 95 % intervals or bars.",
+        height=max(90, 34 * len(order)),
+        left_out=out,
+    )
+
+
 def counts(rows: pd.DataFrame):
     """Images by class, as bars with their numbers.
 
