@@ -490,7 +490,7 @@ def slipped_pair(listing: ImageSet, a: int, b: int) -> ImageSet:
 def uneven(listing: ImageSet, fewest: float = 0.56) -> ImageSet:
     """The listing with classes of different sizes: the last one keeps `fewest` of its images, those between more.
 
-    ImageNet's classes have 732 to 1,300 training images.
+    ImageNet has 732 to 1,300 training images a class (Russakovsky et al. 2015, table 2).
     """
     shares = np.linspace(1, fewest, len(listing.classes))
     rows = [np.flatnonzero(listing.labels == label) for label in range(len(listing.classes))]
