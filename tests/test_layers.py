@@ -19,6 +19,7 @@ ORDER = [
     "neighbors",
     "dimension",
     "sharpness",
+    "overlap",
     "soundness",
     "measurement",
     "checkpoints",
