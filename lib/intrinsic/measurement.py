@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from intrinsic import dimension, neighbors, sharpness, soundness
+from intrinsic import dimension, neighbors, overlap, sharpness, soundness
 from intrinsic import images as image_sets
 from intrinsic.images import ImageSet
 
@@ -232,6 +232,18 @@ def growth(images: ImageSet, near=None, *, draws: int = 25, seed: int = 0) -> li
     return [(int(m), float(v)) for m, v in zip(*found, strict=True)]
 
 
+def growth_law(images: ImageSet, near, *, draws: int = 50, seed: int = 0):
+    """(overlap.GrowthLaw of the images, ""), or (None, the reason why there is none).
+
+    near   the Neighbors of the images. Families of near-duplicates act as groups where patients are unknown
+    """
+    group = images.group if images.group is not None else neighbors.near_duplicate_components(near)
+    try:
+        return overlap.growth_law(near, draws=draws, group=group, seed=seed), ""
+    except neighbors.BadPoints as error:
+        return None, str(error)
+
+
 # ------------------------------------------------------------------------------ `intrinsic measure`
 
 
@@ -269,6 +281,24 @@ def _sharpness_json(found: dict, d, loaded: ImageSet, original: np.ndarray) -> d
             "identified": bool(limit.identified),
             "reason": limit.reason,
         },
+    }
+
+
+def _law_json(law, why: str) -> dict:
+    if law is None:
+        return {"sentence": None, "reason": why}
+    share = [float(v) if math.isfinite(v) else None for v in law.share]
+    return {
+        "sentence": law.sentence,
+        "kind": law.kind,
+        "exponent": _interval(law.exponent),
+        "overlapping": _interval(law.overlapping),
+        "difference": _interval(law.difference),
+        "dimension": _interval(law.dimension),
+        "per_class": [int(m) for m in law.per_class],
+        "k_f": [float(v) for v in law.k_f],
+        "share_across": share,
+        "gap_not_excluded": law.gap if math.isfinite(law.gap) else None,
     }
 
 
@@ -365,6 +395,7 @@ def measure(
         }
     label_sharpness["at_m"] = {"per_class": m, **_interval(at_m)}
     label_sharpness |= _sharpness_json(sharpness_facts(near, mle), mle, loaded, original)
+    label_sharpness["growth_law"] = _law_json(*growth_law(clean, near))
     label_sharpness["class_pairs"] = _class_pairs(near, clean)
     label_sharpness["ordered"] = _of_grades(near, loaded, original)
     label_sharpness["unit"] = "per unit of L2 distance, pixels in [0, 1]"
