@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
+import pandas as pd
 
 from intrinsic import dimension, neighbors, overlap, sharpness, soundness
 from intrinsic import images as image_sets
 from intrinsic.images import ImageSet
 
+LOT = ("by_lot", "by_lot_overlapping")
 LEAST = 4  # distinct images of which anything is measured
 
 
@@ -551,3 +553,41 @@ def published_table(name: str) -> dict:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; the scripts in benchmarks/ write these tables")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def published_growth(size: int, channels: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(sets, curves) of the published table sharpness_growth at one size and number of channels.
+
+    sets     one row an image set: dataset, family, domain, n, groups, groups_known; exponent, overlapping and
+             difference of overlap.growth_law with _low and _high; d_pairs, d_mle, d_mle_other_groups, d_twonn; share,
+             of pairs across within 1 / K_F of the smallest M, and share_falls, the slope of its logarithm on that of
+             the distance; gap_share, gap over the smallest distance; kind; by_lot, the mean exponent with labels by
+             lot, and by_lot_overlapping
+    curves   one row an image set and M: dataset, domain, per_class, k_f, law = what overlapping classes would give
+             through the middle
+    """
+    sets, curves = [], []
+    for key, found in published_table("sharpness_growth")["sets"].items():
+        name, *setting = key.rsplit(" ", 2)
+        if setting != [str(size), str(channels)]:
+            continue
+        row = {"dataset": name} | {key: found[key] for key in ("family", "domain", "n", "groups", "groups_known")}
+        for what in ("exponent", "overlapping", "difference"):
+            row |= dict(zip((what, f"{what}_low", f"{what}_high"), found[what], strict=True))
+        row |= {"d_pairs": found["dimension"][0], "d_mle": found["d_mle"][0], "d_twonn": found["d_twonn"][0]}
+        row |= {"d_mle_other_groups": found["d_mle_other_groups"], "kind": found["kind"]}
+        m, k_f = np.array(found["per_class"], float), np.array(found["k_f"])
+        share = np.array(found["share"], float)
+        some = np.isfinite(share) & (share > 0)
+        row["share"] = share[0]
+        row["share_falls"] = -np.polyfit(np.log(k_f[some]), np.log(share[some]), 1)[0] if some.sum() > 1 else math.nan
+        row["gap_share"] = math.nan if found["gap"] is None else found["gap"] * k_f[-1]
+        row |= {key: float(np.mean(found[f"{key}_exponent" if key == "by_lot" else key])) for key in LOT}
+        sets.append(row)
+        law = np.full(len(m), math.nan)
+        if found["overlapping"][0] is not None:
+            law = np.exp(np.log(k_f).mean() + found["overlapping"][0] * (np.log(m) - np.log(m).mean()))
+        for at, value, expected in zip(m, k_f, law, strict=True):
+            curve = {"dataset": name, "domain": found["domain"], "per_class": at, "k_f": value, "law": expected}
+            curves.append(curve)
+    return pd.DataFrame(sets).sort_values("dataset", ignore_index=True), pd.DataFrame(curves)
