@@ -958,6 +958,40 @@ def power_taken_out(
     return pd.DataFrame(rows)
 
 
+def separate_predictors(
+    frame: pd.DataFrame,
+    grey_level: int = 2,
+    *,
+    per_class: int = 250,
+    fitted_only: bool = True,
+    exclude: Sequence[str] = SYNTHETIC,
+) -> pd.DataFrame:
+    """power_taken_out for the runs of a campaign: log test loss and log loss penalty, levels of sets.
+
+    The power of M is 2/d_data in one half of the rows and the exponent that was measured in the other: column power.
+    Effects of model and log N are taken out of the responses; sets of one family count once; runs without a value, or
+    with a loss or penalty of 0 or less, are left out. With too few sets numbers are nan.
+    """
+    penalty = f"loss_penalty_nats_eps{grey_level}"
+    parts = []
+    for power, column in (("2/d_data", "d_data"), ("measured exponent", "growth_exponent")):
+        for response in ("test_loss_nats", penalty):
+            positive = [response, "k_f", column]
+            runs, _ = _usable(frame, positive, positive=positive, fitted_only=fitted_only, exclude=exclude)
+            name = f"log {response}"
+            try:
+                if runs.empty:
+                    raise NotEnough("no run is left")
+                sets = _with_means(set_levels(runs, response, log=True), runs, ["k_f", column])
+                sets["two_over_d"] = 2 / sets[column] if column == "d_data" else sets[column]
+                sets = _units(sets.rename(columns={"level": name}))[0]
+            except NotEnough:
+                sets = pd.DataFrame({c: pd.Series(dtype=float) for c in ("dataset", "k_f", "two_over_d", name)})
+            parts.append(power_taken_out(sets, [name], per_class=per_class).assign(power=power))
+    out = pd.concat(parts, ignore_index=True)
+    return out[["response", "power", *[c for c in out.columns if c not in ("response", "power")]]]
+
+
 #: the growth of label sharpness: what its verdict says, by the interval of each effect
 GROWTH_REFUTED, GROWTH_HELD, GROWTH_OPEN = "refuted", "not refuted", "undecided: too few sets"
 
