@@ -547,6 +547,25 @@ def growth_row(name: str, x, y=None, *, d=None, k: int = 20, seed: int = 0) -> d
     }
 
 
+def growth_laws(laws: dict) -> pd.DataFrame:
+    """One row a law of overlap.growth_law, by name: exponents and difference with intervals, shares, gap left open."""
+    rows = []
+    for name, law in laws.items():
+        row = {"name": name}
+        for what in ("exponent", "overlapping", "difference"):
+            value = getattr(law, what)
+            row |= {what: float(value), f"{what}_low": value.low, f"{what}_high": value.high}
+        row |= {"share": law.share[0], "share_falls": _share_falls(law.k_f, law.share)}
+        rows.append(row | {"gap_share": law.gap * law.k_f[-1], "kind": law.kind})
+    return pd.DataFrame(rows)
+
+
+def _share_falls(k_f, share) -> float:
+    """Slope of log share on log distance, 1 / k_f; NaN where fewer than two distances have pairs across."""
+    some = np.isfinite(share) & (share > 0)
+    return float(-np.polyfit(np.log(k_f[some]), np.log(share[some]), 1)[0]) if some.sum() > 1 else math.nan
+
+
 def published_table(name: str) -> dict:
     """The table book/methods/tables/NAME.json as a dictionary; its "command" is what makes it."""
     path = image_sets.REPOSITORY / "book" / "methods" / "tables" / f"{name}.json"
@@ -578,9 +597,7 @@ def published_growth(size: int, channels: int) -> tuple[pd.DataFrame, pd.DataFra
         row |= {"d_mle_other_groups": found["d_mle_other_groups"], "kind": found["kind"]}
         m, k_f = np.array(found["per_class"], float), np.array(found["k_f"])
         share = np.array(found["share"], float)
-        some = np.isfinite(share) & (share > 0)
-        row["share"] = share[0]
-        row["share_falls"] = -np.polyfit(np.log(k_f[some]), np.log(share[some]), 1)[0] if some.sum() > 1 else math.nan
+        row |= {"share": share[0], "share_falls": _share_falls(k_f, share)}
         row["gap_share"] = math.nan if found["gap"] is None else found["gap"] * k_f[-1]
         row |= {key: float(np.mean(found[f"{key}_exponent" if key == "by_lot" else key])) for key in LOT}
         sets.append(row)
