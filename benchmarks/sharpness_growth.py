@@ -49,6 +49,7 @@ def numbers(value, digits=5):
 
 def plain(law):
     return {
+        "closest": round(law.closest, 4),
         "difference": numbers(law.difference),
         "dimension": numbers(law.dimension, 3),
         "exponent": numbers(law.exponent),

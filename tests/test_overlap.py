@@ -153,7 +153,7 @@ def test_the_gap_that_is_not_excluded_holds_the_true_one():
     for gap in (0.05, 0.1, 0.3):
         found = [growth_law(*sheets(400, 3, gap, s), draws=15) for s in range(5)]
         assert np.mean([one.gap >= 0.97 * gap for one in found]) >= 0.8
-        assert all(one.gap <= 1 / one.k_f[-1] * (1 + 1e-12) for one in found)
+        assert all(one.gap <= one.closest <= 1 / one.k_f[-1] for one in found)
 
 
 def test_pairs_within_a_group_do_not_count():
@@ -203,6 +203,7 @@ def test_it_depends_on_neither_scale_nor_order_and_takes_neighbors():
         ((-0.1, 0.2), (-0.3, 0.1), "undecided: too few images"),
         ((math.nan, math.nan), (-0.3, 0.1), "undecided: no interval"),
         ((0.1, 0.2), (math.nan, math.nan), "undecided: too few pairs at these distances"),
+        ((1.1, 3.0), (math.nan, math.nan), overlap.STEEPER),
     ],
 )
 def test_the_kind_follows_from_two_intervals(exponent, difference, says):

@@ -878,3 +878,14 @@ def test_the_verdict_on_growth_follows_its_rules(rows, zero, law):
 def test_sets_of_one_family_count_once_in_the_verdict_on_growth():
     rows = growth_rows(12, 1.0).assign(family=["a"] * 5 + [f"f{i}" for i in range(7)])
     assert statistics.growth_verdict(rows)["n_sets"].tolist() == [8, 8]
+
+
+def test_the_verdict_on_growth_says_whether_one_set_carries_it():
+    rows = growth_rows(12, 0.9, spread=0.03)
+    rows.loc[0, "exponent"] *= 0.01
+    found = statistics.growth_verdict(rows).iloc[1]
+    assert found["smallest"] < found["effect"] < found["largest"]
+    assert found["largest"] == pytest.approx(np.log(0.9), abs=0.05)
+    few = statistics.growth_verdict(growth_rows(8, 0.7)).iloc[1]
+    assert (few["verdict"], few["stands"]) == ("refuted", False)  # seven are too few
+    assert statistics.growth_verdict(growth_rows(12, 0.7)).iloc[1]["stands"]

@@ -556,7 +556,7 @@ def growth_laws(laws: dict) -> pd.DataFrame:
             value = getattr(law, what)
             row |= {what: float(value), f"{what}_low": value.low, f"{what}_high": value.high}
         row |= {"share": law.share[0], "share_falls": _share_falls(law.k_f, law.share)}
-        rows.append(row | {"gap_share": law.gap * law.k_f[-1], "kind": law.kind})
+        rows.append(row | {"gap": law.gap, "closest": law.closest, "kind": law.kind})
     return pd.DataFrame(rows)
 
 
@@ -580,8 +580,8 @@ def published_growth(size: int, channels: int) -> tuple[pd.DataFrame, pd.DataFra
     sets     one row an image set: dataset, family, domain, n, groups, groups_known; exponent, overlapping and
              difference of overlap.growth_law with _low and _high; d_pairs, d_mle, d_mle_other_groups, d_twonn; share,
              of pairs across within 1 / K_F of the smallest M, and share_falls, the slope of its logarithm on that of
-             the distance; gap_share, gap over the smallest distance; kind; by_lot, the mean exponent with labels by
-             lot, and by_lot_overlapping
+             the distance; gap and closest, distances; kind; by_lot, the mean exponent with labels by lot, and
+             by_lot_overlapping
     curves   one row an image set and M: dataset, domain, per_class, k_f, law = what overlapping classes would give
              through the middle
     """
@@ -598,7 +598,7 @@ def published_growth(size: int, channels: int) -> tuple[pd.DataFrame, pd.DataFra
         m, k_f = np.array(found["per_class"], float), np.array(found["k_f"])
         share = np.array(found["share"], float)
         row |= {"share": share[0], "share_falls": _share_falls(k_f, share)}
-        row["gap_share"] = math.nan if found["gap"] is None else found["gap"] * k_f[-1]
+        row |= {"gap": math.nan if found["gap"] is None else found["gap"], "closest": found["closest"]}
         row |= {key: float(np.mean(found[f"{key}_exponent" if key == "by_lot" else key])) for key in LOT}
         sets.append(row)
         law = np.full(len(m), math.nan)

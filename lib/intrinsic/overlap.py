@@ -43,6 +43,7 @@ class GrowthLaw:
     per_class, k_f    M, and exp of the mean of log K_F(M)
     pairs        pairs (of different groups) within 1 / K_F(M), for each M; share: the share of them with different
                  labels, classes weighted alike. Where labels are by lot and two classes alike in size it is 1/2
+    closest      smallest distance between images with different labels, 1 / K_F of all pairs: no gap is larger
     gap          largest gap that this growth does not exclude, a distance: see growth_law
     kind         one of PLATEAU, AS_OVERLAPPING, SLOWER, STEEPER, or UNDECIDED with a reason
     """
@@ -55,6 +56,7 @@ class GrowthLaw:
     k_f: np.ndarray
     pairs: np.ndarray
     share: np.ndarray
+    closest: float
     gap: float
     kind: str
 
@@ -91,7 +93,7 @@ def growth_law(x, y=None, per_class=None, draws=50, *, interval=True, group=None
     so growth alone does not exclude a gap of
         gap = r sqrt(1 - min(1, max(0, low / high)))
     with low the lower end of the exponent's interval, high the upper one of 2/d and r the middle distance in
-    logarithms; the smallest r(M) where that is less. It is a statement about that model, and no estimate of a gap.
+    logarithms; `closest` where that is less. It is a statement about that model, and no estimate of a gap.
 
     x, y, per_class, draws, seed   as for sharpness.growth_exponent: M is at most a quarter of the smallest class, since
                 draws that use more share most of their pairs
@@ -108,7 +110,8 @@ def growth_law(x, y=None, per_class=None, draws=50, *, interval=True, group=None
     but for the difference DEGREES: a few closest pairs decide it, and with more degrees its interval covered 88 % in
     trial simulations. kind follows from the intervals alone: a plateau where the difference is below 0 and e's interval
     holds 0 or ends below FLAT; as overlapping where e is above 0 and the difference's holds 0; slower and steeper where
-    it does not; undecided otherwise. Classes that are apart are "slower" until M is so large that the gap is nearly all
+    it does not, and steeper too where there is no d and e is above 1, more than 2/d of any d from 2 on; undecided
+    otherwise. Classes that are apart are "slower" until M is so large that the gap is nearly all
     of r. "As overlapping" is no proof of overlap: the interval of the difference says how much of a departure would
     have been seen, and `gap` how large a gap.
     Raises BadPoints as growth_exponent does.
@@ -124,7 +127,9 @@ def growth_law(x, y=None, per_class=None, draws=50, *, interval=True, group=None
         nothing = Estimate(math.nan, method="all labels are equal")
         none = np.zeros(len(sizes))
         kind = f"{UNDECIDED}: all labels are equal"
-        return GrowthLaw(exponent, nothing, nothing, nothing, sizes, none, none.astype(int), none, math.nan, kind)
+        return GrowthLaw(
+            exponent, nothing, nothing, nothing, sizes, none, none.astype(int), none, math.inf, math.nan, kind
+        )
     count = _Count(points, np.unique(y, return_inverse=True)[1], group, float(np.exp(-logs.min())))
     everything = np.ones(points.n, dtype=bool)
     pairs, all_weights, across = count(everything, np.exp(-logs))
@@ -154,16 +159,16 @@ def growth_law(x, y=None, per_class=None, draws=50, *, interval=True, group=None
     with np.errstate(invalid="ignore", divide="ignore"):
         share = across / all_weights
     kind = law_kind(exponent, difference)
-    gap = _gap(exponent.low, law.high, logs)
-    return GrowthLaw(exponent, law, difference, d, sizes, np.exp(logs), pairs, share, gap, kind)
+    gap = _gap(exponent.low, law.high, logs, exponent.closest)
+    return GrowthLaw(exponent, law, difference, d, sizes, np.exp(logs), pairs, share, exponent.closest, gap, kind)
 
 
 def law_kind(exponent, difference):
     """What the intervals of the exponent and of its difference from that of overlapping classes say together."""
     if not math.isfinite(exponent.low):
         return f"{UNDECIDED}: no interval"
-    if not math.isfinite(difference.low):
-        return f"{UNDECIDED}: too few pairs at these distances"
+    if not math.isfinite(difference.low):  # nothing but the pairs across is so close
+        return STEEPER if exponent.low > 1 else f"{UNDECIDED}: too few pairs at these distances"
     if difference.high < 0 and (exponent.low <= 0 or exponent.high < FLAT):
         return PLATEAU
     if exponent.low <= 0:
@@ -231,12 +236,12 @@ def _of_half(count, side, sizes, logs):
     return _slope(np.maximum(sizes // 2, 1), logs), _overlapping(np.exp(-logs), weights, pairs)
 
 
-def _gap(low, high, logs):
+def _gap(low, high, logs, closest):
     """The largest gap of two parallel sheets that an exponent from low on, beside 2/d up to high, leaves open."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return math.nan
     share = 1 - min(1.0, max(0.0, low / high))
-    return min(math.exp(-logs.mean()) * math.sqrt(share), math.exp(-logs.max()))
+    return min(math.exp(-logs.mean()) * math.sqrt(share), closest)
 
 
 def _inverted(law):

@@ -356,9 +356,9 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
     per_class   by default a quarter of the smallest class, halved up to four times as long as 8 are left. Draws of
                 more than a quarter share most of their pairs, and one set then says little about the mean over sets
     draws       nested: in each, the images of M are among those of 2M
-    Returns an Estimate with per_class, log_k_f (the means) and halves (means in both halves of each split behind the
-    interval, (SPLITS, 2, sizes); none without one). Copies with different labels are at distance 0, so the exponent is
-    undefined: BadPoints.
+    Returns an Estimate with per_class, log_k_f (the means), closest (1 / K_F of all pairs) and halves (means in both
+    halves of each split behind the interval, (SPLITS, 2, sizes); none without one). Copies with different labels are at
+    distance 0, so the exponent is undefined: BadPoints.
 
     Interval (95 %): for the expectation of this slope, at these M, over sets of this size; it is not said to hold 2/d,
     which is a limit of large M. Draws share images, so their spread says too little. Instead the images (or groups)
@@ -379,6 +379,7 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
     sizes = np.unique(np.array(per_class, dtype=np.int64))
     if not codes.any():
         facts = {"n": points.n, "per_class": sizes, "log_k_f": np.array([]), "halves": np.empty((0, 2, 0))}
+        facts["closest"] = math.inf
         return Estimate(0.0, 0.0, 0.0, "all labels are equal", **facts)
     if len(sizes) < 2 or sizes[0] < 2 or sizes[-1] > least:
         raise BadPoints(
@@ -395,7 +396,8 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
     look = _Nested(points, y, codes, pairs)
     logs = look(np.ones(points.n, dtype=bool), sizes, draws, seed)
     value = _slope(sizes, logs)
-    facts = {"n": points.n, "per_class": sizes, "log_k_f": logs, "halves": np.empty((0, 2, len(sizes)))}
+    facts = {"n": points.n, "per_class": sizes, "log_k_f": logs, "closest": float(pairs.distance[0])}
+    facts["halves"] = np.empty((0, 2, len(sizes)))
     method = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
     units = points.n if group is None else int(group.max()) + 1
     if not interval or units < 4:

@@ -1010,8 +1010,21 @@ def growth_verdict(sets: pd.DataFrame, *, tolerance: float = 0.2, level: float =
       interval excludes 0, or where in more than a quarter of the sets the two differ by more than the tolerance, since
       a law has to hold for sets and not only on average; not refuted otherwise.
     Below MIN_SETS families nothing is decided. Returns hypothesis, effect, low, high, p, n_sets, off (share of sets
-    beyond the tolerance; of the plateau: with an interval above 0), verdict.
+    beyond the tolerance; of the plateau: with an interval above 0), smallest and largest effect with one family left
+    out, verdict, and `stands`: whether it is the same without any one family.
     """
+    names = list(dict.fromkeys(_units(sets[[c for c in ("dataset", "family") if c in sets]])[0]["dataset"]))
+    family = sets["family"].where(sets["family"].notna(), sets["dataset"]) if "family" in sets else sets["dataset"]
+    table = _growth_rows(sets, tolerance, level)
+    left = [_growth_rows(sets[(family != name).to_numpy()], tolerance, level) for name in names if len(names) > 1]
+    effects = np.array([one["effect"] for one in left]).reshape(len(left), len(table))
+    table.insert(7, "smallest", effects.min(axis=0, initial=math.inf))
+    table.insert(8, "largest", effects.max(axis=0, initial=-math.inf))
+    return table.assign(stands=[all(one["verdict"][i] == v for one in left) for i, v in enumerate(table["verdict"])])
+
+
+def _growth_rows(sets: pd.DataFrame, tolerance: float, level: float) -> pd.DataFrame:
+    """The table of growth_verdict without the columns about sets left out."""
     predictions = [c for c in sets.columns if c.startswith("2/d")]
     _need(sets, ["dataset", "exponent", "exponent_low"])
     units = _units(sets.drop(columns=[c for c in ("kind",) if c in sets.columns]))[0]
