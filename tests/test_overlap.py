@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from intrinsic import overlap
+from intrinsic import measurement, overlap
 from intrinsic.dimension import Estimate
 from intrinsic.manifolds import cube, flat_torus, overlapping_clouds, sphere
 from intrinsic.neighbors import BadPoints, near_duplicate_components, neighbors
@@ -219,6 +219,17 @@ def test_what_cannot_be_had_is_said():
         growth_law(x)
     with pytest.raises(BadPoints, match="copies with different labels"):
         growth_law(np.ones((200, 2)), halves(200))
+
+
+def test_coverage_in_the_docstring_is_that_of_the_stored_simulations():
+    cases = measurement.published_table("sharpness_growth")["coverage"].values()
+    text = " ".join(growth_law.__doc__.split())
+    for what in ("exponent", "overlapping", "difference"):
+        low, high = (f(round(100 * case[what]["coverage"]) for case in cases) for f in (min, max))
+        assert f"{what} {low} to {high} %" in text
+    overlapping = [case for case in cases if case["sample"] in ("overlapping", "wrong_labels", "grouped")]
+    said = sum(case["kinds"].get(overlap.AS_OVERLAPPING, 0) for case in overlapping)
+    assert f"{round(100 * said / sum(case['simulations'] for case in overlapping))} % were" in text
 
 
 @pytest.mark.slow

@@ -114,6 +114,9 @@ def growth_law(x, y=None, per_class=None, draws=50, *, interval=True, group=None
     otherwise. Classes that are apart are "slower" until M is so large that the gap is nearly all
     of r. "As overlapping" is no proof of overlap: the interval of the difference says how much of a departure would
     have been seen, and `gap` how large a gap.
+    Measured coverage (30 samples each, n = 300 to 600: a share from so few is known to about 10 points): exponent 87 to
+    100 %, overlapping 93 to 100 %, difference 93 to 100 %. Of overlapping classes, wrong labels and groups, 97 % were
+    called "as overlapping"; so were 22 of 30 samples of touching classes (d = 3, n = 300), hardly to be told apart.
     Raises BadPoints as growth_exponent does.
     Source: the law: book/theory.md, theorem 6; C(r) and its slope: Grassberger & Procaccia 1983; halves: McCarthy 1969.
     """
