@@ -43,6 +43,7 @@ bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/
 simulations: $(READY)  ## coverage and bias behind the methods chapters; SETS=FOLDER adds its image sets (about an hour)
 	@$(BIN)/python benchmarks/dimension_simulations.py coverage means bias adjusted others
 	@$(BIN)/python benchmarks/sharpness_simulations.py
+	@$(BIN)/python benchmarks/sharpness_growth.py
 	@$(BIN)/python benchmarks/near_duplicates.py $(SETS)
 	@if [ -n "$(SETS)" ]; then $(BIN)/python benchmarks/dimension_simulations.py sets --folder "$(SETS)"; \
 	  $(BIN)/python benchmarks/sharpness_image_sets.py "$(SETS)"; fi

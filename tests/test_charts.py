@@ -128,6 +128,10 @@ def every_chart(runs, properties, exponents):
         "interval_coverage": charts.interval_coverage(COVERAGE),
         "estimators_compared": charts.estimators_compared(PEERS),
         "sharpness_growth": charts.sharpness_growth(GROWTH, GROWTH.assign(k_f=0.1, name="no growth")),
+        "growth_panels": charts.growth_panels(
+            pd.concat([GROWTH.assign(dataset=name, domain="natural", law=GROWTH["k_f"]) for name in ("a", "b")])
+        ),
+        "growth_exponents": charts.growth_exponents(exponents, "2 / d of the pairs"),
         "sharpness_response": charts.sharpness_response(RESPONSE, "noise, grey levels"),
         "measured_and_bound": charts.measured_and_bound(BOUNDED, "Error"),
         "class_pairs": charts.class_pairs(CLASS_PAIRS),

@@ -20,6 +20,7 @@ ORDER = [
     "dimension",
     "sharpness",
     "theory",
+    "overlap",
     "soundness",
     "measurement",
     "checkpoints",

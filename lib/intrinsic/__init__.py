@@ -10,6 +10,7 @@ tiles            the pairs of all points in tiles: threads, a GPU, Dask workers
 neighbors        one exact pass: nearest distances, nearest opposite-label distance
 dimension        intrinsic dimension: maximum likelihood, TwoNN
 sharpness        label sharpness K_F, the pair that attains it, its growth
+overlap          growth of K_F against that of overlapping classes
 soundness        copies, near-duplicates, shortcuts and leaks: whether an image set is sound enough to ask
 measurement      what is said about an image set: commands, records and report pages
 checkpoints      tensors in files: whole or absent, verified, never unpickled; weights from files

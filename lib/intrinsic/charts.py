@@ -499,12 +499,37 @@ def exponent_against_dimension(exponents: pd.DataFrame):
     `statistics.scaling_exponents` returns them; a `model` column, where there is one, becomes the
     shape. On the dashed line both are equal. Very long intervals are cut at the edge of the panel.
     """
+    return _measured_against_predicted(
+        exponents,
+        "Measured exponent a of loss ~ N^(−a)",
+        "Predicted exponent, 1 / d_data",
+        "Measured exponent a of loss ~ N^(-a) against the predicted exponent 1 / d_data",
+        "no image set has runs at enough sizes N to fit an exponent",
+    )
+
+
+def growth_exponents(rows: pd.DataFrame, predicted: str = "2 / d"):
+    """Measured exponent e of K_F ~ M^e against the one predicted: on the dashed line both are equal.
+
+    rows: dataset, domain, exponent, low, high, predicted, predicted_low, predicted_high
+    predicted: what the prediction is, for the axis
+    """
+    return _measured_against_predicted(
+        rows,
+        "Measured exponent e of K_F ~ M^e",
+        f"Predicted exponent, {predicted}",
+        f"Measured exponent e of label sharpness, K_F ~ M^e, against the predicted exponent {predicted}",
+        "no image set has an exponent of growth",
+    )
+
+
+def _measured_against_predicted(exponents: pd.DataFrame, y_title: str, x_title: str, says: str, none: str):
     what = "Measured against predicted exponent"
     required = ["dataset", "domain", "exponent", "predicted"]
     more = ["low", "high", "predicted_low", "predicted_high", "model", "d_data", "n_sizes", "n_runs", "seed"]
     rows, out = _drawn(exponents, required, more, "exponent against dimension")
     if rows.empty:
-        return _nothing(what, "no image set has runs at enough sizes N to fit an exponent")
+        return _nothing(what, none)
     params, chosen = _answers(rows)
     core = pd.concat([rows["exponent"], rows["predicted"]])
     reach = max(float(core.max() - core.min()), 0.05)
@@ -513,8 +538,8 @@ def exponent_against_dimension(exponents: pd.DataFrame):
     cut = any(((c < limits[0]) | (c > limits[1])).any() for c in bounds)
     y_scale = _scale(core, *(c.clip(*limits) for c in bounds), log=False)
     x_scale = _scale(*[rows[c] for c in ("predicted", "predicted_low", "predicted_high") if c in rows], log=False)
-    x = alt.X("predicted:Q", title="Predicted exponent, 1 / d_data", scale=x_scale, axis=_axis(x_scale))
-    y = alt.Y("exponent:Q", title="Measured exponent a of loss ~ N^(−a)", scale=y_scale, axis=_axis(y_scale))
+    x = alt.X("predicted:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
+    y = alt.Y("exponent:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
     labels = {
         "exponent": ("Measured exponent", ".3f"),
         "low": ("Measured, low", ".3f"),
@@ -548,8 +573,7 @@ def exponent_against_dimension(exponents: pd.DataFrame):
     ]
     return _finish(
         layers,
-        "Measured exponent a of loss ~ N^(-a) against the predicted exponent 1 / d_data, for "
-        f"{_sets(rows)}, with intervals of both. Measured exponents go from {_range(rows['exponent'])}, "
+        f"{says}, for {_sets(rows)}, with intervals of both. Measured exponents go from {_range(rows['exponent'])}, "
         f"predicted ones from {_range(rows['predicted'])}; on the dashed line both are equal.",
         left_out=out,
         note="Intervals longer than the panel are cut at its edge." if cut else "",
@@ -1103,6 +1127,48 @@ def sharpness_growth(rows: pd.DataFrame, reference: pd.DataFrame | None = None):
         f"{sizes[-1]}, K_F from {_range(drawn['k_f'])} per unit of L2 distance"
         + (", with a reference slope drawn dashed." if len(compare) else "."),
         height=280,
+        left_out=out,
+    )
+
+
+def growth_panels(rows: pd.DataFrame, *, columns: int = 4):
+    """Label sharpness against M, both logarithmic, a panel an image set, each with a scale of its own.
+
+    rows: dataset, domain, per_class, k_f; law, where known: what a law to compare with gives, drawn dashed
+    """
+    drawn, out = _drawn(rows, ["dataset", "domain", "per_class", "k_f"], ["law"], "growth of sharpness by set")
+    positive = (drawn["k_f"] > 0) & (drawn["per_class"] > 0)
+    drawn, out = drawn[positive], out + int((~positive).sum())
+    if drawn.empty:
+        return _nothing("Label sharpness against M", "no K_F above zero was measured")
+    scale = {"type": "log", "zero": False, "nice": False, "padding": 12}
+    x = alt.X("per_class:Q", title="M", scale=alt.Scale(**scale), axis=alt.Axis(format=",d", grid=False, tickCount=3))
+    y = alt.Y("k_f:Q", title="K_F(M)", scale=alt.Scale(**scale), axis=alt.Axis(format=".2~g", tickCount=3))
+    base = alt.Chart(drawn).encode(x=x)
+    params, chosen = _answers(drawn, ("domain",))
+    points = base.mark_point(size=60).encode(
+        y=y, color=_color(drawn), opacity=_opacity(chosen, 0.95), tooltip=_tooltip(drawn)
+    )
+    layers = [
+        base.mark_line().encode(y=y, color=_color(drawn), opacity=_opacity(chosen, 0.8)),
+        points.add_params(*params),
+    ]
+    if "law" in drawn:
+        dashed = base.transform_filter("isValid(datum.law)").mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=GRID)
+        layers.insert(0, dashed.encode(y=_on("law", y)))
+    place = drawn["domain"].map(_ordered(drawn["domain"], DOMAIN_COLORS).index)
+    order = list(drawn.assign(place=place).sort_values(["place", "dataset"])["dataset"].unique())
+    panels = (
+        alt.layer(*layers)
+        .properties(width=150, height=110)
+        .facet(alt.Facet("dataset:N", title=None, sort=order), columns=min(columns, len(order)))
+        .resolve_scale(x="independent", y="independent")
+    )
+    return _described(
+        panels,
+        f"Label sharpness K_F against M images a class, both logarithmic, for {_sets(drawn)}, a panel each"
+        + (", with a law to compare with drawn dashed" if "law" in drawn else "")
+        + f". K_F from {_range(drawn['k_f'])} per unit of L2 distance.",
         left_out=out,
     )
 

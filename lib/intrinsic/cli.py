@@ -353,9 +353,9 @@ def _show_sharpness(sharp: dict, show) -> None:
         print(f"  same label       {show(control, 4)}   1 / smallest distance within a label")
     if control["ratio"]["value"] is not None:
         print(f"  K_F / same label {show(control['ratio'], 3)}   near 1: labels keep no distance")
-    growth, limit = sharp["growth_exponent"], sharp["limit"]
+    growth, law, limit = sharp["growth_exponent"], sharp["growth_law"], sharp["limit"]
     if growth["value"] is not None:
-        print(f"  growth with M    {show(growth, 3)}   {growth['kind']}; 2/d = {growth['two_over_d']:.3f}")
+        print(f"  growth with M    {law['sentence'] or law['reason']}")
     else:
         print(f"  growth with M    not measured: {growth['reason']}")
     top = f"at most {limit['value']:.4f} (95 %)" if limit["identified"] else f"not identified: {limit['reason']}"
