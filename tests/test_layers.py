@@ -33,6 +33,7 @@ ORDER = [
     "campaign",
     "progress",
     "statistics",
+    "controlled",
     "charts",
     "book",
     "cli",
