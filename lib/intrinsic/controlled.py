@@ -170,17 +170,17 @@ def slopes(frame: pd.DataFrame, outcome: Outcome, *, fitted_only: bool = True) -
 
         slope = S_xy / S_xx,    x = log K_F (margin, pairs) or log level (stripes, dimension), y = log outcome
 
-    For axis the slope is divided out: y(axis 1) - y(axis 0). A series counts where all its sets have a value above 0;
-    fitted_only: and a fitted run.
+    For axis the slope is the difference itself, y(axis 1) - y(axis 0). A series counts where both its ends (its first
+    and last set) have a value above 0; fitted_only: and a fitted run. Levels between join where they have one.
     frame    as of `rows`
     Returns intervention, family, model, seed, slope, n_levels, whole (bool), k_f_ratio (largest over smallest K_F).
     """
-    expected = {(s.name, family): len(names) for s in SERIES for family, names in s.sets.items()}
+    ends = {(s.name, family): {names[0], names[-1]} for s in SERIES for family, names in s.sets.items()}
     found = []
     for key, runs in frame.groupby(["intervention", "family", "model", "seed"], sort=False):
         used = runs[runs["fitted"].astype(bool)] if fitted_only else runs
         used = used[(used[outcome.column] > 0) & (used["at"] > 0)] if outcome.column in used else used.iloc[:0]
-        whole = len(used) == expected[key[:2]]
+        whole = ends[key[:2]] <= set(used["dataset"])
         slope = ratio = math.nan
         if whole:
             x, y = np.log(used["at"].to_numpy()), np.log(used[outcome.column].to_numpy(dtype=float))
@@ -208,10 +208,8 @@ def mean_slope(values) -> dict:
 
 
 def _units(one: pd.DataFrame) -> pd.Series:
-    """One value a family and seed: the mean over models, of those that all models of the table have."""
-    table = one[one["whole"]].pivot_table(index=["family", "seed"], columns="model", values="slope")
-    table = table.reindex(columns=sorted(one["model"].unique()))
-    return table.dropna().mean(axis=1)
+    """One value a family and seed: the mean over the models that have one."""
+    return one[one["whole"]].groupby(["family", "seed"])["slope"].mean()
 
 
 def effects(frame: pd.DataFrame, outcome: Outcome, *, fitted_only: bool = True) -> pd.DataFrame:
@@ -230,7 +228,7 @@ def effects(frame: pd.DataFrame, outcome: Outcome, *, fitted_only: bool = True) 
         units = _units(one)
         found.append({**fixed, "family": "all", "model": "averaged", **mean_slope(units)})
         for family in series.sets:
-            inside = units[units.index.get_level_values("family") == family] if len(units) else units
+            inside = units[units.index.get_level_values("family") == family]
             found.append({**fixed, "family": family, "model": "averaged", **mean_slope(inside)})
         for model in sorted(one["model"].unique()):
             values = one.loc[(one["model"] == model) & one["whole"], "slope"]
