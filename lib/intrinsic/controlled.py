@@ -147,6 +147,30 @@ def levels() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def measured(properties: pd.DataFrame) -> pd.DataFrame:
+    """`levels` beside what was measured of each set: what a series holds should stand still, what it moves should not.
+
+    properties   as of `campaign.properties_frame`
+    Returns intervention, family, dataset, level, margin, pair_margin, n, k_f, k_f_all, d_data and its interval.
+    """
+    columns = ["dataset", "n", "k_f", "k_f_all", "d_data", "d_data_low", "d_data_high"]
+    own = ["intervention", "family", "dataset", "level", "margin", "pair_margin"]
+    return levels()[own].merge(properties.reindex(columns=columns), on="dataset", how="left")
+
+
+def facing(names) -> tuple[list, list[str]]:
+    """Pictures of the first pair of images that face each other in each set, and their titles."""
+    pictures, titles = [], []
+    for name in names:
+        one = images.load(name)
+        sizes = np.bincount(one.group)
+        pair = np.flatnonzero(one.group == np.flatnonzero(sizes == 2)[0])
+        for row in pair[np.argsort(one.labels[pair])]:
+            pictures.append(one.images[row])
+            titles.append(f"{name}\n{one.classes[one.labels[row]]}")
+    return pictures, titles
+
+
 def rows(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a run and series that its set is in: the columns of `campaign.runs_frame`, intervention, level, at.
 
