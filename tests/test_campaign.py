@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from intrinsic import campaign, cli, images, models, records
+from intrinsic import campaign, cli, images, measurement, models, neighbors, records, theory
 from intrinsic.records import Store, publish
 
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -595,3 +596,16 @@ def test_weights_to_start_from_are_known_by_their_content(small, tmp_path):
     assert ids[0] != ids[1] == ids[2]
     with pytest.raises(campaign.CampaignError, match=r"pretrained: .*cannot be read"):
         campaign.plan(small.model_copy(update={"pretrained": str(tmp_path / "none")}))
+
+
+def test_the_least_bound_of_each_set_stands_beside_its_runs():
+    p = campaign.params(datasets=["digits_0_1", "torus_waves"], size=16, per_class=60, draws=3, k=10)
+    frame = pd.DataFrame({"dataset": ["torus_waves", "digits_0_1", "torus_waves", "elsewhere"]})
+    found = campaign.with_least_bound(p, frame)["least_bound"]
+    images_of = measurement.without_conflicts(measurement.matched("torus_waves", 16, 1))
+    near = neighbors.neighbors(images_of, 10)
+    assert found[0] == found[2] == pytest.approx(theory.least_bounds(near, 60, 3)["mean"])
+    assert found[1] > 0
+    assert np.isnan(found[3])
+    few = campaign.with_least_bound(p.model_copy(update={"per_class": 10_000}), frame)
+    assert few["least_bound"].isna().all()

@@ -238,3 +238,32 @@ def test_differences_of_grades_count_where_the_set_says_that_they_do(tmp_path):
     ]
     plain = measurement.measure(tmp_path / "knees.npz", per_class=20)
     assert plain["label_sharpness"]["ordered"] is None
+
+
+def test_components_of_near_duplicates_are_found_once_for_the_same_images(monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    pixels[1] = pixels[0] ^ 1
+    some = ImageSet(pixels, np.arange(40) % 2, ("a", "b"), "some")
+    found = measurement._components(some)
+    assert np.array_equal(found, neighbors.near_duplicate_components(some))
+    assert found[0] == found[1]
+
+    def refuse(*_):
+        raise AssertionError("found again")
+
+    monkeypatch.setattr(neighbors, "near_duplicate_components", refuse)
+    again = measurement._components(ImageSet(pixels.copy(), np.arange(40) % 2, ("a", "b"), "renamed"))
+    assert np.array_equal(again, found)
+    assert again.dtype == found.dtype
+    with pytest.raises(AssertionError, match="again"):
+        measurement._components(ImageSet(pixels[::-1], np.arange(40) % 2, ("a", "b"), "others"))
+
+
+def test_a_process_keeps_the_sets_it_used_last_within_its_limit(monkeypatch):
+    monkeypatch.setattr(measurement, "_held", {})
+    first = measurement.matched("digits_4_9", 8, 1)
+    assert measurement.matched("digits_4_9", 8, 1) is first
+    monkeypatch.setattr(measurement, "HELD_BYTES", 3 * first.images.images.nbytes)
+    other = measurement.matched("digits_4_9", 7, 1)
+    assert measurement.matched("digits_4_9", 7, 1) is other
+    assert measurement.matched("digits_4_9", 8, 1) is not first

@@ -745,3 +745,87 @@ def test_runs_at_once_fit_into_the_memory_that_is_free():
     assert training.runs_at_once(models.create("resnet18"), x, device="cuda") == 1
     del held
     torch.cuda.empty_cache()
+
+
+class Crowded(torch.nn.Module):
+    """A linear network whose device holds so many images at a time."""
+
+    def __init__(self, room, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.room, self.given = room, []
+        self.linear = torch.nn.Linear(16, 2)
+
+    def forward(self, x):
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.given.append(len(x))
+        return self.linear(x.flatten(1))
+
+
+@pytest.mark.parametrize("class_weights", ["none", [1.0, 3.0]])
+def test_where_memory_lacks_a_batch_goes_in_parts_to_the_same_weights(class_weights, monkeypatch):
+    monkeypatch.setattr(training, "_may_lack_memory", lambda device: True)
+    x, y = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(50) % 2
+    settings = {"until": "epochs", "epochs": 4, "batch_size": 16, "learning_rate": 0.05}
+    found = {}
+    for room in (50, 5):
+        network = Crowded(room)
+        result = training.train(network, x, y, class_weights=class_weights, **settings)
+        found[room] = network.linear.weight.detach(), result
+        assert result.physical_batch == (16 if room == 50 else 4)
+        assert max(network.given) <= room
+        assert result.steps == 16  # logical ones
+    (one, plain), (other, parted) = found.values()
+    assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
+    assert parted.history["running_loss_nats"] == pytest.approx(plain.history["running_loss_nats"], rel=1e-5)
+    assert parted.train_loss_nats == pytest.approx(plain.train_loss_nats, rel=1e-5)
+
+
+def test_memory_that_lacks_at_a_later_step_starts_the_run_over(monkeypatch):
+    monkeypatch.setattr(training, "_may_lack_memory", lambda device: True)
+    x, y = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 2
+    settings = {"until": "epochs", "epochs": 3, "batch_size": 8, "learning_rate": 0.05}
+    always, later = Crowded(4), Crowded(24)
+    training.train(always, x, y, **settings)
+    forward = later.forward
+
+    def shrinking(pixels):
+        later.room = 4 if len(later.given) >= 5 else later.room
+        return forward(pixels)
+
+    monkeypatch.setattr(later, "forward", shrinking)
+    assert training.train(later, x, y, **settings).physical_batch == 4
+    assert torch.equal(always.linear.weight, later.linear.weight)
+
+
+def test_memory_that_holds_not_even_two_images_is_an_error(monkeypatch):
+    monkeypatch.setattr(training, "_may_lack_memory", lambda device: True)
+    with pytest.raises(torch.OutOfMemoryError):
+        training.train(Crowded(1), torch.rand(8, 1, 4, 4), torch.arange(8) % 2, batch_size=8)
+    with pytest.raises(torch.OutOfMemoryError):
+        training.evaluate(Crowded(0), torch.rand(8, 1, 4, 4), torch.arange(8) % 2)
+
+
+@pytest.mark.timeout(60)
+def test_a_run_in_parts_is_continued_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_may_lack_memory", lambda device: True)
+    x, y = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 2
+    settings = {"until": "epochs", "epochs": 3, "batch_size": 8, "learning_rate": 0.05}
+    whole, part = Crowded(4), Crowded(4)
+    training.train(whole, x, y, **settings)
+    forward = part.forward
+
+    def ended(pixels):
+        if len(part.given) == 8:
+            raise KeyboardInterrupt
+        return forward(pixels)
+
+    part.forward = ended
+    kept = {"checkpoint": tmp_path / "run", "checkpoint_minutes": 0}
+    with pytest.raises(KeyboardInterrupt):
+        training.train(part, x, y, **settings, **kept)
+    again = Crowded(24)
+    assert training.train(again, x, y, **settings, **kept).physical_batch == 4
+    assert max(again.given[:4]) == 4
+    assert torch.equal(whole.linear.weight, again.linear.weight)

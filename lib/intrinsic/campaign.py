@@ -32,9 +32,11 @@ from intrinsic import (
     images,
     measurement,
     models,
+    neighbors,
     records,
     representations,
     slope,
+    theory,
     training,
 )
 from intrinsic.records import Record, Store
@@ -645,7 +647,11 @@ def _training_record(task: Task, data, split, result, network, test, seconds: fl
         if all(isinstance(v, int | float) and np.isfinite(v) for v in values)
     }
     facts = records.provenance(
-        seconds=seconds, training_seconds=result.seconds, domain=data.images.domain, stopped=result.reason
+        seconds=seconds,
+        training_seconds=result.seconds,
+        domain=data.images.domain,
+        stopped=result.reason,
+        physical_batch=result.physical_batch,
     )
     return Record("training", task.params, *records.finite(metrics, reasons), series, facts)
 
@@ -1068,6 +1074,24 @@ def _properties_row(record: Record, source: str) -> dict:
     row["growth_per_class"] = record.series["growth_per_class"]
     row["growth_k_f"] = record.series["growth_k_f"]
     return row
+
+
+def with_least_bound(p: Params, frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a column `least_bound`: the smallest value that Theorem 1 can promise for each image set.
+
+    Mean of theory.least_bounds over p.draws draws of p.per_class images a class, of images matched as p says. No unit;
+    missing for sets that cannot be read on this machine, have too few images, or have one class.
+    """
+    away, found = absent(p), {}
+    for source in _sources(p):
+        if source in away:
+            continue
+        data = measurement.without_conflicts(measurement.matched(source, p.size, p.channels, p.pixel_range))
+        counts = [count for count in data.counts().values() if count]
+        if len(counts) > 1 and min(counts) >= p.per_class:
+            near = neighbors.neighbors(data, p.k)
+            found[_set_name(source)] = theory.least_bounds(near, p.per_class, p.draws)["mean"]
+    return frame.assign(least_bound=frame["dataset"].map(found).astype(float))
 
 
 def _numeric(frame: pd.DataFrame) -> pd.DataFrame:

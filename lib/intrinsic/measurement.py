@@ -7,14 +7,15 @@ import json
 import math
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
 from intrinsic import dimension, neighbors, sharpness, soundness
 from intrinsic import images as image_sets
-from intrinsic.images import ImageSet
+from intrinsic.images import ImageSet, cache
 
+HELD_BYTES = 2**31  # of pixels of sets that a process keeps, each as loaded and as matched
+COMPONENTS_VERSION = 1  # raise it when near_duplicate_components finds other components of the same images
 LEAST = 4  # distinct images of which anything is measured
 
 
@@ -37,17 +38,41 @@ class Matched:
     loaded: ImageSet | None = None
 
 
-@lru_cache(maxsize=4)
+_held: dict[tuple, Matched] = {}  # the latest last
+
+
 def matched(source: str, size: int | None = None, channels: int | None = None, pixel_range: str = "stored") -> Matched:
     """Load, match, drop exact copies of the same label, and find the groups that splits respect.
 
     Where patients or volumes are unknown, connected components of near-duplicates act as groups.
+    A process keeps the sets that it used last, up to HELD_BYTES, so that runs share them; groups that were found are
+    kept beside decoded images, by the content of the set.
     """
+    key = (source, size, channels, pixel_range)
+    data = _held.pop(key, None) or _matched(*key)
+    _held[key] = data
+    while len(_held) > 1 and sum(2 * one.images.images.nbytes for one in _held.values()) > HELD_BYTES:
+        del _held[next(iter(_held))]
+    return data
+
+
+def _matched(source, size, channels, pixel_range) -> Matched:
     loaded = image_sets.load(source, size=size, channels=channels, pixel_range=pixel_range)
     found = loaded.duplicates()
     kept = loaded.drop_duplicates()
-    groups = kept.group if kept.group is not None else neighbors.near_duplicate_components(kept)
+    groups = kept.group if kept.group is not None else _components(kept)
     return Matched(kept, groups, found.n_copies, found.n_conflicting, kept.content_hash(), loaded)
+
+
+def _components(images: ImageSet) -> np.ndarray:
+    """neighbors.near_duplicate_components, kept by the content of the images."""
+    name = cache.key(["near-duplicate components", str(COMPONENTS_VERSION), images.content_hash()])
+    kept = cache.load(name) if cache.limit() else None
+    if kept is not None and kept[0].nbytes == 8 * len(images):
+        return np.array(kept[0]).view("<i8")
+    groups = neighbors.near_duplicate_components(images)
+    cache.store(name, groups.astype("<i8").view(np.uint8), {})
+    return groups
 
 
 def without_conflicts(data: Matched) -> ImageSet:

@@ -54,6 +54,8 @@ class TrainingResult:
                         one entry a look at the whole training set, `evaluated_epoch` (from 1) and
                         `evaluated_accuracy`
     reason              why it ended: "fit", "epochs", "cap" (did not fit) or "non-finite loss"
+    physical_batch      images that a network was given at a time in a step: batch_size, or less where the
+                        device's memory did not hold that many
     """
 
     fitted: bool
@@ -64,6 +66,7 @@ class TrainingResult:
     train_loss_nats: float
     seconds: float
     reason: str
+    physical_batch: int
     history: dict[str, list] = field(repr=False)
 
 
@@ -156,6 +159,8 @@ def train(
     one that is not looked at breaks the succession. The cap: `max_epochs` epochs and `min_steps` steps, both.
     until="epochs": exactly `epochs`; `fitted` says whether the same rule holds at the last two epoch ends.
     A loss that is not finite ends the run at that epoch's end; it is a reason, not an exception.
+    Where the device has not enough memory for a step, the run starts over with batches in halves, quarters, ... whose
+    gradients are summed: the same logical batch, but that batch normalization sees the parts. `physical_batch` says so.
 
     x               (n, C, H, W) floats in [0, 1] or uint8, array or tensor; all of it is put on the device
     y               (n,) integers from 0
@@ -234,9 +239,10 @@ def train(
     model.to(device, memory_format=layout)
     x = x.to(device, models.placement(model)[1], memory_format=layout)
     y = y.to(device)
-    step = _Step(model, _adam(model, learning_rate, weight_decay), precision, augment, weights)
-    generator = torch.Generator().manual_seed(seed)
-    run = _Standing(total=torch.zeros(2, dtype=torch.float64, device=device))
+    first = None
+    if _may_lack_memory(device):
+        first = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
+    run, step, generator = _begin(model, learning_rate, weight_decay, precision, augment, weights, seed)
     found = file.read() if file else None
     if found:
         run.restore(*found, step, generator)
@@ -253,12 +259,25 @@ def train(
                 largest = int(y.max())
                 while run.position < len(batches):
                     batch = batches[run.position].to(device)
-                    run.total += step(x[batch], y[batch], largest)
+                    try:
+                        run.total += step(x[batch], y[batch], largest, run.parts)
+                    except torch.OutOfMemoryError:
+                        if first is None or len(batch) < 4 * run.parts:
+                            raise
+                        break
                     run.position += 1
                     if file and file.due():
                         run.seconds = before + time.perf_counter() - began
                         run.random = _random_states(device)
                         file.write(*run.held(step, generator))
+            if run.position < len(batches):  # there was not enough memory
+                parts = 2 * run.parts
+                _forget(step.optimizer)
+                model.load_state_dict(first)
+                run, step, generator = _begin(model, learning_rate, weight_decay, precision, augment, weights, seed)
+                run.parts = parts
+                _free_memory(device)
+                continue
             running_loss, running_accuracy = (run.total / len(x)).tolist()
             run.epoch, run.steps = run.epoch + 1, run.steps + len(batches)
             run.order, run.position, run.total = None, 0, torch.zeros_like(run.total)
@@ -289,10 +308,7 @@ def train(
         file.write(*run.held(step, generator))
     elif file and not keep_checkpoint:
         checkpoints.discard(file.path)
-    step.optimizer.zero_grad(set_to_none=True)
-    # an optimizer refers to itself, so it would hold the network and twice its size until the next garbage collection
-    step.optimizer.state.clear()
-    step.optimizer.param_groups.clear()
+    _forget(step.optimizer)
     scores = scores or evaluate(model, x, y)
     if not math.isfinite(scores["test_loss_nats"]):
         run.reason = "non-finite loss"
@@ -305,8 +321,34 @@ def train(
         train_loss_nats=scores["test_loss_nats"],
         seconds=run.seconds,
         reason=run.reason,
+        physical_batch=-(-min(batch_size, len(x)) // run.parts),
         history=run.history,
     )
+
+
+def _begin(model, learning_rate, weight_decay, precision, augment, weights, seed):
+    """(standing, step, generator of the order of images) before the first step."""
+    step = _Step(model, _adam(model, learning_rate, weight_decay), precision, augment, weights)
+    run = _Standing(total=torch.zeros(2, dtype=torch.float64, device=step.device))
+    return run, step, torch.Generator().manual_seed(seed)
+
+
+def _forget(optimizer: torch.optim.Optimizer) -> None:
+    """An optimizer refers to itself, so it would hold the network and twice its size until the next collection."""
+    optimizer.zero_grad(set_to_none=True)
+    optimizer.state.clear()
+    optimizer.param_groups.clear()
+
+
+def _may_lack_memory(device: torch.device) -> bool:
+    """Whether a step may find the device's memory full, and the process can go on."""
+    return device.type == "cuda"
+
+
+def _free_memory(device: torch.device) -> None:
+    """What torch keeps of the memory of a GPU, for its next tensors, goes back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 @functools.cache
@@ -337,17 +379,27 @@ def evaluate(model: nn.Module, x, y, batch_size: int = 256) -> dict[str, float]:
 
     x (n, C, H, W) floats in [0, 1] or uint8; y (n,) integers. p: softmax of the outputs, taken and summed in
     float64. An image whose outputs are not all finite has no prediction: it counts as wrong, and the loss and
-    the Brier score are then NaN. The network's mode is restored. Raises models.BadInput.
+    the Brier score are then NaN. The network's mode is restored. batch_size is halved as often as the device's memory
+    asks for. Raises models.BadInput.
     Source: Brier 1950, halved so that two classes give the usual score of a probability.
     """
     x = models.network_input(x)
     y = models.network_labels(y, len(x))
     device, dtype = models.placement(model)
-    total = torch.zeros(3, dtype=torch.float64, device=device)
+    total, done = torch.zeros(3, dtype=torch.float64, device=device), 0
     with models.evaluating(model), torch.no_grad():
-        for pixels, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            logits = model(pixels.to(device, dtype, memory_format=models.memory_format(pixels.shape[-2:])))
+        while done < len(x):
+            pixels, labels = x[done : done + batch_size], y[done : done + batch_size]
+            try:
+                logits = model(pixels.to(device, dtype, memory_format=models.memory_format(pixels.shape[-2:])))
+            except torch.OutOfMemoryError:
+                if batch_size == 1:
+                    raise
+                batch_size //= 2
+                _free_memory(device)
+                continue
             total += torch.stack(image_scores(logits, labels.to(device))).sum(1)
+            done += len(pixels)
     loss, brier, accuracy = (total / len(x)).tolist()
     return {"test_loss_nats": loss, "brier": brier, "accuracy": accuracy}
 
@@ -480,24 +532,37 @@ class _Step:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
         self.weights = None if self.weights is None else self.weights.to(self.device)
 
-    def __call__(self, pixels, labels, largest) -> torch.Tensor:
-        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
+    def __call__(self, pixels, labels, largest, parts=1) -> torch.Tensor:
+        """parts: into which the batch is cut, whose gradients are summed."""
         pixels = augmented(pixels, self.augment)
+        whole = len(labels) if self.weights is None else self.weights[labels].sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros(2, dtype=torch.float64, device=pixels.device)
+        for places in epoch_batches(torch.arange(len(labels)), -(-len(labels) // parts)):
+            part = slice(int(places[0]), int(places[-1]) + 1)
+            total += self._gradient(pixels[part], labels[part], largest, whole, len(labels))
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return total
+
+    def _gradient(self, pixels, labels, largest, whole, images) -> torch.Tensor:
+        """Adds the gradient of this part's share in the loss of a batch of so many images.
+
+        whole   the sum of their weights, or their number
+        """
+        dtype = torch.float16 if self.precision == "float16" else torch.bfloat16
         with torch.autocast(self.device.type, dtype, enabled=self.precision != "float32"):
             logits = self.model(pixels.contiguous(memory_format=models.memory_format(pixels.shape[-2:])))
         check_outputs(logits, largest)
         logits = logits.to(pixels.dtype)
         if self.weights is None:
-            loss = functional.cross_entropy(logits, labels)
+            loss = functional.cross_entropy(logits, labels) * (len(labels) / whole)
         else:
             weights = self.weights[labels]
-            loss = (functional.cross_entropy(logits, labels, reduction="none") * weights).sum() / weights.sum()
-        self.optimizer.zero_grad(set_to_none=True)
+            loss = (functional.cross_entropy(logits, labels, reduction="none") * weights).sum() / whole
         self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
         right = (logits.argmax(1) == labels).sum()
-        return torch.stack([loss.detach() * len(labels), right]).to(torch.float64)
+        return torch.stack([loss.detach() * images, right]).to(torch.float64)
 
 
 @dataclass
@@ -507,6 +572,7 @@ class _Standing:
     position   batches of the current epoch that are done
     order      of the images in the current epoch; None between two epochs
     total      sums over the current epoch, float64: loss x images, images right
+    parts      into which each batch is cut for want of memory
     random     {"seed": s} at the beginning of an epoch, states of torch's generators within it
     """
 
@@ -515,6 +581,7 @@ class _Standing:
     steps: int = 0
     looks: int = 0
     position: int = 0
+    parts: int = 1
     seconds: float = 0.0
     reason: str | None = None
     order: torch.Tensor | None = None
@@ -528,7 +595,7 @@ class _Standing:
         }
     )
 
-    COUNTS = ("epoch", "steps", "looks", "position", "seconds", "reason", "history")
+    COUNTS = ("epoch", "steps", "looks", "position", "parts", "seconds", "reason", "history")
 
     def held(self, step: _Step, generator: torch.Generator) -> tuple[dict, dict]:
         """(tensors, facts) of a checkpoint."""
@@ -562,7 +629,7 @@ class _Standing:
         self.order = parts["order"][""] if "order" in parts else None
         self.random = parts.get("random", {})
         for name in self.COUNTS:
-            setattr(self, name, copy.deepcopy(facts[name]))
+            setattr(self, name, copy.deepcopy(facts.get(name, getattr(self, name))))
 
 
 class _Checkpoint:

@@ -7,6 +7,8 @@ import numpy as np
 
 from intrinsic.images.sets import BadImages, Leak, TooFewImages, integers
 
+KEPT_PLANS = 16  # orders of images that a process keeps: one for each set and seed that it used last
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -32,7 +34,7 @@ def split(images, n_train, seed, *, groups=None, test_fraction=0.25, max_test_pe
              group. Images equal in every pixel always count as one group.
     Raises TooFewImages with the reason, and Leak if the result were not sound.
     """
-    plan = _plan(images, seed, groups, test_fraction, max_test_per_class)
+    plan = _planned(images, seed, groups, test_fraction, max_test_per_class)
     each = _images_a_class(images, n_train, plan)
     train = np.stack([order[:each] for order in plan.orders.values()], axis=1).ravel()
     result = Split(
@@ -49,7 +51,7 @@ def split(images, n_train, seed, *, groups=None, test_fraction=0.25, max_test_pe
 def reachable(images, n_train, seed, groups=None):
     """Why split() could not give n_train training images, as a sentence; "" where it can."""
     try:
-        _images_a_class(images, n_train, _plan(images, seed, groups))
+        _images_a_class(images, n_train, _planned(images, seed, groups))
     except TooFewImages as error:
         return str(error)
     return ""
@@ -116,6 +118,21 @@ class _Plan:
     groups: np.ndarray  # merged over exact copies
 
 
+_latest: dict[tuple, _Plan] = {}  # the latest last
+
+
+def _planned(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375):
+    """_plan, kept for the training sizes that share it."""
+    seed = int(seed) if isinstance(seed, np.integer) else seed
+    own = None if groups is None else np.asarray(groups).tobytes()
+    key = (images.content_hash(), images.name, type(seed), seed, own, test_fraction, max_test_per_class)
+    found = _latest.pop(key, None) or _plan(images, seed, groups, test_fraction, max_test_per_class)
+    _latest[key] = found
+    if len(_latest) > KEPT_PLANS:
+        del _latest[next(iter(_latest))]
+    return found
+
+
 def _plan(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375):
     """Test set, and the order in which images of the other groups enter the training set."""
     if not 0 < test_fraction < 1 or max_test_per_class < 1:
@@ -160,7 +177,10 @@ def _plan(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375)
         tests.append(mine[in_test[merged[mine]]][:max_test_per_class])
         orders[label] = mine[~in_test[merged[mine]]]
     each = min(len(rows) for rows in tests)
-    return _Plan(np.stack([rows[:each] for rows in tests], axis=1).ravel(), orders, merged)
+    test = np.stack([rows[:each] for rows in tests], axis=1).ravel()
+    for array in (test, merged, *orders.values()):
+        array.setflags(write=False)
+    return _Plan(test, orders, merged)
 
 
 def _images_a_class(images, n_train, plan):
