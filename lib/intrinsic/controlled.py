@@ -26,7 +26,7 @@ class Series:
     option    of the image sets that it changes
     moves     what changes with it, held: what does not, in words
     sets      {family: image sets}
-    moves_k_f whether K_F is what it moves: then effects are slopes on log K_F, else on `level`
+    moves_k_f  whether K_F is what it moves: then effects are slopes on log K_F, else on `level`
     """
 
     name: str
