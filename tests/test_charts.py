@@ -79,6 +79,33 @@ COVERAGE = pd.DataFrame({"manifold": "torus", "d": 3, "n": [500, 1000], "coverag
 COVERAGE = COVERAGE.assign(coverage_low=COVERAGE["coverage"] - 0.03, coverage_high=COVERAGE["coverage"] + 0.03)
 PEERS = pd.DataFrame({"estimator": ["MLE", "lPCA", "PH"], "manifold": "cube", "d": 4, "estimate": [3.0, 4.0, np.nan]})
 PEERS = PEERS.assign(ratio=PEERS["estimate"] / PEERS["d"])
+EXPERIMENT = pd.DataFrame(
+    [
+        {"intervention": name, "family": family, "model": "resnet18", "seed": seed, "at": at, "dataset": f"{name}_{at}"}
+        | {"test_loss_nats": 0.1 * at + 0.01 * seed, "fitted": True, "k_f": at}
+        for name in ("margin", "axis")
+        for family in ("waves", "digits")
+        for seed in (0, 1)
+        for at in (1.0, 2.0, 8.0)
+    ]
+)
+EFFECTS = pd.DataFrame(
+    [
+        {
+            "intervention": name,
+            "outcome": outcome,
+            "family": "all",
+            "model": model,
+            "effect": 0.4,
+            "low": 0.1,
+            "high": 0.7,
+        }
+        | {"law": 1.0 if name == "margin" else np.nan, "n": 4}
+        for name in ("margin", "axis")
+        for outcome in ("test loss (nats)", "radius")
+        for model in ("averaged", "resnet18")
+    ]
+)
 RESPONSE = pd.DataFrame(
     {
         "at": [0.0, 1.0, 0.0, 1.0],
@@ -136,6 +163,8 @@ def every_chart(runs, properties, exponents):
         "measured_and_bound": charts.measured_and_bound(BOUNDED, "Error"),
         "class_pairs": charts.class_pairs(CLASS_PAIRS),
         "counts": charts.counts(COUNTS),
+        "experiment": charts.experiment(EXPERIMENT, "test_loss_nats", "Test loss (nats)"),
+        "effects": charts.effects(EFFECTS),
         "speed": charts.speed(SPEED),
     }
 
@@ -148,6 +177,10 @@ def stored(every_chart):
 
 def layers(spec):
     spec = spec.get("spec", spec)  # of a chart with a panel an image set
+    for panel in spec.get("concat", spec.get("vconcat", [])):
+        yield from ({**({"data": panel["data"]} if "data" in panel else {}), **layer} for layer in layers(panel))
+    if "concat" in spec or "vconcat" in spec:
+        return
     for layer in spec.get("layer", [spec]):
         yield from layers(layer) if "layer" in layer else [layer]
 
@@ -511,3 +544,17 @@ def test_published_and_corrected_values_share_one_axis_and_infinite_ones_are_cou
     assert isinstance(charts.published_and_corrected(rows.assign(corrected=np.nan), "Value").description, str)
     with pytest.raises(charts.ChartError, match="corrected"):
         charts.published_and_corrected(rows[["dataset", "published"]], "Value")
+
+
+def test_an_experiment_has_a_panel_an_intervention_with_its_runs():
+    chart = charts.experiment(EXPERIMENT, "test_loss_nats", "Test loss (nats)")
+    assert [panel["title"] for panel in chart.to_dict()["concat"]] == ["margin", "axis"]
+    rows = [row for _, rows in drawn(chart, "point") for row in rows]
+    assert [row["test_loss_nats"] for row in rows] == EXPERIMENT["test_loss_nats"].tolist()
+
+
+def test_an_effect_stands_beside_the_slope_that_the_theory_states():
+    chart = charts.effects(EFFECTS).to_dict()
+    assert len(chart["vconcat"]) == 2
+    fields = {layer["encoding"]["x"]["field"] for panel in chart["vconcat"] for layer in panel["layer"]}
+    assert {"effect", "low", "law", "zero"} <= fields

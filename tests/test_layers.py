@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lib" / "intrinsic"
 ORDER = [
     "manifolds",
+    "interventions",
     "images",
     "selection",
     "products",
@@ -35,6 +36,7 @@ ORDER = [
     "progress",
     "statistics",
     "audit",
+    "controlled",
     "charts",
     "reference",
     "book",

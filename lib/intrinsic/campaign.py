@@ -992,7 +992,7 @@ SETTING = ("size", "channels", "pixel_range", "per_class", "draws", "k")
 
 
 def stored_setting(store: Store | None = None) -> dict:
-    """The setting at which most image sets are in the records, of equal ones the largest size.
+    """The setting at which most image sets are in the records, of equal ones the largest size; a family counts once.
 
     Raises CampaignError where there are none.
     """
@@ -1000,7 +1000,7 @@ def stored_setting(store: Store | None = None) -> dict:
     for record in _all_records("properties", store or default_store()):
         if _comparable(record):
             key = tuple(record.params[name] for name in SETTING)
-            counts.setdefault(key, set()).add(record.params["dataset"])
+            counts.setdefault(key, set()).add(_family(record.params["dataset"]))
     if not counts:
         raise CampaignError(
             "no image set is in the records yet, so there is nothing to compare with; measure some with: "

@@ -1466,6 +1466,102 @@ def speed(rows: pd.DataFrame):
 # -------------------------------------------------------------------------------------- pictures
 
 
+def experiment(rows: pd.DataFrame, column: str, title: str):
+    """An outcome against what a controlled experiment moves, a panel an intervention; both axes logarithmic.
+
+    rows    as of `controlled.rows`: intervention, family, model, seed, at, dataset and `column`
+    column  the outcome, drawn where it is above 0; title: its name with its unit
+    A point is a run; a line goes through the means over seeds, one a family and model.
+    """
+    required = ["intervention", "family", "model", "seed", "at", "dataset", column]
+    drawn, out = _drawn(rows, required, ["k_f", "fitted", "test_accuracy"], "the chart of an experiment")
+    positive = (drawn[column] > 0) & (drawn["at"] > 0)
+    drawn, out = drawn[positive], out + int((~positive).sum())
+    if drawn.empty:
+        return _nothing(f"{title} in controlled experiments", "no run has a value above zero")
+    names, families = list(dict.fromkeys(drawn["intervention"])), list(dict.fromkeys(drawn["family"]))
+    colors = alt.Scale(domain=families, range=[*DOMAIN_COLORS.values()][1 : 1 + len(families)])
+    color = alt.Color("family:N", scale=colors, legend=alt.Legend(title="Images", symbolType="circle"))
+    y_scale = _scale(drawn[column], log=True)
+    y = alt.Y(f"{column}:Q", title=title, scale=y_scale, axis=_axis(y_scale, 5))
+    panels = []
+    for i, name in enumerate(names):
+        pointed = alt.selection_point(
+            name=f"pointed_{i}", fields=["family", "model"], on="pointerover", clear="pointerout"
+        )
+        part = drawn[drawn["intervention"] == name]
+        x_scale = _scale(part["at"], log=True)
+        x = alt.X("at:Q", title=EXPERIMENT_AXES.get(name, name), scale=x_scale, axis=_axis(x_scale, 4))
+        base = alt.Chart(part).encode(x=x, color=color)
+        lines = base.mark_line(opacity=0.7).encode(y=_on(f"mean({column})", y), detail="model:N")
+        points = base.mark_point(size=70).encode(
+            y=y, shape=_shape(drawn), opacity=_opacity(pointed, 0.85), tooltip=_tooltip(part, {"at": (name, ".3g")})
+        )
+        panel = alt.layer(lines, points.add_params(pointed), title=name)
+        panels.append(panel.properties(width=PANEL[0], height=PANEL[1]))
+    return _described(
+        alt.concat(*panels, columns=3),
+        f"{title} against what is moved, a panel for each of the interventions {', '.join(names)}; images: "
+        f"{', '.join(families)}; {len(drawn)} points, a run may be in several panels; {_range(drawn[column])}.",
+        left_out=out,
+    )
+
+
+EXPERIMENT_AXES = {
+    "margin": "K_F, by the margin",
+    "pairs": "K_F, by 12 pairs",
+    "stripes": "Stripes, at one K_F",
+    "dimension": "Dimension d, at one K_F",
+    "axis": "Labeling 1 or 2, at one K_F",
+}
+
+
+def effects(table: pd.DataFrame):
+    """Effects of interventions with their intervals, a panel an outcome; a tick where the theory states a slope.
+
+    table   intervention, outcome, family, model, effect, low, high, law (NaN where none), n
+    """
+    required = ["intervention", "outcome", "family", "model", "effect"]
+    drawn, out = _drawn(table, required, ["low", "high", "law", "n"], "the chart of effects")
+    if drawn.empty:
+        return _nothing("Effects of interventions", "no series is whole yet")
+    drawn["of"] = np.where(drawn["model"] == "averaged", drawn["family"], drawn["model"])
+    drawn["row"] = drawn["intervention"] + ", " + drawn["of"]
+    order, kinds = list(dict.fromkeys(drawn["row"])), list(dict.fromkeys(drawn["of"]))
+    scale = _scale(drawn[["effect", "law"]].stack(), pd.Series([0.0]), log=False)
+    low, high = scale.domain
+    scale = alt.Scale(domain=[low - 0.4 * (high - low), high + 0.4 * (high - low)], clamp=True, nice=False)
+    x = alt.X("effect:Q", title="Slope of the logarithm (axis: difference)", scale=scale, axis=_axis(scale))
+    y = alt.Y("row:N", title="Intervention, averaged over", sort=order, axis=alt.Axis(labelLimit=220))
+    palette = [INK, *[*DOMAIN_COLORS.values()][1:3], SPARE_COLOR, DOMAIN_COLORS["medical"], DOMAIN_COLORS["unknown"]]
+    colors = alt.Scale(domain=kinds, range=(palette * len(kinds))[: len(kinds)])
+    labels = {"row": ("Effect of", None), "effect": ("Slope", ".3f"), "low": ("low", ".3f"), "high": ("high", ".3f")}
+    labels |= {"law": ("Stated by the theory", ".0f"), "n": ("Values averaged", "d")}
+    panels = []
+    for i, outcome in enumerate(dict.fromkeys(drawn["outcome"])):
+        near = alt.selection_point(name=f"nearest_{i}", fields=["row"], on="pointerover", nearest=True, empty=False)
+        part = drawn[drawn["outcome"] == outcome]
+        base = alt.Chart(part).encode(
+            y=y, color=alt.Color("of:N", scale=colors, legend=alt.Legend(title="Averaged over"))
+        )
+        zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(strokeDash=[5, 4]).encode(x=_on("zero", x))
+        layers = [zero, base.mark_tick(thickness=3, size=14, color=GRID).encode(x=_on("law", x), color=alt.value(GRID))]
+        if {"low", "high"} <= set(part):
+            layers.append(base.mark_rule(strokeWidth=1.5).encode(x=_on("low", x), x2="high:Q"))
+        size = alt.condition(near, alt.value(150), alt.value(60))
+        layers.append(base.mark_point().encode(x=x, size=size, tooltip=_tooltip(part, labels)).add_params(near))
+        panels.append(
+            alt.layer(*layers, title=outcome).properties(width=WIDTH - 120, height=max(90, 17 * part["row"].nunique()))
+        )
+    return _described(
+        alt.vconcat(*panels),
+        f"Effects with 95 % intervals of {', '.join(dict.fromkeys(drawn['intervention']))} on "
+        f"{' and '.join(dict.fromkeys(drawn['outcome']))}: slopes {_range(drawn['effect'])}; intervals beyond the "
+        "panel are cut at its edge.",
+        left_out=out,
+    )
+
+
 class Gallery:
     """Rows of pictures with their titles, as one PNG; shows itself in a notebook.
 
