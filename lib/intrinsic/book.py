@@ -152,13 +152,18 @@ def plan(p) -> Plan:
 
     Raises BookError where a notebook declares a parameter that the schema does not know.
     """
+    from intrinsic import reference
+
     toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
+    _add_sections(toc)
     pages = []
     for name in _files(toc):
+        if any(name in reference.sections(made) for made in reference.names()):
+            continue
         source = images.REPOSITORY / f"{name}.ipynb"
         if source.exists():
             pages.append(Page(source, name, declared_parameters(source, p)))
-        elif not source.with_suffix(".md").exists():
+        elif name not in reference.names() and not source.with_suffix(".md").exists():
             raise BookError(f"_toc.yml names {name}, but there is no {name}.ipynb or {name}.md; write one of them")
     taken: set[str] = set()
     reports = [_report_page(dataset, p, taken) for dataset in p.datasets]
@@ -166,6 +171,17 @@ def plan(p) -> Plan:
         chapters = [{"file": page.name, "title": page.title} for page in reports]
         toc.setdefault("parts", []).append({"caption": REPORT_PART, "chapters": chapters})
     return Plan([*pages, *reports], toc)
+
+
+def _add_sections(toc) -> None:
+    """Below a generated page in the table of contents come the pages that belong to it."""
+    from intrinsic import reference
+
+    for part in toc.get("parts", []):
+        for chapter in part["chapters"]:
+            below = reference.sections(chapter["file"])
+            if below:
+                chapter["sections"] = [{"file": name} for name in below]
 
 
 def placed(p):
@@ -424,6 +440,8 @@ def _cores() -> int:
 
 def assemble(made: Plan, output: Path) -> Path:
     """Fill `source` with what Sphinx reads; files that did not change keep their time."""
+    from intrinsic import reference
+
     source = output / "source"
     files: dict[str, bytes] = {
         "_config.yml": (images.REPOSITORY / "_config.yml").read_bytes(),
@@ -434,6 +452,8 @@ def assemble(made: Plan, output: Path) -> Path:
         hidden = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
         if path.is_file() and not hidden and path.suffix not in NEVER_COPIED:
             files[relative.as_posix()] = path.read_bytes()
+    for name, text in reference.pages(_files(made.toc)).items():
+        files[f"{name}.md"] = text.encode()
     for page in made.pages:
         files[f"{page.name}.ipynb"] = _executed(output / "executed", page).read_bytes()
     source.mkdir(parents=True, exist_ok=True)
