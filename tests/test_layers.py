@@ -33,6 +33,7 @@ ORDER = [
     "progress",
     "statistics",
     "charts",
+    "overview",
     "reference",
     "book",
     "cli",

@@ -8,6 +8,7 @@ This module is also the book's Sphinx extension (`setup`) and the renderer of it
 (`ChartRenderer`, an entry point of the group myst_nb.mime_renderers), so it imports little.
 """
 
+import copy
 import hashlib
 import html
 import importlib.util
@@ -152,7 +153,7 @@ def plan(p) -> Plan:
 
     Raises BookError where a notebook declares a parameter that the schema does not know.
     """
-    from intrinsic import reference
+    from intrinsic import overview, reference
 
     toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
     _add_sections(toc)
@@ -163,7 +164,7 @@ def plan(p) -> Plan:
         source = images.REPOSITORY / f"{name}.ipynb"
         if source.exists():
             pages.append(Page(source, name, declared_parameters(source, p)))
-        elif name not in reference.names() and not source.with_suffix(".md").exists():
+        elif name not in (*reference.names(), overview.COVERAGE) and not source.with_suffix(".md").exists():
             raise BookError(f"_toc.yml names {name}, but there is no {name}.ipynb or {name}.md; write one of them")
     taken: set[str] = set()
     reports = [_report_page(dataset, p, taken) for dataset in p.datasets]
@@ -443,9 +444,10 @@ def assemble(made: Plan, output: Path) -> Path:
     from intrinsic import reference
 
     source = output / "source"
+    toc, published = _published_part(made)
     files: dict[str, bytes] = {
         "_config.yml": (images.REPOSITORY / "_config.yml").read_bytes(),
-        "_toc.yml": yaml.safe_dump(made.toc, sort_keys=False, allow_unicode=True).encode(),
+        "_toc.yml": yaml.safe_dump(toc, sort_keys=False, allow_unicode=True).encode(),
     }
     for path in sorted((images.REPOSITORY / "book").rglob("*")):
         relative = path.relative_to(images.REPOSITORY)
@@ -454,6 +456,7 @@ def assemble(made: Plan, output: Path) -> Path:
             files[relative.as_posix()] = path.read_bytes()
     for name, text in reference.pages(_files(made.toc)).items():
         files[f"{name}.md"] = text.encode()
+    files |= published
     for page in made.pages:
         files[f"{page.name}.ipynb"] = _executed(output / "executed", page).read_bytes()
     source.mkdir(parents=True, exist_ok=True)
@@ -470,6 +473,33 @@ def assemble(made: Plan, output: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     return source
+
+
+def _published_part(made: Plan) -> tuple[dict, dict[str, bytes]]:
+    """(table of contents with a page for each published image set, files that the published records give)."""
+    names = set(_files(made.toc))
+    first, coverage = str(made.toc["root"]).removesuffix(".md"), "book/reference/coverage"
+    text = images.REPOSITORY / f"{first}.md"
+    includes = text.exists() and "{include} made/" in text.read_text(encoding="utf-8")
+    if not includes and coverage not in names:
+        return made.toc, {}
+    from intrinsic import overview
+
+    found = overview.shown()
+    toc, files, pages = copy.deepcopy(made.toc), {}, {}
+    if coverage in names:
+        below = overview.set_pages(found)
+        files = {f"{name}.md": text.encode() for name, text in below.items()}
+        files[f"{coverage}.md"] = overview.coverage_page(found).encode()
+        pages = {name.rpartition("/")[2]: name for name in below}
+        for part in toc.get("parts", []):
+            for chapter in part["chapters"]:
+                if chapter["file"] == coverage and below:
+                    chapter["sections"] = [{"file": name} for name in below]
+    pages |= {page.parameters["dataset"]: page.name for page in made.pages if page.title is not None}
+    if includes:
+        files |= overview.parts(found, pages, chart_html)
+    return toc, files
 
 
 def render(output: Path, *, strict: bool = True) -> Path:
