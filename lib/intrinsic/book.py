@@ -645,7 +645,10 @@ MATHJAX_SCRIPT = "tex-chtml-full.js"
 def setup(app):
     """Everything that pages load comes from the book itself: Vega from vl-convert, MathJax from a package."""
     app.config.mathjax_path = f"mathjax/{MATHJAX_SCRIPT}"
+    app.connect("config-inited", _links_to_repository, priority=100)  # before the theme reads its options
     app.connect("html-page-context", _escape_titles, priority=900)  # after the theme has set them
+    app.connect("html-page-context", _make_accessible, priority=910)
+    app.connect("html-page-context", _only_own_sources, priority=910)
     app.connect("build-finished", _write_scripts)
     return {
         "version": "1",
@@ -660,6 +663,53 @@ def _escape_titles(app, pagename, templatename, context, doctree) -> None:
     for key in ("root_title", "pagetitle", "page_description"):
         if key in context:
             context[key] = html.escape(context[key])
+
+
+def _links_to_repository(app, config) -> None:
+    """Links to edit a page, and to open it on Binder or Colab, where `repository.url` of _config.yml is set."""
+    options = config.html_theme_options
+    if not options.get("repository_url"):
+        return
+    options |= {"use_edit_page_button": True, "use_repository_button": True}
+    options["launch_buttons"] = {
+        **(options.get("launch_buttons") or {}),
+        "notebook_interface": "jupyterlab",
+        "binderhub_url": "https://mybinder.org",
+        "colab_url": "https://colab.research.google.com",
+    }
+
+
+def _only_own_sources(app, pagename, templatename, context, doctree) -> None:
+    """A page that was made from records or docstrings has no file in the repository that a link could lead to."""
+    if any((images.REPOSITORY / f"{pagename}{suffix}").exists() for suffix in (".md", ".ipynb")):
+        return
+
+    def leads_there(button) -> bool:
+        address = str(button.get("url", ""))
+        return "/edit/" in address or "mybinder.org" in address or "colab." in address
+
+    def kept(buttons):
+        for button in buttons:
+            inner = list(kept(button["buttons"])) if "buttons" in button else None
+            if not leads_there(button) and inner != []:
+                yield button if inner is None else {**button, "buttons": inner}
+
+    context["header_buttons"] = list(kept(context.get("header_buttons", [])))
+
+
+def _make_accessible(app, pagename, templatename, context, doctree) -> None:
+    """Names for what folds and unfolds beside the text, and no list without items: for readers who hear a page."""
+    made = context.get("generate_toctree_html")
+    if made is not None:
+
+        def named(*arguments, **options):
+            return str(made(*arguments, **options)).replace("<summary>", '<summary aria-label="Pages below this one">')
+
+        context["generate_toctree_html"] = named
+    if "body" in context:
+        context["body"] = context["body"].replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
 
 
 def _write_scripts(app, error) -> None:

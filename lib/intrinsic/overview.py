@@ -5,11 +5,13 @@ Everything is made from records, when a book is assembled; a book without any sa
 
 import base64
 import html
+import io
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
+from PIL import Image
 
 from intrinsic import campaign, charts, images, statistics
 
@@ -70,7 +72,8 @@ def plane(found: Shown, pages: Mapping[str, str], around: Callable) -> tuple[str
     p = found.params
     caption = (
         f"{len(rows)} image sets, all at {p.size} × {p.size} pixels, {_channels(p.channels)}, with M = {p.per_class} "
-        f"images a class, mean of {p.draws} draws; lines are 95 % intervals. Right: images vary in more ways. Up: images that look alike "
+        f"images a class, mean of {p.draws} draws; lines are 95 % intervals. "
+        "Right: images vary in more ways. Up: images that look alike "
         "carry different labels. A click leads to the page of a set."
     )
     table = [
@@ -102,7 +105,15 @@ def plane(found: Shown, pages: Mapping[str, str], around: Callable) -> tuple[str
         ":::",
         "",
     ]
-    return "\n".join(lines), base64.b64decode(bundle["image/png"])
+    return "\n".join(lines), _small(base64.b64decode(bundle["image/png"]))
+
+
+def _small(png: bytes) -> bytes:
+    """The same picture in a palette of 64 colors."""
+    out = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(64, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    return out.getvalue()
 
 
 def verdicts(found: Shown) -> str:
@@ -114,7 +125,8 @@ def verdicts(found: Shown) -> str:
         table = statistics.verdict_table(statistics.claims(found.runs, fitted_only=found.params.fitted_only))
         rows = {row["name"]: row for row in table.to_dict("records")}
     lines = [
-        "| | claim | what is tested, over image sets | effect (95 % interval) | sets | smallest attainable $p$ | verdict |",
+        "| | claim | what is tested, over image sets | effect (95 % interval) | sets "
+        "| smallest attainable $p$ | verdict |",
         "|-|-|-|-|-|-|-|",
     ]
     for i, (name, row) in enumerate(rows.items(), start=1):
@@ -131,8 +143,8 @@ def verdicts(found: Shown) -> str:
     lines += [
         "",
         f"From {runs:,} of {planned:,} planned runs of the published campaign ([which](reference/coverage.md)). "
-        "The tests stood in `params/claims.yaml` before any run; $p$ below the smallest attainable one cannot occur with "
-        "so few sets.",
+        "The tests stood in `params/claims.yaml` before any run. With so few sets no $p$ below the smallest attainable "
+        "one can occur.",
         "",
     ]
     return "\n".join(lines)
@@ -155,13 +167,13 @@ def coverage_page(found: Shown) -> str:
     lines = [
         "# Which runs are there",
         "",
-        f"The published campaign, `{PUBLISHED}`, is a grid of image sets, networks, sizes $N$ and seeds. Every number of",
-        "the claims comes from the runs that this page counts as stored; it is made from the records themselves. Symbols",
-        f"are those of {NOTATION}.",
+        f"The published campaign, `{PUBLISHED}`, is a grid of image sets, networks, sizes $N$ and seeds. This page is",
+        f"made from the records themselves. Symbols are those of {NOTATION}.",
         "",
         "## By image set",
         "",
-        "| image set | domain | properties | runs stored | of planned | fitted | attacked | represented | $N$ stored | $N$ to come | out of reach |",
+        "| image set | domain | properties | runs stored | of planned | fitted | attacked | represented "
+        "| $N$ stored | $N$ to come | out of reach |",
         "|-|-|-|-|-|-|-|-|-|-|-|",
     ]
     for name, cells in _by_set(p).items():
@@ -181,8 +193,9 @@ def coverage_page(found: Shown) -> str:
         )
     lines += [
         "",
-        "*Out of reach* are sizes $N$ at which the training set would hold more images than the set has beside its test",
-        "images. A run that did not fit is stored and counts as such.",
+        "*Out of reach* are sizes $N$ with more images than the set has beside its test images, as far as the records",
+        "tell; that groups of images stay on one side of a split can make it less. `intrinsic run` names each such run",
+        "with its reason. A run that did not fit is stored, and not counted as fitted.",
         "",
         "## By part of the campaign",
         "",
@@ -198,9 +211,8 @@ def coverage_page(found: Shown) -> str:
         seen.update(cells)
         done = sum(_stored(runs, *cell) for cell in cells)
         sets = f"{len(block.datasets)}" if block.datasets is not None else f"all {len(p.datasets)}"
-        lines.append(
-            f"| {', '.join(block.models)} | {_list(block.n_train)} | {_list(block.seeds)} | {sets} | {done} | {len(cells)} |"
-        )
+        grid = f"{', '.join(block.models)} | {_list(block.n_train)} | {_list(block.seeds)}"
+        lines.append(f"| {grid} | {sets} | {done} | {len(cells)} |")
     lines += [
         "",
         "## How to make the others",
@@ -211,8 +223,8 @@ def coverage_page(found: Shown) -> str:
         f"intrinsic publish {PUBLISHED}",
         "```",
         "",
-        "The first prints what is missing and how long it would take here, the second computes it and can be stopped at",
-        "any time, the third adds the records to the book.",
+        "The first prints what is missing and how long it would take here, the second computes it and can be stopped",
+        "at any time, the third adds the records to the book.",
         "",
     ]
     return "\n".join(lines)
@@ -281,8 +293,8 @@ def _set_page(found: Shown, row) -> str:
     lines += [
         "## With the images at hand",
         "",
-        "This page shows none of its pictures. The sharpest pairs, and everything that speaks against trusting the set, are",
-        "drawn from your own copy:",
+        "This page shows none of its pictures. The sharpest pairs, and everything that speaks against trusting the set,",
+        "are drawn from your own copy:",
         "",
         "```bash",
         f"intrinsic datasets {name}",
