@@ -293,8 +293,8 @@ def _set_page(found: Shown, row) -> str:
     lines += [
         "## With the images at hand",
         "",
-        "This page shows none of its pictures. The sharpest pairs, and everything that speaks against trusting the set,",
-        "are drawn from your own copy:",
+        "This page shows none of its pictures. The sharpest pairs, and all that speaks against trusting the set, are drawn",
+        "from your own copy:",
         "",
         "```bash",
         f"intrinsic datasets {name}",
