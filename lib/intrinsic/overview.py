@@ -48,7 +48,7 @@ def parts(found: Shown, pages: Mapping[str, str], around: Callable) -> dict[str,
     pages   {image set: its page, without suffix}, such as book/image_sets/digits; a click in the plane leads there
     around  specification of a chart -> HTML before and after its picture, as book.chart_html
     """
-    files = {f"{PARTS}/verdicts.md": verdicts(found).encode()}
+    files = {f"{PARTS}/verdicts.md": verdicts(found).encode(), f"{PARTS}/table.md": plane_table(found, pages).encode()}
     text, picture = plane(found, pages, around)
     files[f"{PARTS}/plane.md"] = text.encode()
     if picture:
@@ -57,7 +57,7 @@ def parts(found: Shown, pages: Mapping[str, str], around: Callable) -> dict[str,
 
 
 def plane(found: Shown, pages: Mapping[str, str], around: Callable) -> tuple[str, bytes | None]:
-    """(text, picture) of the plane of d_data and K_F; the same as a table, whose rows are links, below it."""
+    """(text, picture) of the plane of d_data and K_F."""
     rows = found.properties
     if rows.empty:
         return (
@@ -76,15 +76,6 @@ def plane(found: Shown, pages: Mapping[str, str], around: Callable) -> tuple[str
         "Right: images vary in more ways. Up: images that look alike "
         "carry different labels. A click leads to the page of a set."
     )
-    table = [
-        "| image set | domain | $d_{\\text{data}}$ | $K_F$ | images |",
-        "|-|-|-|-|-|",
-        *(
-            f"| {_linked(row, page)} | {row['domain']} | {_value(row, 'd_data', '.1f')} | {_value(row, 'k_f', '.3f')} "
-            f"| {int(row['n']):,} |"
-            for (_, row), page in sorted(zip(rows.iterrows(), own, strict=True), key=lambda pair: pair[0][1]["k_f"])
-        ),
-    ]
     lines = [
         "```{raw} html",
         f'<figure class="made">{before}',
@@ -99,13 +90,26 @@ def plane(found: Shown, pages: Mapping[str, str], around: Callable) -> tuple[str
         f"{after}<figcaption><p>{html.escape(caption)}</p></figcaption></figure>",
         "```",
         "",
-        ":::{dropdown} The same as a table",
-        "",
-        *table,
-        ":::",
-        "",
     ]
     return "\n".join(lines), _small(base64.b64decode(bundle["image/png"]))
+
+
+def plane_table(found: Shown, pages: Mapping[str, str]) -> str:
+    """The points of the plane as a table that folds, sorted by K_F; names are links to the pages of sets."""
+    rows = found.properties
+    if rows.empty:
+        return "No image set is in the records yet.\n"
+    own = [pages.get(name) for name in rows["dataset"]]
+    lines = [
+        "| image set | domain | $d_{\\text{data}}$ | $K_F$ | images |",
+        "|-|-|-|-|-|",
+        *(
+            f"| {_linked(row, page)} | {row['domain']} | {_value(row, 'd_data', '.1f')} | {_value(row, 'k_f', '.3f')} "
+            f"| {int(row['n']):,} |"
+            for (_, row), page in sorted(zip(rows.iterrows(), own, strict=True), key=lambda pair: pair[0][1]["k_f"])
+        ),
+    ]
+    return "\n".join([":::{dropdown} The figure above as a table", "", *lines, ":::", ""])
 
 
 def _small(png: bytes) -> bytes:
@@ -172,10 +176,10 @@ def coverage_page(found: Shown) -> str:
         "",
         "## By image set",
         "",
-        "| image set | domain | properties | runs stored | of planned | fitted | attacked | represented "
-        "| $N$ stored | $N$ to come | out of reach |",
-        "|-|-|-|-|-|-|-|-|-|-|-|",
+        "| image set | domain | properties | runs stored | of planned | fitted | attacked | represented |",
+        "|-|-|-|-|-|-|-|-|",
     ]
+    reach = ["| image set | sizes $N$ stored | to come | out of reach |", "|-|-|-|-|"]
     for name, cells in _by_set(p).items():
         mine = _of(runs, name)
         sizes = sorted({n for _, n, _ in cells})
@@ -187,15 +191,14 @@ def coverage_page(found: Shown) -> str:
         row = _of(found.properties, name)
         domain = row["domain"].iloc[0] if len(row) else _domain(name)
         link = f"[{_plain(name)}](sets/{name}.md)" if len(row) else _plain(name)
-        lines.append(
-            f"| {link} | {domain} | {'stored' if len(row) else 'missing'} | {' | '.join(map(str, counts))} | "
-            f"{_list(have)} | {_list(left)} | {_list(beyond)} |"
-        )
+        lines.append(f"| {link} | {domain} | {'stored' if len(row) else 'missing'} | {' | '.join(map(str, counts))} |")
+        reach.append(f"| {link} | {_list(have)} | {_list(left)} | {_list(beyond)} |")
+    lines += ["", "A run that did not fit is stored, and not counted as fitted.", "", "## By size", "", *reach]
     lines += [
         "",
         "*Out of reach* are sizes $N$ with more images than the set has beside its test images, as far as the records",
         "tell; that groups of images stay on one side of a split can make it less. `intrinsic run` names each such run",
-        "with its reason. A run that did not fit is stored, and not counted as fitted.",
+        "with its reason.",
         "",
         "## By part of the campaign",
         "",
@@ -293,8 +296,8 @@ def _set_page(found: Shown, row) -> str:
     lines += [
         "## With the images at hand",
         "",
-        "This page shows none of its pictures. The sharpest pairs, and all that speaks against trusting the set, are drawn",
-        "from your own copy:",
+        "This page shows no picture. The sharpest pairs, and all that speaks against trusting the set, are",
+        "drawn from your own copy:",
         "",
         "```bash",
         f"intrinsic datasets {name}",
