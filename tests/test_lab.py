@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
 @contextlib.contextmanager
 def jupyterlab(folder, *, quiet_home):
-    """A JupyterLab that serves a folder, without a password, on a port of this machine; its address."""
+    """A JupyterLab that serves the book of a folder, without a password, on a port of this machine; its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -27,7 +27,7 @@ def jupyterlab(folder, *, quiet_home):
     environment = {**os.environ, **home, "IPYTHONDIR": str(quiet_home / "ipython")}
     environment |= {"INTRINSIC_HOME": str(images.REPOSITORY), "JUPYTERLAB_SETTINGS_DIR": str(quiet_home / "settings")}
     environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(quiet_home / "workspaces"), "JUPYTER_PREFER_ENV_PATH": "1"}
-    command = [sys.executable, "-m", "jupyter", "lab", f"--notebook-dir={folder}", "book"]
+    command = [sys.executable, "-m", "jupyter", "lab", "--notebook-dir=.", "book"]  # as make lab
     command += [
         f"--ServerApp.port={port}",
         "--no-browser",
@@ -37,7 +37,7 @@ def jupyterlab(folder, *, quiet_home):
     ]
     log = quiet_home / "lab.log"
     with log.open("w") as said:
-        server = subprocess.Popen(command, env=environment, stdout=said, stderr=subprocess.STDOUT)
+        server = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}/"
     try:
         for _ in range(240):
@@ -77,7 +77,7 @@ def test_a_notebook_runs_in_jupyterlab_and_its_chart_is_drawn(tmp_path):
         page = browser.new_page(viewport={"width": 1280, "height": 1000})
         errors = []
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"{address}lab/tree/book/{NOTEBOOK}", wait_until="load")
+        page.goto(f"{address}lab/tree/{NOTEBOOK}", wait_until="load")
         notebook = page.locator(".jp-Notebook")
         notebook.wait_for(timeout=120_000)
         expect(
