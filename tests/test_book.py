@@ -51,6 +51,7 @@ def small_repository(root, monkeypatch, toc):
     """A repository with the book's configuration and assets and a table of contents of its own."""
     shutil.copy(images.REPOSITORY / "_config.yml", root)
     shutil.copytree(images.REPOSITORY / "book" / "assets", root / "book" / "assets")
+    shutil.copy(images.REPOSITORY / "book" / "references.bib", root / "book")
     shutil.copytree(images.REPOSITORY / "params", root / "params")
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
     monkeypatch.setattr(images, "REPOSITORY", root)
@@ -548,7 +549,6 @@ def test_with_an_address_own_pages_can_be_edited_and_notebooks_opened(tmp_path, 
     config = (tmp_path / "_config.yml").read_text(encoding="utf-8")
     (tmp_path / "_config.yml").write_text(config.replace('url: ""', "url: https://github.com/example/book"))
     (tmp_path / "book" / "intro.md").write_text("# Intro\n\nText.\n")
-    (tmp_path / "book" / "references.bib").write_text("")
     notebook = write_notebook(tmp_path / "book" / "one.ipynb", "1")
     output = tmp_path / "_build"
     executed = output / "executed" / "book" / "one.ipynb"
