@@ -107,15 +107,15 @@ def test_without_records_the_parts_say_so_and_name_the_command():
     assert "intrinsic run params/published.yaml" in overview.plane(EMPTY, {}, book.chart_html)[0]
     table = overview.verdicts(EMPTY)
     assert table.count("no run is published yet") == len(statistics.CLAIMS)
-    assert "| missing | 0 | 8 |" in overview.coverage_page(EMPTY)
+    assert ", properties missing | natural | 0 of 8 |" in overview.coverage_page(EMPTY)
 
 
 def test_coverage_counts_what_is_stored_and_names_what_is_out_of_reach():
     cells = [("digits_0_1", "resnet18", 64, 0), ("digits_0_1", "vgg13", 64, 1)]
     found = overview.Shown(P, properties(["digits_0_1", "digits_4_9"]), runs(cells))
     page = overview.coverage_page(found)
-    assert "| natural | stored | 2 | 8 | 2 | 0 | 0 |" in page
-    assert "| natural | stored | 0 | 8 | 0 | 0 | 0 |" in page
+    assert "| natural | 2 of 8 | 2 | 0 | 0 |" in page
+    assert "| natural | 0 of 8 | 0 | 0 | 0 |" in page
     assert "| 64 | none | 5,000 |" in page
     assert "| none | 64 | 5,000 |" in page
     assert "| all 2 | 2 | 16 |" in page

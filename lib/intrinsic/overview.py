@@ -176,8 +176,8 @@ def coverage_page(found: Shown) -> str:
         "",
         "## By image set",
         "",
-        "| image set | domain | properties | runs stored | of planned | fitted | attacked | represented |",
-        "|-|-|-|-|-|-|-|-|",
+        "| image set | domain | runs stored | fitted | attacked | represented |",
+        "|-|-|-|-|-|-|",
     ]
     reach = ["| image set | sizes $N$ stored | to come | out of reach |", "|-|-|-|-|"]
     for name, cells in _by_set(p).items():
@@ -187,11 +187,11 @@ def coverage_page(found: Shown) -> str:
         beyond = _beyond(found, name, sizes)
         left = [n for n in sizes if n not in have and n not in beyond]
         fitted = int(mine["fitted"].sum()) if len(mine) else 0
-        counts = [len(mine), len(cells), fitted, _known(mine, "loss_penalty"), _known(mine, "d_repr")]
+        counts = [f"{len(mine)} of {len(cells)}", fitted, _known(mine, "loss_penalty"), _known(mine, "d_repr")]
         row = _of(found.properties, name)
         domain = row["domain"].iloc[0] if len(row) else _domain(name)
-        link = f"[{_plain(name)}](sets/{name}.md)" if len(row) else _plain(name)
-        lines.append(f"| {link} | {domain} | {'stored' if len(row) else 'missing'} | {' | '.join(map(str, counts))} |")
+        link = f"[{_plain(name)}](sets/{name}.md)" if len(row) else f"{_plain(name)}, properties missing"
+        lines.append(f"| {link} | {domain} | {' | '.join(map(str, counts))} |")
         reach.append(f"| {link} | {_list(have)} | {_list(left)} | {_list(beyond)} |")
     lines += ["", "A run that did not fit is stored, and not counted as fitted.", "", "## By size", "", *reach]
     lines += [
