@@ -667,9 +667,12 @@ def _escape_titles(app, pagename, templatename, context, doctree) -> None:
 
 def _links_to_repository(app, config) -> None:
     """Links to edit a page, and to open it on Binder or Colab, where `repository.url` of _config.yml is set."""
-    options = config.html_theme_options
-    if not options.get("repository_url"):
+    file = Path(app.srcdir) / "_config.yml"
+    repository = (yaml.safe_load(file.read_text(encoding="utf-8")).get("repository") if file.exists() else None) or {}
+    if not repository.get("url"):
         return
+    options = config.html_theme_options
+    options |= {"repository_url": repository["url"], "repository_branch": repository.get("branch", "main")}
     options |= {"use_edit_page_button": True, "use_repository_button": True}
     options["launch_buttons"] = {
         **(options.get("launch_buttons") or {}),
