@@ -88,6 +88,18 @@ RESPONSE = pd.DataFrame(
         "high": [0.4, 0.5, 1.0, np.nan],
     }
 )
+BOUNDED = pd.DataFrame(
+    {
+        "n": [100, 400, 100, 400],
+        "series": ["d = 2", "d = 2", "d = 8", "d = 8"],
+        "value": [0.2, 0.1, 0.5, 0.48],
+        "low": [0.18, 0.09, 0.45, 0.45],
+        "high": [0.22, 0.11, 0.55, 0.5],
+        "bound": [0.9, 0.45, 4.0, 3.5],
+        "finding": ["within its bound"] * 2 + ["bound says nothing"] * 2,
+        "limit": [0.25, 0.125, np.nan, np.nan],
+    }
+)
 CLASS_PAIRS = pd.DataFrame(
     {
         "first": ["a", "a", "b"],
@@ -117,6 +129,7 @@ def every_chart(runs, properties, exponents):
         "estimators_compared": charts.estimators_compared(PEERS),
         "sharpness_growth": charts.sharpness_growth(GROWTH, GROWTH.assign(k_f=0.1, name="no growth")),
         "sharpness_response": charts.sharpness_response(RESPONSE, "noise, grey levels"),
+        "measured_and_bound": charts.measured_and_bound(BOUNDED, "Error"),
         "class_pairs": charts.class_pairs(CLASS_PAIRS),
         "counts": charts.counts(COUNTS),
         "speed": charts.speed(SPEED),
@@ -222,6 +235,7 @@ def test_the_budget_chooses_the_column(runs):
         ("representation_against_data", {("d_repr_low", "d_repr_high")}),
         ("dimension_against", {("low", "high")}),
         ("dimension_bias", {("low", "high")}),
+        ("measured_and_bound", {("low", "high")}),
         ("interval_coverage", {("coverage_low", "coverage_high")}),
     ],
 )
@@ -282,6 +296,16 @@ def test_a_response_draws_every_value_with_its_interval():
     assert [[row[f] for f in fields] for row in rows] == RESPONSE[["at", "quantity", "k_f"]].to_numpy().tolist()
     ((encoding, rows),) = drawn(chart, "rule")
     assert (encoding["y"]["field"], encoding["y2"]["field"]) == ("low", "high")
+
+
+def test_a_bound_that_says_nothing_has_hollow_marks():
+    chart = charts.measured_and_bound(BOUNDED, "Error")
+    ((encoding, rows),) = drawn(chart, "point")
+    assert [row["finding"] for row in rows] == list(BOUNDED["finding"])
+    assert encoding["fillOpacity"]["condition"]["test"] == "datum.finding == 'bound says nothing'"
+    assert encoding["fillOpacity"]["condition"]["value"] == 0
+    assert "2 hollow marks" in chart.to_dict()["description"]
+    assert "1 row has no value" in charts.measured_and_bound(BOUNDED.replace(0.48, 0), "Error").to_dict()["description"]
 
 
 def test_the_matrix_of_classes_is_symmetric_and_frames_its_diagonal():
@@ -471,3 +495,15 @@ def test_a_pair_shows_its_difference_at_full_contrast():
 def test_what_cannot_be_shown_is_refused(images, titles, reason):
     with pytest.raises(charts.ChartError, match=reason):
         charts.gallery(images, titles)
+
+
+def test_published_and_corrected_values_share_one_axis_and_infinite_ones_are_counted():
+    rows = pd.DataFrame(
+        {"dataset": ["a", "b"], "published": [1.0, 2.0], "corrected": [3.0, np.inf], "low": 2.0, "high": 4.0}
+    )
+    chart = charts.published_and_corrected(rows, "Value")
+    assert "published 1, corrected 3" in chart.description.replace(" to 1", "").replace(" to 3", "")
+    assert "1 row has no value" in chart.description
+    assert isinstance(charts.published_and_corrected(rows.assign(corrected=np.nan), "Value").description, str)
+    with pytest.raises(charts.ChartError, match="corrected"):
+        charts.published_and_corrected(rows[["dataset", "published"]], "Value")

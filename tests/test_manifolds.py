@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist, pdist
 
@@ -32,6 +33,18 @@ def test_a_random_rotation_into_more_coordinates_changes_no_distance(cloud):
     assert turned.shape == (60, 40)
     assert points.dtype == turned.dtype == np.float64
     np.testing.assert_allclose(pdist(turned), pdist(points), rtol=1e-10)
+
+
+def test_parallel_tori_are_independent_uniform_points_of_two_tori_a_gap_apart():
+    points, labels = manifolds.parallel_tori(4_000, 2, 0.3, seed=1)
+    assert np.array_equal(points[:, -1], 0.3 * labels)
+    assert abs(labels.mean() - 0.5) < 4 * 0.5 / 4_000**0.5
+    angles = (np.arctan2(points[:, 1], points[:, 0]) / (2 * np.pi)) % 1
+    assert stats.kstest(angles, "uniform").pvalue > 1e-4
+    assert np.corrcoef(angles, labels)[0, 1] ** 2 < 16 / 4_000
+    turned, same = manifolds.parallel_tori(4_000, 2, 0.3, ambient=30, seed=1)
+    assert np.array_equal(same, labels)
+    assert 0.3 <= across(points[:500], labels[:500]) == pytest.approx(across(turned[:500], labels[:500]))
 
 
 @pytest.mark.parametrize("make", [*CLOUDS, lambda n, d, seed: manifolds.parallel_planes(n, d, 0.1, seed=seed)[0]])
@@ -159,6 +172,10 @@ def test_image_families_use_the_whole_range(family):
         lambda: manifolds.parallel_planes(1, 2, 0.1),
         lambda: manifolds.parallel_planes(10, 2, 0),
         lambda: manifolds.parallel_planes(10, 2, float("nan")),
+        lambda: manifolds.parallel_tori(10, 2, -1),
+        lambda: manifolds.parallel_tori(10, 2, 0.1, ambient=4),
+        lambda: manifolds.folded_curve(10, 2, 0),
+        lambda: manifolds.folded_curve(10, 2, 2.5),
         lambda: manifolds.torus_images(1, 2),
         lambda: manifolds.torus_images(10, 2, gap=7),
         lambda: manifolds.torus_images(10, 40, size=16),

@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from intrinsic import book, charts, cli, dimension, measurement, neighbors, sharpness, soundness
+from intrinsic import book, charts, cli, dimension, measurement, neighbors, sharpness, soundness, theory
 from intrinsic.images import ImageSet, of_path
 from intrinsic.manifolds import torus_images
 
@@ -267,3 +267,12 @@ def test_a_process_keeps_the_sets_it_used_last_within_its_limit(monkeypatch):
     other = measurement.matched("digits_4_9", 7, 1)
     assert measurement.matched("digits_4_9", 7, 1) is other
     assert measurement.matched("digits_4_9", 8, 1) is not first
+
+
+def test_a_record_holds_the_least_that_the_first_theorem_can_promise(data):
+    metrics, reasons, _ = measurement.properties(data, per_class=100, draws=3, k=10)
+    near = neighbors.neighbors(data.images, 10)
+    assert metrics["least_bound"] == pytest.approx(theory.least_bounds(near, 100, 3)["mean"])
+    few, reasons, _ = measurement.properties(data, per_class=10_000, draws=3, k=10)
+    assert few["least_bound"] is None
+    assert "fewer than M = 10000" in reasons["least_bound"]

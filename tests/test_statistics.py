@@ -564,6 +564,22 @@ def test_an_upper_bound_is_refuted_by_smaller_exponents_only():
     assert beside.startswith("rank correlation of log loss with d_data -1 ")
 
 
+def test_a_bound_that_says_nothing_is_not_refuted():
+    frame = simulated(20, excess=-0.4)
+    assert claim_data_dimension(frame).verdict == "not supported"
+    number = frame["dataset"].str.removeprefix("set").astype(int)
+    for below, verdict in ((20, "not supported"), (8, "not supported"), (7, "undecided"), (0, "undecided")):
+        found = claim_data_dimension(frame.assign(least_bound=np.where(number < below, 0.5, 1.0)))
+        assert found.verdict == verdict
+        assert found.beside["Sets about which the bound says anything"].startswith(f"{below} set")
+    slow = frame["n_train"] ** -0.8  # the sets that can speak are fast, the others slow: nothing is refuted
+    mixed = frame.assign(least_bound=np.where(number < 8, 0.5, np.nan))
+    mixed["test_loss_nats"] *= np.where(number < 8, slow, 1)
+    assert claim_data_dimension(mixed).refutable is False
+    good = simulated(12, excess=0.4).assign(least_bound=2.0)
+    assert claim_data_dimension(good).verdict == "supported"
+
+
 def test_an_effect_of_zero_is_told_from_one_of_the_size_claimed():
     assert claim_sharpness_generalization(simulated(12, slope=0.0)).verdict == "not supported"
     assert claim_sharpness_generalization(simulated(12, slope=0.0, spread=2)).verdict == "undecided"

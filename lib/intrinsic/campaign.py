@@ -944,6 +944,7 @@ PROPERTY_COLUMNS = {
     "growth_exponent_low": "growth_exponent_low",
     "growth_exponent_high": "growth_exponent_high",
     "k_f_limit": "k_f_limit",
+    "least_bound": "least_bound",
 }
 
 
@@ -952,7 +953,7 @@ def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
 
     Columns: dataset, domain, size, channels, pixel_range, per_class, n, n_classes, n_groups, n_copies,
     n_conflicting, d_data, d_data_low, d_data_high, d_data_twonn, k_f, k_f_low, k_f_high, k_f_all,
-    k_f_q05, k_f_ratio, growth_exponent (with intervals), k_f_limit.
+    k_f_q05, k_f_ratio, growth_exponent (with intervals), k_f_limit, least_bound.
     """
     store = store or default_store()
     table, rows = _lookup("properties", store), []

@@ -1155,6 +1155,72 @@ def sharpness_response(rows: pd.DataFrame, x_title: str, log_x: bool = False):
     )
 
 
+def measured_and_bound(rows: pd.DataFrame, y_title: str, x_title: str = N_TITLE):
+    """Measured means with intervals beside the bound of a theorem, dashed, against N; both axes logarithmic.
+
+    rows      n, value, low, high, bound; `finding` of theory.judged: marks are hollow where the bound says nothing;
+              `limit`: the exact leading term, dotted; `series` makes the colors, at most four
+    y_title   what is measured, with its unit
+    """
+    more = ["low", "high", "finding", "limit", "series"]
+    given = rows.assign(value=rows["value"].where(rows["value"] > 0)) if "value" in rows else rows
+    drawn, out = _drawn(given, ["n", "value", "bound"], more, "a measured value and its bound")
+    if drawn.empty:
+        return _nothing(y_title, "no measured value is above zero")
+    if "series" not in drawn:
+        drawn["series"] = "measured"
+    if "low" in drawn:  # no logarithm below zero: an interval that reaches it is cut
+        drawn["low"] = drawn["low"].clip(lower=drawn["value"] / 10)
+    if "finding" not in drawn:
+        drawn["finding"] = "not judged"
+    names = list(dict.fromkeys(drawn["series"]))
+    values = [drawn[c] for c in ("value", "low", "high", "bound", "limit") if c in drawn]
+    y_scale, x_scale = _scale(*values, log=True), _scale(drawn["n"], log=True)
+    places = sorted(int(n) for n in drawn["n"].unique())
+    x = alt.X("n:Q", title=x_title, scale=x_scale, axis=alt.Axis(values=places, format=",d", grid=False))
+    y = alt.Y("value:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
+    colors = alt.Scale(domain=names, range=[*DOMAIN_COLORS.values()][: len(names)])
+    color = alt.Color("series:N", title=None, scale=colors)
+    picked = alt.selection_point(name="picked_series", fields=["series"], bind="legend")
+    near = _nearest(["n", "series"])
+    base = alt.Chart(drawn).encode(x=x, color=color)
+    labels = {"series": ("Series", None), "n": ("N", ",d"), "value": ("Measured", ".4g"), "low": ("low", ".4g")}
+    labels |= {"high": ("high", ".4g"), "bound": ("Bound", ".4g"), "limit": ("Exact leading term", ".4g")}
+    labels |= {"finding": ("Finding", None)}
+    layers = [
+        base.mark_line(strokeDash=[6, 4], strokeWidth=1.5).encode(y=_on("bound", y), opacity=_opacity(picked, 0.9)),
+    ]
+    if "limit" in drawn and drawn["limit"].notna().any():
+        dots = {"strokeDash": [1, 4], "strokeWidth": 1.5}
+        layers.append(base.mark_line(**dots).encode(y=_on("limit", y), opacity=_opacity(picked, 0.9)))
+    if {"low", "high"} <= set(drawn):
+        rule = base.mark_rule(strokeWidth=1.5)
+        layers.append(rule.encode(y=_on("low", y), y2="high:Q", opacity=_opacity(picked, 0.6)))
+    hollow = alt.condition("datum.finding == 'bound says nothing'", alt.value(0), alt.value(1))
+    layers += [
+        base.mark_line(strokeWidth=1.5).encode(y=y, opacity=_opacity(picked, 0.8)),
+        base.mark_point(strokeWidth=1.5)
+        .encode(
+            y=y,
+            stroke=alt.Stroke("series:N", title=None, scale=colors),
+            fillOpacity=hollow,
+            size=alt.condition(near, alt.value(170), alt.value(70)),
+            opacity=_opacity(picked, 0.95),
+            tooltip=_tooltip(drawn, labels),
+        )
+        .add_params(near, picked),
+    ]
+    empty = int((drawn["finding"] == "bound says nothing").sum())
+    return _finish(
+        layers,
+        f"{y_title} against {x_title}, both logarithmic, for {', '.join(map(str, names))}: measured "
+        f"{_range(drawn['value'])}, bounds, dashed, {_range(drawn['bound'])}"
+        + (f"; at {empty} hollow marks the bound says nothing." if empty else "."),
+        height=280,
+        left_out=out,
+    )
+
+
 def class_pairs(rows: pd.DataFrame):
     """Sharpness between each two classes as a matrix of numbers on shades; the diagonal is the same-label control.
 
@@ -1191,6 +1257,59 @@ def class_pairs(rows: pd.DataFrame):
         f"{_range(drawn['sharpness'])}; framed on the diagonal: the control of images of one class.",
         width=side * len(order),
         height=side * len(order),
+        left_out=out,
+    )
+
+
+def published_and_corrected(rows: pd.DataFrame, x_title: str, label: str = "dataset"):
+    """A published value beside the corrected one, a line each: hollow diamonds and filled circles, with intervals.
+
+    rows      published, corrected and the column `label`; low, high (of the corrected value), published_low,
+              published_high and domain, where known
+    x_title   what both are, with its unit
+    """
+    required, ends = [label, "published", "corrected"], ["low", "high", "published_low", "published_high"]
+    drawn, out = _drawn(rows, required, [*ends, "domain"], "a published value and the corrected one")
+    if drawn.empty:
+        return _nothing(x_title, "no row has both values")
+    drawn[label] = drawn[label].astype(str)
+    order = list(dict.fromkeys(drawn[label]))
+    scale = _scale(*(drawn[c] for c in ("published", "corrected", *ends) if c in drawn))
+    x = alt.X("value:Q", title=x_title, scale=scale, axis=_axis(scale))
+    y = alt.Y(f"{label}:N", title=None, sort=order, axis=alt.Axis(labelLimit=260))
+    parts = []
+    for choice, before in (("published", "published_"), ("corrected", "")):
+        columns = {choice: "value", f"{before}low": "from", f"{before}high": "to"}
+        kept = [c for c in (label, "domain", *columns) if c in drawn]
+        parts.append(drawn[kept].rename(columns=columns).assign(choice=choice))
+    long = pd.concat(parts, ignore_index=True)
+    pointed = alt.selection_point(name="pointed", fields=[label], on="pointerover", clear="pointerout")
+    offset = alt.YOffset("choice:N", sort=["published", "corrected"])
+    base = alt.Chart(long).encode(y=y, yOffset=offset, color=_color(long))
+    labels = {label: ("Row", None), "choice": ("Choice", None), "value": ("Value", ".4g")}
+    labels |= {"from": ("low", ".4g"), "to": ("high", ".4g")}
+    shapes = alt.Scale(domain=["published", "corrected"], range=["diamond", "circle"])
+    layers = []
+    if "from" in long:
+        known = base.transform_filter("isValid(datum.from) && isValid(datum.to)")
+        layers.append(known.mark_rule(strokeWidth=1.5).encode(x=_on("from", x), x2="to:Q"))
+    marks = [
+        base.transform_filter(f"datum.choice == '{choice}'")
+        .mark_point(size=80, strokeWidth=2, filled=choice == "corrected")
+        .encode(
+            x=x,
+            shape=alt.Shape("choice:N", scale=shapes, legend=alt.Legend(title="Choice")),
+            opacity=_opacity(pointed, 0.95, 0.3),
+            tooltip=_tooltip(long, labels),
+        )
+        for choice in ("published", "corrected")
+    ]
+    layers += [marks[0], marks[1].add_params(pointed)]
+    return _finish(
+        layers,
+        f"{x_title}, published (hollow) and corrected (filled), for {', '.join(order)}: published "
+        f"{_range(drawn['published'])}, corrected {_range(drawn['corrected'])}; lines are 95 % intervals or bars.",
+        height=max(90, 34 * len(order)),
         left_out=out,
     )
 

@@ -55,12 +55,45 @@ def parallel_planes(n, d, gap, ambient=None, seed=0):
     _check(n, d, ambient, d + 1)
     if n < 2:
         raise ValueError(f"n={n} leaves a plane without a point, so there is no pair across; take n >= 2")
-    if not (np.isfinite(gap) and gap > 0):
-        raise ValueError(f"gap={gap} is no distance between two planes; take a number above 0")
+    _check_gap(gap)
     rng = np.random.default_rng(seed)
     labels = np.arange(n, dtype=np.int64) % 2
     base = np.repeat(rng.random(((n + 1) // 2, d)), 2, axis=0)[:n]
     return _embed(np.column_stack([gap * labels, base]), ambient, rng), labels
+
+
+def parallel_tori(n, d, gap, ambient=None, seed=0):
+    """n independent points on two parallel flat tori a distance `gap` apart, one class on each: K_F = 1 / gap.
+
+    A fair coin chooses the torus, then a uniform point on it: (t, gap * label) with t of `flat_torus`. No edge and no
+    curvature; unlike `parallel_planes` the points are independent draws, so the smallest distance between the classes
+    of a sample is above `gap` and tends to it.
+    Returns float64 (n, ambient) or (n, 2d + 1), whose last coordinate is 0 or gap, and int64 labels (n,).
+    """
+    _check(n, d, ambient, 2 * d + 1)
+    _check_gap(gap)
+    points = flat_torus(n, d, seed=seed)
+    rng = np.random.default_rng([seed, 1])
+    labels = rng.integers(0, 2, n)
+    return _embed(np.column_stack([points, gap * labels]), ambient, rng), labels
+
+
+def folded_curve(n, p, folds, ambient=None, seed=0):
+    """n points on a closed smooth curve, of dimension 1, that looks p-dimensional to few points.
+
+        x(t) = (cos 2 pi w_j t, sin 2 pi w_j t) / (2 pi),   w_j = folds^j,  j = 0 .. p - 1,   t uniform in [0, 1)
+
+    The curve winds through a flat torus of dimension p, its strands about 1 / folds apart. Points that are farther
+    apart than the strands, n below about folds^p, see the torus; many more see the curve. It is the image of a circle
+    of circumference 1 under a map with Lipschitz constant sqrt(sum_j w_j^2). Returns float64 (n, ambient) or (n, 2p).
+    """
+    _check(n, p, ambient, 2 * p)
+    if folds != int(folds) or folds < 1:
+        raise ValueError(f"folds={folds} does not close the curve; take a whole number, at least 1")
+    rng = np.random.default_rng(seed)
+    t = 2 * pi * rng.random((n, 1)) * float(folds) ** np.arange(p)
+    points = np.stack([np.cos(t), np.sin(t)], axis=2).reshape(n, 2 * p) / (2 * pi)
+    return _embed(points, ambient, rng)
 
 
 def overlapping_clouds(n, d, seed=0):
@@ -187,6 +220,11 @@ def _embed(points, ambient, rng):
         return points
     basis, _ = np.linalg.qr(rng.standard_normal((ambient, points.shape[1])))
     return points @ basis.T
+
+
+def _check_gap(gap):
+    if not (np.isfinite(gap) and gap > 0):
+        raise ValueError(f"gap={gap} is no distance between two classes; take a number above 0")
 
 
 def _check(n, d, ambient, least):

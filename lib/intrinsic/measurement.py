@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from intrinsic import dimension, neighbors, sharpness, soundness
+from intrinsic import dimension, neighbors, sharpness, soundness, theory
 from intrinsic import images as image_sets
 from intrinsic.images import ImageSet, cache
 
@@ -97,7 +97,8 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     since both change with M; the values from all images stand beside. Infinite label sharpness (exact
     copies with different labels) is null, beside the finite value without those images. A value that
     cannot be had is None with its reason. Of all images too: K_F at quantiles (k_f_q01 ... k_f_q50), the same-label
-    control and the ratio to it, the growth exponent, and the upper limit of 1 / gap where there is one.
+    control and the ratio to it, the growth exponent, and the upper limit of 1 / gap where there is one. Beside d_data
+    and K_F stands `least_bound`, the mean over the same draws of the smallest value that Theorem 1 can promise.
     """
     clean = without_conflicts(data)
     least = min(_at_least_two_classes(clean))
@@ -122,6 +123,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
             clean, per_class=per_class, draws=draws, k=k, seed=seed
         )
         values["k_f"] = sharpness.mean_sharpness(near, per_class=per_class, draws=draws, seed=seed)
+        metrics["least_bound"] = theory.least_bounds(near, per_class, draws, seed)["mean"]
     for key, value in values.items():
         metrics |= {key: float(value), f"{key}_low": value.low, f"{key}_high": value.high}
     if least < per_class:
@@ -129,6 +131,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
         for key in ("d_mle", "d_twonn", "k_f"):
             for name in (key, f"{key}_low", f"{key}_high"):
                 metrics[name], reasons[name] = None, why
+        metrics["least_bound"], reasons["least_bound"] = None, why
     if data.n_conflicting:
         for name in ("k_f_all", "k_f_all_low", "k_f_all_high"):
             metrics[name] = None

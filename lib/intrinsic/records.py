@@ -32,7 +32,7 @@ STALE_S = 60  # seconds without a heartbeat after which a claim counts for nothi
 MAX_SERIES = 2000
 
 #: The version of each kind's method: raised when the same params would give other numbers.
-METHOD_VERSIONS = {"properties": 2, "training": 2, "attack": 2, "representation": 2, "slope": 1}
+METHOD_VERSIONS = {"properties": 3, "training": 2, "attack": 2, "representation": 2, "slope": 1}
 KINDS = tuple(METHOD_VERSIONS)
 
 

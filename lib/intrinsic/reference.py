@@ -10,6 +10,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+import textwrap
 from functools import lru_cache
 
 import yaml
@@ -81,9 +82,10 @@ def _first(doc: str | None) -> str:
 
 def _module_page(name: str) -> str:
     module = importlib.import_module(f"intrinsic.{name}")
-    parts = [f"# intrinsic.{name}", "", myst(module.__doc__), "", NOTATION.replace("../", "../../"), ""]
+    parts = [f"# intrinsic.{name}", "", _directive("py:module", f"intrinsic.{name}", "", 3), ""]
+    parts += [myst(module.__doc__), "", NOTATION.replace("../", "../../"), ""]
     for label, one in _public(module):
-        parts += [_entry(f"intrinsic.{name}.{label}", one), ""]
+        parts += [_entry(label, one), ""]
     return "\n".join(parts)
 
 
@@ -161,18 +163,18 @@ def myst(doc: str | None) -> str:
 
     A line is a column's where two blanks or more follow its first word or words, as in lists of arguments.
     """
-    out, fence = [], False
+    parts: list[tuple[bool, list[str]]] = []
     for line in inspect.cleandoc(doc or "").splitlines():
-        as_it_stands = line.startswith("    ") or bool(re.match(r"[\w\"'`*(|.][^\s].*?\S {2,}\S|\S {2,}\S", line))
-        if as_it_stands != fence and (line.strip() or fence is False):
-            if fence and out and not out[-1]:
-                out.pop()
-            out += ["```", ""] if fence else ["", "```text"]
-            fence = as_it_stands
-        out.append(line if fence else escaped(line))
-    if fence:
-        out.append("```")
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(out)).strip()
+        stands = line.startswith("    ") or bool(re.match(r"[\w\"'`*(|.][^\s].*?\S {2,}\S|\S {2,}\S", line))
+        if line.strip() and (not parts or parts[-1][0] != stands):
+            parts.append((stands, []))
+        if parts:
+            parts[-1][1].append(line)
+    made = []
+    for stands, lines in parts:
+        text = textwrap.dedent("\n".join(lines)).strip("\n")
+        made.append(f"```text\n{text}\n```" if stands else "\n".join(map(escaped, text.splitlines())))
+    return "\n\n".join(made)
 
 
 def escaped(text: str) -> str:
@@ -180,7 +182,7 @@ def escaped(text: str) -> str:
     parts = re.split(r"(`[^`]*`)", text)
     plain = [re.sub(r"([\\*_$\[\]{}<>|#~^`])", r"\\\1", part) for part in parts[::2]]
     parts[::2] = plain
-    return re.sub(r"^(\s*)([-+]|\d+[.)])(\s)", r"\1\\\2\3", "".join(parts))
+    return re.sub(r"^(\s*)(\d*)([-+.)])(\s)", r"\1\2\\\3\4", "".join(parts))
 
 
 # -------------------------------------------------------------------------------------- commands and parameters
@@ -214,28 +216,35 @@ def _commands_page() -> str:
 
 
 def _parameters_page() -> str:
-    rows = []
-    for name, field in campaign.Params.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        shown = "required" if field.is_required() else f"`{_short(default)}`"
-        kind = re.sub(r"typing\.|intrinsic\.campaign\.|<class '(\w+)'>", r"\1", str(field.annotation))
-        limits = _limits(field.metadata)
-        about = escaped(field.description or "") + (f"; {escaped(', '.join(limits))}" if limits else "")
-        rows.append(f"| `{name}` | {escaped(_kind(kind))} | {shown.replace('|', chr(92) + '|')} | {about} |")
     return "\n".join(
         (
             "# Parameters",
             "",
             "The keys of a parameter file, `params/NAME.yaml`, all at its top level; an unknown key is refused.",
             "Notebooks declare those they take in their `parameters` cell, with the same defaults.",
-            f"{NOTATION}",
+            NOTATION,
             "",
-            "| key | type | default | meaning |",
-            "|-|-|-|-|",
-            *rows,
+            *_fields(campaign.Params),
+            "## A block of runs",
             "",
+            "Each entry of `runs` is a grid: every model at every size with every seed on every image set. Blocks come",
+            "in the order in which they are to be computed.",
+            "",
+            *_fields(campaign.RunBlock),
         )
     )
+
+
+def _fields(schema) -> list[str]:
+    """A definition list of a schema's keys."""
+    lines = []
+    for name, field in schema.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = "required" if field.is_required() else f"default `{_short(default)}`"
+        kind = re.sub(r"typing\.|intrinsic\.campaign\.|<class '(\w+)'>", r"\1", str(field.annotation))
+        about = "; ".join([escaped(field.description or ""), *map(escaped, _limits(field.metadata))]).strip("; ")
+        lines += [f"`{name}` ({escaped(_kind(kind))}; {shown})", f": {about or '...'}", ""]
+    return lines
 
 
 def _limits(metadata) -> list[str]:
@@ -251,7 +260,7 @@ def _kind(text: str) -> str:
     return literal.replace("NoneType", "null").replace("None", "null")
 
 
-def _short(value, most: int = 60) -> str:
+def _short(value, most: int = 120) -> str:
     text = "null" if value is None else str(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

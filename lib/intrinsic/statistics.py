@@ -902,13 +902,14 @@ class Verdict:
     side                +1: the claim says effect > 0; -1: effect < 0
     claimed             size that the claim itself states, or None for a bound; alpha: level of p
     sets                the table of one row a set that was tested; leave_one_out: left_out, value
+    refutable           False: a bound that says nothing at these sizes, which no value can refute
     beside              other numbers that decide nothing; notes: what was left out, in words
     all_runs            the same with runs that did not fit, where this one has fitted runs only
 
     `verdict` follows from these fields alone:
     fewer than MIN_SETS sets                                      "illustration: too few sets"
     interval on the claim's side of 0 and p <= alpha              "supported"
-    for a bound: interval on the other side of 0 and p <= alpha   "not supported"
+    for a bound: interval on the other side of 0 and p <= alpha   "not supported" if refutable
     otherwise: interval reaches 0 and excludes the claimed size   "not supported"
     anything else                                                 "undecided"
     """
@@ -930,6 +931,7 @@ class Verdict:
     claimed: float | None = None
     alpha: float = ALPHA
     p_holm: float | None = None
+    refutable: bool = True
     fitted_only: bool = True
     notes: tuple[str, ...] = ()
     beside: dict = field(default_factory=dict)
@@ -951,7 +953,7 @@ class Verdict:
         if low > 0:
             return "supported" if p <= self.alpha else "undecided"
         if self.claimed is None:
-            return "not supported" if high < 0 and p <= self.alpha else "undecided"
+            return "not supported" if high < 0 and p <= self.alpha and self.refutable else "undecided"
         return "not supported" if high < self.claimed else "undecided"
 
     @property
@@ -1206,6 +1208,11 @@ def claim_data_dimension(
     - Whether sets of higher dimension have the higher loss is another prediction (the paper's
       figure): sets differ in C, and a loss may lie anywhere below its bound. It stands beside, as
       `ordering_by_dimension`, and decides nothing here.
+    - It speaks against it only where the bound says anything: where the least value that Theorem 1 can
+      promise (`theory.least_bound`, a column of `campaign.runs_frame`) is below 1. With
+      that column, "not supported" also needs the mean over these sets alone to lie below 0; fewer than
+      MIN_SETS of them refute nothing. Without it this is not looked at, and the table says so. It is necessary,
+      not sufficient: `theory.crossing` has the N up to which a slow loss may stay below its bound.
     - What a refutation hits is the bound with its assumptions, over the sizes measured: a label that
       is a Lipschitz function of the image (no label noise, no overlap of classes), a network that
       fits and whose slope K_f does not grow with N, a loss that is Lipschitz in the network's
@@ -1235,8 +1242,23 @@ def _excess(runs: pd.DataFrame, response: str) -> pd.DataFrame:
     for column in ("domain", "family"):
         if column in table.columns:
             sets[column] = groups[column].first()
+    if "least_bound" in runs.columns:
+        sets["least_bound"] = runs.groupby("dataset", observed=True)["least_bound"].first()
     sets["n_runs"] = groups["n_runs"].sum()
     return sets.reset_index()
+
+
+def _informed(sets: pd.DataFrame, permutations: int) -> tuple[bool, str]:
+    """(whether exponents can refute the bound, in words), from the sets whose least bound is below 1."""
+    if "least_bound" not in sets.columns:
+        return True, "not looked at: no column least_bound"
+    some = _units(sets[sets["least_bound"] < 1])[0]
+    known = int(sets["least_bound"].notna().sum())
+    text = f"{_count(int((sets['least_bound'] < 1).sum()), 'set')} of {known} for which it is known"
+    if len(some) < MIN_SETS:
+        return False, f"{text}; too few to refute it"
+    effect = mean_effect(some["excess"], permutations=permutations)
+    return effect.high < 0, f"{text}; over these {effect}"
 
 
 def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Verdict:
@@ -1245,9 +1267,11 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
     one_size = [str(n) for n in dict.fromkeys(runs["dataset"]) if n not in set(sets["dataset"])]
     if one_size:
         notes.append(f"{_count(len(one_size), 'set')} with one size N only ({', '.join(one_size)})")
+    informed, says = _informed(sets, permutations)
     sets, more = _units(sets)
     beside = {}
     if len(sets):
+        beside["Sets about which the bound says anything"] = says
         own = scaling_exponents(runs, by_model=False).dropna(subset=["high", "predicted"])
         below = int((own["high"] < own["predicted"]).sum())
         beside["Sets whose own interval lies below 1/d_data"] = (
@@ -1264,6 +1288,7 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
             )
     return Verdict(
         **_stated("data_dimension"),
+        refutable=informed,
         n_runs=int(sets["n_runs"].sum()),
         p_holm=p_holm,
         fitted_only=fitted_only,
