@@ -38,6 +38,7 @@ ORDER = [
     "audit",
     "controlled",
     "charts",
+    "overview",
     "reference",
     "book",
     "cli",

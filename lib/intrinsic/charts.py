@@ -770,10 +770,11 @@ def plane(properties: pd.DataFrame):
 
     properties: dataset, domain, d_data, k_f; d_data_low, d_data_high, k_f_low, k_f_high, n, per_class,
     size and channels where known. An axis is logarithmic where its values span more than a factor of 4.
-    A column `own` (bool) marks one set of the reader's, which is drawn with a ring around it.
+    A column `own` (bool) marks one set of the reader's, which is drawn with a ring around it. A column `page`
+    holds the address, relative to the page, to which a click on a set leads, or None.
     """
     required = ["dataset", "domain", "d_data", "k_f"]
-    more = ["d_data_low", "d_data_high", "k_f_low", "k_f_high", "n", "per_class", "size", "channels", "own"]
+    more = ["d_data_low", "d_data_high", "k_f_low", "k_f_high", "n", "per_class", "size", "channels", "own", "page"]
     rows, out = _drawn(properties, required, more, "the plane of image sets")
     if rows.empty:
         return _nothing("Dimension and label sharpness", "no image set has both")
@@ -789,6 +790,8 @@ def plane(properties: pd.DataFrame):
         .encode(x=x, y=y, color=_color(rows), opacity=_opacity(chosen, 0.95), tooltip=_tooltip(rows))
         .add_params(*params)
     )
+    if "page" in rows:
+        points = points.encode(href="page:N")
     layers = [
         *_interval(rows, ("d_data_low", "d_data_high"), chosen, x, y),
         *_interval(rows, ("k_f_low", "k_f_high"), chosen, x, y, along_y=True),
