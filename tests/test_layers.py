@@ -32,6 +32,7 @@ ORDER = [
     "campaign",
     "progress",
     "statistics",
+    "further",
     "charts",
     "book",
     "cli",
