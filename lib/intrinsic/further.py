@@ -39,6 +39,8 @@ from intrinsic.statistics import (
     holm,
     mean_effect,
     ols,
+    power_difference,
+    power_mean,
     set_levels,
     set_means,
     verdict_table,
@@ -315,6 +317,12 @@ def verdicts(frames: dict[str, pd.DataFrame], **options) -> dict[str, Verdict]:
     }
 
 
+def stated(names: Sequence[str]) -> pd.DataFrame:
+    """What was written down before: claim, hypothesis, supported if, refuted if, one row a test."""
+    rows = [further_tests()[name].stated() for name in names]
+    return pd.DataFrame(rows)[["claim", "hypothesis", "supported_if", "refuted_if"]]
+
+
 def summary(found: dict[str, Verdict], names: Sequence[str] | None = None) -> pd.DataFrame:
     """One row a test: claim, effect, interval, p, p_holm (over the family), sets, ends of the effect with one set
     left out, and the verdict."""
@@ -379,8 +387,8 @@ def settings(p, *, measure: bool = True) -> pd.DataFrame:
 
     What is stored (campaign.stored_properties, source "record") at any size; with `measure`, embedded sets also at
     p.sizes in p.channels, and colour ones at p.size in grey and in colour (source "here"): M = p.per_class, or the
-    smallest class, p.draws draws from at most 2 M images a class, without intervals. Class pairs of the colour sets in the published table of
-    sharpness (source "table": K_F alone) where its M is p.per_class.
+    smallest class, p.draws draws from at most 2 M images a class, without intervals. Class pairs of
+    the colour sets in the published table of sharpness (source "table": K_F alone) where its M is p.per_class.
     """
     rows = []
     stored = campaign.stored_properties(p)
@@ -533,10 +541,11 @@ def number_of_classes(data, *, per_class=100, draws=10, seed=0) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def frames(p, *, measure: bool = True) -> dict[str, pd.DataFrame]:
+def frames(p, measure: Sequence[str] = ()) -> dict[str, pd.DataFrame]:
     """The tables of all further tests for a campaign: runs, layers, settings, classes.
 
-    measure   also measure embedded image sets here, in seconds; False: records and published tables alone
+    measure   of "settings" and "classes": for these, embedded image sets are also measured here, in seconds; the others
+              come from records and published tables alone
     Where no run is stored, runs is empty and the tests that need it say so.
     """
     try:
@@ -548,8 +557,8 @@ def frames(p, *, measure: bool = True) -> dict[str, pd.DataFrame]:
     return {
         "runs": runs,
         "layers": layer_pairs(campaign.layers_frame(p)),
-        "settings": setting_pairs(settings(p, measure=measure)),
-        "classes": class_table(p) if measure else pd.DataFrame(),
+        "settings": setting_pairs(settings(p, measure="settings" in measure)),
+        "classes": class_table(p) if "classes" in measure else pd.DataFrame(),
     }
 
 
@@ -596,21 +605,21 @@ def excess_by_estimator(
 ) -> pd.DataFrame:
     """Claim 1's effect with the dimension of each estimator in turn: estimator, effect, low, high, p, n_sets.
 
-    runs        with test_loss_nats; dimensions: dataset, estimator, d and, where known, source; a set's record comes first
+    runs        with test_loss_nats; dimensions: dataset, estimator, d and, where known, source ("record" before "here")
     Effect: mean over sets of (exponent - 1/d). It explores: one estimator of them is tested by `twonn_scaling`.
     """
     rows = []
     for estimator, part in dimensions.groupby("estimator", sort=False):
-        part = part.dropna(subset="d")
-        if "source" in part.columns:
-            part = part.sort_values("source", ascending=False, kind="stable")  # "record" before "here"
-        of = part.drop_duplicates("dataset").set_index("dataset")["d"]
+        known = part.dropna(subset="d")
+        if "source" in known.columns:
+            known = known.sort_values("source", ascending=False, kind="stable")
+        of = known.drop_duplicates("dataset").set_index("dataset")["d"]
         row = {"estimator": estimator}
         try:
-            known = runs.assign(d_data=runs["dataset"].map(of)) if len(runs) else runs
-            known, _ = _usable(known, ["test_loss_nats", "d_data"], positive=["test_loss_nats", "d_data"],
+            with_d = runs.assign(d_data=runs["dataset"].map(of)) if len(runs) else runs
+            kept, _ = _usable(with_d, ["test_loss_nats", "d_data"], positive=["test_loss_nats", "d_data"],
                                exclude=exclude)  # fmt: skip
-            sets = _units(_excess(known.drop(columns=["d_data_low", "d_data_high"], errors="ignore"), "test_loss_nats"))
+            sets = _units(_excess(kept.drop(columns=["d_data_low", "d_data_high"], errors="ignore"), "test_loss_nats"))
             effect = mean_effect(sets[0]["excess"], permutations=permutations)
             row |= {"effect": effect.value, "low": effect.low, "high": effect.high, "p": effect.p, "n_sets": effect.n}
         except (NotEnough, NoRecords):
@@ -619,12 +628,10 @@ def excess_by_estimator(
     return pd.DataFrame(rows)
 
 
-def penalties_and_radii(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a set: what each attack costs and how far the nearest adversarial image is, as far as stored."""
-    wanted = ["k_f", "loss_penalty_nats_eps2", "loss_penalty_nats_pgd_eps2", "accuracy_penalty_eps2"]
-    wanted += ["accuracy_penalty_pgd_eps2", "radius_l2_median", "radius_linf_median"]
-    columns = [c for c in wanted if c in runs.columns]
-    return set_means(runs, columns) if len(runs) and columns else pd.DataFrame()
+def set_table(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """One row a set with the means of those of the columns that the runs have; empty where they have none."""
+    known = [c for c in columns if c in runs.columns]
+    return set_means(runs, known) if len(runs) and known else pd.DataFrame()
 
 
 def slope_table(runs: pd.DataFrame) -> pd.DataFrame:
@@ -640,6 +647,16 @@ def slope_table(runs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     bound = runs["slope_lower_bound"].where(runs["slope_lower_bound"] > 0)
     return set_means(runs.assign(over_bound=runs["slope_max"] / bound), [*columns, "over_bound"])
+
+
+def layer_profile(layers: pd.DataFrame) -> pd.DataFrame:
+    """Mean d_repr / d_data of the same images at each block: series (set and model), depth, layer, ratio, n_runs."""
+    if layers.empty:
+        return pd.DataFrame()
+    keys = ["dataset", "model", "depth", "layer"]
+    known = layers.assign(ratio=layers["d_repr"] / layers["d_data_same_images"])
+    table = known.groupby(keys, sort=False, observed=True)["ratio"].agg(ratio="mean", n_runs="size").reset_index()
+    return table.assign(series=table["dataset"] + ", " + table["model"])
 
 
 # ----------------------------------------------------------------------------------- what could be seen
@@ -710,3 +727,67 @@ def smallest_effect(power_of: Callable[[float], float], power: float = 0.8) -> f
         middle = (low + high) / 2
         low, high = (middle, high) if power_of(middle) < power else (low, middle)
     return high
+
+
+def detectable_exponents(
+    sd: float, sizes: Sequence[int], n_sets: int, between: Sequence[float], seeds: Sequence[int] = (1, 2, 5)
+) -> pd.DataFrame:
+    """Smallest mean excess of the exponent that claim 1's test finds in four of five repetitions: one row a case.
+
+        sd of a set's exponent: sqrt( between^2 + exponent_spread(sd, sizes, seeds)^2 ),   t test over n_sets
+
+    sd        of log loss over seeds (seed_spread); between: of the true excess between sets, which no pilot has told
+    Returns between, seeds, n_sets, smallest (80 % power, two-sided 5 %).
+    """
+    rows = []
+    for n in seeds:
+        for spread in between:
+            total = math.hypot(spread, exponent_spread(sd, sizes, n))
+            smallest = smallest_effect(lambda effect, total=total: power_mean(effect, total, n_sets))
+            rows.append({"between": spread, "seeds": n, "n_sets": n_sets, "smallest": smallest})
+    return pd.DataFrame(rows)
+
+
+def detectable_gaps(
+    sd: float, n_medical: int, n_natural: int, between: Sequence[float], seeds: Sequence[int] = (1, 2, 5)
+) -> pd.DataFrame:
+    """Smallest difference of log loss between domains found in four of five repetitions: as detectable_exponents.
+
+    sd of a set's level: sqrt( between^2 + sd^2 / seeds ); `ratio` = exp(smallest), of the losses.
+    """
+    rows = []
+    for n in seeds:
+        for spread in between:
+            total = math.hypot(spread, sd / math.sqrt(n))
+            smallest = smallest_effect(
+                lambda effect, total=total: power_difference(effect, total, n_medical, n_natural)
+            )
+            row = {"between": spread, "seeds": n, "n_sets": n_medical + n_natural, "smallest": smallest}
+            rows.append(row | {"ratio": math.exp(smallest)})
+    return pd.DataFrame(rows)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """The published campaign so far: its parameters, runs, properties, and its families of sets by domain."""
+
+    params: campaign.Params
+    runs: pd.DataFrame
+    properties: pd.DataFrame
+    n_medical: int
+    n_natural: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """Sizes N planned for ResNet-18, ascending."""
+        blocks = [block for block in self.params.runs if "resnet18" in block.models and not block.datasets]
+        return sorted({n for block in blocks for n in block.n_train})
+
+
+def pilot() -> Pilot:
+    """What book/records holds of params/published.yaml."""
+    p = campaign.read(images.REPOSITORY / "params" / "published.yaml")
+    properties = campaign.properties_frame(p)
+    families = properties.drop_duplicates("family")["domain"].value_counts()
+    counts = (int(families.get(domain, 0)) for domain in ("medical", "natural"))
+    return Pilot(p, derived(campaign.runs_frame(p)), properties, *counts)
