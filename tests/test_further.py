@@ -280,6 +280,12 @@ def test_the_smallest_effect_has_the_power_that_was_asked():
         further.smallest_effect(lambda effect: 0.1)
 
 
+def test_an_effect_is_seen_up_to_the_spread_at_which_its_size_is_reached():
+    rows = pd.DataFrame({"between": [0.0, 0.1, 0.2], "smallest": [0.05, 0.1, 0.3]})
+    assert further.seen("one", 0.1, rows, "smallest")["up_to"] == 0.1
+    assert further.seen("one", 0.01, rows, "smallest")["verdict"] == "not seen"
+
+
 def test_the_pilot_is_read_from_the_published_records():
     found = further.pilot()
     assert found.n_medical + found.n_natural == found.properties["family"].nunique()

@@ -767,6 +767,20 @@ def detectable_gaps(
     return pd.DataFrame(rows)
 
 
+def seen(what: str, size: float, rows: pd.DataFrame, column: str) -> dict:
+    """Whether an effect of this size is found: effect, size, smallest, up_to, verdict.
+
+    rows      as detectable_exponents or detectable_gaps; column: smallest, or ratio
+    smallest  of the column where sets do not differ among themselves; up_to: the largest `between` at which the
+              size is still found with some number of seeds (none: nan)
+    The verdict is "not seen" without any spread between sets, else "seen" up to that spread.
+    """
+    found = rows[rows[column] <= size]
+    up_to = float(found["between"].max()) if len(found) else math.nan
+    said = f"seen where sets differ by {up_to:.3g} or less" if len(found) else "not seen"
+    return {"effect": what, "size": size, "smallest": float(rows[column].min()), "up_to": up_to, "verdict": said}
+
+
 @dataclass(frozen=True)
 class Pilot:
     """The published campaign so far: its parameters, runs, properties, and its families of sets by domain."""
