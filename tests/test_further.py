@@ -74,8 +74,8 @@ def test_chance_finds_an_effect_in_at_most_6_percent():
     hits, n = 0, 0
     for name in ("twonn_scaling", "minimal_radius", "stronger_attack", "network_slope", "sharpness_at_sizes"):
         sizes = (64, 256) if name == "twonn_scaling" else (64,)
-        for seed in range(60):
-            found = verdict(name, simulated(name, 9, 0.0, seed=seed + 1000, sizes=sizes, runs=1), permutations=199)
+        for seed in range(40):
+            found = verdict(name, simulated(name, 10, 0.0, seed=seed + 1000, sizes=sizes, runs=1), permutations=199)
             hits += found.p <= 0.05 and (found.low > 0 or found.high < 0)
             n += 1
     assert hits / n <= 0.06

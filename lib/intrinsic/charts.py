@@ -798,7 +798,7 @@ def effects(rows: pd.DataFrame):
     bounds = [drawn[c].dropna() for c in ("effect", "low", "high") if c in drawn]
     scale = _scale(*bounds, pd.Series([0.0]), log=False)
     x = alt.X("effect:Q", title="Effect", scale=scale, axis=_axis(scale))
-    y = alt.Y("claim:N", title=None, sort=order, axis=alt.Axis(labelLimit=420))
+    y = alt.Y("claim:N", title="Test", sort=order, axis=alt.Axis(labelLimit=420))
     verdicts = list(dict.fromkeys(drawn["verdict"]))
     palette = [*DOMAIN_COLORS.values(), SPARE_COLOR]
     known = ["supported", "not supported", "illustration: too few sets", "undecided"]
@@ -813,7 +813,10 @@ def effects(rows: pd.DataFrame):
     if {"low", "high"} <= set(drawn.columns):
         ends = alt.Chart(drawn.dropna(subset=["low", "high"])).mark_rule(strokeWidth=2, clip=True)
         layers.append(ends.encode(x=_on("low", x), x2="high:Q", y=y, color=color))
-    layers.append(alt.Chart(drawn).mark_point(size=90).encode(x=x, y=y, color=color, tooltip=_tooltip(drawn, labels)))
+    near = _nearest(["claim"])
+    size = alt.condition(near, alt.value(170), alt.value(90))
+    points = alt.Chart(drawn).mark_point().encode(x=x, y=y, color=color, size=size, tooltip=_tooltip(drawn, labels))
+    layers.append(points.add_params(near))
     said = "; ".join(f"{row.claim}: {row.effect:.3g}, {row.verdict}" for row in drawn.itertuples())
     return _finish(layers, f"Effects with intervals. {said}.", height=max(60, 30 * len(order)), left_out=out)
 
@@ -847,10 +850,12 @@ def lines(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *, log
         rule = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=1.5)
         layers.append(rule.encode(y=_on("low", up), y2="high:Q", opacity=_opacity(chosen, 0.6, 0.1)))
     layers.append(base.mark_line().encode(y=up, opacity=_opacity(chosen, 0.9, 0.15)))
-    points = base.mark_point(size=60).encode(
-        y=up, opacity=_opacity(chosen, 0.95, 0.15), tooltip=_tooltip(drawn, labels)
+    near = _nearest([x, "series"] if "series" in drawn else [x])
+    size = alt.condition(near, alt.value(170), alt.value(60))
+    points = base.mark_point().encode(
+        y=up, size=size, opacity=_opacity(chosen, 0.95, 0.15), tooltip=_tooltip(drawn, labels)
     )
-    layers.append(points.add_params(*params) if params else points)
+    layers.append(points.add_params(near, *params))
     n_lines = f", {drawn['series'].nunique()} lines" if "series" in drawn else ""
     ends = f"{x_title} {_range(drawn[x])}, {y_title} {_range(drawn[y])}"
     return _finish(layers, f"{what}{n_lines}: {ends}.", height=260, left_out=out)
