@@ -291,3 +291,14 @@ def test_the_pilot_is_read_from_the_published_records():
     assert found.n_medical + found.n_natural == found.properties["family"].nunique()
     assert found.sizes == sorted(set(found.sizes))
     assert further.seed_spread(found.runs).value > 0
+
+
+def test_stored_properties_hold_every_size_that_is_published():
+    p = campaign.read(images.REPOSITORY / "params" / "published.yaml")
+    stored = campaign.stored_properties(p)
+    assert not stored.duplicated(["dataset", "size", "channels"]).any()
+    assert {32, 64} <= set(stored["size"])
+    assert set(campaign.properties_frame(p)["dataset"]) <= set(stored["dataset"])
+    pairs = further.setting_pairs(further.settings(p, measure=False))
+    assert {"k_f_small", "k_f_large", "k_f_grey", "k_f_colour"} <= set(pairs.columns)
+    assert (pairs["k_f_grey"] / pairs["k_f_colour"]).dropna().between(1.5, 3).all()  # replication alone: sqrt(3)
