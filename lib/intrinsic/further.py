@@ -266,7 +266,7 @@ def _build(test, frame, *, fitted_only, exclude, permutations) -> Verdict:
 def _without_records(test, frame) -> Verdict:
     """The verdict where the table has no such column or no row: no set, and what would make it."""
     lacking = [c for c in (test.outcome, test.predictor) if frame is None or c not in frame.columns]
-    what = f"no record holds {', '.join(lacking)}" if lacking else f"the table of {test.frame} is empty"
+    what = f"no record holds {', '.join(lacking)}" if lacking else f"the table of {test.frame} holds no row with both"
     note = f"{what}; made by: intrinsic run {PARAMETERS}, and shown with its parameters"
     nothing = dict.fromkeys(("effect", "low", "high", "p", "smallest_p"), math.nan)
     return Verdict(**test.stated(), **nothing, n_sets=0, n_runs=0, notes=(note,))
@@ -298,7 +298,13 @@ def verdict(
         return _build(test, part, permutations=permutations, **options)
 
     if test.frame in _TABLES:
-        return build(frame, fitted_only=False, exclude=exclude)
+        known = frame.dropna(subset=[test.outcome, test.predictor])
+        if known.empty:
+            return _without_records(test, frame)
+        found = build(known, fitted_only=False, exclude=exclude)
+        lacking = len(frame) - len(known)
+        notes = (*found.notes, f"{lacking} sets of which one of the two is not known") if lacking else found.notes
+        return replace(found, notes=notes)
     return _both(build, frame, fitted_only, exclude=exclude)
 
 
