@@ -138,6 +138,18 @@ CLASS_PAIRS = pd.DataFrame(
 COUNTS = pd.DataFrame({"class": ["even", "odd"], "n": [2500, 2499]})
 
 
+EFFECTS = pd.DataFrame(
+    {
+        "claim": ["one", "two"],
+        "effect": [0.5, -0.2],
+        "low": [0.1, np.nan],
+        "high": [0.9, np.nan],
+        "n_sets": [12, 3],
+        "verdict": ["supported", "illustration: too few sets"],
+    }
+)
+
+
 @pytest.fixture(scope="module")
 def every_chart(runs, properties, exponents):
     return {
@@ -166,6 +178,9 @@ def every_chart(runs, properties, exponents):
         "experiment": charts.experiment(EXPERIMENT, "test_loss_nats", "Test loss (nats)"),
         "effects": charts.effects(EFFECTS),
         "speed": charts.speed(SPEED),
+        "agreement": charts.agreement(properties, "d_data", "k_f", "d_data", "K_F", equality=True),
+        "effects": charts.effects(EFFECTS),
+        "lines": charts.lines(GROWTH.assign(series="digits"), "per_class", "k_f", "Images a class", "K_F", log_x=True),
     }
 
 
@@ -358,6 +373,22 @@ def test_where_nothing_can_be_drawn_the_chart_says_so(properties):
     chart = charts.plane(properties.assign(k_f=np.nan))
     assert "nothing to draw" in chart.to_dict()["description"]
     assert charts.render(chart.to_dict())[0]["image/png"]
+
+
+def test_two_quantities_that_no_record_holds_make_a_chart_that_says_so(properties):
+    for chart in (
+        charts.agreement(pd.DataFrame(), "d_data", "k_f", "d_data", "K_F"),
+        charts.agreement(properties.assign(k_f=np.nan), "d_data", "k_f", "d_data", "K_F"),
+        charts.lines(properties, "absent", "k_f", "absent", "K_F"),
+        charts.effects(EFFECTS.assign(effect=np.nan)),
+    ):
+        assert "nothing to draw" in chart.to_dict()["description"]
+
+
+def test_an_effect_without_an_interval_is_drawn_without_a_rule():
+    rules = [rows for encoding, rows in drawn(charts.effects(EFFECTS), "rule") if "x2" in encoding]
+    assert [[row["claim"] for row in rows] for rows in rules] == [["one"]]
+    assert [len(rows) for _, rows in drawn(charts.effects(EFFECTS), "point")] == [2]
 
 
 def test_a_frame_without_a_column_is_refused_by_name(runs):

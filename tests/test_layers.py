@@ -37,6 +37,7 @@ ORDER = [
     "statistics",
     "audit",
     "controlled",
+    "further",
     "charts",
     "overview",
     "reference",

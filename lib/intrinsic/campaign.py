@@ -175,7 +175,7 @@ def read(path: Path | str) -> Params:
 
 def _parameter_files() -> list[Path]:
     folder = images.REPOSITORY / "params"
-    return sorted(p for p in folder.glob("*.yaml") if p.name not in ("datasets.yaml", "claims.yaml"))
+    return sorted(p for p in folder.glob("*.yaml") if p.name not in ("datasets.yaml", "claims.yaml", "further.yaml"))
 
 
 def params(**keys) -> Params:
@@ -1167,6 +1167,57 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
         columns = ["dataset", "per_class", *PROPERTY_COLUMNS]
         frame = frame.merge(properties[columns], on="dataset", how="left")
     return _numeric(frame)
+
+
+def layers_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
+    """One row a training run and layer whose dimension is stored; empty where no run is.
+
+    Columns: dataset, family, domain, model, n_train, seed, fitted, layer, depth (1 for the first block), is_last (the
+    paper's layer), d_repr, d_repr_low, d_repr_high, d_data_same_images and the null maps.
+    Only runs with more layers than the paper's one enter; `layers: blocks` in a parameter file makes them.
+    """
+    store = store or default_store()
+    trained, represented, rows = _lookup("training", store), {}, []
+    for record in _all_records("representation", store):
+        represented.setdefault(record.params["parent"], []).append(record)
+    for source, model, n_train, seed in cells(p):
+        found = _stored(trained, p, source, model, n_train, seed)
+        if not found:
+            continue
+        run = _current(found, source, p)
+        layers = [
+            r for r in represented.get(run.id, []) if _same(r, _representation_wanted(p, model, r.params["layer"]))
+        ]
+        if len(layers) < 2:
+            continue
+        order = representations.blocks(models.create(model, channels=3))
+        row = {"dataset": run.params["dataset"], "family": _family(source)}
+        row |= {"domain": run.provenance.get("domain", "unknown"), "model": model, "n_train": n_train, "seed": seed}
+        row["fitted"] = bool(run.metrics["fitted"])
+        for one in sorted(layers, key=lambda r: order.index(r.params["layer"])):
+            layer = one.params["layer"]
+            place = {"layer": layer, "depth": order.index(layer) + 1}
+            place["is_last"] = layer == models.representation_layer(model)
+            rows.append(row | place | {k: v for k, v in one.metrics.items() if k.startswith("d_")})
+    return _numeric(pd.DataFrame(rows))
+
+
+def stored_properties(p: Params, *, store: Store | None = None) -> pd.DataFrame:
+    """As properties_frame, at every size and number of channels that is stored: one row a set and setting."""
+    store = store or default_store()
+    same = ("pixel_range", "per_class", "draws", "k", "seed", "method_version")
+    rows, seen = [], set()
+    by_set: dict[str, list[Record]] = {}
+    for record in _all_records("properties", store):
+        by_set.setdefault(record.params["dataset"], []).append(record)
+    for source in _sources(p):
+        wanted = _properties_wanted(p, source)
+        for record in by_set.get(wanted["dataset"], []):
+            place = (wanted["dataset"], record.params["size"], record.params["channels"])
+            if place not in seen and all(record.params.get(key) == wanted[key] for key in same):
+                seen.add(place)
+                rows.append(_properties_row(record, source))
+    return _numeric(pd.DataFrame(rows))
 
 
 def _same(record: Record, wanted: dict) -> bool:

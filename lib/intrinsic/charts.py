@@ -765,6 +765,126 @@ def representation_against_data(frame: pd.DataFrame, estimator: str = "mle"):
 # ----------------------------------------------------------------------------- the image sets' charts
 
 
+def agreement(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *, equality: bool = False):
+    """One quantity of image sets against another: a named mark a set, colour by domain.
+
+    rows      dataset, domain and the columns x and y, positive on a logarithmic axis where they span a factor of 4;
+              x_low, x_high, y_low, y_high are drawn where the frame has them
+    equality  draw a dashed line where both are equal
+    """
+    what = f"{y_title} against {x_title}"
+    if not len(rows) or not {x, y} <= set(rows.columns):
+        return _nothing(what, "no record holds both")
+    bounds = [f"{c}_{end}" for c in (x, y) for end in ("low", "high")]
+    drawn, out = _drawn(rows, ["dataset", x, y], ["domain", *bounds], "the chart of two quantities")
+    if drawn.empty:
+        return _nothing(what, "no image set has both")
+    params, chosen = _answers(drawn, ("domain",))
+    x_scale, y_scale = (
+        _scale(*[drawn[c] for c in (name, f"{name}_low", f"{name}_high") if c in drawn]) for name in (x, y)
+    )
+    across = alt.X(f"{x}:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
+    up = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
+    labels = {x: (x_title, ".4~g"), y: (y_title, ".4~g")}
+    points = (
+        alt.Chart(drawn)
+        .mark_point()
+        .encode(x=across, y=up, color=_color(drawn), opacity=_opacity(chosen, 0.85), tooltip=_tooltip(drawn, labels))
+        .add_params(*params)
+    )
+    layers = [
+        *_interval(drawn, (f"{x}_low", f"{x}_high"), params[0], across, up),
+        *_interval(drawn, (f"{y}_low", f"{y}_high"), params[0], across, up, along_y=True),
+        points,
+    ]
+    if equality:
+        layers += _line_of_equality(across, up, x_scale, y_scale, "equal")
+    named = drawn.groupby("dataset", as_index=False).agg({x: "mean", y: "mean"})
+    layers += _names(named, across, up, params[0], marks=drawn)
+    return _finish(
+        layers,
+        f"{what} for {_sets(drawn)}: {x_title} {_range(drawn[x])}, {y_title} {_range(drawn[y])}.",
+        left_out=out,
+    )
+
+
+def effects(rows: pd.DataFrame):
+    """Effects with their intervals, a row a test, and the test's verdict by color; 0 is a dashed rule.
+
+    rows   claim, effect, low, high, verdict, n_sets; effects are in units of their own and share one axis only to show
+           their side of 0
+    """
+    columns = ["claim", "effect", "verdict"]
+    drawn, out = _drawn(rows, columns, ["low", "high", "n_sets"], "the chart of effects")
+    if drawn.empty:
+        return _nothing("Effects", "no test has a value")
+    order = list(dict.fromkeys(drawn["claim"]))
+    bounds = [drawn[c].dropna() for c in ("effect", "low", "high") if c in drawn]
+    scale = _scale(*bounds, pd.Series([0.0]), log=False)
+    x = alt.X("effect:Q", title="Effect", scale=scale, axis=_axis(scale))
+    y = alt.Y("claim:N", title="Test", sort=order, axis=alt.Axis(labelLimit=420))
+    verdicts = list(dict.fromkeys(drawn["verdict"]))
+    palette = [*DOMAIN_COLORS.values(), SPARE_COLOR]
+    known = ["supported", "not supported", "illustration: too few sets", "undecided"]
+    colors = [
+        dict(zip(known, (palette[2], palette[0], palette[3], palette[1]), strict=True)).get(v, SPARE_COLOR)
+        for v in verdicts
+    ]
+    color = alt.Color("verdict:N", title="Verdict", scale=alt.Scale(domain=verdicts, range=colors))
+    labels = {"claim": ("Claim", None), "effect": ("Effect", ".3g"), "low": ("low", ".3g"), "high": ("high", ".3g")}
+    labels |= {"n_sets": ("Sets", "d"), "verdict": ("Verdict", None)}
+    layers = [alt.Chart(pd.DataFrame({"effect": [0.0]})).mark_rule(strokeDash=[5, 4]).encode(x=x)]
+    if {"low", "high"} <= set(drawn.columns):
+        ends = alt.Chart(drawn.dropna(subset=["low", "high"])).mark_rule(strokeWidth=2, clip=True)
+        layers.append(ends.encode(x=_on("low", x), x2="high:Q", y=y, color=color))
+    near = _nearest(["claim"])
+    size = alt.condition(near, alt.value(170), alt.value(90))
+    points = alt.Chart(drawn).mark_point().encode(x=x, y=y, color=color, size=size, tooltip=_tooltip(drawn, labels))
+    layers.append(points.add_params(near))
+    said = "; ".join(f"{row.claim}: {row.effect:.3g}, {row.verdict}" for row in drawn.itertuples())
+    return _finish(layers, f"Effects with intervals. {said}.", height=max(60, 30 * len(order)), left_out=out)
+
+
+def lines(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *, log_x: bool = False):
+    """A quantity against a setting, a coloured line a `series`, with low and high as rules where the frame has them.
+
+    rows   x, y and, where known, series, low, high
+    """
+    what = f"{y_title} against {x_title}"
+    if not len(rows) or not {x, y} <= set(rows.columns):
+        return _nothing(what, "no record holds both")
+    drawn, out = _drawn(rows, [x, y], ["series", "low", "high"], "the chart of lines")
+    if drawn.empty:
+        return _nothing(what, "no value is finite")
+    x_scale = _scale(drawn[x], log=log_x)
+    y_scale = _scale(*[drawn[c].dropna() for c in (y, "low", "high") if c in drawn])
+    across = alt.X(f"{x}:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
+    up = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
+    color, params, chosen = alt.value(DOMAIN_COLORS["natural"]), [], None
+    if "series" in drawn:
+        legend = alt.Legend(title=None, columns=2, labelLimit=300)
+        color = alt.Color("series:N", sort=list(dict.fromkeys(drawn["series"])), legend=legend)
+        params = [alt.selection_point(name="picked_series", fields=["series"], bind="legend")]
+        chosen = params[0]
+    base = alt.Chart(drawn).encode(x=across, color=color)
+    labels = {"series": ("Series", None), x: (x_title, ".4~g"), y: (y_title, ".4~g")}
+    labels |= {"low": ("low", ".4~g"), "high": ("high", ".4~g")}
+    layers = []
+    if {"low", "high"} <= set(drawn.columns):
+        rule = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=1.5)
+        layers.append(rule.encode(y=_on("low", up), y2="high:Q", opacity=_opacity(chosen, 0.6, 0.1)))
+    layers.append(base.mark_line().encode(y=up, opacity=_opacity(chosen, 0.9, 0.15)))
+    near = _nearest([x, "series"] if "series" in drawn else [x])
+    size = alt.condition(near, alt.value(170), alt.value(60))
+    points = base.mark_point().encode(
+        y=up, size=size, opacity=_opacity(chosen, 0.95, 0.15), tooltip=_tooltip(drawn, labels)
+    )
+    layers.append(points.add_params(near, *params))
+    n_lines = f", {drawn['series'].nunique()} lines" if "series" in drawn else ""
+    ends = f"{x_title} {_range(drawn[x])}, {y_title} {_range(drawn[y])}"
+    return _finish(layers, f"{what}{n_lines}: {ends}.", height=260, left_out=out)
+
+
 def plane(properties: pd.DataFrame):
     """Where image sets lie: d_data against K_F, a point a set, with both intervals.
 
