@@ -89,7 +89,7 @@ EXPERIMENT = pd.DataFrame(
         for at in (1.0, 2.0, 8.0)
     ]
 )
-EFFECTS = pd.DataFrame(
+INTERVENED = pd.DataFrame(
     [
         {
             "intervention": name,
@@ -176,7 +176,7 @@ def every_chart(runs, properties, exponents):
         "class_pairs": charts.class_pairs(CLASS_PAIRS),
         "counts": charts.counts(COUNTS),
         "experiment": charts.experiment(EXPERIMENT, "test_loss_nats", "Test loss (nats)"),
-        "effects": charts.effects(EFFECTS),
+        "intervention_effects": charts.intervention_effects(INTERVENED),
         "speed": charts.speed(SPEED),
         "agreement": charts.agreement(properties, "d_data", "k_f", "d_data", "K_F", equality=True),
         "effects": charts.effects(EFFECTS),
@@ -585,7 +585,7 @@ def test_an_experiment_has_a_panel_an_intervention_with_its_runs():
 
 
 def test_an_effect_stands_beside_the_slope_that_the_theory_states():
-    chart = charts.effects(EFFECTS).to_dict()
+    chart = charts.intervention_effects(INTERVENED).to_dict()
     assert len(chart["vconcat"]) == 2
     fields = {layer["encoding"]["x"]["field"] for panel in chart["vconcat"] for layer in panel["layer"]}
     assert {"effect", "low", "law", "zero"} <= fields

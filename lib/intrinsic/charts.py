@@ -1639,7 +1639,7 @@ EXPERIMENT_AXES = {
 }
 
 
-def effects(table: pd.DataFrame):
+def intervention_effects(table: pd.DataFrame):
     """Effects of interventions with their intervals, a panel an outcome; a tick where the theory states a slope.
 
     table   intervention, outcome, family, model, effect, low, high, law (NaN where none), n
