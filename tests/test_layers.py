@@ -32,6 +32,7 @@ ORDER = [
     "attacks",
     "slope",
     "records",
+    "engine",
     "campaign",
     "progress",
     "statistics",

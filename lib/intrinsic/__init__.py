@@ -20,6 +20,7 @@ representations  activations of named layers, and their dimensions
 attacks          FGSM, PGD and torchattacks' attacks, minimal radius, sanity checks
 slope            a network's slope between images of different labels
 records          one run, one record: store, resume, publish
+engine           tasks -> records on processes of this machine or a Dask cluster, whatever is killed
 campaign         parameter file -> grid -> runs -> tidy frames
 progress         status, failures to try again, the published file
 statistics       fits, exact tests, intervals and verdicts of the claims

@@ -7,15 +7,10 @@ Runs are shared among processes of one thread each, so that numbers do not depen
 """
 
 import hashlib
-import multiprocessing
 import os
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from intrinsic import (
     attacks,
     checkpoints,
+    engine,
     images,
     measurement,
     models,
@@ -233,6 +229,13 @@ class Task:
     def done(self, store: Store, published: Collection = frozenset()) -> bool:
         """Whether all its records are stored, or among the published keys; at any precision where it is automatic."""
         return any(all(key in published or key in store for key in keys) for keys in (self.keys, *self.others))
+
+    @property
+    def ways(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """Keys that are to be stored, at each precision that serves; without those that are published."""
+        published = self.run.get("published", ())
+        own = tuple(key for key in self.keys if key not in published)
+        return (own or self.keys, *self.others)
 
     def missing(self, store: Store | None) -> list[tuple[str, str]]:
         """Its keys that are neither stored nor, when it was planned to run, published."""
@@ -668,28 +671,12 @@ def compute(task: Task, progress: Callable | None = None, store: Store | None = 
 # ------------------------------------------------------------------------------------- running it
 
 
-def _worker_start(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    parent = multiprocessing.parent_process()
-
-    def leave_with_parent():  # a killed campaign must not leave workers behind
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def _worker(task: Task, root: str) -> float:
-    started = time.perf_counter()
-    store = Store(root)
+def complete(task: Task, store: Store) -> None:
+    """Compute a task and store each record as it comes; its checkpoint goes when all are stored."""
     for record in compute(task, store=store):
         store.write(record)
     if task.kind == "training":
         checkpoints.discard(store.checkpoint(task.keys[0][1]))
-    return time.perf_counter() - started
 
 
 @dataclass(frozen=True)
@@ -699,10 +686,22 @@ class Outcome:
     unreachable: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str], ...]
     minutes: float
+    left: tuple[str, ...] = ()  # what no run was started for within the limit of time
+
+
+def gpus() -> tuple[str, ...]:
+    """The CUDA devices of this machine, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    count = torch.cuda.device_count()
+    return tuple(named[:count] if named else map(str, range(count)))
 
 
 def n_workers(p: Params) -> int:
-    return p.workers or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    """Worker processes on this machine: those asked for, else one a GPU, else one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return p.workers or len(gpus()) or cores
 
 
 def run(
@@ -712,77 +711,35 @@ def run(
     progress: bool = True,
     only: set | None = None,
     published: bool = True,
+    settings: engine.Settings | None = None,
 ) -> Outcome:
     """Complete a campaign: skip what is stored or published, compute the rest, store each record as it comes.
 
     only        keys (kind, id) to restrict the work to
     published   whether records in book/records count as stored
+    settings    where and how it is computed; None: on this machine with n_workers(p) processes of one thread
     """
     store = store or default_store()
     made = plan(p)
     todo = [task for task in made.todo(store, published=published) if only is None or task.keys[0] in only]
-    started, failed = time.perf_counter(), []
+    settings = settings or engine.Settings(workers=n_workers(p), gpus=gpus())
+    started, done = time.perf_counter(), engine.Done(0, 0, (), ())
     if todo:
-        _run_tasks(todo, store, n_workers(p), progress, failed)
+        done = _run_tasks(todo, store, settings, progress)
     return Outcome(
-        computed=len(todo) - len(failed),
-        stored=len(made.tasks) - len(todo),
+        computed=done.computed,
+        stored=len(made.tasks) - len(todo) + done.stored,
         unreachable=made.unreachable,
-        failed=tuple(failed),
+        failed=done.failed,
         minutes=(time.perf_counter() - started) / 60,
+        left=done.left,
     )
 
 
-def _run_tasks(todo, store, workers, progress, failed):
-    from tqdm import tqdm
-
-    weights = estimate_seconds(todo, store)
-    context = multiprocessing.get_context("spawn")
-    workers = min(workers, len(todo))
-    wait_s = 1 if sys.stderr.isatty() else 30  # between two looks at the bar
-    with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_worker_start, initargs=(1,)) as pool,
-        tqdm(
-            total=sum(weights),
-            disable=not progress,
-            bar_format="{desc} |{bar}| {percentage:3.0f} % [{elapsed} elapsed{postfix}]",
-            mininterval=wait_s / 2,
-        ) as bar,
-    ):
-        futures = {
-            pool.submit(_worker, task, str(store.root)): (task, weight)
-            for task, weight in zip(todo, weights, strict=True)
-        }
-        bar.set_description_str(f"0 of {len(todo)} tasks", refresh=False)
-        started, count, running = time.perf_counter(), 0, set(futures)
-        try:
-            while running:
-                finished, running = wait(running, timeout=wait_s, return_when=FIRST_COMPLETED)
-                for future in [one for one in futures if one in finished]:  # in the order of the plan
-                    task, weight = futures[future]
-                    try:
-                        future.result()
-                    except BrokenProcessPool:
-                        failed.append((task.label, "its process was killed; start the campaign again"))
-                    except Exception as error:  # reported with the task; the others go on
-                        failed.append((task.label, f"{type(error).__name__}: {error}"))
-                    count += 1
-                    bar.set_description_str(f"{count} of {len(todo)} tasks, last: {task.label}", refresh=False)
-                    bar.update(weight)
-                left = _seconds_left(sum(weights), bar.n, time.perf_counter() - started, workers)
-                bar.set_postfix_str(f"about {max(left, 0) / 60:.0f} min left")
-        except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _seconds_left(total: float, done: float, elapsed: float, workers: int) -> float:
-    """By the estimated seconds of each task at first, by the measured rate once a tenth is done."""
-    if done > 0.1 * total:
-        return (total - done) * elapsed / done
-    return total / workers - elapsed
+def _run_tasks(todo: list[Task], store: Store, settings: engine.Settings, progress: bool) -> engine.Done:
+    costs = estimate_seconds(todo, store)
+    settings = replace(settings, workers=min(settings.workers, len(todo)), gpu_kinds=("training",))
+    return engine.complete(todo, store, complete, settings, costs=costs, progress=progress)
 
 
 #: optimizer steps until fit that an estimate assumes where no record says otherwise: ResNet-18 took 56 to 136
