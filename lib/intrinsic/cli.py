@@ -64,14 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_sets(run)
     run.add_argument("--workers", type=int, help="processes of one thread each (one a GPU, else one a core)")
     run.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
-    run.add_argument(
-        "--cluster", type=Path, metavar="FILE.yaml", help="send jobs to a queue, as params/clusters/slurm.yaml"
-    )
+    run.add_argument("--cluster", type=Path, metavar="FILE.yaml", help="send jobs to a queue (params/clusters/)")
     run.add_argument("--limit-minutes", type=float, metavar="M", help="start no run later than M minutes from now")
     run.add_argument("--run-minutes", type=float, metavar="M", help="a run that takes longer has failed")
-    run.add_argument(
-        "--retries", type=int, default=1, metavar="K", help="how often a run that raises is tried again (1)"
-    )
+    run.add_argument("--retries", type=int, default=1, metavar="K", help="tries more of a run that raises (1)")
     run.add_argument("--no-progress", action="store_true", help="no table of progress")
 
     status = add("status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml")
