@@ -29,8 +29,12 @@ class Task:
         return {"number": self.number, "method_version": 1}
 
     @property
+    def keys(self):
+        return ((self.kind, record_id(self.kind, self.params)),)
+
+    @property
     def ways(self):
-        return (((self.kind, record_id(self.kind, self.params)),),)
+        return (self.keys,)
 
 
 def tasks(notes, *hows):

@@ -211,6 +211,7 @@ def test_the_slurm_file_makes_the_job_that_it_describes():
     try:
         script = cluster.job_script()
         assert cluster.scheduler_address.startswith("tcp://127.0.0.1:")
+        assert cluster.dashboard_link.startswith("http://127.0.0.1:")
     finally:
         cluster.close()
     for line in ("#SBATCH -p gpu", "#SBATCH -t 08:00:00", "#SBATCH --cpus-per-task=4", "#SBATCH --gres=gpu:1", "GPU=1"):

@@ -1,7 +1,8 @@
 """Tasks -> records, on processes of this machine or on a Dask cluster, whatever is killed meanwhile.
 
-A task has a `label`, a `kind`, flat `params`, and `ways`: lists of record keys (kind, id) each of which completes it,
-the first id being what it is claimed by. `work(task, store)` computes it and writes its records.
+A task has a `label`, a `kind`, flat `params`, `keys` of its records, (kind, id), the first of which is what it is
+claimed by, and `ways`: lists of keys each of which completes it. `work(task, store)` computes it and writes its
+records.
 
 Each run happens in a worker process, which computes one run after the other and keeps what it has loaded. It is looked
 after by `attempt`, in a thread of the campaign on this machine or of a Dask worker: attempt claims the run in the
@@ -238,6 +239,7 @@ _crew = _Crew()
 class Job:
     """A task as it is sent: `payload` is the pickled (work, task)."""
 
+    id: str
     label: str
     root: str
     ways: tuple[tuple[tuple[str, str], ...], ...]
@@ -271,7 +273,7 @@ def attempt(job: Job, crew: _Crew | None = None) -> Result:
         _check_mark(store)
         if job.done(store):
             return Result("stored")
-        claim = store.claim(job.ways[0][0][1], job.label, job.stale_s)
+        claim = store.claim(job.id, job.label, job.stale_s)
         if claim is None:
             return Result("stored" if job.done(store) else "elsewhere")
     except OSError as error:
@@ -374,6 +376,7 @@ class _OnDask:
         from distributed import Client
 
         self.client = Client(self._address(), timeout="10s", set_as_default=False)
+        self._look()
 
     def _dashboard(self) -> str | None:
         services = self.client.scheduler_info().get("services", {})
@@ -387,7 +390,7 @@ class _OnDask:
     def submit(self, token: int, task, job: Job) -> None:
         self.count += 1
         resources = {"GPU": 1} if self.gpus and task.kind in self.settings.gpu_kinds else None
-        key, priority = f"{job.ways[0][0][1]}-{os.getpid()}-{self.count}", -self.count
+        key, priority = f"{job.id}-{os.getpid()}-{self.count}", -self.count
         future = self.client.submit(attempt, job, key=key, pure=False, resources=resources, priority=priority)
         self.futures[token] = future
         future.add_done_callback(lambda one: self._come_to(token, one))
@@ -483,6 +486,7 @@ def make_cluster(described: Cluster):
     scheduler = dict(options.get("scheduler_options", {}))
     if not (options.get("interface") or scheduler.keys() & {"interface", "host"}):
         scheduler["host"] = "127.0.0.1"
+        scheduler.setdefault("dashboard_address", "127.0.0.1:8787")
     return getattr(dask_jobqueue, described.queue)(**{**options, "scheduler_options": scheduler})
 
 
@@ -566,7 +570,7 @@ class _Campaign:
 
     @staticmethod
     def _key(task) -> tuple[str, str]:
-        return task.ways[0][0]
+        return task.keys[0]
 
     def _step(self, pool) -> None:
         s, now = self.state, time.monotonic()
@@ -600,6 +604,7 @@ class _Campaign:
     def _submit(self, pool, i: int) -> None:
         task, settings = self.tasks[i], self.settings
         job = Job(
+            id=self._key(task)[1],
             label=task.label,
             root=str(self.store.root),
             ways=task.ways,
