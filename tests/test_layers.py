@@ -33,6 +33,7 @@ ORDER = [
     "campaign",
     "progress",
     "statistics",
+    "forecast",
     "audit",
     "charts",
     "reference",
