@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intrinsic.forecast import pooled
+from intrinsic.forecast import own_power_law, pooled
 from intrinsic.statistics import NotEnough
 
 
@@ -47,3 +47,12 @@ def test_one_size_is_too_few():
     runs, _ = simulated(0)
     with pytest.raises(NotEnough, match="fewer than 2 sizes"):
         pooled(runs[(runs["dataset"] != "s0") | (runs["n_train"] == 250)], "s0", 1000)
+
+
+def test_pooling_beats_a_sets_own_points_where_sets_share_the_form():
+    pooled_errors, own_errors = [], []
+    for seed in range(40):
+        runs, truth = simulated(seed)
+        pooled_errors.append(abs(np.log(pooled(runs, "s0", 1750).loss_nats / truth)))
+        own_errors.append(abs(np.log(own_power_law(runs, "s0", 1750) / truth)))
+    assert np.mean(pooled_errors) < np.mean(own_errors)

@@ -87,3 +87,15 @@ def pooled(runs, target, n_train, level=0.95) -> Forecast:
     variance = tau + omega * t0**2 + sigma - cov @ weight + lack @ np.linalg.solve(info, lack)
     half = stats.t.ppf((1 + level) / 2, n_sets - 3) * math.sqrt(variance)
     return Forecast(n_train, *np.exp([mean, mean - half, mean + half]).tolist())
+
+
+def own_power_law(runs, target, n_train) -> float:
+    """Baseline, nats: log loss = a - b log N by least squares on the runs of `target` alone.
+
+    Raises NotEnough where they have fewer than 2 sizes N.
+    """
+    own = runs[runs["dataset"] == target]
+    if own["n_train"].nunique() < 2:
+        raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
+    line = np.polyfit(np.log(own["n_train"]), np.log(own["test_loss_nats"]), 1)
+    return float(np.exp(np.polyval(line, math.log(n_train))))
