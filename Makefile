@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(KEY)
 SETS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help book test test-gpu browser lab bench simulations lint format clean
+.PHONY: help book test test-gpu drill browser lab bench simulations lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -28,6 +28,9 @@ test: $(READY) browser  ## run all tests (at most 15 minutes on 2 cores)
 test-gpu: $(READY)  ## run the tests that need a CUDA device, or say that there is none
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make: torch finds no CUDA device on this machine, so none of the GPU tests can run")'
 	@$(BIN)/python -m pytest -m gpu $(PYTEST_FLAGS)
+
+drill: $(READY)  ## a campaign whose processes are killed 50 times, compared with an undisturbed one (about 15 minutes)
+	@$(BIN)/python tests/drill.py $(DRILL_FLAGS)
 
 browser: $(READY)  ## find Chromium for the browser tests, or install it
 	@$(BIN)/python tests/browser.py --install
@@ -43,6 +46,7 @@ bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/
 simulations: $(READY)  ## coverage and bias behind the methods chapters; SETS=FOLDER adds its image sets (about an hour)
 	@$(BIN)/python benchmarks/dimension_simulations.py coverage means bias adjusted others
 	@$(BIN)/python benchmarks/sharpness_simulations.py
+	@$(BIN)/python benchmarks/sharpness_growth.py
 	@$(BIN)/python benchmarks/near_duplicates.py $(SETS)
 	@if [ -n "$(SETS)" ]; then $(BIN)/python benchmarks/dimension_simulations.py sets --folder "$(SETS)"; \
 	  $(BIN)/python benchmarks/sharpness_image_sets.py "$(SETS)"; fi

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
+import axe_playwright_python
 import nbformat
 import pandas as pd
 import pytest
@@ -50,6 +51,7 @@ def small_repository(root, monkeypatch, toc):
     """A repository with the book's configuration and assets and a table of contents of its own."""
     shutil.copy(images.REPOSITORY / "_config.yml", root)
     shutil.copytree(images.REPOSITORY / "book" / "assets", root / "book" / "assets")
+    shutil.copy(images.REPOSITORY / "book" / "references.bib", root / "book")
     shutil.copytree(images.REPOSITORY / "params", root / "params")
     (root / "_toc.yml").write_text(yaml.safe_dump(toc))
     monkeypatch.setattr(images, "REPOSITORY", root)
@@ -463,6 +465,101 @@ class TestBuiltBook:
         picture = page.locator(".vega-chart img").first
         assert picture.is_visible()
         assert picture.bounding_box()["width"] > 200
+
+    def test_no_page_has_a_serious_fault_of_accessibility(self, visit, pages):
+        rules = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
+        found = []
+        for path in pages:
+            page = visit(path)
+            page.evaluate(f"{rules}; 0")
+            seen = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations']})")
+            found += [
+                f"{path}: {one['id']}: {one['nodes'][0]['html'][:200]}"
+                for one in seen["violations"]
+                if one["impact"] in ("serious", "critical")
+            ]
+            page.close()
+        assert found == []
+
+    def test_the_first_page_shows_the_published_sets_and_a_click_leads_to_one(self, visit):
+        page = visit("book/intro.html")
+        assert drawn_charts(page) == 1
+        assert page.locator("article .sd-card").count() == 3
+        assert page.locator("article table").first.locator("tbody tr").count() == len(CLAIMS)
+        marks = page.locator(".vega-chart-live svg g.mark-symbol.role-mark path")
+        box = marks.first.bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        page.wait_for_url(re.compile(r"/(reference/sets|image_sets)/"))
+        assert page.locator("article h1").count() == 1
+        assert visit.problems == []
+
+    def test_the_first_stop_of_the_keyboard_leads_past_the_navigation(self, visit):
+        page = visit("book/theory.html")
+        page.keyboard.press("Tab")
+        assert "Skip" in page.evaluate("document.activeElement.textContent")
+        page.keyboard.press("Enter")
+        assert page.evaluate("location.hash") == "#main-content"
+
+    def test_pages_lead_to_the_next_and_the_one_before(self, visit):
+        page = visit("book/theory.html")
+        assert page.locator(".prev-next-area a.left-prev").count() == 1
+        page.locator(".prev-next-area a.right-next").click()
+        assert page.url != visit.site + "book/theory.html"
+        assert visit.problems == []
+
+    def test_search_finds_a_word_without_a_network(self, visit):
+        page = visit("search.html?q=sharpness")
+        page.locator("#search-results li a").first.wait_for()
+        assert visit.problems == []
+
+    def test_each_notebook_can_be_downloaded(self, html, pages):
+        made = [page for page in pages if "/claims/" in page or "/methods/" in page or "/image_sets/" in page]
+        assert len(made) > len(CLAIMS)
+        for page in made:
+            text = (html / page).read_text(encoding="utf-8")
+            (link,) = set(re.findall(r'href="([^"]+\.ipynb)"', text))
+            assert (html / page).parent.joinpath(link).resolve().is_file()
+
+    def test_print_leaves_out_what_only_a_screen_needs(self, visit):
+        page = visit("book/theory.html")
+        page.emulate_media(media="print")
+        assert not page.locator(".bd-sidebar-primary").is_visible()
+        assert not page.locator(".prev-next-footer").is_visible()
+        assert page.locator("article h1").is_visible()
+
+    def test_pages_and_figures_are_small(self, html, pages):
+        for page in pages:
+            text = (html / page).read_text(encoding="utf-8")
+            assert len(text.encode()) < 1_500_000, page
+            data = re.findall(r'<script type="application/json">(.*?)</script>', text, flags=re.DOTALL)
+            assert all(len(one.encode()) < 150_000 for one in data), page
+
+    def test_without_an_address_of_a_repository_no_page_links_to_one(self, html, pages):
+        for page in pages:
+            text = (html / page).read_text(encoding="utf-8")
+            assert "mybinder.org" not in text
+            assert "colab.research.google.com" not in text
+            assert "/edit/" not in text
+
+
+@pytest.mark.slow
+def test_with_an_address_own_pages_can_be_edited_and_notebooks_opened(tmp_path, monkeypatch):
+    toc = {"format": "jb-book", "root": "book/intro", "chapters": [{"file": "book/one"}]}
+    small_repository(tmp_path, monkeypatch, toc)
+    config = (tmp_path / "_config.yml").read_text(encoding="utf-8")
+    (tmp_path / "_config.yml").write_text(config.replace('url: ""', "url: https://github.com/example/book"))
+    (tmp_path / "book" / "intro.md").write_text("# Intro\n\nText.\n")
+    notebook = write_notebook(tmp_path / "book" / "one.ipynb", "1")
+    output = tmp_path / "_build"
+    executed = output / "executed" / "book" / "one.ipynb"
+    executed.parent.mkdir(parents=True)
+    shutil.copy(notebook, executed)
+    book.assemble(book.Plan([book.Page(notebook, "book/one", {})], toc), output)
+    pages = book.render(output, strict=False).parent / "book"
+    assert "https://github.com/example/book/edit/" in (pages / "intro.html").read_text(encoding="utf-8")
+    text = (pages / "one.html").read_text(encoding="utf-8")
+    assert "mybinder.org" in text
+    assert "colab.research.google.com" in text
 
 
 def test_names_of_sets_stay_text_on_the_page_of_the_plane(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from intrinsic import campaign, cli, images, models, records
+from intrinsic import campaign, cli, engine, images, models, records
 from intrinsic.records import Store, publish
 
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -273,10 +273,10 @@ def test_a_task_that_raises_is_reported_and_the_others_go_on(tiny, tmp_path):
     shutil.rmtree(folder / "b")
     outcome = campaign.run(p.model_copy(update={"datasets": ["digits_0_1"], "runs": []}), store=store, progress=False)
     assert outcome.computed == 1
-    failed = []
-    campaign._run_tasks(list(made.tasks), store, 1, False, failed)
-    assert [label for label, _ in failed] == [task.label for task in made.tasks]
-    assert all("class" in reason for _, reason in failed)
+    done = campaign._run_tasks(list(made.tasks), store, engine.Settings(retries=0), False)
+    assert [label for label, _ in done.failed] == [task.label for task in made.tasks]
+    assert all("class" in reason for _, reason in done.failed)
+    assert all("Traceback" in note["traceback"] for note in store.failures().values())
 
 
 def test_a_damaged_record_is_named(tiny, finished, tmp_path):

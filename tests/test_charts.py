@@ -79,6 +79,33 @@ COVERAGE = pd.DataFrame({"manifold": "torus", "d": 3, "n": [500, 1000], "coverag
 COVERAGE = COVERAGE.assign(coverage_low=COVERAGE["coverage"] - 0.03, coverage_high=COVERAGE["coverage"] + 0.03)
 PEERS = pd.DataFrame({"estimator": ["MLE", "lPCA", "PH"], "manifold": "cube", "d": 4, "estimate": [3.0, 4.0, np.nan]})
 PEERS = PEERS.assign(ratio=PEERS["estimate"] / PEERS["d"])
+EXPERIMENT = pd.DataFrame(
+    [
+        {"intervention": name, "family": family, "model": "resnet18", "seed": seed, "at": at, "dataset": f"{name}_{at}"}
+        | {"test_loss_nats": 0.1 * at + 0.01 * seed, "fitted": True, "k_f": at}
+        for name in ("margin", "axis")
+        for family in ("waves", "digits")
+        for seed in (0, 1)
+        for at in (1.0, 2.0, 8.0)
+    ]
+)
+INTERVENED = pd.DataFrame(
+    [
+        {
+            "intervention": name,
+            "outcome": outcome,
+            "family": "all",
+            "model": model,
+            "effect": 0.4,
+            "low": 0.1,
+            "high": 0.7,
+        }
+        | {"law": 1.0 if name == "margin" else np.nan, "n": 4}
+        for name in ("margin", "axis")
+        for outcome in ("test loss (nats)", "radius")
+        for model in ("averaged", "resnet18")
+    ]
+)
 RESPONSE = pd.DataFrame(
     {
         "at": [0.0, 1.0, 0.0, 1.0],
@@ -111,6 +138,18 @@ CLASS_PAIRS = pd.DataFrame(
 COUNTS = pd.DataFrame({"class": ["even", "odd"], "n": [2500, 2499]})
 
 
+EFFECTS = pd.DataFrame(
+    {
+        "claim": ["one", "two"],
+        "effect": [0.5, -0.2],
+        "low": [0.1, np.nan],
+        "high": [0.9, np.nan],
+        "n_sets": [12, 3],
+        "verdict": ["supported", "illustration: too few sets"],
+    }
+)
+
+
 @pytest.fixture(scope="module")
 def every_chart(runs, properties, exponents):
     return {
@@ -128,11 +167,20 @@ def every_chart(runs, properties, exponents):
         "interval_coverage": charts.interval_coverage(COVERAGE),
         "estimators_compared": charts.estimators_compared(PEERS),
         "sharpness_growth": charts.sharpness_growth(GROWTH, GROWTH.assign(k_f=0.1, name="no growth")),
+        "growth_panels": charts.growth_panels(
+            pd.concat([GROWTH.assign(dataset=name, domain="natural", law=GROWTH["k_f"]) for name in ("a", "b")])
+        ),
+        "growth_exponents": charts.growth_exponents(exponents, "2 / d of the pairs"),
         "sharpness_response": charts.sharpness_response(RESPONSE, "noise, grey levels"),
         "measured_and_bound": charts.measured_and_bound(BOUNDED, "Error"),
         "class_pairs": charts.class_pairs(CLASS_PAIRS),
         "counts": charts.counts(COUNTS),
+        "experiment": charts.experiment(EXPERIMENT, "test_loss_nats", "Test loss (nats)"),
+        "intervention_effects": charts.intervention_effects(INTERVENED),
         "speed": charts.speed(SPEED),
+        "agreement": charts.agreement(properties, "d_data", "k_f", "d_data", "K_F", equality=True),
+        "effects": charts.effects(EFFECTS),
+        "lines": charts.lines(GROWTH.assign(series="digits"), "per_class", "k_f", "Images a class", "K_F", log_x=True),
     }
 
 
@@ -144,6 +192,10 @@ def stored(every_chart):
 
 def layers(spec):
     spec = spec.get("spec", spec)  # of a chart with a panel an image set
+    for panel in spec.get("concat", spec.get("vconcat", [])):
+        yield from ({**({"data": panel["data"]} if "data" in panel else {}), **layer} for layer in layers(panel))
+    if "concat" in spec or "vconcat" in spec:
+        return
     for layer in spec.get("layer", [spec]):
         yield from layers(layer) if "layer" in layer else [layer]
 
@@ -321,6 +373,22 @@ def test_where_nothing_can_be_drawn_the_chart_says_so(properties):
     chart = charts.plane(properties.assign(k_f=np.nan))
     assert "nothing to draw" in chart.to_dict()["description"]
     assert charts.render(chart.to_dict())[0]["image/png"]
+
+
+def test_two_quantities_that_no_record_holds_make_a_chart_that_says_so(properties):
+    for chart in (
+        charts.agreement(pd.DataFrame(), "d_data", "k_f", "d_data", "K_F"),
+        charts.agreement(properties.assign(k_f=np.nan), "d_data", "k_f", "d_data", "K_F"),
+        charts.lines(properties, "absent", "k_f", "absent", "K_F"),
+        charts.effects(EFFECTS.assign(effect=np.nan)),
+    ):
+        assert "nothing to draw" in chart.to_dict()["description"]
+
+
+def test_an_effect_without_an_interval_is_drawn_without_a_rule():
+    rules = [rows for encoding, rows in drawn(charts.effects(EFFECTS), "rule") if "x2" in encoding]
+    assert [[row["claim"] for row in rows] for rows in rules] == [["one"]]
+    assert [len(rows) for _, rows in drawn(charts.effects(EFFECTS), "point")] == [2]
 
 
 def test_a_frame_without_a_column_is_refused_by_name(runs):
@@ -507,3 +575,17 @@ def test_published_and_corrected_values_share_one_axis_and_infinite_ones_are_cou
     assert isinstance(charts.published_and_corrected(rows.assign(corrected=np.nan), "Value").description, str)
     with pytest.raises(charts.ChartError, match="corrected"):
         charts.published_and_corrected(rows[["dataset", "published"]], "Value")
+
+
+def test_an_experiment_has_a_panel_an_intervention_with_its_runs():
+    chart = charts.experiment(EXPERIMENT, "test_loss_nats", "Test loss (nats)")
+    assert [panel["title"] for panel in chart.to_dict()["concat"]] == ["margin", "axis"]
+    rows = [row for _, rows in drawn(chart, "point") for row in rows]
+    assert [row["test_loss_nats"] for row in rows] == EXPERIMENT["test_loss_nats"].tolist()
+
+
+def test_an_effect_stands_beside_the_slope_that_the_theory_states():
+    chart = charts.intervention_effects(INTERVENED).to_dict()
+    assert len(chart["vconcat"]) == 2
+    fields = {layer["encoding"]["x"]["field"] for panel in chart["vconcat"] for layer in panel["layer"]}
+    assert {"effect", "low", "law", "zero"} <= fields

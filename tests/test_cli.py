@@ -1,5 +1,6 @@
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -125,8 +126,20 @@ def test_measure_digits_prints_one_json_object(capsys):
     growth = sharp["growth_exponent"]
     assert growth["low"] < growth["value"] < growth["high"]
     assert growth["two_over_d"] == pytest.approx(2 / facts["d_data"]["mle"]["value"])
+    law = sharp["growth_law"]
+    assert law["exponent"]["value"] == growth["value"]
+    assert law["sentence"].startswith(f"K_F grows as M^{growth['value']:.2f} [")
+    assert law["dimension"]["value"] == pytest.approx(2 / law["overlapping"]["value"])
+    assert len(law["share_across"]) == len(law["per_class"]) == len(law["k_f"])
     assert sharp["limit"]["identified"] == (sharp["limit"]["value"] is not None)
     assert sharp["class_pairs"] is None  # two classes
+
+
+def test_measure_says_how_sharpness_grows_in_one_sentence(capsys):
+    code, out, _ = run(capsys, "measure", "torus_waves")
+    assert code == 0
+    (line,) = (line for line in out.splitlines() if line.startswith("  growth with M"))
+    assert re.match(r"  growth with M    K_F grows as M\^0\.\d\d \[0\.\d\d, 0\.\d\d\], .+: at M images a class", line)
 
 
 def test_measure_says_in_words_what_the_numbers_mean(capsys, folder):

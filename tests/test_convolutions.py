@@ -44,6 +44,20 @@ def test_a_convolution_of_3_x_3_equals_torchs_at_every_size_of_map(height, width
     assert_close(*both_ways(*given, (1, 1), (1, 1)))
 
 
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize(("kernel", "stride", "inputs"), [(3, 1, 16), (3, 2, 16), (1, 1, 16), (1, 2, 16), (7, 2, 1)])
+def test_what_follows_may_change_the_result_in_place(n, side, kernel, stride, inputs):
+    x, weight, _ = tensors(n, inputs, 16, side, side, kernel)
+    x.requires_grad_()
+    y = convolutions.convolution(x, weight, None, (stride, stride), (kernel // 2, kernel // 2))
+    assert not y._is_view()
+    functional.relu(y, inplace=True).sum().backward()
+    exact = x.detach().double().requires_grad_()
+    functional.relu(functional.conv2d(exact, weight.double(), None, stride, kernel // 2)).sum().backward()
+    assert_close([x.grad], [exact.grad])
+
+
 @pytest.mark.parametrize("n", [1, 5, 70])
 @pytest.mark.parametrize("bias", [True, False])
 def test_it_does_so_in_one_chunk_of_images_and_in_many(n, bias, monkeypatch):

@@ -12,9 +12,9 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from intrinsic import book, charts, cli, dimension, measurement, neighbors, sharpness, soundness, theory
+from intrinsic import book, charts, cli, dimension, measurement, neighbors, overlap, sharpness, soundness, theory
 from intrinsic.images import ImageSet, of_path
-from intrinsic.manifolds import torus_images
+from intrinsic.manifolds import overlapping_clouds, torus_images
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +276,34 @@ def test_a_record_holds_the_least_that_the_first_theorem_can_promise(data):
     few, reasons, _ = measurement.properties(data, per_class=10_000, draws=3, k=10)
     assert few["least_bound"] is None
     assert "fewer than M = 10000" in reasons["least_bound"]
+
+
+def test_the_published_growth_is_one_row_a_set_and_its_law_goes_through_the_middle():
+    sets, curves = measurement.published_growth(64, 1)
+    assert sets["dataset"].is_unique
+    assert (sets["gap"] <= sets["closest"]).all()
+    assert sets["d_pairs"].to_numpy() == pytest.approx(2 / sets["overlapping"], rel=0.01)
+    assert set(curves["dataset"]) == set(sets["dataset"])
+    for _, one in curves.groupby("dataset"):
+        assert np.log(one["law"] / one["k_f"]).mean() == pytest.approx(0, abs=1e-9)
+    for _, row in sets.iterrows():
+        one = curves[curves["dataset"] == row["dataset"]]
+        slope = np.polyfit(np.log(one["per_class"]), np.log(one["k_f"]), 1)[0]
+        assert slope == pytest.approx(row["exponent"], abs=0.002)
+
+
+def test_laws_of_growth_are_rows_with_their_intervals():
+    x, y = overlapping_clouds(300, 3, seed=0)
+    law = overlap.growth_law(x, y, [8, 16, 32], 5)
+    (row,) = measurement.growth_laws({"cloud": law}).to_dict("records")
+    assert row["name"] == "cloud"
+    assert (row["exponent"], row["exponent_low"]) == (law.exponent, law.exponent.low)
+    assert row["share_falls"] == pytest.approx(-np.polyfit(np.log(law.k_f), np.log(law.share), 1)[0])
+    assert row["kind"] == law.kind
+
+
+def test_a_set_too_small_for_a_law_of_growth_has_a_reason(waves):
+    few = waves[np.arange(40)]
+    law, why = measurement.growth_law(few, neighbors.neighbors(few, 5))
+    assert law is None
+    assert "64 are needed" in why

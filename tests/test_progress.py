@@ -1,11 +1,10 @@
-import json
 import os
 import time
 from dataclasses import replace
 
 import pytest
 
-from intrinsic import campaign, cli, progress
+from intrinsic import campaign, cli, progress, records
 from intrinsic.records import METHOD_VERSIONS, Record, Store, read_published
 
 TINY = os.path.join(os.path.dirname(__file__), "tiny.yaml")
@@ -39,18 +38,13 @@ def fill(store, tasks):
             store.write(record)
 
 
-def fail(store, task, **more):
-    path = store.root / "failed" / f"{task.keys[0][0]}-{task.keys[0][1]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    body = {"label": task.label, "reason": "no memory <b>", "traceback": "Traceback: line 1", "attempts": 2}
-    path.write_text(json.dumps({**body, **more}))
+def fail(store, task):
+    store.fail(*task.keys[0], task.label, "no memory <b>", "Traceback: line 1", 2)
 
 
 def claim(store, task, age):
-    path = store.root / "claims" / f"{task.keys[0][1]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{}")
-    os.utime(path, (time.time() - age, time.time() - age))
+    held = store.claim(task.keys[0][1], task.label)
+    os.utime(held.path, (time.time() - age, time.time() - age))
 
 
 # ----------------------------------------------------------------------------------------- status
@@ -61,7 +55,7 @@ def test_every_task_is_in_one_state_and_a_silent_claim_is_none(tiny, own_store):
     fill(store, tasks[:1])
     fail(store, tasks[2])
     claim(store, tasks[3], age=5)
-    claim(store, tasks[4], age=progress.SILENT_SECONDS + 5)
+    claim(store, tasks[4], age=records.STALE_S + 5)
     found = progress.status(tiny)
     assert [state for _, state in found.states] == ["done", "to do", "failed", "running", "to do", "to do"]
     assert found.frame()[list(progress.STATES)].sum().to_dict() == {

@@ -806,3 +806,102 @@ def test_power_without_spread_is_refused():
         statistics.power_mean(1.0, 0.0, 9)
     with pytest.raises(statistics.NotEnough):
         statistics.power_difference(1.0, 1.0, 1, 1)
+
+
+# ------------------------------------------------------------------------------------------ growth of sharpness
+
+
+def test_a_partial_correlation_is_that_of_residuals_and_of_its_formula():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal(40)
+    x, y = z + rng.standard_normal(40), 2 * z + rng.standard_normal(40)
+    found = statistics.partial_correlation(x, y, z, permutations=199)
+    r = np.corrcoef([x, y, z])
+    expected = (r[0, 1] - r[0, 2] * r[1, 2]) / math.sqrt((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2))
+    assert found.value == pytest.approx(expected)
+    assert found.low < expected < found.high
+    assert statistics.partial_correlation(x - 3 * z, y, z, permutations=199).value == pytest.approx(expected)
+    assert abs(statistics.correlation(x, y, permutations=199).value) > abs(expected)
+    with pytest.raises(statistics.NotEnough):
+        statistics.partial_correlation(z, y, z)
+    with pytest.raises(statistics.NotEnough):
+        statistics.partial_correlation(x[:3], y[:3], z[:3])
+
+
+def test_the_interval_of_a_partial_correlation_covers_it():
+    rng = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        z = rng.standard_normal(14)
+        u = rng.standard_normal((2, 14))
+        x, y = z + u[0], z + 0.6 * u[0] + 0.8 * u[1]
+        found = statistics.partial_correlation(x, y, z, permutations=9)
+        hits += found.low <= 0.6 <= found.high
+    assert 0.91 <= hits / 300 <= 0.98
+
+
+def test_so_many_sets_see_a_correlation_as_power_says():
+    n = statistics.sets_for_correlation(0.7, given=1)
+    assert n == 15
+    assert statistics.sets_for_correlation(0.7) == 14
+    assert statistics.sets_for_correlation(0.3) > 80
+    with pytest.raises(statistics.StatisticsError):
+        statistics.sets_for_correlation(1.0)
+
+
+def growth_sets(n, c, seed=0):
+    """Sets whose K_F is C M^(2/d) exactly, with a response that is c log C + 2/d."""
+    rng = np.random.default_rng(seed)
+    power, log_c = rng.uniform(0.1, 0.3, n), rng.normal(-3, 0.5, n)
+    frame = pd.DataFrame({"dataset": [f"s{i}" for i in range(n)], "k_f": np.exp(log_c + power * math.log(250))})
+    return frame.assign(two_over_d=power, loss=c * log_c + power + 1e-3 * rng.standard_normal(n))
+
+
+def test_the_constant_is_found_when_the_power_is_taken_out():
+    table = statistics.power_taken_out(growth_sets(12, 1.0), ["loss"]).set_index(["predictor", "given"])
+    assert table.loc[("log K_F", "2/d"), "value"] > 0.99
+    assert table.loc[("log C", ""), "value"] > 0.95
+    assert table.loc[("log K_F", "2/d"), "smallest"] > 0.99
+    nothing = statistics.power_taken_out(growth_sets(40, 0.0), ["loss"]).set_index(["predictor", "given"])
+    assert nothing.loc[("2/d", "log K_F"), "value"] > 0.99
+    assert nothing.loc[("log K_F", "2/d"), "low"] < 0 < nothing.loc[("log K_F", "2/d"), "high"]
+    few = statistics.power_taken_out(growth_sets(2, 1.0), ["loss"])
+    assert few["value"].isna().all()
+    assert (few["n_sets"] == 2).all()
+
+
+def growth_rows(n, factor, spread=0.02, low=0.01, seed=0):
+    power = np.random.default_rng(seed).uniform(0.1, 0.3, n)
+    e = power * factor * np.exp(spread * np.random.default_rng([seed, 1]).standard_normal(n))
+    names = [f"s{i}" for i in range(n)]
+    return pd.DataFrame({"dataset": names, "exponent": e, "exponent_low": low, "2/d of pairs": power})
+
+
+@pytest.mark.parametrize(
+    ("rows", "zero", "law"),
+    [
+        (growth_rows(12, 1.0), "refuted", "not refuted"),
+        (growth_rows(12, 0.7), "refuted", "refuted"),
+        (growth_rows(12, 1.0, spread=0.5), "refuted", "refuted"),  # right on average, off set by set
+        (growth_rows(12, 1.0, low=-0.01), "not refuted", "not refuted"),
+        (growth_rows(5, 0.5), statistics.GROWTH_OPEN, statistics.GROWTH_OPEN),
+    ],
+)
+def test_the_verdict_on_growth_follows_its_rules(rows, zero, law):
+    assert statistics.growth_verdict(rows)["verdict"].tolist() == [zero, law]
+
+
+def test_sets_of_one_family_count_once_in_the_verdict_on_growth():
+    rows = growth_rows(12, 1.0).assign(family=["a"] * 5 + [f"f{i}" for i in range(7)])
+    assert statistics.growth_verdict(rows)["n_sets"].tolist() == [8, 8]
+
+
+def test_the_verdict_on_growth_says_whether_one_set_carries_it():
+    rows = growth_rows(12, 0.9, spread=0.03)
+    rows.loc[0, "exponent"] *= 0.01
+    found = statistics.growth_verdict(rows).iloc[1]
+    assert found["smallest"] < found["effect"] < found["largest"]
+    assert found["largest"] == pytest.approx(np.log(0.9), abs=0.05)
+    few = statistics.growth_verdict(growth_rows(8, 0.7)).iloc[1]
+    assert (few["verdict"], few["stands"]) == ("refuted", False)  # seven are too few
+    assert statistics.growth_verdict(growth_rows(12, 0.7)).iloc[1]["stands"]

@@ -83,7 +83,15 @@
     return { signal: "child_width", columns: Math.max(1, Math.min(spec.columns ?? 3, Math.floor((room - 60) / 140))) };
   }
 
-  function prepared(spec, dark, room) {
+  // On a phone the names of image sets would cover each other; a tap on a mark still says which one it is.
+  function withoutNames(spec, room) {
+    if (room >= 480 || !spec.layer || spec.layer.length < 3) return spec;
+    const isName = ({ mark, encoding }) => (mark?.type ?? mark) === "text" && encoding?.text?.field === "dataset";
+    return { ...spec, layer: spec.layer.filter((layer) => !isName(layer)) };
+  }
+
+  function prepared(given, dark, room) {
+    const spec = withoutNames(given, room);
     const { $schema, ...rest } = spec;
     const out = { ...rest, config: merged(rest.config ?? {}, themed(dark)) };
     const { columns, signal } = rows(spec, room) ?? {};

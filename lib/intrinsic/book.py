@@ -8,6 +8,7 @@ This module is also the book's Sphinx extension (`setup`) and the renderer of it
 (`ChartRenderer`, an entry point of the group myst_nb.mime_renderers), so it imports little.
 """
 
+import copy
 import hashlib
 import html
 import importlib.util
@@ -152,7 +153,7 @@ def plan(p) -> Plan:
 
     Raises BookError where a notebook declares a parameter that the schema does not know.
     """
-    from intrinsic import reference
+    from intrinsic import overview, reference
 
     toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
     _add_sections(toc)
@@ -163,7 +164,7 @@ def plan(p) -> Plan:
         source = images.REPOSITORY / f"{name}.ipynb"
         if source.exists():
             pages.append(Page(source, name, declared_parameters(source, p)))
-        elif name not in reference.names() and not source.with_suffix(".md").exists():
+        elif name not in (*reference.names(), overview.COVERAGE) and not source.with_suffix(".md").exists():
             raise BookError(f"_toc.yml names {name}, but there is no {name}.ipynb or {name}.md; write one of them")
     taken: set[str] = set()
     reports = [_report_page(dataset, p, taken) for dataset in p.datasets]
@@ -443,9 +444,10 @@ def assemble(made: Plan, output: Path) -> Path:
     from intrinsic import reference
 
     source = output / "source"
+    toc, published = _published_part(made)
     files: dict[str, bytes] = {
         "_config.yml": (images.REPOSITORY / "_config.yml").read_bytes(),
-        "_toc.yml": yaml.safe_dump(made.toc, sort_keys=False, allow_unicode=True).encode(),
+        "_toc.yml": yaml.safe_dump(toc, sort_keys=False, allow_unicode=True).encode(),
     }
     for path in sorted((images.REPOSITORY / "book").rglob("*")):
         relative = path.relative_to(images.REPOSITORY)
@@ -454,6 +456,7 @@ def assemble(made: Plan, output: Path) -> Path:
             files[relative.as_posix()] = path.read_bytes()
     for name, text in reference.pages(_files(made.toc)).items():
         files[f"{name}.md"] = text.encode()
+    files |= published
     for page in made.pages:
         files[f"{page.name}.ipynb"] = _executed(output / "executed", page).read_bytes()
     source.mkdir(parents=True, exist_ok=True)
@@ -470,6 +473,33 @@ def assemble(made: Plan, output: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
     return source
+
+
+def _published_part(made: Plan) -> tuple[dict, dict[str, bytes]]:
+    """(table of contents with a page for each published image set, files that the published records give)."""
+    names = set(_files(made.toc))
+    first, coverage = str(made.toc["root"]).removesuffix(".md"), "book/reference/coverage"
+    text = images.REPOSITORY / f"{first}.md"
+    includes = text.exists() and "{include} made/" in text.read_text(encoding="utf-8")
+    if not includes and coverage not in names:
+        return made.toc, {}
+    from intrinsic import overview
+
+    found = overview.shown()
+    toc, files, pages = copy.deepcopy(made.toc), {}, {}
+    if coverage in names:
+        below = overview.set_pages(found)
+        files = {f"{name}.md": text.encode() for name, text in below.items()}
+        files[f"{coverage}.md"] = overview.coverage_page(found).encode()
+        pages = {name.rpartition("/")[2]: name for name in below}
+        for part in toc.get("parts", []):
+            for chapter in part["chapters"]:
+                if chapter["file"] == coverage and below:
+                    chapter["sections"] = [{"file": name} for name in below]
+    pages |= {page.parameters["dataset"]: page.name for page in made.pages if page.title is not None}
+    if includes:
+        files |= overview.parts(found, pages, chart_html)
+    return toc, files
 
 
 def render(output: Path, *, strict: bool = True) -> Path:
@@ -615,7 +645,10 @@ MATHJAX_SCRIPT = "tex-chtml-full.js"
 def setup(app):
     """Everything that pages load comes from the book itself: Vega from vl-convert, MathJax from a package."""
     app.config.mathjax_path = f"mathjax/{MATHJAX_SCRIPT}"
+    app.connect("config-inited", _links_to_repository, priority=100)  # before the theme reads its options
     app.connect("html-page-context", _escape_titles, priority=900)  # after the theme has set them
+    app.connect("html-page-context", _make_accessible, priority=910)
+    app.connect("html-page-context", _only_own_sources, priority=910)
     app.connect("build-finished", _write_scripts)
     return {
         "version": "1",
@@ -630,6 +663,56 @@ def _escape_titles(app, pagename, templatename, context, doctree) -> None:
     for key in ("root_title", "pagetitle", "page_description"):
         if key in context:
             context[key] = html.escape(context[key])
+
+
+def _links_to_repository(app, config) -> None:
+    """Links to edit a page, and to open it on Binder or Colab, where `repository.url` of _config.yml is set."""
+    file = Path(app.srcdir) / "_config.yml"
+    repository = (yaml.safe_load(file.read_text(encoding="utf-8")).get("repository") if file.exists() else None) or {}
+    if not repository.get("url"):
+        return
+    options = config.html_theme_options
+    options |= {"repository_url": repository["url"], "repository_branch": repository.get("branch", "main")}
+    options |= {"use_edit_page_button": True, "use_repository_button": True}
+    options["launch_buttons"] = {
+        **(options.get("launch_buttons") or {}),
+        "notebook_interface": "jupyterlab",
+        "binderhub_url": "https://mybinder.org",
+        "colab_url": "https://colab.research.google.com",
+    }
+
+
+def _only_own_sources(app, pagename, templatename, context, doctree) -> None:
+    """A page that was made from records or docstrings has no file in the repository that a link could lead to."""
+    if any((images.REPOSITORY / f"{pagename}{suffix}").exists() for suffix in (".md", ".ipynb")):
+        return
+
+    def leads_there(button) -> bool:
+        address = str(button.get("url", ""))
+        return "/edit/" in address or "mybinder.org" in address or "colab." in address
+
+    def kept(buttons):
+        for button in buttons:
+            inner = list(kept(button["buttons"])) if "buttons" in button else None
+            if not leads_there(button) and inner != []:
+                yield button if inner is None else {**button, "buttons": inner}
+
+    context["header_buttons"] = list(kept(context.get("header_buttons", [])))
+
+
+def _make_accessible(app, pagename, templatename, context, doctree) -> None:
+    """Names for what folds and unfolds beside the text, and no list without items: for readers who hear a page."""
+    made = context.get("generate_toctree_html")
+    if made is not None:
+
+        def named(*arguments, **options):
+            return str(made(*arguments, **options)).replace("<summary>", '<summary aria-label="Pages below this one">')
+
+        context["generate_toctree_html"] = named
+    if "body" in context:
+        context["body"] = context["body"].replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )
 
 
 def _write_scripts(app, error) -> None:

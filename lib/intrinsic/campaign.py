@@ -7,15 +7,10 @@ Runs are shared among processes of one thread each, so that numbers do not depen
 """
 
 import hashlib
-import multiprocessing
 import os
-import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from intrinsic import (
     attacks,
     checkpoints,
+    engine,
     images,
     measurement,
     models,
@@ -175,7 +171,7 @@ def read(path: Path | str) -> Params:
 
 def _parameter_files() -> list[Path]:
     folder = images.REPOSITORY / "params"
-    return sorted(p for p in folder.glob("*.yaml") if p.name not in ("datasets.yaml", "claims.yaml"))
+    return sorted(p for p in folder.glob("*.yaml") if p.name not in ("datasets.yaml", "claims.yaml", "further.yaml"))
 
 
 def params(**keys) -> Params:
@@ -233,6 +229,13 @@ class Task:
     def done(self, store: Store, published: Collection = frozenset()) -> bool:
         """Whether all its records are stored, or among the published keys; at any precision where it is automatic."""
         return any(all(key in published or key in store for key in keys) for keys in (self.keys, *self.others))
+
+    @property
+    def ways(self) -> tuple[tuple[tuple[str, str], ...], ...]:
+        """Keys that are to be stored, at each precision that serves; without those that are published."""
+        published = self.run.get("published", ())
+        own = tuple(key for key in self.keys if key not in published)
+        return (own or self.keys, *self.others)
 
     def missing(self, store: Store | None) -> list[tuple[str, str]]:
         """Its keys that are neither stored nor, when it was planned to run, published."""
@@ -668,28 +671,12 @@ def compute(task: Task, progress: Callable | None = None, store: Store | None = 
 # ------------------------------------------------------------------------------------- running it
 
 
-def _worker_start(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
-    parent = multiprocessing.parent_process()
-
-    def leave_with_parent():  # a killed campaign must not leave workers behind
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=leave_with_parent, daemon=True).start()
-
-
-def _worker(task: Task, root: str) -> float:
-    started = time.perf_counter()
-    store = Store(root)
+def complete(task: Task, store: Store) -> None:
+    """Compute a task and store each record as it comes; its checkpoint goes when all are stored."""
     for record in compute(task, store=store):
         store.write(record)
     if task.kind == "training":
         checkpoints.discard(store.checkpoint(task.keys[0][1]))
-    return time.perf_counter() - started
 
 
 @dataclass(frozen=True)
@@ -699,10 +686,22 @@ class Outcome:
     unreachable: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str], ...]
     minutes: float
+    left: tuple[str, ...] = ()  # what no run was started for within the limit of time
+
+
+def gpus() -> tuple[str, ...]:
+    """The CUDA devices of this machine, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    count = torch.cuda.device_count()
+    return tuple(named[:count] if named else map(str, range(count)))
 
 
 def n_workers(p: Params) -> int:
-    return p.workers or max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+    """Worker processes on this machine: those asked for, else one a GPU, else one a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return p.workers or len(gpus()) or cores
 
 
 def run(
@@ -712,77 +711,35 @@ def run(
     progress: bool = True,
     only: set | None = None,
     published: bool = True,
+    settings: engine.Settings | None = None,
 ) -> Outcome:
     """Complete a campaign: skip what is stored or published, compute the rest, store each record as it comes.
 
     only        keys (kind, id) to restrict the work to
     published   whether records in book/records count as stored
+    settings    where and how it is computed; None: on this machine with n_workers(p) processes of one thread
     """
     store = store or default_store()
     made = plan(p)
     todo = [task for task in made.todo(store, published=published) if only is None or task.keys[0] in only]
-    started, failed = time.perf_counter(), []
+    settings = settings or engine.Settings(workers=n_workers(p), gpus=gpus())
+    started, done = time.perf_counter(), engine.Done(0, 0, (), ())
     if todo:
-        _run_tasks(todo, store, n_workers(p), progress, failed)
+        done = _run_tasks(todo, store, settings, progress)
     return Outcome(
-        computed=len(todo) - len(failed),
-        stored=len(made.tasks) - len(todo),
+        computed=done.computed,
+        stored=len(made.tasks) - len(todo) + done.stored,
         unreachable=made.unreachable,
-        failed=tuple(failed),
+        failed=done.failed,
         minutes=(time.perf_counter() - started) / 60,
+        left=done.left,
     )
 
 
-def _run_tasks(todo, store, workers, progress, failed):
-    from tqdm import tqdm
-
-    weights = estimate_seconds(todo, store)
-    context = multiprocessing.get_context("spawn")
-    workers = min(workers, len(todo))
-    wait_s = 1 if sys.stderr.isatty() else 30  # between two looks at the bar
-    with (
-        ProcessPoolExecutor(workers, mp_context=context, initializer=_worker_start, initargs=(1,)) as pool,
-        tqdm(
-            total=sum(weights),
-            disable=not progress,
-            bar_format="{desc} |{bar}| {percentage:3.0f} % [{elapsed} elapsed{postfix}]",
-            mininterval=wait_s / 2,
-        ) as bar,
-    ):
-        futures = {
-            pool.submit(_worker, task, str(store.root)): (task, weight)
-            for task, weight in zip(todo, weights, strict=True)
-        }
-        bar.set_description_str(f"0 of {len(todo)} tasks", refresh=False)
-        started, count, running = time.perf_counter(), 0, set(futures)
-        try:
-            while running:
-                finished, running = wait(running, timeout=wait_s, return_when=FIRST_COMPLETED)
-                for future in [one for one in futures if one in finished]:  # in the order of the plan
-                    task, weight = futures[future]
-                    try:
-                        future.result()
-                    except BrokenProcessPool:
-                        failed.append((task.label, "its process was killed; start the campaign again"))
-                    except Exception as error:  # reported with the task; the others go on
-                        failed.append((task.label, f"{type(error).__name__}: {error}"))
-                    count += 1
-                    bar.set_description_str(f"{count} of {len(todo)} tasks, last: {task.label}", refresh=False)
-                    bar.update(weight)
-                left = _seconds_left(sum(weights), bar.n, time.perf_counter() - started, workers)
-                bar.set_postfix_str(f"about {max(left, 0) / 60:.0f} min left")
-        except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                process.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
-
-
-def _seconds_left(total: float, done: float, elapsed: float, workers: int) -> float:
-    """By the estimated seconds of each task at first, by the measured rate once a tenth is done."""
-    if done > 0.1 * total:
-        return (total - done) * elapsed / done
-    return total / workers - elapsed
+def _run_tasks(todo: list[Task], store: Store, settings: engine.Settings, progress: bool) -> engine.Done:
+    costs = estimate_seconds(todo, store)
+    settings = replace(settings, workers=min(settings.workers, len(todo)), gpu_kinds=("training",))
+    return engine.complete(todo, store, complete, settings, costs=costs, progress=progress)
 
 
 #: optimizer steps until fit that an estimate assumes where no record says otherwise: ResNet-18 took 56 to 136
@@ -992,7 +949,7 @@ SETTING = ("size", "channels", "pixel_range", "per_class", "draws", "k")
 
 
 def stored_setting(store: Store | None = None) -> dict:
-    """The setting at which most image sets are in the records, of equal ones the largest size.
+    """The setting at which most image sets are in the records, of equal ones the largest size; a family counts once.
 
     Raises CampaignError where there are none.
     """
@@ -1000,7 +957,7 @@ def stored_setting(store: Store | None = None) -> dict:
     for record in _all_records("properties", store or default_store()):
         if _comparable(record):
             key = tuple(record.params[name] for name in SETTING)
-            counts.setdefault(key, set()).add(record.params["dataset"])
+            counts.setdefault(key, set()).add(_family(record.params["dataset"]))
     if not counts:
         raise CampaignError(
             "no image set is in the records yet, so there is nothing to compare with; measure some with: "
@@ -1167,6 +1124,57 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
         columns = ["dataset", "per_class", *PROPERTY_COLUMNS]
         frame = frame.merge(properties[columns], on="dataset", how="left")
     return _numeric(frame)
+
+
+def layers_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
+    """One row a training run and layer whose dimension is stored; empty where no run is.
+
+    Columns: dataset, family, domain, model, n_train, seed, fitted, layer, depth (1 for the first block), is_last (the
+    paper's layer), d_repr, d_repr_low, d_repr_high, d_data_same_images and the null maps.
+    Only runs with more layers than the paper's one enter; `layers: blocks` in a parameter file makes them.
+    """
+    store = store or default_store()
+    trained, represented, rows = _lookup("training", store), {}, []
+    for record in _all_records("representation", store):
+        represented.setdefault(record.params["parent"], []).append(record)
+    for source, model, n_train, seed in cells(p):
+        found = _stored(trained, p, source, model, n_train, seed)
+        if not found:
+            continue
+        run = _current(found, source, p)
+        layers = [
+            r for r in represented.get(run.id, []) if _same(r, _representation_wanted(p, model, r.params["layer"]))
+        ]
+        if len(layers) < 2:
+            continue
+        order = representations.blocks(models.create(model, channels=3))
+        row = {"dataset": run.params["dataset"], "family": _family(source)}
+        row |= {"domain": run.provenance.get("domain", "unknown"), "model": model, "n_train": n_train, "seed": seed}
+        row["fitted"] = bool(run.metrics["fitted"])
+        for one in sorted(layers, key=lambda r: order.index(r.params["layer"])):
+            layer = one.params["layer"]
+            place = {"layer": layer, "depth": order.index(layer) + 1}
+            place["is_last"] = layer == models.representation_layer(model)
+            rows.append(row | place | {k: v for k, v in one.metrics.items() if k.startswith("d_")})
+    return _numeric(pd.DataFrame(rows))
+
+
+def stored_properties(p: Params, *, store: Store | None = None) -> pd.DataFrame:
+    """As properties_frame, at every size and number of channels that is stored: one row a set and setting."""
+    store = store or default_store()
+    same = ("pixel_range", "per_class", "draws", "k", "seed", "method_version")
+    rows, seen = [], set()
+    by_set: dict[str, list[Record]] = {}
+    for record in _all_records("properties", store):
+        by_set.setdefault(record.params["dataset"], []).append(record)
+    for source in _sources(p):
+        wanted = _properties_wanted(p, source)
+        for record in by_set.get(wanted["dataset"], []):
+            place = (wanted["dataset"], record.params["size"], record.params["channels"])
+            if place not in seen and all(record.params.get(key) == wanted[key] for key in same):
+                seen.add(place)
+                rows.append(_properties_row(record, source))
+    return _numeric(pd.DataFrame(rows))
 
 
 def _same(record: Record, wanted: dict) -> bool:

@@ -499,12 +499,37 @@ def exponent_against_dimension(exponents: pd.DataFrame):
     `statistics.scaling_exponents` returns them; a `model` column, where there is one, becomes the
     shape. On the dashed line both are equal. Very long intervals are cut at the edge of the panel.
     """
+    return _measured_against_predicted(
+        exponents,
+        "Measured exponent a of loss ~ N^(−a)",
+        "Predicted exponent, 1 / d_data",
+        "Measured exponent a of loss ~ N^(-a) against the predicted exponent 1 / d_data",
+        "no image set has runs at enough sizes N to fit an exponent",
+    )
+
+
+def growth_exponents(rows: pd.DataFrame, predicted: str = "2 / d"):
+    """Measured exponent e of K_F ~ M^e against the one predicted: on the dashed line both are equal.
+
+    rows: dataset, domain, exponent, low, high, predicted, predicted_low, predicted_high
+    predicted: what the prediction is, for the axis
+    """
+    return _measured_against_predicted(
+        rows,
+        "Measured exponent e of K_F ~ M^e",
+        f"Predicted exponent, {predicted}",
+        f"Measured exponent e of label sharpness, K_F ~ M^e, against the predicted exponent {predicted}",
+        "no image set has an exponent of growth",
+    )
+
+
+def _measured_against_predicted(exponents: pd.DataFrame, y_title: str, x_title: str, says: str, none: str):
     what = "Measured against predicted exponent"
     required = ["dataset", "domain", "exponent", "predicted"]
     more = ["low", "high", "predicted_low", "predicted_high", "model", "d_data", "n_sizes", "n_runs", "seed"]
     rows, out = _drawn(exponents, required, more, "exponent against dimension")
     if rows.empty:
-        return _nothing(what, "no image set has runs at enough sizes N to fit an exponent")
+        return _nothing(what, none)
     params, chosen = _answers(rows)
     core = pd.concat([rows["exponent"], rows["predicted"]])
     reach = max(float(core.max() - core.min()), 0.05)
@@ -513,8 +538,8 @@ def exponent_against_dimension(exponents: pd.DataFrame):
     cut = any(((c < limits[0]) | (c > limits[1])).any() for c in bounds)
     y_scale = _scale(core, *(c.clip(*limits) for c in bounds), log=False)
     x_scale = _scale(*[rows[c] for c in ("predicted", "predicted_low", "predicted_high") if c in rows], log=False)
-    x = alt.X("predicted:Q", title="Predicted exponent, 1 / d_data", scale=x_scale, axis=_axis(x_scale))
-    y = alt.Y("exponent:Q", title="Measured exponent a of loss ~ N^(−a)", scale=y_scale, axis=_axis(y_scale))
+    x = alt.X("predicted:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
+    y = alt.Y("exponent:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
     labels = {
         "exponent": ("Measured exponent", ".3f"),
         "low": ("Measured, low", ".3f"),
@@ -548,8 +573,7 @@ def exponent_against_dimension(exponents: pd.DataFrame):
     ]
     return _finish(
         layers,
-        "Measured exponent a of loss ~ N^(-a) against the predicted exponent 1 / d_data, for "
-        f"{_sets(rows)}, with intervals of both. Measured exponents go from {_range(rows['exponent'])}, "
+        f"{says}, for {_sets(rows)}, with intervals of both. Measured exponents go from {_range(rows['exponent'])}, "
         f"predicted ones from {_range(rows['predicted'])}; on the dashed line both are equal.",
         left_out=out,
         note="Intervals longer than the panel are cut at its edge." if cut else "",
@@ -741,15 +765,136 @@ def representation_against_data(frame: pd.DataFrame, estimator: str = "mle"):
 # ----------------------------------------------------------------------------- the image sets' charts
 
 
+def agreement(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *, equality: bool = False):
+    """One quantity of image sets against another: a named mark a set, colour by domain.
+
+    rows      dataset, domain and the columns x and y, positive on a logarithmic axis where they span a factor of 4;
+              x_low, x_high, y_low, y_high are drawn where the frame has them
+    equality  draw a dashed line where both are equal
+    """
+    what = f"{y_title} against {x_title}"
+    if not len(rows) or not {x, y} <= set(rows.columns):
+        return _nothing(what, "no record holds both")
+    bounds = [f"{c}_{end}" for c in (x, y) for end in ("low", "high")]
+    drawn, out = _drawn(rows, ["dataset", x, y], ["domain", *bounds], "the chart of two quantities")
+    if drawn.empty:
+        return _nothing(what, "no image set has both")
+    params, chosen = _answers(drawn, ("domain",))
+    x_scale, y_scale = (
+        _scale(*[drawn[c] for c in (name, f"{name}_low", f"{name}_high") if c in drawn]) for name in (x, y)
+    )
+    across = alt.X(f"{x}:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
+    up = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
+    labels = {x: (x_title, ".4~g"), y: (y_title, ".4~g")}
+    points = (
+        alt.Chart(drawn)
+        .mark_point()
+        .encode(x=across, y=up, color=_color(drawn), opacity=_opacity(chosen, 0.85), tooltip=_tooltip(drawn, labels))
+        .add_params(*params)
+    )
+    layers = [
+        *_interval(drawn, (f"{x}_low", f"{x}_high"), params[0], across, up),
+        *_interval(drawn, (f"{y}_low", f"{y}_high"), params[0], across, up, along_y=True),
+        points,
+    ]
+    if equality:
+        layers += _line_of_equality(across, up, x_scale, y_scale, "equal")
+    named = drawn.groupby("dataset", as_index=False).agg({x: "mean", y: "mean"})
+    layers += _names(named, across, up, params[0], marks=drawn)
+    return _finish(
+        layers,
+        f"{what} for {_sets(drawn)}: {x_title} {_range(drawn[x])}, {y_title} {_range(drawn[y])}.",
+        left_out=out,
+    )
+
+
+def effects(rows: pd.DataFrame):
+    """Effects with their intervals, a row a test, and the test's verdict by color; 0 is a dashed rule.
+
+    rows   claim, effect, low, high, verdict, n_sets; effects are in units of their own and share one axis only to show
+           their side of 0
+    """
+    columns = ["claim", "effect", "verdict"]
+    drawn, out = _drawn(rows, columns, ["low", "high", "n_sets"], "the chart of effects")
+    if drawn.empty:
+        return _nothing("Effects", "no test has a value")
+    order = list(dict.fromkeys(drawn["claim"]))
+    bounds = [drawn[c].dropna() for c in ("effect", "low", "high") if c in drawn]
+    scale = _scale(*bounds, pd.Series([0.0]), log=False)
+    x = alt.X("effect:Q", title="Effect", scale=scale, axis=_axis(scale))
+    y = alt.Y("claim:N", title="Test", sort=order, axis=alt.Axis(labelLimit=420))
+    verdicts = list(dict.fromkeys(drawn["verdict"]))
+    palette = [*DOMAIN_COLORS.values(), SPARE_COLOR]
+    known = ["supported", "not supported", "illustration: too few sets", "undecided"]
+    colors = [
+        dict(zip(known, (palette[2], palette[0], palette[3], palette[1]), strict=True)).get(v, SPARE_COLOR)
+        for v in verdicts
+    ]
+    color = alt.Color("verdict:N", title="Verdict", scale=alt.Scale(domain=verdicts, range=colors))
+    labels = {"claim": ("Claim", None), "effect": ("Effect", ".3g"), "low": ("low", ".3g"), "high": ("high", ".3g")}
+    labels |= {"n_sets": ("Sets", "d"), "verdict": ("Verdict", None)}
+    layers = [alt.Chart(pd.DataFrame({"effect": [0.0]})).mark_rule(strokeDash=[5, 4]).encode(x=x)]
+    if {"low", "high"} <= set(drawn.columns):
+        ends = alt.Chart(drawn.dropna(subset=["low", "high"])).mark_rule(strokeWidth=2, clip=True)
+        layers.append(ends.encode(x=_on("low", x), x2="high:Q", y=y, color=color))
+    near = _nearest(["claim"])
+    size = alt.condition(near, alt.value(170), alt.value(90))
+    points = alt.Chart(drawn).mark_point().encode(x=x, y=y, color=color, size=size, tooltip=_tooltip(drawn, labels))
+    layers.append(points.add_params(near))
+    said = "; ".join(f"{row.claim}: {row.effect:.3g}, {row.verdict}" for row in drawn.itertuples())
+    return _finish(layers, f"Effects with intervals. {said}.", height=max(60, 30 * len(order)), left_out=out)
+
+
+def lines(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *, log_x: bool = False):
+    """A quantity against a setting, a coloured line a `series`, with low and high as rules where the frame has them.
+
+    rows   x, y and, where known, series, low, high
+    """
+    what = f"{y_title} against {x_title}"
+    if not len(rows) or not {x, y} <= set(rows.columns):
+        return _nothing(what, "no record holds both")
+    drawn, out = _drawn(rows, [x, y], ["series", "low", "high"], "the chart of lines")
+    if drawn.empty:
+        return _nothing(what, "no value is finite")
+    x_scale = _scale(drawn[x], log=log_x)
+    y_scale = _scale(*[drawn[c].dropna() for c in (y, "low", "high") if c in drawn])
+    across = alt.X(f"{x}:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
+    up = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
+    color, params, chosen = alt.value(DOMAIN_COLORS["natural"]), [], None
+    if "series" in drawn:
+        legend = alt.Legend(title=None, columns=2, labelLimit=300)
+        color = alt.Color("series:N", sort=list(dict.fromkeys(drawn["series"])), legend=legend)
+        params = [alt.selection_point(name="picked_series", fields=["series"], bind="legend")]
+        chosen = params[0]
+    base = alt.Chart(drawn).encode(x=across, color=color)
+    labels = {"series": ("Series", None), x: (x_title, ".4~g"), y: (y_title, ".4~g")}
+    labels |= {"low": ("low", ".4~g"), "high": ("high", ".4~g")}
+    layers = []
+    if {"low", "high"} <= set(drawn.columns):
+        rule = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=1.5)
+        layers.append(rule.encode(y=_on("low", up), y2="high:Q", opacity=_opacity(chosen, 0.6, 0.1)))
+    layers.append(base.mark_line().encode(y=up, opacity=_opacity(chosen, 0.9, 0.15)))
+    near = _nearest([x, "series"] if "series" in drawn else [x])
+    size = alt.condition(near, alt.value(170), alt.value(60))
+    points = base.mark_point().encode(
+        y=up, size=size, opacity=_opacity(chosen, 0.95, 0.15), tooltip=_tooltip(drawn, labels)
+    )
+    layers.append(points.add_params(near, *params))
+    n_lines = f", {drawn['series'].nunique()} lines" if "series" in drawn else ""
+    ends = f"{x_title} {_range(drawn[x])}, {y_title} {_range(drawn[y])}"
+    return _finish(layers, f"{what}{n_lines}: {ends}.", height=260, left_out=out)
+
+
 def plane(properties: pd.DataFrame):
     """Where image sets lie: d_data against K_F, a point a set, with both intervals.
 
     properties: dataset, domain, d_data, k_f; d_data_low, d_data_high, k_f_low, k_f_high, n, per_class,
     size and channels where known. An axis is logarithmic where its values span more than a factor of 4.
-    A column `own` (bool) marks one set of the reader's, which is drawn with a ring around it.
+    A column `own` (bool) marks one set of the reader's, which is drawn with a ring around it. A column `page`
+    holds the address, relative to the page, to which a click on a set leads, or None.
     """
     required = ["dataset", "domain", "d_data", "k_f"]
-    more = ["d_data_low", "d_data_high", "k_f_low", "k_f_high", "n", "per_class", "size", "channels", "own"]
+    more = ["d_data_low", "d_data_high", "k_f_low", "k_f_high", "n", "per_class", "size", "channels", "own", "page"]
     rows, out = _drawn(properties, required, more, "the plane of image sets")
     if rows.empty:
         return _nothing("Dimension and label sharpness", "no image set has both")
@@ -765,6 +910,8 @@ def plane(properties: pd.DataFrame):
         .encode(x=x, y=y, color=_color(rows), opacity=_opacity(chosen, 0.95), tooltip=_tooltip(rows))
         .add_params(*params)
     )
+    if "page" in rows:
+        points = points.encode(href="page:N")
     layers = [
         *_interval(rows, ("d_data_low", "d_data_high"), chosen, x, y),
         *_interval(rows, ("k_f_low", "k_f_high"), chosen, x, y, along_y=True),
@@ -1107,6 +1254,48 @@ def sharpness_growth(rows: pd.DataFrame, reference: pd.DataFrame | None = None):
     )
 
 
+def growth_panels(rows: pd.DataFrame, *, columns: int = 4):
+    """Label sharpness against M, both logarithmic, a panel an image set, each with a scale of its own.
+
+    rows: dataset, domain, per_class, k_f; law, where known: what a law to compare with gives, drawn dashed
+    """
+    drawn, out = _drawn(rows, ["dataset", "domain", "per_class", "k_f"], ["law"], "growth of sharpness by set")
+    positive = (drawn["k_f"] > 0) & (drawn["per_class"] > 0)
+    drawn, out = drawn[positive], out + int((~positive).sum())
+    if drawn.empty:
+        return _nothing("Label sharpness against M", "no K_F above zero was measured")
+    scale = {"type": "log", "zero": False, "nice": False, "padding": 12}
+    x = alt.X("per_class:Q", title="M", scale=alt.Scale(**scale), axis=alt.Axis(format=",d", grid=False, tickCount=3))
+    y = alt.Y("k_f:Q", title="K_F(M)", scale=alt.Scale(**scale), axis=alt.Axis(format=".2~g", tickCount=3))
+    base = alt.Chart(drawn).encode(x=x)
+    params, chosen = _answers(drawn, ("domain",))
+    points = base.mark_point(size=60).encode(
+        y=y, color=_color(drawn), opacity=_opacity(chosen, 0.95), tooltip=_tooltip(drawn)
+    )
+    layers = [
+        base.mark_line().encode(y=y, color=_color(drawn), opacity=_opacity(chosen, 0.8)),
+        points.add_params(*params),
+    ]
+    if "law" in drawn:
+        dashed = base.transform_filter("isValid(datum.law)").mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=GRID)
+        layers.insert(0, dashed.encode(y=_on("law", y)))
+    place = drawn["domain"].map(_ordered(drawn["domain"], DOMAIN_COLORS).index)
+    order = list(drawn.assign(place=place).sort_values(["place", "dataset"])["dataset"].unique())
+    panels = (
+        alt.layer(*layers)
+        .properties(width=150, height=110)
+        .facet(alt.Facet("dataset:N", title=None, sort=order), columns=min(columns, len(order)))
+        .resolve_scale(x="independent", y="independent")
+    )
+    return _described(
+        panels,
+        f"Label sharpness K_F against M images a class, both logarithmic, for {_sets(drawn)}, a panel each"
+        + (", with a law to compare with drawn dashed" if "law" in drawn else "")
+        + f". K_F from {_range(drawn['k_f'])} per unit of L2 distance.",
+        left_out=out,
+    )
+
+
 def sharpness_response(rows: pd.DataFrame, x_title: str, log_x: bool = False):
     """Sharpness against whatever an experiment changes: one line a quantity, with intervals.
 
@@ -1398,6 +1587,102 @@ def speed(rows: pd.DataFrame):
 
 
 # -------------------------------------------------------------------------------------- pictures
+
+
+def experiment(rows: pd.DataFrame, column: str, title: str):
+    """An outcome against what a controlled experiment moves, a panel an intervention; both axes logarithmic.
+
+    rows    as of `controlled.rows`: intervention, family, model, seed, at, dataset and `column`
+    column  the outcome, drawn where it is above 0; title: its name with its unit
+    A point is a run; a line goes through the means over seeds, one a family and model.
+    """
+    required = ["intervention", "family", "model", "seed", "at", "dataset", column]
+    drawn, out = _drawn(rows, required, ["k_f", "fitted", "test_accuracy"], "the chart of an experiment")
+    positive = (drawn[column] > 0) & (drawn["at"] > 0)
+    drawn, out = drawn[positive], out + int((~positive).sum())
+    if drawn.empty:
+        return _nothing(f"{title} in controlled experiments", "no run has a value above zero")
+    names, families = list(dict.fromkeys(drawn["intervention"])), list(dict.fromkeys(drawn["family"]))
+    colors = alt.Scale(domain=families, range=[*DOMAIN_COLORS.values()][1 : 1 + len(families)])
+    color = alt.Color("family:N", scale=colors, legend=alt.Legend(title="Images", symbolType="circle"))
+    y_scale = _scale(drawn[column], log=True)
+    y = alt.Y(f"{column}:Q", title=title, scale=y_scale, axis=_axis(y_scale, 5))
+    panels = []
+    for i, name in enumerate(names):
+        pointed = alt.selection_point(
+            name=f"pointed_{i}", fields=["family", "model"], on="pointerover", clear="pointerout"
+        )
+        part = drawn[drawn["intervention"] == name]
+        x_scale = _scale(part["at"], log=True)
+        x = alt.X("at:Q", title=EXPERIMENT_AXES.get(name, name), scale=x_scale, axis=_axis(x_scale, 4))
+        base = alt.Chart(part).encode(x=x, color=color)
+        lines = base.mark_line(opacity=0.7).encode(y=_on(f"mean({column})", y), detail="model:N")
+        points = base.mark_point(size=70).encode(
+            y=y, shape=_shape(drawn), opacity=_opacity(pointed, 0.85), tooltip=_tooltip(part, {"at": (name, ".3g")})
+        )
+        panel = alt.layer(lines, points.add_params(pointed), title=name)
+        panels.append(panel.properties(width=PANEL[0], height=PANEL[1]))
+    return _described(
+        alt.concat(*panels, columns=3),
+        f"{title} against what is moved, a panel for each of the interventions {', '.join(names)}; images: "
+        f"{', '.join(families)}; {len(drawn)} points, a run may be in several panels; {_range(drawn[column])}.",
+        left_out=out,
+    )
+
+
+EXPERIMENT_AXES = {
+    "margin": "K_F, by the margin",
+    "pairs": "K_F, by 12 pairs",
+    "stripes": "Stripes, at one K_F",
+    "dimension": "Dimension d, at one K_F",
+    "axis": "Labeling 1 or 2, at one K_F",
+}
+
+
+def intervention_effects(table: pd.DataFrame):
+    """Effects of interventions with their intervals, a panel an outcome; a tick where the theory states a slope.
+
+    table   intervention, outcome, family, model, effect, low, high, law (NaN where none), n
+    """
+    required = ["intervention", "outcome", "family", "model", "effect"]
+    drawn, out = _drawn(table, required, ["low", "high", "law", "n"], "the chart of effects")
+    if drawn.empty:
+        return _nothing("Effects of interventions", "no series is whole yet")
+    drawn["of"] = np.where(drawn["model"] == "averaged", drawn["family"], drawn["model"])
+    drawn["row"] = drawn["intervention"] + ", " + drawn["of"]
+    order, kinds = list(dict.fromkeys(drawn["row"])), list(dict.fromkeys(drawn["of"]))
+    scale = _scale(drawn[["effect", "law"]].stack(), pd.Series([0.0]), log=False)
+    low, high = scale.domain
+    scale = alt.Scale(domain=[low - 0.4 * (high - low), high + 0.4 * (high - low)], clamp=True, nice=False)
+    x = alt.X("effect:Q", title="Slope of the logarithm (axis: difference)", scale=scale, axis=_axis(scale))
+    y = alt.Y("row:N", title="Intervention, averaged over", sort=order, axis=alt.Axis(labelLimit=220))
+    palette = [INK, *[*DOMAIN_COLORS.values()][1:3], SPARE_COLOR, DOMAIN_COLORS["medical"], DOMAIN_COLORS["unknown"]]
+    colors = alt.Scale(domain=kinds, range=(palette * len(kinds))[: len(kinds)])
+    labels = {"row": ("Effect of", None), "effect": ("Slope", ".3f"), "low": ("low", ".3f"), "high": ("high", ".3f")}
+    labels |= {"law": ("Stated by the theory", ".0f"), "n": ("Values averaged", "d")}
+    panels = []
+    for i, outcome in enumerate(dict.fromkeys(drawn["outcome"])):
+        near = alt.selection_point(name=f"nearest_{i}", fields=["row"], on="pointerover", nearest=True, empty=False)
+        part = drawn[drawn["outcome"] == outcome]
+        base = alt.Chart(part).encode(
+            y=y, color=alt.Color("of:N", scale=colors, legend=alt.Legend(title="Averaged over"))
+        )
+        zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(strokeDash=[5, 4]).encode(x=_on("zero", x))
+        layers = [zero, base.mark_tick(thickness=3, size=14, color=GRID).encode(x=_on("law", x), color=alt.value(GRID))]
+        if {"low", "high"} <= set(part):
+            layers.append(base.mark_rule(strokeWidth=1.5).encode(x=_on("low", x), x2="high:Q"))
+        size = alt.condition(near, alt.value(150), alt.value(60))
+        layers.append(base.mark_point().encode(x=x, size=size, tooltip=_tooltip(part, labels)).add_params(near))
+        panels.append(
+            alt.layer(*layers, title=outcome).properties(width=WIDTH - 120, height=max(90, 17 * part["row"].nunique()))
+        )
+    return _described(
+        alt.vconcat(*panels),
+        f"Effects with 95 % intervals of {', '.join(dict.fromkeys(drawn['intervention']))} on "
+        f"{' and '.join(dict.fromkeys(drawn['outcome']))}: slopes {_range(drawn['effect'])}; intervals beyond the "
+        "panel are cut at its edge.",
+        left_out=out,
+    )
 
 
 class Gallery:

@@ -62,8 +62,13 @@ def _parser() -> argparse.ArgumentParser:
         help="10^12 operations a second that a GPU is taken to train at, for the estimate of a dry run (20)",
     )
     _add_sets(run)
-    run.add_argument("--workers", type=int, help="processes of one thread each (one a core)")
-    run.add_argument("--no-progress", action="store_true", help="no progress bar")
+    run.add_argument("--workers", type=int, help="processes of one thread each (one a GPU, else one a core)")
+    run.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
+    run.add_argument("--cluster", type=Path, metavar="FILE.yaml", help="send jobs to a queue (params/clusters/)")
+    run.add_argument("--limit-minutes", type=float, metavar="M", help="start no run later than M minutes from now")
+    run.add_argument("--run-minutes", type=float, metavar="M", help="a run that takes longer has failed")
+    run.add_argument("--retries", type=int, default=1, metavar="K", help="tries more of a run that raises (1)")
+    run.add_argument("--no-progress", action="store_true", help="no table of progress")
 
     status = add("status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml")
     status.add_argument("params", metavar="PARAMS.yaml")
@@ -353,9 +358,9 @@ def _show_sharpness(sharp: dict, show) -> None:
         print(f"  same label       {show(control, 4)}   1 / smallest distance within a label")
     if control["ratio"]["value"] is not None:
         print(f"  K_F / same label {show(control['ratio'], 3)}   near 1: labels keep no distance")
-    growth, limit = sharp["growth_exponent"], sharp["limit"]
+    growth, law, limit = sharp["growth_exponent"], sharp["growth_law"], sharp["limit"]
     if growth["value"] is not None:
-        print(f"  growth with M    {show(growth, 3)}   {growth['kind']}; 2/d = {growth['two_over_d']:.3f}")
+        print(f"  growth with M    {law['sentence'] or law['reason']}")
     else:
         print(f"  growth with M    not measured: {growth['reason']}")
     top = f"at most {limit['value']:.4f} (95 %)" if limit["identified"] else f"not identified: {limit['reason']}"
@@ -401,14 +406,25 @@ def _show_soundness(sound: dict) -> None:
 
 
 def _run(arguments) -> int:
-    from intrinsic import campaign
+    from intrinsic import campaign, engine
 
     p = _params(arguments)
     if arguments.workers is not None:
         p = p.model_copy(update={"workers": arguments.workers})
     if arguments.dry_run:
         return _dry_run(p, arguments.gpu_teraflops)
-    outcome = campaign.run(p, progress=not arguments.no_progress)
+    settings = engine.Settings(
+        workers=campaign.n_workers(p),
+        gpus=campaign.gpus(),
+        retries=arguments.retries,
+        run_minutes=arguments.run_minutes,
+        limit_minutes=arguments.limit_minutes,
+        scheduler=arguments.scheduler,
+        cluster=arguments.cluster,
+    )
+    outcome = campaign.run(p, progress=not arguments.no_progress, settings=settings)
+    if outcome.left:
+        print(f"{p.name}: {len(outcome.left)} tasks are left, first {outcome.left[0]}; the same command continues")
     for label, reason in outcome.unreachable:
         print(f"not reachable: {label}: {reason}")
     for label, reason in outcome.failed:
@@ -420,7 +436,7 @@ def _run(arguments) -> int:
             file=sys.stderr,
         )
         return 1
-    if outcome.computed == 0:
+    if outcome.computed == 0 and not outcome.left:
         print(f"{p.name}: all {outcome.stored} tasks are stored already; nothing to do")
     else:
         print(

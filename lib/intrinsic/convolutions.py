@@ -314,8 +314,10 @@ def _by_place(x):
 
 
 def _from_places(y):
-    """An array (H, W, n, C) as a channels-last tensor (n, C, H, W)."""
-    return torch.from_numpy(y).permute(2, 3, 0, 1).contiguous(memory_format=torch.channels_last)
+    """An array (H, W, n, C) as a channels-last tensor (n, C, H, W) of its own memory, never a view."""
+    made, rows = _new(y.shape[2], *y.shape[:2], y.shape[3])
+    rows[...] = y.transpose(2, 0, 1, 3)
+    return made
 
 
 def _shifts(height, width):

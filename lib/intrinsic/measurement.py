@@ -9,13 +9,15 @@ import re
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
-from intrinsic import dimension, neighbors, sharpness, soundness, theory
+from intrinsic import dimension, neighbors, overlap, sharpness, soundness, theory
 from intrinsic import images as image_sets
 from intrinsic.images import ImageSet, cache
 
 HELD_BYTES = 2**31  # of pixels of sets that a process keeps, each as loaded and as matched
 COMPONENTS_VERSION = 1  # raise it when near_duplicate_components finds other components of the same images
+LOT = ("by_lot", "by_lot_overlapping")
 LEAST = 4  # distinct images of which anything is measured
 
 
@@ -260,6 +262,18 @@ def growth(images: ImageSet, near=None, *, draws: int = 25, seed: int = 0) -> li
     return [(int(m), float(v)) for m, v in zip(*found, strict=True)]
 
 
+def growth_law(images: ImageSet, near, *, draws: int = 50, seed: int = 0):
+    """(overlap.GrowthLaw of the images, ""), or (None, the reason why there is none).
+
+    near   the Neighbors of the images. Families of near-duplicates act as groups where patients are unknown
+    """
+    group = images.group if images.group is not None else _components(images)
+    try:
+        return overlap.growth_law(near, draws=draws, group=group, seed=seed), ""
+    except neighbors.BadPoints as error:
+        return None, str(error)
+
+
 # ------------------------------------------------------------------------------ `intrinsic measure`
 
 
@@ -297,6 +311,24 @@ def _sharpness_json(found: dict, d, loaded: ImageSet, original: np.ndarray) -> d
             "identified": bool(limit.identified),
             "reason": limit.reason,
         },
+    }
+
+
+def _law_json(law, why: str) -> dict:
+    if law is None:
+        return {"sentence": None, "reason": why}
+    share = [float(v) if math.isfinite(v) else None for v in law.share]
+    return {
+        "sentence": law.sentence,
+        "kind": law.kind,
+        "exponent": _interval(law.exponent),
+        "overlapping": _interval(law.overlapping),
+        "difference": _interval(law.difference),
+        "dimension": _interval(law.dimension),
+        "per_class": [int(m) for m in law.per_class],
+        "k_f": [float(v) for v in law.k_f],
+        "share_across": share,
+        "gap_not_excluded": law.gap if math.isfinite(law.gap) else None,
     }
 
 
@@ -393,6 +425,7 @@ def measure(
         }
     label_sharpness["at_m"] = {"per_class": m, **_interval(at_m)}
     label_sharpness |= _sharpness_json(sharpness_facts(near, mle), mle, loaded, original)
+    label_sharpness["growth_law"] = _law_json(*growth_law(clean, near))
     label_sharpness["class_pairs"] = _class_pairs(near, clean)
     label_sharpness["ordered"] = _of_grades(near, loaded, original)
     label_sharpness["unit"] = "per unit of L2 distance, pixels in [0, 1]"
@@ -542,9 +575,64 @@ def growth_row(name: str, x, y=None, *, d=None, k: int = 20, seed: int = 0) -> d
     }
 
 
+def growth_laws(laws: dict) -> pd.DataFrame:
+    """One row a law of overlap.growth_law, by name: exponents and difference with intervals, shares, gap left open."""
+    rows = []
+    for name, law in laws.items():
+        row = {"name": name}
+        for what in ("exponent", "overlapping", "difference"):
+            value = getattr(law, what)
+            row |= {what: float(value), f"{what}_low": value.low, f"{what}_high": value.high}
+        row |= {"share": law.share[0], "share_falls": _share_falls(law.k_f, law.share)}
+        rows.append(row | {"gap": law.gap, "closest": law.closest, "kind": law.kind})
+    return pd.DataFrame(rows)
+
+
+def _share_falls(k_f, share) -> float:
+    """Slope of log share on log distance, 1 / k_f; NaN where fewer than two distances have pairs across."""
+    some = np.isfinite(share) & (share > 0)
+    return float(-np.polyfit(np.log(k_f[some]), np.log(share[some]), 1)[0]) if some.sum() > 1 else math.nan
+
+
 def published_table(name: str) -> dict:
     """The table book/methods/tables/NAME.json as a dictionary; its "command" is what makes it."""
     path = image_sets.REPOSITORY / "book" / "methods" / "tables" / f"{name}.json"
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; the scripts in benchmarks/ write these tables")
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def published_growth(size: int, channels: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(sets, curves) of the published table sharpness_growth at one size and number of channels.
+
+    sets     one row an image set: dataset, family, domain, n, groups, groups_known; exponent, overlapping and
+             difference of overlap.growth_law with _low and _high; d_pairs, d_mle, d_mle_other_groups, d_twonn; share,
+             of pairs across within 1 / K_F of the smallest M, and share_falls, the slope of its logarithm on that of
+             the distance; gap and closest, distances; kind; by_lot, the mean exponent with labels by lot, and
+             by_lot_overlapping
+    curves   one row an image set and M: dataset, domain, per_class, k_f, law = what overlapping classes would give
+             through the middle
+    """
+    sets, curves = [], []
+    for key, found in published_table("sharpness_growth")["sets"].items():
+        name, *setting = key.rsplit(" ", 2)
+        if setting != [str(size), str(channels)]:
+            continue
+        row = {"dataset": name} | {key: found[key] for key in ("family", "domain", "n", "groups", "groups_known")}
+        for what in ("exponent", "overlapping", "difference"):
+            row |= dict(zip((what, f"{what}_low", f"{what}_high"), found[what], strict=True))
+        row |= {"d_pairs": found["dimension"][0], "d_mle": found["d_mle"][0], "d_twonn": found["d_twonn"][0]}
+        row |= {"d_mle_other_groups": found["d_mle_other_groups"], "kind": found["kind"]}
+        m, k_f = np.array(found["per_class"], float), np.array(found["k_f"])
+        share = np.array(found["share"], float)
+        row |= {"share": share[0], "share_falls": _share_falls(k_f, share)}
+        row |= {"gap": math.nan if found["gap"] is None else found["gap"], "closest": found["closest"]}
+        row |= {key: float(np.mean(found[f"{key}_exponent" if key == "by_lot" else key])) for key in LOT}
+        sets.append(row)
+        law = np.full(len(m), math.nan)
+        if found["overlapping"][0] is not None:
+            law = np.exp(np.log(k_f).mean() + found["overlapping"][0] * (np.log(m) - np.log(m).mean()))
+        for at, value, expected in zip(m, k_f, law, strict=True):
+            curve = {"dataset": name, "domain": found["domain"], "per_class": at, "k_f": value, "law": expected}
+            curves.append(curve)
+    return pd.DataFrame(sets).sort_values("dataset", ignore_index=True), pd.DataFrame(curves)

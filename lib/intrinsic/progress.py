@@ -1,13 +1,10 @@
 """What a campaign has done, what failed, and its published file.
 
-A failed run leaves `failed/KIND-ID.json` in the working store, a run in progress `claims/ID.json`, whose time of
-change is its heartbeat; both are read here and made where runs are.
+What failed and what is in work stands in the working store, in `Store.failures` and `Store.claims`.
 """
 
 import fnmatch
 import html
-import json
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +13,6 @@ import pandas as pd
 
 from intrinsic import campaign, images, records
 from intrinsic.records import Record, Store
-
-SILENT_SECONDS = 60  # a claim that was not renewed for so long is of a run that was killed
 
 STATES = ("done", "running", "failed", "to do", "not reachable")
 
@@ -35,30 +30,16 @@ class Failure:
     reason: str
     traceback: str
     attempts: int
-    path: Path
+    key: tuple[str, str]
 
 
-def _failure(store: Store, task) -> Failure | None:
-    """The failure that a task has left, or None. Raises records.RecordError where its file is damaged."""
-    kind, id = task.keys[0]
-    path = store.root / "failed" / f"{kind}-{id}.json"
-    try:
-        body = json.loads(path.read_text(encoding="utf-8"))
-        return Failure(task.label, str(body["reason"]), str(body.get("traceback", "")), body.get("attempts", 1), path)
-    except FileNotFoundError:
+def _failure(notes: dict, task) -> Failure | None:
+    """The failure that a task has left, or None."""
+    key = next((key for key in task.keys if key in notes), None)
+    if key is None:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise records.RecordError(
-            f"{path} is damaged ({error}), so the reason of a failure is lost; delete it, and the run is tried again"
-        ) from error
-
-
-def _running(store: Store, task) -> bool:
-    try:
-        beat = (store.root / "claims" / f"{task.keys[0][1]}.json").stat().st_mtime
-    except FileNotFoundError:
-        return False
-    return time.time() - beat < SILENT_SECONDS
+    note = notes[key]
+    return Failure(task.label, note["reason"], note["traceback"], note["attempts"], key)
 
 
 @dataclass(frozen=True)
@@ -120,13 +101,14 @@ def status(p: campaign.Params, *, store: Store | None = None) -> Status:
     """The state of every task of a campaign; published records count as done."""
     store = store or campaign.default_store()
     made, published = campaign.plan(p), campaign.published_keys()
-    states, failures = [], []
+    states, failures, notes = [], [], store.failures()
+    claimed = {id for id, one in store.claims().items() if not one["stale"]}
     for task in made.tasks:
         if task.done(store, published):
             states.append((task, "done"))
-        elif _running(store, task):
+        elif claimed.intersection(id for _, id in task.keys):
             states.append((task, "running"))
-        elif (failure := _failure(store, task)) is not None:
+        elif (failure := _failure(notes, task)) is not None:
             failures.append(failure)
             states.append((task, "failed"))
         else:
@@ -136,9 +118,10 @@ def status(p: campaign.Params, *, store: Store | None = None) -> Status:
 
 def retry(p: campaign.Params, only: str = "*", *, store: Store | None = None) -> list[str]:
     """Labels of failed tasks that are to do again: those that `only`, a pattern such as "vgg* knee*", matches."""
+    store = store or campaign.default_store()
     again = [one for one in status(p, store=store).failures if fnmatch.fnmatchcase(one.label, only)]
     for failure in again:
-        failure.path.unlink(missing_ok=True)
+        store.forgive(*failure.key)
     return [failure.label for failure in again]
 
 

@@ -356,8 +356,9 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
     per_class   by default a quarter of the smallest class, halved up to four times as long as 8 are left. Draws of
                 more than a quarter share most of their pairs, and one set then says little about the mean over sets
     draws       nested: in each, the images of M are among those of 2M
-    Returns an Estimate with per_class and log_k_f (the means). Copies with different labels are at distance 0, so the
-    exponent is undefined: BadPoints.
+    Returns an Estimate with per_class, log_k_f (the means), closest (1 / K_F of all pairs) and halves (means in both
+    halves of each split behind the interval, (SPLITS, 2, sizes); none without one). Copies with different labels are at
+    distance 0, so the exponent is undefined: BadPoints.
 
     Interval (95 %): for the expectation of this slope, at these M, over sets of this size; it is not said to hold 2/d,
     which is a limit of large M. Draws share images, so their spread says too little. Instead the images (or groups)
@@ -377,7 +378,9 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
         per_class = [least // 4 >> step for step in range(5) if least // 4 >> step >= 8]
     sizes = np.unique(np.array(per_class, dtype=np.int64))
     if not codes.any():
-        return Estimate(0.0, 0.0, 0.0, "all labels are equal", n=points.n, per_class=sizes, log_k_f=np.array([]))
+        facts = {"n": points.n, "per_class": sizes, "log_k_f": np.array([]), "halves": np.empty((0, 2, 0))}
+        facts["closest"] = math.inf
+        return Estimate(0.0, 0.0, 0.0, "all labels are equal", **facts)
     if len(sizes) < 2 or sizes[0] < 2 or sizes[-1] > least:
         raise BadPoints(
             f"the smallest class has {least} images and per_class={list(per_class)} holds no two numbers of them to "
@@ -393,18 +396,16 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
     look = _Nested(points, y, codes, pairs)
     logs = look(np.ones(points.n, dtype=bool), sizes, draws, seed)
     value = _slope(sizes, logs)
-    facts = {"n": points.n, "per_class": sizes, "log_k_f": logs}
+    facts = {"n": points.n, "per_class": sizes, "log_k_f": logs, "closest": float(pairs.distance[0])}
+    facts["halves"] = np.empty((0, 2, len(sizes)))
     method = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
     units = points.n if group is None else int(group.max()) + 1
     if not interval or units < 4:
         return Estimate(value, method=method, **facts)
     fewer = np.maximum(sizes // 2, 1)
-    split = np.array(
-        [
-            [_slope(fewer, look(side, fewer, draws, seed + 1)) for side in (half, ~half)]
-            for half in _halves(y, group, seed)
-        ]
-    )
+    found = [[look(side, fewer, draws, seed + 1) for side in (half, ~half)] for half in _halves(y, group, seed)]
+    facts["halves"] = np.array(found)
+    split = np.array([[_slope(fewer, one) for one in both] for both in found])
     split = split[np.isfinite(split).all(axis=1)]
     if not len(split):
         return Estimate(value, method=method, **facts)

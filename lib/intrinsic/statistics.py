@@ -326,6 +326,55 @@ def correlation(
     return Correlation(r, low, high, p, smallest, n, method, level, dropped, kind)
 
 
+def partial_correlation(
+    x, y, given, *, level: float = 0.95, permutations: int = MONTE_CARLO, seed: int = 0
+) -> Correlation:
+    """Correlation of what x and y have beyond a third value: of the residuals of their lines on it.
+
+        r = ( r_xy - r_xz r_yz ) / sqrt( (1 - r_xz^2) (1 - r_yz^2) ),   tanh( atanh(r) -/+ z / sqrt(n - 4) )
+
+    x, y, given   (n,); rows where any is not finite are left out and counted in `dropped`
+    Where log C = log K_F - given times a constant, log C has the same one as log K_F: what is linear in `given` goes.
+    The p counts seeded random orders (all up to n = 8) of the residuals of y with |r| at least the observed one.
+    No interval below n = 5. Raises NotEnough with fewer than four rows, or where nothing is left beyond `given`.
+    Source: Fisher 1924; orders of residuals: Freedman & Lane 1983.
+    """
+    (x, y, given), dropped = _finite(x, y, given)
+    n = len(x)
+    residuals = []
+    if n >= 4 and _varies(given):
+        design = np.column_stack([np.ones(n), given - given.mean()])
+        residuals = [v - design @ np.linalg.lstsq(design, v, rcond=None)[0] for v in (x, y)]
+    if not residuals or any(np.abs(r).max() <= 1e-9 * np.ptp(v) for r, v in zip(residuals, (x, y), strict=True)):
+        raise NotEnough(
+            f"a partial correlation needs four sets whose values differ beyond the third one, and {_count(n, 'set')} "
+            "did not suffice; add image sets"
+        )
+    u, v = (_standard(r) for r in residuals)
+    r = float(np.clip(u @ v, -1, 1))
+    orders, exact = _orders(n, permutations, seed)
+    p, smallest = _two_sided(u @ v, v[orders] @ u, exact)
+    low = high = math.nan
+    if n >= 5 and abs(r) < 1 - 1e-12:
+        z = stats.norm.ppf((1 + level) / 2) / math.sqrt(n - 4)
+        low, high = math.tanh(math.atanh(r) - z), math.tanh(math.atanh(r) + z)
+    method = "partial correlation, Fisher z, " + ("all orders" if exact else f"{permutations} random orders")
+    return Correlation(r, low, high, p, smallest, n, method, level, dropped, "pearson")
+
+
+def sets_for_correlation(r: float, given: int = 0, power: float = 0.8, alpha: float = ALPHA) -> int:
+    """Image sets that a two-sided test of a (partial) correlation needs to see a true value r, by Fisher's z.
+
+        n = ( (z_{1 - alpha/2} + z_power) / atanh r )^2 + 3 + given,     rounded up
+
+    given   values held fixed.  Source: Fisher 1921.
+    """
+    if not 0 < abs(r) < 1:
+        raise StatisticsError(f"r is {r}, and a correlation to be seen lies between 0 and 1: give one")
+    z = stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)
+    return math.ceil((z / math.atanh(abs(r))) ** 2 + 3 + given)
+
+
 def mean_effect(values, *, level: float = 0.95, permutations: int = MONTE_CARLO, seed: int = 0) -> Effect:
     """Mean of one value a set, with its t(G-1) interval and the exact two-sided sign-flip p.
 
@@ -857,6 +906,147 @@ def _standard(values) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     values = values - values.mean()
     return values / np.sqrt(values @ values)
+
+
+def power_taken_out(
+    sets: pd.DataFrame, responses: Sequence[str], *, per_class: float = 250, reference: float = 1, level: float = 0.95
+) -> pd.DataFrame:
+    """What label sharpness says when its power of M is taken out: K_F = C M^(2/d), C and d as separate predictors.
+
+        log C = log k_f - two_over_d log(per_class / reference)
+
+    sets        one row an image set (or family): dataset, k_f at per_class images a class, two_over_d (2/d, or the
+                exponent that was measured), and the columns in `responses`, such as a set's level of log loss
+    reference   M at which C is read: 1, or one nearer to what was measured
+    Returns, for each response, rows of predictor and given: log K_F, 2/d and log C alone, log K_F given 2/d (which is
+    that of log C given 2/d too) and 2/d given log K_F: value, low, high, p, n_sets, and the smallest and largest value
+    with one set left out. With too few sets numbers are nan.
+    """
+    responses = [responses] if isinstance(responses, str) else list(responses)
+    _need(sets, ["dataset", "k_f", "two_over_d", *responses])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        log_k = np.log(_values(sets, "k_f"))
+    power = _values(sets, "two_over_d")
+    table = sets.assign(log_k_f=log_k, log_c=log_k - power * math.log(per_class / reference))
+    plans = [
+        ("log K_F", "", ["log_k_f"]),
+        ("2/d", "", ["two_over_d"]),
+        ("log C", "", ["log_c"]),
+        ("log K_F", "2/d", ["log_k_f", "two_over_d"]),
+        ("2/d", "log K_F", ["two_over_d", "log_k_f"]),
+    ]
+    rows = []
+    for response in responses:
+        good = table[np.isfinite(table[["log_k_f", "two_over_d", response]].to_numpy(np.float64)).all(axis=1)]
+        for predictor, given, columns in plans:
+
+            def statistic(frame, orders=99, columns=columns, response=response):
+                held = [frame[c] for c in columns[1:]]
+                kind = partial_correlation if held else correlation
+                extra = {"level": level, "permutations": orders}
+                return kind(frame[columns[0]], frame[response], *held, **extra)
+
+            try:
+                found = statistic(good, MONTE_CARLO)
+            except NotEnough:
+                found = Correlation(**_NOTHING, n=len(good), method="too few sets")
+            left = leave_one_out(good, statistic)["value"] if len(good) else pd.Series(dtype=float)
+            rows.append(
+                {"response": response, "predictor": predictor, "given": given, "value": found.value, "low": found.low,
+                 "high": found.high, "p": found.p, "n_sets": len(good), "smallest": left.min(), "largest": left.max()}
+            )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def separate_predictors(
+    frame: pd.DataFrame,
+    grey_level: int = 2,
+    *,
+    per_class: int = 250,
+    fitted_only: bool = True,
+    exclude: Sequence[str] = SYNTHETIC,
+) -> pd.DataFrame:
+    """power_taken_out for the runs of a campaign: log test loss and log loss penalty, levels of sets.
+
+    The power of M is 2/d_data in one half of the rows and the exponent that was measured in the other: column power.
+    Effects of model and log N are taken out of the responses; sets of one family count once; runs without a value, or
+    with a loss or penalty of 0 or less, are left out. With too few sets numbers are nan.
+    """
+    penalty = f"loss_penalty_nats_eps{grey_level}"
+    parts = []
+    for power, column in (("2/d_data", "d_data"), ("measured exponent", "growth_exponent")):
+        for response in ("test_loss_nats", penalty):
+            positive = [response, "k_f", column]
+            runs, _ = _usable(frame, positive, positive=positive, fitted_only=fitted_only, exclude=exclude)
+            name = f"log {response}"
+            try:
+                if runs.empty:
+                    raise NotEnough("no run is left")
+                sets = _with_means(set_levels(runs, response, log=True), runs, ["k_f", column])
+                sets["two_over_d"] = 2 / sets[column] if column == "d_data" else sets[column]
+                sets = _units(sets.rename(columns={"level": name}))[0]
+            except NotEnough:
+                sets = pd.DataFrame({c: pd.Series(dtype=float) for c in ("dataset", "k_f", "two_over_d", name)})
+            parts.append(power_taken_out(sets, [name], per_class=per_class).assign(power=power))
+    out = pd.concat(parts, ignore_index=True)
+    return out[["response", "power", *[c for c in out.columns if c not in ("response", "power")]]]
+
+
+#: the growth of label sharpness: what its verdict says, by the interval of each effect
+GROWTH_REFUTED, GROWTH_HELD, GROWTH_OPEN = "refuted", "not refuted", "undecided: too few sets"
+
+
+def growth_verdict(sets: pd.DataFrame, *, tolerance: float = 0.2, level: float = 0.95) -> pd.DataFrame:
+    """The hypothesis that K_F grows as M^(2/d), and its alternative that it does not grow, over image sets.
+
+    sets        one row an image set: dataset, family, exponent, exponent_low, kind (of overlap.growth_law), and columns
+                of predictions `2/d, ...`; sets of one family are averaged and count once
+    tolerance   relative departure that still counts as 2/d: 20 % of an exponent of 0.16 is what an M 16 times as large
+                would change K_F by 9 %
+    Rules, one row each:
+    - "K_F has a plateau" (exponent 0) is refuted where every set's interval lies above 0 and so does that of the mean
+      exponent over families (t(G-1), exact sign flips);
+    - "exponent = 2/d" for each prediction, by the mean over families of log(exponent / prediction): refuted where its
+      interval excludes 0, or where in more than a quarter of the sets the two differ by more than the tolerance, since
+      a law has to hold for sets and not only on average; not refuted otherwise.
+    Below MIN_SETS families nothing is decided. Returns hypothesis, effect, low, high, p, n_sets, off (share of sets
+    beyond the tolerance; of the plateau: with an interval above 0), smallest and largest effect with one family left
+    out, verdict, and `stands`: whether it is the same without any one family.
+    """
+    names = list(dict.fromkeys(_units(sets[[c for c in ("dataset", "family") if c in sets]])[0]["dataset"]))
+    family = sets["family"].where(sets["family"].notna(), sets["dataset"]) if "family" in sets else sets["dataset"]
+    table = _growth_rows(sets, tolerance, level)
+    left = [_growth_rows(sets[(family != name).to_numpy()], tolerance, level) for name in names if len(names) > 1]
+    effects = np.array([one["effect"] for one in left]).reshape(len(left), len(table))
+    table.insert(7, "smallest", effects.min(axis=0, initial=math.inf))
+    table.insert(8, "largest", effects.max(axis=0, initial=-math.inf))
+    return table.assign(stands=[all(one["verdict"][i] == v for one in left) for i, v in enumerate(table["verdict"])])
+
+
+def _growth_rows(sets: pd.DataFrame, tolerance: float, level: float) -> pd.DataFrame:
+    """The table of growth_verdict without the columns about sets left out."""
+    predictions = [c for c in sets.columns if c.startswith("2/d")]
+    _need(sets, ["dataset", "exponent", "exponent_low"])
+    units = _units(sets.drop(columns=[c for c in ("kind",) if c in sets.columns]))[0]
+    rows = []
+
+    def row(hypothesis, values, off, refuted):
+        try:
+            effect = mean_effect(values, level=level)
+        except NotEnough:
+            effect = _nothing(len(values))
+        verdict = GROWTH_OPEN if effect.n < MIN_SETS else GROWTH_REFUTED if refuted(effect) else GROWTH_HELD
+        rows.append({"hypothesis": hypothesis, "effect": effect.value, "low": effect.low, "high": effect.high,
+                     "p": effect.p, "n_sets": effect.n, "off": off, "verdict": verdict})  # fmt: skip
+
+    above = _values(sets, "exponent_low") > 0
+    row("exponent = 0", _values(units, "exponent"), float(above.mean()), lambda e: above.all() and e.low > 0)
+    for name in predictions:
+        ratio = np.log(_values(sets, "exponent") / _values(sets, name))
+        off = float(np.mean(np.abs(ratio[np.isfinite(ratio)]) > math.log1p(tolerance)))
+        mean = np.log(_values(units, "exponent") / _values(units, name))
+        row(f"exponent = {name}", mean, off, lambda e, off=off: e.low > 0 or e.high < 0 or off > 0.25)
+    return pd.DataFrame(rows)
 
 
 def domain_difference(

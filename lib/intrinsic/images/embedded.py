@@ -9,8 +9,9 @@ import pandas as pd
 import pydantic
 from PIL import Image
 
-from intrinsic import manifolds
+from intrinsic import interventions, manifolds
 from intrinsic.images.adapters import Found, Options
+from intrinsic.images.matching import match
 from intrinsic.images.sets import BadSource, ImageSet
 
 
@@ -116,6 +117,22 @@ def _waves(family, **options):
     return ImageSet(images, labels, ("lower half", "upper half"))
 
 
+@functools.cache
+def _striped_images(**options):
+    images, labels, group, _ = interventions.striped_images(**options)
+    return ImageSet(images, labels, ("even stripes", "odd stripes"), group=group)
+
+
+@functools.cache
+def _striped_digits(size, **options):
+    """Digits at `size` pixels, labelled in stripes along a principal component of all 5,000, whatever they show."""
+    digits = match(_digits(), size=size)
+    points = digits.images.reshape(len(digits), -1) / 255
+    rows, labels, group, _ = interventions.striped_labels(points, **options)
+    paths = tuple(digits.paths[row] for row in rows)
+    return ImageSet(digits.images[rows], labels, ("even stripes", "odd stripes"), group=group, paths=paths)
+
+
 def package_file(package, path):
     """A file that an installed package ships, found without importing the package."""
     spec = find_spec(package)
@@ -152,6 +169,23 @@ class SlabOptions(TorusOptions):
     gap: float = 0.3
 
 
+class StripesOptions(Options):
+    n: int = pydantic.Field(ge=2)
+    size: int = pydantic.Field(16, ge=4)
+    margin: float = pydantic.Field(gt=0)
+    pair_margin: float | None = pydantic.Field(None, gt=0)
+    pairs: int = pydantic.Field(12, ge=0)
+    stripes: int = pydantic.Field(2, ge=2)
+    axis: int = pydantic.Field(0, ge=0)
+    random_labels: bool = False
+    seed: int = 0
+
+
+class StripedImagesOptions(StripesOptions):
+    d: int = pydantic.Field(ge=1)
+    span: int = pydantic.Field(8, ge=1)
+
+
 def _found(images: ImageSet) -> Found:
     n = range(len(images))
     table = pd.DataFrame(
@@ -172,4 +206,6 @@ EMBEDDED = {
     "brain_patches": (BrainPatchesOptions, lambda path, o, progress: _found(_brain_patches(o.per_class))),
     "torus_images": (TorusOptions, lambda path, o, progress: _found(_waves(manifolds.torus_images, **o.model_dump()))),
     "slab_images": (SlabOptions, lambda path, o, progress: _found(_waves(manifolds.slab_images, **o.model_dump()))),
+    "striped_images": (StripedImagesOptions, lambda path, o, progress: _found(_striped_images(**o.model_dump()))),
+    "striped_digits": (StripesOptions, lambda path, o, progress: _found(_striped_digits(**o.model_dump()))),
 }

@@ -1,0 +1,155 @@
+"""The commands that README and the book's text show: each is one that exists, and the quick ones run."""
+
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from intrinsic import cli, images
+from intrinsic.records import Store
+
+ROOT = images.REPOSITORY
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
+PLACES = ("FOLDER", "path/to/folder", "scans")  # of the reader's own images
+
+
+def commands(text: str) -> list[str]:
+    """The commands of the bash blocks of a text, one a line, without comments; lines that end in \\ are joined."""
+    blocks = re.findall(r"^```(?:bash|sh|console)\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    parts = (shlex.split(line, comments=True) for line in lines)
+    return [shlex.join(words) for words in parts if words]
+
+
+FOUND = sorted({line for path in TEXTS for line in commands(path.read_text(encoding="utf-8"))})
+
+
+def words_of(command: str) -> list[str]:
+    """Its words without settings of the environment before it and without what its output goes to."""
+    words = shlex.split(command)
+    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+        words = words[1:]
+    return words[: words.index(">")] if ">" in words else words
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Pictures of the reader: two classes, several patients."""
+    rng = np.random.default_rng(0)
+    for label in ("ill", "well"):
+        (tmp_path / "scans" / label).mkdir(parents=True)
+        for i in range(24):
+            picture = Image.fromarray(rng.integers(0, 255, (64, 64), np.uint8))
+            picture.save(tmp_path / "scans" / label / f"p{i // 3}_{i}.png")
+    return tmp_path / "scans"
+
+
+def test_comments_continued_lines_and_other_blocks_are_read_as_a_shell_does():
+    text = "```bash\n# one\na b  # c\nd \\\n  e\n```\n```python\nf\n```\n"
+    assert commands(text) == ["a b", "d e"]
+
+
+def test_there_are_commands_to_test():
+    assert len(FOUND) > 15
+    assert {words_of(command)[0] for command in FOUND} <= {
+        "make",
+        "conda",
+        "pip",
+        "intrinsic",
+        "papermill",
+        "git",
+        "dask",
+    }
+
+
+@pytest.mark.parametrize("command", [c for c in FOUND if words_of(c)[0] == "intrinsic"])
+def test_a_command_of_the_package_is_parsed_and_its_files_exist(command):
+    arguments = cli._parser().parse_args(words_of(command)[1:])
+    file = getattr(arguments, "params", None)
+    assert file is None or file == "FILE" or (ROOT / file).exists()
+
+
+@pytest.mark.parametrize("command", [c for c in FOUND if words_of(c)[0] == "make"])
+def test_a_target_of_make_exists(command):
+    words = [word for word in words_of(command) if "=" not in word and "<" not in word]
+    done = subprocess.run([*words, "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [c for c in FOUND if words_of(c)[0] == "papermill"])
+def test_a_notebook_and_its_parameters_exist_and_fit(command):
+    from intrinsic import book, campaign
+
+    words = words_of(command)
+    assert book.declared_parameters(ROOT / words[1], campaign.read(ROOT / words[words.index("-f") + 1]))
+
+
+def quick(command: str) -> bool:
+    words = words_of(command)
+    own = any(place in words for place in PLACES)
+    return words[0] == "intrinsic" and (
+        (words[1] == "measure" and "--compare" not in words and "FOLDER" not in words[2:3])
+        or (words[1] == "datasets" and (own or len(words) == 2))
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in FOUND if quick(c)])
+def test_a_quick_command_runs(command, scans):
+    words = [str(scans) if word in PLACES else word for word in words_of(command)[1:]]
+    done = subprocess.run(
+        [sys.executable, "-m", "intrinsic.cli", *words], cwd=scans.parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_the_commands_for_several_machines_run_on_one(tmp_path):
+    text = (ROOT / "book" / "cluster.md").read_text(encoding="utf-8")
+    lines = commands(text.partition("## Several machines by hand")[2].partition("\n## ")[0])
+    assert [line.split()[0] for line in lines] == ["dask", "dask", "dask", "intrinsic"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    small = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text(encoding="utf-8"))
+    small |= {"datasets": ["digits_0_1"], "runs": [{**small["runs"][0], "n_train": [16], "seeds": [0]}]}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    environment = {**os.environ, "INTRINSIC_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
+    started = []
+    try:
+        for line in lines:
+            words = line.replace("8786", port).replace("params/quick.yaml", str(tmp_path / "small.yaml")).split()
+            command = [sys.executable, "-m", {"dask": "dask", "intrinsic": "intrinsic.cli"}[words[0]], *words[1:]]
+            if words[0] == "dask":
+                log = (tmp_path / f"{len(started)}.log").open("w")
+                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path))
+                continue
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
+            assert done.returncode == 0, done.stderr
+            assert "tasks computed" in done.stdout
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(timeout=30)
+    assert len(Store(tmp_path / "store").ids("training")) == 1
+
+
+def test_pictures_and_pages_that_the_readme_links_exist_and_are_small():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)\)", text) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+    pictures = [ROOT / link for link in links if Path(link).suffix in (".png", ".webp", ".svg")]
+    assert pictures
+    assert max(path.stat().st_size for path in pictures) < 200_000

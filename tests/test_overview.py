@@ -1,0 +1,65 @@
+"""The first page's parts and the coverage say what the records hold, and say so where they hold nothing."""
+
+import pandas as pd
+
+from intrinsic import book, campaign, overview, statistics
+
+P = campaign.params(
+    name="two",
+    datasets=["digits_0_1", "digits_4_9"],
+    runs=[{"models": ["resnet18", "vgg13"], "n_train": [64, 5000], "seeds": [0, 1]}],
+)
+
+
+def properties(names, n=1000):
+    columns = ["d_data", "k_f", *(f"{c}_{end}" for c in ("d_data", "k_f") for end in ("low", "high"))]
+    rows = [dict.fromkeys(columns, 1.0 + i) | {"dataset": name, "domain": "natural"} for i, name in enumerate(names)]
+    more = {"n": n, "n_groups": n, "n_copies": 0.0, "n_conflicting": 0.0}
+    return pd.DataFrame([row | more for row in rows])
+
+
+def runs(cells):
+    facts = {"fitted": True, "n_test": 200, "test_accuracy": 0.9, "test_loss_nats": 0.3}
+    return pd.DataFrame(
+        [dict(zip(("dataset", "model", "n_train", "seed"), cell, strict=True)) | facts for cell in cells]
+    )
+
+
+EMPTY = overview.Shown(P, pd.DataFrame(), pd.DataFrame())
+
+
+def test_without_records_the_parts_say_so_and_name_the_command():
+    assert "intrinsic run params/published.yaml" in overview.plane(EMPTY, {}, book.chart_html)[0]
+    table = overview.verdicts(EMPTY)
+    assert table.count("no run is published yet") == len(statistics.CLAIMS)
+    assert ", properties missing | natural | 0 of 8 |" in overview.coverage_page(EMPTY)
+
+
+def test_coverage_counts_what_is_stored_and_names_what_is_out_of_reach():
+    cells = [("digits_0_1", "resnet18", 64, 0), ("digits_0_1", "vgg13", 64, 1)]
+    found = overview.Shown(P, properties(["digits_0_1", "digits_4_9"]), runs(cells))
+    page = overview.coverage_page(found)
+    assert "| natural | 2 of 8 | 2 | 0 | 0 |" in page
+    assert "| natural | 0 of 8 | 0 | 0 | 0 |" in page
+    assert "| 64 | none | 5,000 |" in page
+    assert "| none | 64 | 5,000 |" in page
+    assert "| all 2 | 2 | 16 |" in page
+
+
+def test_a_set_in_the_plane_leads_to_its_page_where_there_is_one():
+    found = overview.Shown(P, properties(["digits_0_1", "digits_4_9"]), pd.DataFrame())
+    text, picture = overview.plane(found, {"digits_4_9": "book/image_sets/digits_4_9"}, book.chart_html)
+    assert '"page":"image_sets/digits_4_9.html"' in text
+    assert '"page":null' in text
+    table = overview.plane_table(found, {"digits_4_9": "book/image_sets/digits_4_9"})
+    assert "[digits\\_4\\_9](image_sets/digits_4_9.md)" in table
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) < 150_000
+
+
+def test_each_published_set_has_a_page_that_shows_its_runs_and_no_pixels():
+    found = overview.Shown(P, properties(["digits_0_1"]), runs([("digits_0_1", "resnet18", 64, 0)]))
+    (page,) = overview.set_pages(found).values()
+    assert "| resnet18 | 64 | 1 | 1 | 0.900 | 0.300 |" in page
+    assert "intrinsic report digits_0_1" in page
+    assert "image}" not in page
