@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intrinsic.forecast import own_power_law, pooled
+from intrinsic.forecast import mean_curve, n_needed, own_power_law, pooled
 from intrinsic.statistics import NotEnough
 
 
@@ -56,3 +56,26 @@ def test_pooling_beats_a_sets_own_points_where_sets_share_the_form():
         pooled_errors.append(abs(np.log(pooled(runs, "s0", 1750).loss_nats / truth)))
         own_errors.append(abs(np.log(own_power_law(runs, "s0", 1750) / truth)))
     assert np.mean(pooled_errors) < np.mean(own_errors)
+
+
+def test_the_labels_needed_of_an_exact_power_law_are_recovered():
+    runs, truth = simulated(0, tau=0, omega=0, sigma=0)
+    needed = n_needed(runs, "s0", truth)
+    assert needed.n_train == pytest.approx(1750, rel=0.05)
+    assert needed.low <= needed.n_train <= needed.high
+
+
+def test_labels_needed_beyond_tenfold_are_more_than_that():
+    needed = n_needed(simulated(0)[0], "s0", 1e-6)
+    assert needed.n_train is None
+    assert "more than 2500" in str(needed)
+
+
+def test_a_target_loss_without_a_logarithm_is_refused():
+    with pytest.raises(NotEnough, match="no logarithm"):
+        n_needed(simulated(0)[0], "s0", 0)
+
+
+def test_the_mean_curve_does_not_use_the_set_itself():
+    runs, _ = simulated(0)
+    assert mean_curve(runs, "s0", 1750) == mean_curve(runs[runs["dataset"] != "s0"], "s0", 1750)

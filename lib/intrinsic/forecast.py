@@ -99,3 +99,63 @@ def own_power_law(runs, target, n_train) -> float:
         raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
     line = np.polyfit(np.log(own["n_train"]), np.log(own["test_loss_nats"]), 1)
     return float(np.exp(np.polyval(line, math.log(n_train))))
+
+
+def mean_curve(runs, target, n_train) -> float:
+    """Baseline, nats: log loss = a - b log N by least squares on the runs of all image sets but `target`.
+
+    Raises NotEnough where they have fewer than 2 sizes N.
+    """
+    others = runs[runs["dataset"] != target]
+    if others["n_train"].nunique() < 2:
+        raise NotEnough("the other image sets have runs at fewer than 2 sizes N, which give no slope; add runs")
+    line = np.polyfit(np.log(others["n_train"]), np.log(others["test_loss_nats"]), 1)
+    return float(np.exp(np.polyval(line, math.log(n_train))))
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Smallest N whose forecast loss is at most the target; None means more than `largest`."""
+
+    n_train: float | None
+    low: float | None
+    high: float | None
+    largest: float
+
+    def __str__(self):
+        def shown(n):
+            return f"more than {self.largest:.0f}" if n is None else f"{n:.0f}"
+
+        return f"N = {shown(self.n_train)}, interval from {shown(self.low)} to {shown(self.high)}"
+
+
+def n_needed(runs, target, loss_nats, level=0.95, points=25) -> Needed:
+    """Smallest N at which `pooled` forecasts at most loss_nats (nats) for image set `target`.
+
+    Its interval: the N at which the lower and the upper end of the prediction interval reach loss_nats.
+    Searched on `points` sizes, equally spaced in log N, from the target's smallest N to MAX_FOLD times
+    its largest; one that is not reached there is None, "more than N". Raises NotEnough as `pooled`.
+    """
+    if not (math.isfinite(loss_nats) and loss_nats > 0):
+        raise NotEnough(f"a target loss of {loss_nats} nats has no logarithm; give a positive one")
+    own = runs.loc[runs["dataset"] == target, "n_train"]
+    if own.nunique() < 2:
+        raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
+    largest = MAX_FOLD * float(own.max())
+    sizes = np.geomspace(own.min(), largest, points)
+    sizes[-1] = largest  # geomspace may end a rounding beyond it
+    forecasts = [pooled(runs, target, n, level) for n in sizes]
+
+    def reached(values):
+        below = np.flatnonzero(np.array(values) <= loss_nats)
+        if not len(below):
+            return None
+        i = below[0]
+        if i == 0:
+            return float(sizes[0])
+        ends = np.log(values[i - 1 : i + 1])
+        share = (ends[0] - math.log(loss_nats)) / (ends[0] - ends[1])
+        return float(sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** share)
+
+    middle, low, high = (reached([getattr(f, end) for f in forecasts]) for end in ("loss_nats", "low", "high"))
+    return Needed(middle, low, high, largest)
