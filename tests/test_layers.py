@@ -36,6 +36,7 @@ ORDER = [
     "campaign",
     "progress",
     "statistics",
+    "forecast",
     "audit",
     "controlled",
     "further",

@@ -1,0 +1,161 @@
+"""Loss at a larger N from small runs, d_data and K_F, pooled over image sets."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import linalg, optimize, stats
+
+from intrinsic.statistics import NotEnough
+
+MAX_FOLD = 10  # beyond this multiple of a set's largest N nothing is forecast
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A forecast loss in nats, with its prediction interval for one run at n_train."""
+
+    n_train: float
+    loss_nats: float
+    low: float
+    high: float
+
+
+def _terms(n_train, dimension, sharpness):
+    """Fixed effects: constant, log K_F, -(log N) / d_data; shape (n, 3)."""
+    n = np.asarray(n_train, float)
+    return np.column_stack([np.ones(len(n)), np.log(sharpness), -np.log(n) / dimension])
+
+
+def pooled(runs, target, n_train, level=0.95) -> Forecast:
+    """Loss of image set `target` at n_train by the theory's form, partially pooled.
+
+        log loss = a + b log K_F - (s / d_data) log N + u_set + v_set (log N - m) + e
+
+    u, v, e normal; their variances by restricted maximum likelihood, the forecast is the best linear
+    unbiased one, its interval counts the error of a, b, s, u, v and e and uses t(G - 3) for G sets.
+    runs   frame: dataset, n_train, test_loss_nats (nats), d_data, sharpness (K_F per unit of L2)
+    Raises NotEnough for fewer than 5 sets, fewer than 2 sizes of the target, a value that is not
+    positive and finite, or n_train beyond MAX_FOLD times the target's largest.
+    Source: Henderson 1975 (prediction); Patterson & Thompson 1971 (restricted likelihood).
+    """
+    columns = ["n_train", "test_loss_nats", "d_data", "sharpness"]
+    values = runs[columns].to_numpy(float)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise NotEnough("a run has a value that is not positive and finite, whose logarithm is undefined; drop it")
+    names = runs["dataset"].to_numpy()
+    own = values[names == target]
+    n_sets = len(set(names))
+    if len(np.unique(own[:, 0])) < 2:
+        raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
+    if n_sets < 5:
+        raise NotEnough(f"{n_sets} image sets are too few to pool over; give runs of at least 5")
+    if n_train > MAX_FOLD * own[:, 0].max():
+        raise NotEnough(
+            f"N = {n_train:g} is beyond {MAX_FOLD} times the largest trained, {own[:, 0].max():g}; train at a larger N"
+        )
+    x = _terms(values[:, 0], values[:, 2], values[:, 3])
+    y = np.log(values[:, 1])
+    middle = np.log(values[:, 0]).mean()
+    t = np.log(values[:, 0]) - middle
+    same = names[:, None] == names[None, :]
+
+    def solved(theta):
+        tau, omega, sigma = np.exp(2 * theta)
+        v = same * (tau + omega * np.outer(t, t)) + sigma * np.eye(len(y))
+        factor = linalg.cho_factor(v, lower=True)
+        vx = linalg.cho_solve(factor, x)
+        info = x.T @ vx
+        beta = np.linalg.solve(info, vx.T @ y)
+        rest = y - x @ beta
+        return factor, vx, info, beta, rest
+
+    def deviance(theta):
+        factor, _, info, _, rest = solved(theta)
+        logs = 2 * np.log(np.diag(factor[0])).sum() + np.linalg.slogdet(info)[1]
+        return logs + rest @ linalg.cho_solve(factor, rest)
+
+    best = optimize.minimize(deviance, np.log([0.3, 0.1, 0.2]), method="L-BFGS-B", bounds=[(-6, 3)] * 3)
+    tau, omega, sigma = np.exp(2 * best.x)
+    factor, _, info, beta, rest = solved(best.x)
+    t0 = math.log(n_train) - middle
+    x0 = _terms([n_train], own[:1, 2], own[:1, 3])[0]
+    cov = (names == target) * (tau + omega * t * t0)
+    weight = linalg.cho_solve(factor, cov)
+    lack = x0 - x.T @ weight
+    mean = x0 @ beta + weight @ rest
+    variance = tau + omega * t0**2 + sigma - cov @ weight + lack @ np.linalg.solve(info, lack)
+    half = stats.t.ppf((1 + level) / 2, n_sets - 3) * math.sqrt(variance)
+    return Forecast(n_train, *np.exp([mean, mean - half, mean + half]).tolist())
+
+
+def own_power_law(runs, target, n_train) -> float:
+    """Baseline, nats: log loss = a - b log N by least squares on the runs of `target` alone.
+
+    Raises NotEnough where they have fewer than 2 sizes N.
+    """
+    own = runs[runs["dataset"] == target]
+    if own["n_train"].nunique() < 2:
+        raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
+    line = np.polyfit(np.log(own["n_train"]), np.log(own["test_loss_nats"]), 1)
+    return float(np.exp(np.polyval(line, math.log(n_train))))
+
+
+def mean_curve(runs, target, n_train) -> float:
+    """Baseline, nats: log loss = a - b log N by least squares on the runs of all image sets but `target`.
+
+    Raises NotEnough where they have fewer than 2 sizes N.
+    """
+    others = runs[runs["dataset"] != target]
+    if others["n_train"].nunique() < 2:
+        raise NotEnough("the other image sets have runs at fewer than 2 sizes N, which give no slope; add runs")
+    line = np.polyfit(np.log(others["n_train"]), np.log(others["test_loss_nats"]), 1)
+    return float(np.exp(np.polyval(line, math.log(n_train))))
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Smallest N whose forecast loss is at most the target; None means more than `largest`."""
+
+    n_train: float | None
+    low: float | None
+    high: float | None
+    largest: float
+
+    def __str__(self):
+        def shown(n):
+            return f"more than {self.largest:.0f}" if n is None else f"{n:.0f}"
+
+        return f"N = {shown(self.n_train)}, interval from {shown(self.low)} to {shown(self.high)}"
+
+
+def n_needed(runs, target, loss_nats, level=0.95, points=25) -> Needed:
+    """Smallest N at which `pooled` forecasts at most loss_nats (nats) for image set `target`.
+
+    Its interval: the N at which the lower and the upper end of the prediction interval reach loss_nats.
+    Searched on `points` sizes, equally spaced in log N, from the target's smallest N to MAX_FOLD times
+    its largest; one that is not reached there is None, "more than N". Raises NotEnough as `pooled`.
+    """
+    if not (math.isfinite(loss_nats) and loss_nats > 0):
+        raise NotEnough(f"a target loss of {loss_nats} nats has no logarithm; give a positive one")
+    own = runs.loc[runs["dataset"] == target, "n_train"]
+    if own.nunique() < 2:
+        raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
+    largest = MAX_FOLD * float(own.max())
+    sizes = np.geomspace(own.min(), largest, points)
+    sizes[-1] = largest  # geomspace may end a rounding beyond it
+    forecasts = [pooled(runs, target, n, level) for n in sizes]
+
+    def reached(values):
+        below = np.flatnonzero(np.array(values) <= loss_nats)
+        if not len(below):
+            return None
+        i = below[0]
+        if i == 0:
+            return float(sizes[0])
+        ends = np.log(values[i - 1 : i + 1])
+        share = (ends[0] - math.log(loss_nats)) / (ends[0] - ends[1])
+        return float(sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** share)
+
+    middle, low, high = (reached([getattr(f, end) for f in forecasts]) for end in ("loss_nats", "low", "high"))
+    return Needed(middle, low, high, largest)

@@ -1,0 +1,81 @@
+"""The label forecast against simulations whose truth is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from intrinsic.forecast import mean_curve, n_needed, own_power_law, pooled
+from intrinsic.statistics import NotEnough
+
+
+def simulated(seed, tau=0.3, omega=0.05, sigma=0.15, sets=10):
+    """Runs of `sets` sets at N to 1,750, the first one's to 250, and its loss at 1,750."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for g in range(sets):
+        d, k = rng.uniform(5, 20), rng.uniform(0.1, 0.4)
+        u, v = rng.normal(0, tau), rng.normal(0, omega)
+        for n in (60, 125, 250, 500, 1000, 1750):
+            line = 1 + np.log(k) - 2 / d * np.log(n) + u + v * np.log(n / 300)
+            rows.append((f"s{g}", n, np.exp(line + rng.normal(0, sigma)), d, k))
+    frame = pd.DataFrame(rows, columns=["dataset", "n_train", "test_loss_nats", "d_data", "sharpness"])
+    hidden = (frame["dataset"] == "s0") & (frame["n_train"] > 250)
+    truth = frame.loc[hidden & (frame["n_train"] == 1750), "test_loss_nats"].item()
+    return frame[~hidden], truth
+
+
+def test_an_exact_power_law_is_recovered():
+    runs, truth = simulated(0, tau=0, omega=0, sigma=0)
+    assert pooled(runs, "s0", 1750).loss_nats == pytest.approx(truth, rel=0.01)
+
+
+def test_the_interval_covers_a_new_run_as_often_as_it_says():
+    inside = []
+    for seed in range(100):
+        runs, truth = simulated(seed)
+        forecast = pooled(runs, "s0", 1750)
+        inside.append(forecast.low <= truth <= forecast.high)
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+def test_beyond_tenfold_nothing_is_forecast():
+    with pytest.raises(NotEnough, match="beyond 10 times"):
+        pooled(simulated(0)[0], "s0", 2501)
+
+
+def test_one_size_is_too_few():
+    runs, _ = simulated(0)
+    with pytest.raises(NotEnough, match="fewer than 2 sizes"):
+        pooled(runs[(runs["dataset"] != "s0") | (runs["n_train"] == 250)], "s0", 1000)
+
+
+def test_pooling_beats_a_sets_own_points_where_sets_share_the_form():
+    pooled_errors, own_errors = [], []
+    for seed in range(40):
+        runs, truth = simulated(seed)
+        pooled_errors.append(abs(np.log(pooled(runs, "s0", 1750).loss_nats / truth)))
+        own_errors.append(abs(np.log(own_power_law(runs, "s0", 1750) / truth)))
+    assert np.mean(pooled_errors) < np.mean(own_errors)
+
+
+def test_the_labels_needed_of_an_exact_power_law_are_recovered():
+    runs, truth = simulated(0, tau=0, omega=0, sigma=0)
+    needed = n_needed(runs, "s0", truth)
+    assert needed.n_train == pytest.approx(1750, rel=0.05)
+    assert needed.low <= needed.n_train <= needed.high
+
+
+def test_labels_needed_beyond_tenfold_are_more_than_that():
+    needed = n_needed(simulated(0)[0], "s0", 1e-6)
+    assert needed.n_train is None
+    assert "more than 2500" in str(needed)
+
+
+def test_a_target_loss_without_a_logarithm_is_refused():
+    with pytest.raises(NotEnough, match="no logarithm"):
+        n_needed(simulated(0)[0], "s0", 0)
+
+
+def test_the_mean_curve_does_not_use_the_set_itself():
+    runs, _ = simulated(0)
+    assert mean_curve(runs, "s0", 1750) == mean_curve(runs[runs["dataset"] != "s0"], "s0", 1750)
