@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intrinsic.forecast import mean_curve, n_needed, own_power_law, pooled
+from intrinsic.forecast import held_out, judged, mean_curve, n_needed, own_power_law, pooled
 from intrinsic.statistics import NotEnough
 
 
@@ -18,7 +18,7 @@ def simulated(seed, tau=0.3, omega=0.05, sigma=0.15, sets=10):
         for n in (60, 125, 250, 500, 1000, 1750):
             line = 1 + np.log(k) - 2 / d * np.log(n) + u + v * np.log(n / 300)
             rows.append((f"s{g}", n, np.exp(line + rng.normal(0, sigma)), d, k))
-    frame = pd.DataFrame(rows, columns=["dataset", "n_train", "test_loss_nats", "d_data", "sharpness"])
+    frame = pd.DataFrame(rows, columns=["dataset", "n_train", "test_loss_nats", "d_data", "k_f"])
     hidden = (frame["dataset"] == "s0") & (frame["n_train"] > 250)
     truth = frame.loc[hidden & (frame["n_train"] == 1750), "test_loss_nats"].item()
     return frame[~hidden], truth
@@ -79,3 +79,40 @@ def test_a_target_loss_without_a_logarithm_is_refused():
 def test_the_mean_curve_does_not_use_the_set_itself():
     runs, _ = simulated(0)
     assert mean_curve(runs, "s0", 1750) == mean_curve(runs[runs["dataset"] != "s0"], "s0", 1750)
+
+
+def whole(seed, **how):
+    """Simulated runs with those that `simulated` hides."""
+    runs, truth = simulated(seed, **how)
+    first = runs[runs["dataset"] == "s0"].iloc[0]
+    return pd.concat([runs, first.to_frame().T.assign(n_train=1750, test_loss_nats=truth)]).infer_objects()
+
+
+def test_each_set_is_forecast_without_its_own_large_runs():
+    runs = whole(1, tau=0, omega=0, sigma=0)
+    table = held_out(runs, 1750, 250)
+    assert sorted(table["dataset"]) == sorted(runs["dataset"].unique())
+    assert table["error_pooled"].abs().max() < 0.02
+    moved = runs.assign(
+        test_loss_nats=np.where(runs["n_train"] == 1750, 9 * runs["test_loss_nats"], runs["test_loss_nats"])
+    )
+    hidden = held_out(moved[(moved["n_train"] < 1750) | (moved["dataset"] == "s3")], 1750, 250)
+    assert hidden["dataset"].tolist() == ["s3"]
+    assert hidden["error_own_power_law"].item() == pytest.approx(np.log(1 / 9), abs=0.02)
+
+
+def test_the_judgement_follows_the_errors_and_flips_with_them():
+    rng = np.random.default_rng(0)
+    good, bad = rng.normal(0, 0.05, 12), rng.normal(1, 0.1, 12)
+    table = pd.DataFrame({"error_pooled": good, "error_own_power_law": bad, "error_mean_curve": -good})
+    said = judged(table).set_index("method")["verdict"]
+    assert said["own_power_law"] == "pooled is better"
+    assert said["mean_curve"] == "undecided"
+    flipped = table.rename(columns={"error_pooled": "error_own_power_law", "error_own_power_law": "error_pooled"})
+    assert judged(flipped).set_index("method")["verdict"]["own_power_law"] == "pooled is worse"
+    assert set(judged(table[:5])["verdict"]) == {"", "too few sets"}
+
+
+def test_nothing_to_check_is_one_sentence():
+    with pytest.raises(NotEnough, match="no forecast can be checked"):
+        held_out(simulated(0)[0], 4000, 250)

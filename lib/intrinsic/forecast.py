@@ -4,10 +4,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from scipy import linalg, optimize, stats
 
 from intrinsic.statistics import NotEnough
 
+LEAST_SETS = 8  # from which a comparison of methods is more than an illustration
+METHODS = ("pooled", "own_power_law", "mean_curve")
 MAX_FOLD = 10  # beyond this multiple of a set's largest N nothing is forecast
 
 
@@ -34,12 +37,12 @@ def pooled(runs, target, n_train, level=0.95) -> Forecast:
 
     u, v, e normal; their variances by restricted maximum likelihood, the forecast is the best linear
     unbiased one, its interval counts the error of a, b, s, u, v and e and uses t(G - 3) for G sets.
-    runs   frame: dataset, n_train, test_loss_nats (nats), d_data, sharpness (K_F per unit of L2)
+    runs   frame: dataset, n_train, test_loss_nats (nats), d_data, k_f (K_F at M images a class, per unit of L2)
     Raises NotEnough for fewer than 5 sets, fewer than 2 sizes of the target, a value that is not
     positive and finite, or n_train beyond MAX_FOLD times the target's largest.
     Source: Henderson 1975 (prediction); Patterson & Thompson 1971 (restricted likelihood).
     """
-    columns = ["n_train", "test_loss_nats", "d_data", "sharpness"]
+    columns = ["n_train", "test_loss_nats", "d_data", "k_f"]
     values = runs[columns].to_numpy(float)
     if not (np.isfinite(values) & (values > 0)).all():
         raise NotEnough("a run has a value that is not positive and finite, whose logarithm is undefined; drop it")
@@ -159,3 +162,58 @@ def n_needed(runs, target, loss_nats, level=0.95, points=25) -> Needed:
 
     middle, low, high = (reached([getattr(f, end) for f in forecasts]) for end in ("loss_nats", "low", "high"))
     return Needed(middle, low, high, largest)
+
+
+def held_out(runs, n_train, small) -> pd.DataFrame:
+    """Each image set in turn forecast at n_train from its runs at N <= small and all runs of the other sets.
+
+    One row a set that has runs at n_train and at two sizes up to `small`: dataset, domain where the frame has it,
+    loss_nats (geometric mean of its runs at n_train), low and high of the pooled prediction interval, inside, and
+    for each of METHODS the forecast and its error, log(forecast / loss_nats). Raises NotEnough where there is none.
+    """
+    rows = []
+    for name in runs["dataset"].unique():
+        own = runs["dataset"] == name
+        there = runs.loc[own & (runs["n_train"] == n_train), "test_loss_nats"]
+        known = runs[~own | (runs["n_train"] <= small)]
+        if not len(there) or known.loc[known["dataset"] == name, "n_train"].nunique() < 2:
+            continue
+        loss = float(np.exp(np.log(there).mean()))
+        found = pooled(known, name, n_train)
+        row = {"dataset": name, "loss_nats": loss, "pooled": found.loss_nats, "low": found.low, "high": found.high}
+        if "domain" in runs:
+            row["domain"] = runs.loc[own, "domain"].iloc[0]
+        row |= {"own_power_law": own_power_law(known, name, n_train), "mean_curve": mean_curve(known, name, n_train)}
+        row["inside"] = found.low <= loss <= found.high
+        rows.append(row | {f"error_{method}": math.log(row[method] / loss) for method in METHODS})
+    if not rows:
+        raise NotEnough(
+            f"no image set has runs at N = {n_train:g} and at two sizes up to {small:g}, so no forecast can be "
+            "checked; complete a campaign that has them"
+        )
+    return pd.DataFrame(rows)
+
+
+def judged(table, level=0.95) -> pd.DataFrame:
+    """Size of the errors of `held_out` by method, and what the pooled form gains over each baseline.
+
+    One row a method: mean_error, mean |log error| over sets; gain, mean of (its |log error| - that of pooled), paired
+    over sets, with a t interval [low, high]; verdict: "pooled is better" where the interval lies above 0, "pooled is
+    worse" below, else "undecided"; fewer than LEAST_SETS sets are "too few sets".
+    """
+    rows, n = [], len(table)
+    ours = table["error_pooled"].abs()
+    for method in METHODS:
+        errors = table[f"error_{method}"].abs()
+        gain = errors - ours
+        half = stats.t.ppf((1 + level) / 2, n - 1) * gain.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
+        low, high = gain.mean() - half, gain.mean() + half
+        if method == "pooled":
+            said = ""
+        elif n < LEAST_SETS:
+            said = "too few sets"
+        else:
+            said = "pooled is better" if low > 0 else "pooled is worse" if high < 0 else "undecided"
+        rows.append({"method": method, "sets": n, "mean_error": errors.mean(), "gain": gain.mean(), "low": low,
+                     "high": high, "verdict": said})  # fmt: skip
+    return pd.DataFrame(rows)
