@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(KEY)
 SETS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help book test test-gpu drill browser lab bench simulations lint format clean
+.PHONY: help book test test-long test-gpu drill browser lab bench simulations lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -24,6 +24,9 @@ book: $(READY)  ## build the book: the quick campaign, all notebooks, then HTML 
 
 test: $(READY) browser  ## run all tests (at most 15 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
+
+test-long: $(READY)  ## run the tests that make test leaves out: every page beyond the claims with other parameters
+	@$(BIN)/python -m pytest -m long -n 2 $(PYTEST_FLAGS)
 
 test-gpu: $(READY)  ## run the tests that need a CUDA device, or say that there is none
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make: torch finds no CUDA device on this machine, so none of the GPU tests can run")'

@@ -69,8 +69,14 @@ def tiny_store(tmp_path_factory):
     return root
 
 
+def by_length(path):
+    """Pages beyond the claims are many: `make test-long` runs them, and `make book` with the parameters of a book."""
+    many = path.parent.name == "beyond" or path.stem == "theorem_checks"
+    return pytest.param(path, marks=[pytest.mark.long] if many else [], id=path.stem)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", map(by_length, NOTEBOOKS))
 def test_it_runs_under_plain_papermill_from_any_folder(path, tiny_store, tmp_path, monkeypatch):
     monkeypatch.setenv("INTRINSIC_STORE", str(tiny_store))
     out = tmp_path / "out.ipynb"
