@@ -14,7 +14,7 @@ from browser import MISSING, find_chromium
 from intrinsic import images
 
 NOTEBOOK = "methods/label_sharpness.ipynb"
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.browser]
 
 
 @contextlib.contextmanager
