@@ -45,7 +45,7 @@ LOSS_SETS = ("digits_4_9", "photo_patches", "brain_mri_patches")
 GROUPS = {  # operators by the beginning of their names; what is in none is "rest"
     "convolutions": (
         *("aten::mkldnn_convolution", "aten::convolution", "aten::cudnn_convolution", "aten::_conv"),
-        *("_Tiles", "_Shifts", "_Columns", "_FewChannels", "aten::_slow_conv2d"),
+        *("_Tiles", "_Shifts", "_Columns", "aten::_slow_conv2d"),
     ),
     "products": ("_PooledLinear", "aten::mm", "aten::addmm", "aten::bmm", "aten::linear", "aten::mkldnn_linear"),
     "conversions and copies": ("aten::copy_", "aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous"),

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from intrinsic import book, campaign, cli
+from intrinsic.records import Record, Store
 
 
 def run(capsys, *arguments):
@@ -92,7 +93,7 @@ def test_what_does_not_exist_gets_one_sentence_and_a_failure(capsys, arguments):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["measure", "run", "status", "report", "book", "datasets"])
+@pytest.mark.parametrize("command", ["measure", "forecast", "run", "status", "report", "book", "datasets"])
 def test_every_command_has_help_with_an_example(capsys, command):
     with pytest.raises(SystemExit) as caught:
         cli.main([command, "--help"])
@@ -298,3 +299,66 @@ def test_a_comparison_reads_files_as_the_measurement_does(capsys, tmp_path, monk
     assert "> deep" in out
     assert "of 1 other sets 1 have a lower d_data, 0 a lower K_F" in out
     assert "a/x.png: " in out
+
+
+@pytest.fixture
+def trained(own_store, tmp_path):
+    """Records of eight made-up sets that follow log loss = 1 + log K_F - 2 / d log N, the first one's up to N = 250.
+
+    The error rate is a fifth of the loss, on 10,000 images.
+    """
+    file = tmp_path / "made.yaml"
+    file.write_text("name: made\ndatasets: [digits]\ndataset: digits\nsize: 8\nper_class: 30\ndraws: 3\nk: 5\n")
+    p, store, rng = campaign.read(file), Store(own_store), np.random.default_rng(0)
+    counts = {"n": 900, "n_classes": 2, "n_groups": 900, "n_copies": 0, "n_conflicting": 0}
+    for i in range(8):
+        d, k = rng.uniform(5, 20), rng.uniform(0.1, 0.4)
+        keys = {**campaign._properties_wanted(p, f"made {i}"), "image_hash": "0"}
+        series = {"growth_per_class": [10.0, 30.0], "growth_k_f": [0.1, 0.2]}
+        store.write(Record("properties", keys, {**counts, "d_mle": d, "k_f": k}, {}, series, {"domain": "made"}))
+        for n in (60, 125, 250, 500, 1000, 1750):
+            if i == 0 and n > 250:
+                continue
+            loss = float(np.exp(1 + np.log(k) - 2 / d * np.log(n)))
+            keys = {**campaign._training_wanted(p, f"made {i}", "resnet18", n, 0), "image_hash": "0", "split_hash": "0"}
+            metrics = {"fitted": 1.0, "test_loss_nats": loss, "test_accuracy": 1 - loss / 5, "n_test": 10_000}
+            store.write(Record("training", keys, metrics))
+            unfit = {**metrics, "fitted": 0.0, "test_loss_nats": 9.0, "test_accuracy": 0.5}
+            store.write(Record("training", {**keys, "seed": 1}, unfit))
+    first = next(r for r in store.records("properties") if r.params["dataset"] == "made 0").metrics
+    return str(file), lambda n: float(np.exp(1 + np.log(first["k_f"]) - 2 / first["d_mle"] * np.log(n)))
+
+
+def test_forecast_gives_the_loss_and_the_accuracy_and_the_labels_needed(capsys, trained):
+    params, loss = trained
+    wanted = 1 - loss(900) / 5
+    options = ("--params", params, "--target-accuracy", f"{wanted}", "--at", "500", "1750", "2501")
+    code, out, err = run(capsys, "forecast", "made 0", *options, "--json")
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [row["n_train"] for row in facts["forecasts"]] == [500, 1750]
+    assert facts["forecasts"][1]["loss"] == pytest.approx(loss(1750), rel=0.02)
+    assert facts["forecasts"][1]["accuracy"] == pytest.approx(1 - loss(1750) / 5, abs=0.003)
+    assert facts["needed"]["accuracy"]["n_train"] == pytest.approx(900, rel=0.1)
+    assert facts["sets"] == 8
+    assert facts["runs"] == 3
+    code, out, err = run(capsys, "forecast", "made 0", *options)
+    assert (code, err) == (0, "")
+    assert "accuracy" in out
+    assert "2501: more than 10 times" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["digits"], "no fitted run of resnet18 on digits"),
+        (["made 0", "--model", "vgg13"], "no fitted run of vgg13"),
+        (["made 0", "--target-accuracy", "90"], "between 0 and 1"),
+        (["made 0", "--at", "9000"], "more than 10 times"),
+    ],
+)
+def test_a_forecast_that_cannot_be_made_gets_one_sentence(capsys, trained, arguments, said):
+    code, out, err = run(capsys, "forecast", *arguments, "--params", trained[0])
+    assert (code, out) == (1, "")
+    assert said in err
+    assert err.count("\n") == 1

@@ -4,7 +4,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intrinsic.forecast import held_out, judged, mean_curve, n_needed, own_power_law, pooled
+from intrinsic.forecast import (
+    ERROR,
+    LOSS,
+    error_of,
+    held_out,
+    judged,
+    mean_curve,
+    n_needed,
+    own_power_law,
+    pooled,
+    table,
+    with_error,
+)
 from intrinsic.statistics import NotEnough
 
 
@@ -26,7 +38,7 @@ def simulated(seed, tau=0.3, omega=0.05, sigma=0.15, sets=10):
 
 def test_an_exact_power_law_is_recovered():
     runs, truth = simulated(0, tau=0, omega=0, sigma=0)
-    assert pooled(runs, "s0", 1750).loss_nats == pytest.approx(truth, rel=0.01)
+    assert pooled(runs, "s0", 1750).value == pytest.approx(truth, rel=0.01)
 
 
 def test_the_interval_covers_a_new_run_as_often_as_it_says():
@@ -53,7 +65,7 @@ def test_pooling_beats_a_sets_own_points_where_sets_share_the_form():
     pooled_errors, own_errors = [], []
     for seed in range(40):
         runs, truth = simulated(seed)
-        pooled_errors.append(abs(np.log(pooled(runs, "s0", 1750).loss_nats / truth)))
+        pooled_errors.append(abs(np.log(pooled(runs, "s0", 1750).value / truth)))
         own_errors.append(abs(np.log(own_power_law(runs, "s0", 1750) / truth)))
     assert np.mean(pooled_errors) < np.mean(own_errors)
 
@@ -65,10 +77,52 @@ def test_the_labels_needed_of_an_exact_power_law_are_recovered():
     assert needed.low <= needed.n_train <= needed.high
 
 
+def counted(runs, n_test=4000):
+    """The runs, with the loss taken as the error rate of a large test set."""
+    share = 0.2 * runs["test_loss_nats"]
+    return runs.assign(test_accuracy=1 - np.round(share * n_test) / n_test, n_test=n_test)
+
+
+def test_an_exact_power_law_of_the_error_is_recovered_as_accuracy_and_labels_needed():
+    runs, truth = simulated(0, tau=0, omega=0, sigma=0)
+    found = table(counted(runs), "s0", [500, 1750, 9000]).set_index("n_train")
+    assert found.index.tolist() == [500, 1750]  # 9,000 is more than ten times 250
+    assert found.loc[1750, "loss"] == pytest.approx(truth, rel=0.01)
+    assert 1 - found.loc[1750, "accuracy"] == pytest.approx(0.2 * truth, rel=0.03)
+    assert (found.accuracy_low <= found.accuracy).all()
+    assert (found.accuracy <= found.accuracy_high).all()
+    needed = n_needed(with_error(counted(runs)), "s0", error_of(1 - 0.2 * truth), outcome=ERROR)
+    assert needed.n_train == pytest.approx(1750, rel=0.1)
+
+
+def test_a_network_without_an_error_has_a_logarithm_of_it():
+    runs = with_error(pd.DataFrame({"test_accuracy": [1.0, 0.5], "n_test": [99, 99]}))
+    assert runs[ERROR].tolist() == pytest.approx([0.5 / 100, 50 / 100])
+
+
+@pytest.mark.parametrize("accuracy", [0, 1, 1.2, float("nan")])
+def test_an_accuracy_that_no_network_has_is_refused(accuracy):
+    with pytest.raises(NotEnough, match="between 0 and 1"):
+        error_of(accuracy)
+
+
+def test_errors_are_held_out_as_losses_are():
+    runs = counted(whole(1, tau=0, omega=0, sigma=0))
+    by_loss, by_error = (held_out(with_error(runs), 1750, 250, outcome=outcome) for outcome in (LOSS, ERROR))
+    assert by_error["measured"].tolist() == pytest.approx((0.2 * by_loss["measured"]).tolist(), rel=0.05)
+    assert by_error["error_pooled"].abs().max() < 0.1
+
+
 def test_labels_needed_beyond_tenfold_are_more_than_that():
     needed = n_needed(simulated(0)[0], "s0", 1e-6)
     assert needed.n_train is None
     assert "more than 2500" in str(needed)
+
+
+def test_labels_that_were_there_already_are_at_most_so_many():
+    needed = n_needed(simulated(0, tau=0, omega=0, sigma=0)[0], "s0", 1e6)
+    assert needed.n_train == needed.smallest == 60
+    assert "at most 60" in str(needed)
 
 
 def test_a_target_loss_without_a_logarithm_is_refused():

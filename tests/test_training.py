@@ -763,6 +763,14 @@ class Crowded(torch.nn.Module):
         return self.linear(x.flatten(1))
 
 
+@pytest.fixture
+def few(monkeypatch):
+    """(images, labels, settings) of three steps an epoch, on a device whose memory may be full."""
+    monkeypatch.setattr(training, "_may_lack_memory", lambda device: True)
+    x = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    return x, torch.arange(24) % 2, {"until": "epochs", "epochs": 3, "batch_size": 8, "learning_rate": 0.05}
+
+
 @pytest.mark.parametrize("class_weights", ["none", [1.0, 3.0]])
 def test_where_memory_lacks_a_batch_goes_in_parts_to_the_same_weights(class_weights, monkeypatch):
     monkeypatch.setattr(training, "_may_lack_memory", lambda device: True)
@@ -782,10 +790,8 @@ def test_where_memory_lacks_a_batch_goes_in_parts_to_the_same_weights(class_weig
     assert parted.train_loss_nats == pytest.approx(plain.train_loss_nats, rel=1e-5)
 
 
-def test_memory_that_lacks_at_a_later_step_starts_the_run_over(monkeypatch):
-    monkeypatch.setattr(training, "_may_lack_memory", lambda device: True)
-    x, y = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 2
-    settings = {"until": "epochs", "epochs": 3, "batch_size": 8, "learning_rate": 0.05}
+def test_memory_that_lacks_at_a_later_step_starts_the_run_over(few, monkeypatch):
+    x, y, settings = few
     always, later = Crowded(4), Crowded(24)
     training.train(always, x, y, **settings)
     forward = later.forward
@@ -808,10 +814,8 @@ def test_memory_that_holds_not_even_two_images_is_an_error(monkeypatch):
 
 
 @pytest.mark.timeout(60)
-def test_a_run_in_parts_is_continued_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_may_lack_memory", lambda device: True)
-    x, y = torch.rand(24, 1, 4, 4, generator=torch.Generator().manual_seed(1)), torch.arange(24) % 2
-    settings = {"until": "epochs", "epochs": 3, "batch_size": 8, "learning_rate": 0.05}
+def test_a_run_in_parts_is_continued_in_parts(few, tmp_path):
+    x, y, settings = few
     whole, part = Crowded(4), Crowded(4)
     training.train(whole, x, y, **settings)
     forward = part.forward

@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -1015,6 +1016,57 @@ def compare(source: str, setting: dict | None = None, *, unmatched: bool = False
     frame = _numeric(pd.DataFrame(rows))
     kept = tuple(sorted((other, why) for other, why in set(left_out) if other not in shown))
     return Comparison(frame, name, at, kept)
+
+
+#: parameters of a training run that have to agree for two runs to be of one kind
+HOW = (
+    *("method_version", "protocol", "until", "epochs", "min_steps", "batch_size", "learning_rate", "weight_decay"),
+    *("augment", "class_weights", "pretrained"),
+)
+
+
+def runs_beside(source: str, model: str, setting: dict | None = None, *, store: Store | None = None) -> pd.DataFrame:
+    """Fitted runs of a network on an image set, and on all others in the records, trained alike at one setting.
+
+    One row a run: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f;
+    attrs["dataset"] is the set's name. setting as of `compare`. A set that was measured already is not read. Raises
+    CampaignError where the set has no run.
+    """
+    store = store or default_store()
+    setting, name = dict(setting or stored_setting(store)), _set_name(source)
+    sets = {}
+    for record in _all_records("properties", store):
+        if _comparable(record) and all(record.params[key] == setting[key] for key in SETTING):
+            sets.setdefault(record.params["dataset"], _properties_row(record, record.params["dataset"]))
+    pixels = ("size", "channels", "pixel_range")
+    runs = [
+        record
+        for record in _all_records("training", store)
+        if record.params["model"] == model and record.metrics["fitted"] and record.params["dataset"] in {name, *sets}
+        if record.metrics.get("test_loss_nats") and all(record.params[key] == setting[key] for key in pixels)
+    ]
+    own = Counter(tuple(record.params[key] for key in HOW) for record in runs if record.params["dataset"] == name)
+    if not own:
+        raise CampaignError(
+            f"no fitted run of {model} on {name} is stored at {_setting_text(setting, pixels)}, so its curve is not "
+            "known; train it at two sizes N at least, with --add where a parameter file does not name it: "
+            f"intrinsic run PARAMS.yaml --add {source}"
+        )
+    if name not in sets:
+        rows = compare(source, setting, store=store).rows
+        sets[name] = rows[rows.own].iloc[0].to_dict()
+    how = dict(zip(HOW, own.most_common(1)[0][0], strict=True))
+    of_set, of_run = ("domain", "family", "d_data", "k_f"), ("test_loss_nats", "test_accuracy", "n_test")
+    rows = [
+        {key: record.params[key] for key in ("dataset", "n_train", "seed")}
+        | {key: sets[record.params["dataset"]][key] for key in of_set}
+        | {key: record.metrics[key] for key in of_run}
+        for record in runs
+        if _same(record, how)
+    ]
+    frame = pd.DataFrame(rows)
+    frame.attrs["dataset"] = name
+    return frame
 
 
 def _setting_text(setting: dict, keys) -> str:

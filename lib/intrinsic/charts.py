@@ -255,6 +255,16 @@ def _color(frame: pd.DataFrame, legend: bool = True):
     )
 
 
+def _series_color(drawn: pd.DataFrame):
+    """(color, parameters, what is picked in the legend) of lines that have a column `series`, or of one line."""
+    if "series" not in drawn:
+        return alt.value(DOMAIN_COLORS["natural"]), [], None
+    legend = alt.Legend(title=None, columns=2, labelLimit=300)
+    color = alt.Color("series:N", sort=list(dict.fromkeys(drawn["series"])), legend=legend)
+    picked = alt.selection_point(name="picked_series", fields=["series"], bind="legend")
+    return color, [picked], picked
+
+
 def _shape(frame: pd.DataFrame, field: str = "model", title: str = "Model"):
     names = _ordered(frame[field], MODEL_SHAPES)
     spare = iter(SPARE_SHAPES * len(names))
@@ -860,12 +870,7 @@ def lines(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *, log
     y_scale = _scale(*[drawn[c].dropna() for c in (y, "low", "high") if c in drawn])
     across = alt.X(f"{x}:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
     up = alt.Y(f"{y}:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
-    color, params, chosen = alt.value(DOMAIN_COLORS["natural"]), [], None
-    if "series" in drawn:
-        legend = alt.Legend(title=None, columns=2, labelLimit=300)
-        color = alt.Color("series:N", sort=list(dict.fromkeys(drawn["series"])), legend=legend)
-        params = [alt.selection_point(name="picked_series", fields=["series"], bind="legend")]
-        chosen = params[0]
+    color, params, chosen = _series_color(drawn)
     base = alt.Chart(drawn).encode(x=across, color=color)
     labels = {"series": ("Series", None), x: (x_title, ".4~g"), y: (y_title, ".4~g")}
     labels |= {"low": ("low", ".4~g"), "high": ("high", ".4~g")}
@@ -1012,12 +1017,7 @@ def dimension_against(rows: pd.DataFrame, x: str, title: str, known: float | Non
     axis = alt.Axis(values=[float(v) for v in values], format=".4~g", grid=False) if len(values) < 10 else alt.Axis()
     across = alt.X(f"{x}:Q", title=title, scale=x_scale, axis=axis)
     y = alt.Y("d:Q", title="Estimated dimension d", scale=y_scale, axis=_axis(y_scale, 5))
-    color, params, chosen = alt.value(DOMAIN_COLORS["natural"]), [], None
-    if "series" in drawn:
-        legend = alt.Legend(title=None, columns=2, labelLimit=300)
-        color = alt.Color("series:N", sort=list(dict.fromkeys(drawn["series"])), legend=legend)
-        params = [alt.selection_point(name="picked_series", fields=["series"], bind="legend")]
-        chosen = params[0]
+    color, params, chosen = _series_color(drawn)
     near = _nearest([x])
     base = alt.Chart(drawn).encode(x=across, color=color)
     lines = base.mark_line().encode(y=y, opacity=_opacity(chosen, 0.9, 0.15))

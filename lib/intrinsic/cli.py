@@ -1,4 +1,4 @@
-"""The command `intrinsic`: measure, run, status, retry, publish, report, book, datasets."""
+"""The command `intrinsic`: measure, forecast, run, status, retry, publish, report, book, datasets."""
 
 import argparse
 import json
@@ -50,6 +50,21 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--compare", action="store_true", help="place it, matched, among the sets in the records")
     measure.add_argument("--params", metavar="PARAMS.yaml", help="compare at the setting of this file")
     measure.add_argument("--unmatched", action="store_true", help="compare with sets at other settings too")
+
+    forecast = add(
+        "forecast",
+        "how many labels a set needs: its loss and accuracy at more images, from its small runs",
+        "intrinsic forecast digits --target-accuracy 0.9",
+    )
+    forecast.add_argument("source", metavar="PATH|NAME", help="an image set with stored runs at two sizes N or more")
+    forecast.add_argument("--target-accuracy", type=float, metavar="A", help="how many images reach this accuracy")
+    forecast.add_argument("--target-loss", type=float, metavar="NATS", help="how many images reach this test loss")
+    forecast.add_argument("--model", default="resnet18", help="the network (resnet18)")
+    forecast.add_argument("--at", type=int, nargs="+", default=[500, 1000, 1750], metavar="N",
+                          help="sizes to forecast (500 1000 1750)")  # fmt: skip
+    forecast.add_argument("--params", metavar="PARAMS.yaml", help="take size, channels, M and k from this file")
+    forecast.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_catalogue(forecast)
 
     run = add("run", "complete a campaign: compute what is not stored", "intrinsic run params/quick.yaml --dry-run")
     run.add_argument("params", metavar="PARAMS.yaml")
@@ -155,6 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     work = {
         "measure": _measure,
+        "forecast": _forecast,
         "run": _run,
         "status": _status,
         "retry": _retry,
@@ -314,11 +330,7 @@ def _compare(arguments, source) -> dict:
     """The set, matched, among those in the records, as plain numbers; writes the picture."""
     from intrinsic import book, campaign
 
-    setting = None
-    if arguments.params:
-        p = campaign.read(arguments.params)
-        setting = {key: getattr(p, key) for key in campaign.SETTING}
-    found = campaign.compare(source, setting, unmatched=arguments.unmatched)
+    found = campaign.compare(source, _setting(arguments), unmatched=arguments.unmatched)
     columns = ["dataset", "domain", "d_data", "d_data_low", "d_data_high", "k_f", "k_f_low", "k_f_high", "own"]
     rows = found.rows[columns].sort_values("k_f", ascending=False)
     below = {column: list(found.rank(column)) for column in ("d_data", "k_f")}
@@ -329,6 +341,16 @@ def _compare(arguments, source) -> dict:
         "left_out": [list(pair) for pair in found.left_out],
         "picture": str(book.plane_page(found)),
     }
+
+
+def _setting(arguments) -> dict | None:
+    """Size, channels, range, M, draws and k of --params."""
+    from intrinsic import campaign
+
+    if not arguments.params:
+        return None
+    p = campaign.read(arguments.params)
+    return {key: getattr(p, key) for key in campaign.SETTING}
 
 
 def _show_compared(compared: dict) -> None:
@@ -400,6 +422,55 @@ def _show_soundness(sound: dict) -> None:
     if sound["unreachable"]["n_train"]:
         print(f"  training sizes   N = {sound['unreachable']['n_train'][0]} and above cannot be reached: "
               f"{sound['unreachable']['reason']}")  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------- forecast
+
+
+def _forecast(arguments) -> int:
+    from intrinsic import campaign, forecast
+
+    targets = {}
+    if arguments.target_accuracy is not None:
+        targets["accuracy"] = (arguments.target_accuracy, forecast.ERROR, forecast.error_of(arguments.target_accuracy))
+    if arguments.target_loss is not None:
+        targets["loss"] = (arguments.target_loss, forecast.LOSS, arguments.target_loss)
+    runs = forecast.with_error(campaign.runs_beside(arguments.source, arguments.model, _setting(arguments)))
+    name = runs.attrs["dataset"]
+    own = runs[runs["dataset"] == name]
+    found = forecast.table(runs, name, arguments.at)
+    needed = {
+        what: forecast.n_needed(runs, name, value, outcome=outcome) for what, (_, outcome, value) in targets.items()
+    }
+    if arguments.json:
+        facts = {
+            "name": name,
+            "model": arguments.model,
+            "runs": len(own),
+            "trained": sorted({int(n) for n in own["n_train"]}),
+            "d_data": float(own["d_data"].iloc[0]),
+            "k_f": float(own["k_f"].iloc[0]),
+            "sets": int(runs["dataset"].nunique()),
+            "forecasts": found.to_dict("records"),
+            "needed": {what: {"target": targets[what][0], **vars(one)} for what, one in needed.items()},
+        }
+        print(json.dumps(facts, allow_nan=False))
+        return 0
+    print(f"{name}: {arguments.model}, from {len(own)} runs at N = {own['n_train'].min()} to {own['n_train'].max()}, "
+          f"d_data {own['d_data'].iloc[0]:.2f}, K_F {own['k_f'].iloc[0]:.4f}, "
+          f"pooled with {runs['dataset'].nunique() - 1} other image sets")  # fmt: skip
+    print(f"  {'N':<9}{'test loss (nats)':<32}test accuracy")
+    for row in found.itertuples():
+        loss = f"{row.loss:.3f}   [{row.loss_low:.3f}, {row.loss_high:.3f}]"
+        print(f"  {row.n_train:<9}{loss:<32}{row.accuracy:.3f}   [{row.accuracy_low:.3f}, {row.accuracy_high:.3f}]")
+    left_out = sorted(set(arguments.at) - set(found["n_train"]))
+    if left_out:
+        print(f"  {', '.join(map(str, left_out))}: more than {forecast.MAX_FOLD} times the largest N trained, "
+              "where nothing is forecast")  # fmt: skip
+    for what, one in needed.items():
+        print(f"  {what} {targets[what][0]:g} needs {one}")
+    print("  intervals: 95 %, for one run; the page on labels says how such forecasts did on the records")
+    return 0
 
 
 # ------------------------------------------------------------------------------------ run and status

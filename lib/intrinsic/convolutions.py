@@ -36,7 +36,7 @@ FEWEST_TILES = 128  # of a chunk, below which its matrix products are slow
 PARTS = 4  # into which the chunks of a layer are shared out
 WEIGHT_COST = 40  # tiles whose products take as long as transforming a matrix of weights, forward and backward
 FEWEST_CHANNELS = 16  # of inputs and outputs, from which tiles are the faster way
-FEW_CHANNELS, LARGE_KERNEL = 4, 25  # of a first layer: at most so many inputs, and at least so many weights an output
+COLORS, LARGE_KERNEL = 3, 25  # inputs and least weights of an input for which torch's own first layers are made
 FEW_POSITIONS = 9  # of a VGG's last map, up to which the weights of equal inputs are summed first
 FEW_INPUTS, FEW_INPUTS_ALONE = 4, 16  # a step, up to which torch's other convolutions, and those of 1 x 1, are slower
 SMALL_MAP = 3  # the largest side of maps that take a product for each weight of a kernel of 3 x 3
@@ -119,8 +119,9 @@ def convolution(x, weight, bias=None, stride=(1, 1), padding=(0, 0)) -> torch.Te
     square = tuple(weight.shape[2:]) == (3, 3) and tuple(stride) == (1, 1) and tuple(padding) == (1, 1)
     if square and min(weight.shape[:2]) >= FEWEST_CHANNELS:
         return (_Shifts if max(x.shape[2:]) <= SMALL_MAP else _Tiles).apply(x, weight, bias)
-    if x.shape[1] <= FEW_CHANNELS and weight[0].numel() >= LARGE_KERNEL:
-        return _FewChannels.apply(x, weight, bias, tuple(stride), tuple(padding))
+    if x.shape[1] < COLORS and weight[0, 0].numel() >= LARGE_KERNEL:  # torch's is faster with channels of zeros
+        x, weight = (nn.functional.pad(one, (0, 0, 0, 0, 0, COLORS - x.shape[1])) for one in (x, weight))
+        x = x.contiguous(memory_format=torch.channels_last)
     few = FEW_INPUTS if max(weight.shape[2:]) > 1 else FEW_INPUTS_ALONE
     if x.shape[2] * x.shape[3] <= few * stride[0] * stride[1]:
         return _Columns.apply(x, weight, bias, tuple(stride), tuple(padding))
@@ -383,52 +384,9 @@ class _Columns(torch.autograd.Function):
         return dx, dw, dy.sum((0, 2, 3)) if for_bias else None, None, None
 
 
-class _FewChannels(torch.autograd.Function):
-    """A first layer with a large kernel as one product: inputs under the kernel, a column for each output."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, stride, padding):
-        x_rows, w = _rows(x), _flat(weight)
-        outputs, y = _new(len(x), *_output_size(x, weight, stride, padding), len(w))
-        with _one_blas_thread():
-
-            def some(images):
-                columns = _transposed_columns(x_rows, images, weight, stride, padding, y)
-                np.matmul(columns.T, w.T, out=y[images.start : images.stop].reshape(-1, len(w)))
-
-            in_threads(some, list(_few_images(y, w)))
-        ctx.how = stride, padding
-        ctx.save_for_backward(x, weight)
-        return outputs if bias is None else outputs.add_(bias[:, None, None])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dy):
-        x, weight = ctx.saved_tensors
-        (stride, padding), x_rows, dy_rows = ctx.how, _rows(x), _rows(dy)
-        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
-        dw = np.zeros((weight[0].numel(), len(weight)), np.float32)
-        with _one_blas_thread():
-            for images in _few_images(dy_rows, dw.T) if for_weight else ():
-                columns = _transposed_columns(x_rows, images, weight, stride, padding, dy_rows)
-                dw += columns @ dy_rows[images.start : images.stop].reshape(-1, len(weight))
-        dx = nn.grad.conv2d_input(x.shape, weight, dy, stride, padding) if for_x else None
-        return dx, _kernel(dw.T, weight) if for_weight else None, dy.sum((0, 2, 3)) if for_bias else None, None, None
-
-
 def _output_size(x, weight, stride, padding):
     sizes = zip(x.shape[2:], weight.shape[2:], stride, padding, strict=True)
     return tuple((size + 2 * pad - kernel) // step + 1 for size, kernel, step, pad in sizes)
-
-
-def _transposed_columns(x, images, weight, stride, padding, y):
-    """(height x width x inputs, outputs of some images) inputs under the kernel."""
-    columns = _workspace("inputs", (*weight.shape[2:], x.shape[3], len(images), *y.shape[1:3]))
-    in_threads(
-        lambda part: inputs_to_transposed_columns(x, images.start, columns, *stride, *padding, *part),
-        ranges(len(images), 1),
-    )
-    return columns.reshape(weight[0].numel(), -1)
 
 
 def _kernel(dw, weight):
@@ -505,26 +463,6 @@ def inputs_to_columns(x, start, columns, high, wide, down, across, above, left, 
                             column[to : to + channels] = x[start + image, r, s]
                         else:
                             column[to : to + channels] = 0
-
-
-@compiled()
-def inputs_to_transposed_columns(x, start, columns, down, across, above, left, lo, hi):
-    """columns (high, wide, C, n, outputs high, outputs wide) of images start + lo .. start + hi; 0 outside."""
-    _, height, width, channels = x.shape
-    high, wide, _, _, rows, places = columns.shape
-    for image in range(lo, hi):
-        for k in range(high):
-            for q in range(wide):
-                first = max(0, (left - q + across - 1) // across)
-                last = min(places, (width - 1 + left - q) // across + 1)
-                for c in range(channels):
-                    for i in range(rows):
-                        r, row = i * down - above + k, columns[k, q, c, image, i]
-                        row[:] = 0
-                        if 0 <= r < height:
-                            line, at = x[start + image, r, :, c], q - left
-                            for j in range(first, last):
-                                row[j] = line[at + j * across]
 
 
 @compiled()

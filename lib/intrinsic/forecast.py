@@ -1,4 +1,4 @@
-"""Loss at a larger N from small runs, d_data and K_F, pooled over image sets."""
+"""Test loss and accuracy at a larger N from small runs, d_data and K_F, pooled over image sets."""
 
 import math
 from dataclasses import dataclass
@@ -7,21 +7,38 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
-from intrinsic.statistics import NotEnough
+from intrinsic.statistics import NotEnough, ols
 
 LEAST_SETS = 8  # from which a comparison of methods is more than an illustration
 METHODS = ("pooled", "own_power_law", "mean_curve")
 MAX_FOLD = 10  # beyond this multiple of a set's largest N nothing is forecast
+LOSS, ERROR = "test_loss_nats", "test_error"  # what is forecast, both positive and falling in N
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A forecast loss in nats, with its prediction interval for one run at n_train."""
+    """A forecast (of LOSS in nats, of ERROR as a share), with its prediction interval for one run at n_train."""
 
     n_train: float
-    loss_nats: float
+    value: float
     low: float
     high: float
+
+
+def with_error(runs) -> pd.DataFrame:
+    """The runs with a column test_error = (wrong + 1/2) / (n_test + 1), which has a logarithm where none is wrong.
+
+    runs   frame: test_accuracy and n_test, the images that it was counted on
+    """
+    wrong = (1 - runs["test_accuracy"]) * runs["n_test"]
+    return runs.assign(**{ERROR: (wrong + 0.5) / (runs["n_test"] + 1)})
+
+
+def error_of(accuracy: float) -> float:
+    """The test error of a target accuracy; raises NotEnough outside (0, 1)."""
+    if not 0 < accuracy < 1:
+        raise NotEnough(f"a target accuracy of {accuracy:g} cannot be forecast; give one between 0 and 1")
+    return 1 - accuracy
 
 
 def _terms(n_train, dimension, sharpness):
@@ -30,27 +47,26 @@ def _terms(n_train, dimension, sharpness):
     return np.column_stack([np.ones(len(n)), np.log(sharpness), -np.log(n) / dimension])
 
 
-def pooled(runs, target, n_train, level=0.95) -> Forecast:
-    """Loss of image set `target` at n_train by the theory's form, partially pooled.
+def pooled(runs, target, n_train, level=0.95, outcome=LOSS) -> Forecast:
+    """Test loss, or another outcome, of image set `target` at n_train by the theory's form, partially pooled.
 
         log loss = a + b log K_F - (s / d_data) log N + u_set + v_set (log N - m) + e
 
     u, v, e normal; their variances by restricted maximum likelihood, the forecast is the best linear
     unbiased one, its interval counts the error of a, b, s, u, v and e and uses t(G - 3) for G sets.
-    runs   frame: dataset, n_train, test_loss_nats (nats), d_data, k_f (K_F at M images a class, per unit of L2)
+    runs   frame: dataset, n_train, the outcome, d_data, k_f (K_F at M images a class, per unit of L2)
     Raises NotEnough for fewer than 5 sets, fewer than 2 sizes of the target, a value that is not
     positive and finite, or n_train beyond MAX_FOLD times the target's largest.
     Source: Henderson 1975 (prediction); Patterson & Thompson 1971 (restricted likelihood).
     """
-    columns = ["n_train", "test_loss_nats", "d_data", "k_f"]
+    columns = ["n_train", outcome, "d_data", "k_f"]
     values = runs[columns].to_numpy(float)
     if not (np.isfinite(values) & (values > 0)).all():
         raise NotEnough("a run has a value that is not positive and finite, whose logarithm is undefined; drop it")
     names = runs["dataset"].to_numpy()
     own = values[names == target]
     n_sets = len(set(names))
-    if len(np.unique(own[:, 0])) < 2:
-        raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
+    _two_sizes(own[:, 0], target)
     if n_sets < 5:
         raise NotEnough(f"{n_sets} image sets are too few to pool over; give runs of at least 5")
     if n_train > MAX_FOLD * own[:, 0].max():
@@ -92,100 +108,127 @@ def pooled(runs, target, n_train, level=0.95) -> Forecast:
     return Forecast(n_train, *np.exp([mean, mean - half, mean + half]).tolist())
 
 
-def own_power_law(runs, target, n_train) -> float:
-    """Baseline, nats: log loss = a - b log N by least squares on the runs of `target` alone.
+def own_power_law(runs, target, n_train, outcome=LOSS) -> float:
+    """Baseline: log outcome = a - b log N by least squares on the runs of `target` alone.
 
     Raises NotEnough where they have fewer than 2 sizes N.
     """
-    own = runs[runs["dataset"] == target]
-    if own["n_train"].nunique() < 2:
-        raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
-    line = np.polyfit(np.log(own["n_train"]), np.log(own["test_loss_nats"]), 1)
-    return float(np.exp(np.polyval(line, math.log(n_train))))
+    return _power_law(runs[runs["dataset"] == target], n_train, outcome, target)
 
 
-def mean_curve(runs, target, n_train) -> float:
-    """Baseline, nats: log loss = a - b log N by least squares on the runs of all image sets but `target`.
+def mean_curve(runs, target, n_train, outcome=LOSS) -> float:
+    """Baseline: log outcome = a - b log N by least squares on the runs of all image sets but `target`.
 
     Raises NotEnough where they have fewer than 2 sizes N.
     """
-    others = runs[runs["dataset"] != target]
-    if others["n_train"].nunique() < 2:
-        raise NotEnough("the other image sets have runs at fewer than 2 sizes N, which give no slope; add runs")
-    line = np.polyfit(np.log(others["n_train"]), np.log(others["test_loss_nats"]), 1)
-    return float(np.exp(np.polyval(line, math.log(n_train))))
+    return _power_law(runs[runs["dataset"] != target], n_train, outcome, f"all but {target}")
+
+
+def _power_law(runs, n_train, outcome, whose: str) -> float:
+    _two_sizes(runs["n_train"], whose)
+    fit = ols(np.log(runs["n_train"]), np.log(runs[outcome]))
+    return float(np.exp(fit.intercept + fit.slope * math.log(n_train)))
+
+
+def _two_sizes(sizes, whose: str) -> None:
+    if len(np.unique(sizes)) < 2:
+        raise NotEnough(f"{whose} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
 
 
 @dataclass(frozen=True)
 class Needed:
-    """Smallest N whose forecast loss is at most the target; None means more than `largest`."""
+    """Smallest N whose forecast is at most the target: `smallest` means at most that, None more than `largest`."""
 
     n_train: float | None
     low: float | None
     high: float | None
+    smallest: float
     largest: float
 
     def __str__(self):
         def shown(n):
-            return f"more than {self.largest:.0f}" if n is None else f"{n:.0f}"
+            if n is None:
+                return f"more than {self.largest:.0f}"
+            return f"at most {n:.0f}" if n == self.smallest else f"{n:.0f}"
 
-        return f"N = {shown(self.n_train)}, interval from {shown(self.low)} to {shown(self.high)}"
+        return f"N: {shown(self.n_train)}, interval from {shown(self.low)} to {shown(self.high)}"
 
 
-def n_needed(runs, target, loss_nats, level=0.95, points=25) -> Needed:
-    """Smallest N at which `pooled` forecasts at most loss_nats (nats) for image set `target`.
+def n_needed(runs, target, value, level=0.95, points=25, outcome=LOSS) -> Needed:
+    """Smallest N at which `pooled` forecasts at most `value` (nats of loss, or error) for image set `target`.
 
-    Its interval: the N at which the lower and the upper end of the prediction interval reach loss_nats.
+    Its interval: the N at which the lower and the upper end of the prediction interval reach `value`.
     Searched on `points` sizes, equally spaced in log N, from the target's smallest N to MAX_FOLD times
     its largest; one that is not reached there is None, "more than N". Raises NotEnough as `pooled`.
     """
-    if not (math.isfinite(loss_nats) and loss_nats > 0):
-        raise NotEnough(f"a target loss of {loss_nats} nats has no logarithm; give a positive one")
+    if not (math.isfinite(value) and value > 0):
+        raise NotEnough(f"a target of {value} has no logarithm; give a positive one")
     own = runs.loc[runs["dataset"] == target, "n_train"]
-    if own.nunique() < 2:
-        raise NotEnough(f"{target} has runs at fewer than 2 sizes N, which give no slope; train it at one more N")
+    _two_sizes(own, target)
     largest = MAX_FOLD * float(own.max())
     sizes = np.geomspace(own.min(), largest, points)
     sizes[-1] = largest  # geomspace may end a rounding beyond it
-    forecasts = [pooled(runs, target, n, level) for n in sizes]
+    forecasts = [pooled(runs, target, n, level, outcome) for n in sizes]
 
     def reached(values):
-        below = np.flatnonzero(np.array(values) <= loss_nats)
+        below = np.flatnonzero(np.array(values) <= value)
         if not len(below):
             return None
         i = below[0]
         if i == 0:
             return float(sizes[0])
         ends = np.log(values[i - 1 : i + 1])
-        share = (ends[0] - math.log(loss_nats)) / (ends[0] - ends[1])
+        share = (ends[0] - math.log(value)) / (ends[0] - ends[1])
         return float(sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** share)
 
-    middle, low, high = (reached([getattr(f, end) for f in forecasts]) for end in ("loss_nats", "low", "high"))
-    return Needed(middle, low, high, largest)
+    middle, low, high = (reached([getattr(f, end) for f in forecasts]) for end in ("value", "low", "high"))
+    return Needed(middle, low, high, float(sizes[0]), largest)
 
 
-def held_out(runs, n_train, small) -> pd.DataFrame:
+def table(runs, target, sizes, level=0.95) -> pd.DataFrame:
+    """Forecasts of `pooled` for image set `target`, one row a size N.
+
+    Columns: n_train, loss, loss_low, loss_high (nats), accuracy, accuracy_low, accuracy_high. Sizes beyond MAX_FOLD
+    times the target's largest are left out. Raises NotEnough as `pooled`, and where no size is left.
+    """
+    runs = with_error(runs)
+    own = runs.loc[runs["dataset"] == target, "n_train"]
+    _two_sizes(own, target)
+    near = [n for n in sizes if n <= MAX_FOLD * own.max()]
+    if not near:
+        raise NotEnough(f"every size asked for is more than {MAX_FOLD} times the largest trained, {own.max():g}")
+    rows = []
+    for n in near:
+        loss, error = (pooled(runs, target, n, level, outcome) for outcome in (LOSS, ERROR))
+        value, high, low = (max(1 - one, 0.0) for one in (error.value, error.low, error.high))
+        rows.append({"n_train": n, "loss": loss.value, "loss_low": loss.low, "loss_high": loss.high,
+                     "accuracy": value, "accuracy_low": low, "accuracy_high": high})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def held_out(runs, n_train, small, outcome=LOSS) -> pd.DataFrame:
     """Each image set in turn forecast at n_train from its runs at N <= small and all runs of the other sets.
 
     One row a set that has runs at n_train and at two sizes up to `small`: dataset, domain where the frame has it,
-    loss_nats (geometric mean of its runs at n_train), low and high of the pooled prediction interval, inside, and
-    for each of METHODS the forecast and its error, log(forecast / loss_nats). Raises NotEnough where there is none.
+    measured (geometric mean of its runs at n_train), low and high of the pooled prediction interval, inside, and
+    for each of METHODS the forecast and its error, log(forecast / measured). Raises NotEnough where there is none.
     """
     rows = []
     for name in runs["dataset"].unique():
         own = runs["dataset"] == name
-        there = runs.loc[own & (runs["n_train"] == n_train), "test_loss_nats"]
+        there = runs.loc[own & (runs["n_train"] == n_train), outcome]
         known = runs[~own | (runs["n_train"] <= small)]
         if not len(there) or known.loc[known["dataset"] == name, "n_train"].nunique() < 2:
             continue
-        loss = float(np.exp(np.log(there).mean()))
-        found = pooled(known, name, n_train)
-        row = {"dataset": name, "loss_nats": loss, "pooled": found.loss_nats, "low": found.low, "high": found.high}
+        measured = float(np.exp(np.log(there).mean()))
+        found = pooled(known, name, n_train, outcome=outcome)
+        row = {"dataset": name, "measured": measured, "pooled": found.value, "low": found.low, "high": found.high}
         if "domain" in runs:
             row["domain"] = runs.loc[own, "domain"].iloc[0]
-        row |= {"own_power_law": own_power_law(known, name, n_train), "mean_curve": mean_curve(known, name, n_train)}
-        row["inside"] = found.low <= loss <= found.high
-        rows.append(row | {f"error_{method}": math.log(row[method] / loss) for method in METHODS})
+        row["own_power_law"] = own_power_law(known, name, n_train, outcome)
+        row["mean_curve"] = mean_curve(known, name, n_train, outcome)
+        row["inside"] = found.low <= measured <= found.high
+        rows.append(row | {f"error_{method}": math.log(row[method] / measured) for method in METHODS})
     if not rows:
         raise NotEnough(
             f"no image set has runs at N = {n_train:g} and at two sizes up to {small:g}, so no forecast can be "

@@ -1,0 +1,88 @@
+"""What the engine adds to the runs of a campaign: worker processes, claims, heartbeats, records.
+
+Two campaigns over an empty store, from the call to its return, so that starting the worker processes counts:
+runs that do nothing but write their record, and runs of 30 seconds on one worker process, whose wall time is compared
+with the sum of the times that the runs measured of themselves.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from training import CORES, machine
+
+from intrinsic import engine
+from intrinsic.images import REPOSITORY
+from intrinsic.records import Record, Store, record_id, write_text
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that lasts so many seconds."""
+
+    number: int
+    seconds: float
+    kind: str = "properties"
+
+    @property
+    def label(self):
+        return f"run {self.number}"
+
+    @property
+    def params(self):
+        return {"number": self.number, "method_version": 1}
+
+    @property
+    def keys(self):
+        return ((self.kind, record_id(self.kind, self.params)),)
+
+    @property
+    def ways(self):
+        return (self.keys,)
+
+
+def work(run, store):
+    """Last, then write the record, with the seconds that passed."""
+    started = time.perf_counter()
+    time.sleep(run.seconds)
+    store.write(Record(run.kind, run.params, {"seconds": time.perf_counter() - started}, {}, {}, {}))
+
+
+def campaign(runs: int, seconds: float, workers: int) -> tuple[float, float]:
+    """(wall seconds of a campaign, sum of the seconds of its runs)"""
+    from engine import work as found  # by its module, as worker processes find it
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Path(folder) / "store")
+        settings = engine.Settings(workers=workers)
+        started = time.perf_counter()
+        done = engine.complete([Run(i, seconds) for i in range(runs)], store, found, settings, progress=False)
+        wall = time.perf_counter() - started
+        if done.computed != runs:
+            raise SystemExit(f"{runs} runs were to be computed, but {done}")
+        return wall, sum(record.metrics["seconds"] for record in store.records("properties"))
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--empty", type=int, default=1_000, help="runs that do nothing (1,000)")
+    parser.add_argument("--long", type=int, default=10, help="runs of 30 seconds (10)")
+    parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results" / "engine.json")
+    arguments = parser.parse_args()
+    found = {"machine": machine()}
+    for workers in (1, CORES):
+        wall, _ = campaign(arguments.empty, 0.0, workers)
+        found[f"empty_{workers}"] = {"runs": arguments.empty, "workers": workers, "seconds": wall}
+        print(f"{arguments.empty} empty runs on {workers} worker processes: {wall:.1f} s", flush=True)
+    wall, total = campaign(arguments.long, 30.0, 1)
+    found["long"] = {"runs": arguments.long, "seconds": wall, "sum_of_runs": total, "overhead": wall / total - 1}
+    print(f"{arguments.long} runs of 30 s: {wall:.1f} s, {100 * (wall / total - 1):.2f} % over their sum")
+    write_text(arguments.output, json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
