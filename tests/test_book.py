@@ -4,10 +4,9 @@ load in a browser with no request to any other host."""
 import functools
 import http.server
 import json
+import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
@@ -16,11 +15,13 @@ from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 import axe_playwright_python
 import nbformat
 import pandas as pd
+import papermill
 import pytest
 import yaml
 from browser import MISSING, find_chromium
 
-from intrinsic import book, campaign, images
+from intrinsic import book, campaign, engine, images
+from intrinsic.records import Store
 
 TINY = Path(__file__).with_name("tiny.yaml")
 CLAIMS = [
@@ -139,23 +140,42 @@ def test_a_failing_notebook_is_named_with_its_cell_and_the_others_are_kept(tmp_p
 @pytest.mark.slow
 def test_a_kernel_that_ends_before_its_first_cell_is_started_again(tmp_path, monkeypatch):
     pages = [book.Page(write_notebook(tmp_path / "good.ipynb", "print(k)", parameters="k = 1"), "book/good", {"k": 2})]
-    commands, popen = [], subprocess.Popen
+    run = book.Execution(pages[0], "a", tmp_path / "executed" / "book" / "good.ipynb")
+    started, execute_notebook = [], papermill.execute_notebook
 
-    def once_dead(command, **how):
-        commands.append(command)
-        says = "import sys; sys.exit('RuntimeError: Kernel died before replying to kernel_info')"
-        return popen([sys.executable, "-c", says] if len(commands) == 1 else command, **how)
+    def dead(times):
+        def execute(*arguments, **how):
+            started.append(arguments)
+            if len(started) <= times:
+                raise RuntimeError("Kernel died before replying to kernel_info")
+            return execute_notebook(*arguments, **how)
 
-    monkeypatch.setattr(book.subprocess, "Popen", once_dead)
-    assert book.execute(pages, tmp_path / "executed", state="a", progress=False) == 1
-    assert len(commands) == 2
+        monkeypatch.setattr(papermill, "execute_notebook", execute)
+        started.clear()
 
-    def always_dead(command, **how):
-        return once_dead(command, **how) if commands.clear() is None else None
-
-    monkeypatch.setattr(book.subprocess, "Popen", always_dead)
+    for name in ("INTRINSIC_HOME", "IPYTHONDIR", "JUPYTER_PREFER_ENV_PATH", "PYTHONUTF8"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # as they were, after the test
+    store = Store(tmp_path / "executed")
+    dead(book.STARTS)
     with pytest.raises(book.BookError, match="Kernel died before replying"):
-        book.execute(pages, tmp_path / "executed", state="b", progress=False)
+        book._execute(run, store)
+    assert run.keys[0] not in store
+    dead(1)
+    book._execute(run, store)
+    assert len(started) == 2
+    assert run.keys[0] in store
+
+
+@pytest.mark.slow
+def test_a_notebook_that_hangs_is_killed_and_named_and_the_others_are_kept(tmp_path):
+    good = write_notebook(tmp_path / "good.ipynb", "print(k + 1)", parameters="k = 1")
+    endless = write_notebook(tmp_path / "endless.ipynb", "import time", "time.sleep(600)", parameters="k = 1")
+    pages = [book.Page(endless, "book/endless", {"k": 1}), book.Page(good, "book/good", {"k": 2})]
+    settings = engine.Settings(workers=2, run_minutes=0.4)
+    with pytest.raises(book.BookError, match=r"endless\.ipynb: it took longer than 0\.4 minutes") as failure:
+        book.execute(pages, tmp_path / "executed", state="a", settings=settings, progress=False)
+    assert "good.ipynb" not in str(failure.value)
+    assert (tmp_path / "executed" / "book" / "good.ipynb").exists()
 
 
 def test_a_page_is_executed_again_when_what_it_shows_may_have_changed(tmp_path):
@@ -284,27 +304,32 @@ class Visitor:
 
     def __init__(self, chromium, site):
         self.chromium, self.site = chromium, site
-        self.problems, self.contexts = [], []
+        self.problems, self.contexts, self.plain = [], [], None
 
     def __call__(self, path, **options):
-        context = self.chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        self.contexts.append(context)
-        page = context.new_page()
+        page = self._context(**options).new_page()
         page.set_default_timeout(30_000)
 
-        def only_this_host(route):
-            if route.request.url.startswith((self.site, "data:", "blob:")):
-                route.continue_()
-            else:
-                self.problems.append(f"{path}: a request to {route.request.url}")
-                route.abort()
+        def stays_here(request):
+            if not request.url.startswith((self.site, "data:", "blob:")):
+                self.problems.append(f"{path}: a request to {request.url}")
 
-        page.route("**/*", only_this_host)
+        page.on("request", stays_here)
         page.on("pageerror", lambda error: self.problems.append(f"{path}: {error}"))
         page.on("console", lambda m: m.type == "error" and self.problems.append(f"{path}: {m.text}"))
         page.on("response", lambda r: r.status >= 400 and self.problems.append(f"{path}: {r.status} {r.url}"))
         page.goto(self.site + path, wait_until="load")
         return page
+
+    def _context(self, **options):
+        """One of its own for pages with options; the others share one, and with it what they have loaded."""
+        if not options and self.plain is not None:
+            return self.plain
+        context = self.chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        self.contexts.append(context)
+        if not options:
+            self.plain = context
+        return context
 
     def leave(self):
         for context in self.contexts:
@@ -343,8 +368,29 @@ def tour(chromium, site, pages):
                 "article img, .vega-chart", "all => all.map(i => i.getAttribute('alt') ?? i.ariaLabel)"
             ),
         }
-        visitor.leave()
+        seen[path]["faults"] = faults(page)
+        page.close()
+    visitor.leave()
     return seen, visitor.problems
+
+
+def faults(page):
+    """What axe-core calls a serious or critical fault of a page."""
+    axe = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
+    page.evaluate(f"{axe}; 0")
+    found = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations']})")["violations"]
+    grave = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in grave]
+
+
+@pytest.mark.slow
+def test_faults_of_accessibility_are_found(chromium):
+    page = chromium.new_page()
+    page.set_content('<html lang="en"><title>t</title><p style="color: #eee; background: #fff">pale</p><img src="x">')
+    assert [fault.partition(":")[0] for fault in faults(page)] == ["color-contrast", "image-alt"]
+    page.set_content('<html lang="en"><title>t</title><p>dark</p>')
+    assert faults(page) == []
+    page.close()
 
 
 def drawn_charts(page):
@@ -466,20 +512,9 @@ class TestBuiltBook:
         assert picture.is_visible()
         assert picture.bounding_box()["width"] > 200
 
-    def test_no_page_has_a_serious_fault_of_accessibility(self, visit, pages):
-        rules = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
-        found = []
-        for path in pages:
-            page = visit(path)
-            page.evaluate(f"{rules}; 0")
-            seen = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations']})")
-            found += [
-                f"{path}: {one['id']}: {one['nodes'][0]['html'][:200]}"
-                for one in seen["violations"]
-                if one["impact"] in ("serious", "critical")
-            ]
-            page.close()
-        assert found == []
+    def test_no_page_has_a_serious_fault_of_accessibility(self, tour):
+        seen, _ = tour
+        assert {path: facts["faults"] for path, facts in seen.items() if facts["faults"]} == {}
 
     def test_the_first_page_shows_the_published_sets_and_a_click_leads_to_one(self, visit):
         page = visit("book/intro.html")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -42,6 +43,17 @@ def test_every_run_is_computed_once_in_processes_that_are_used_again(store, tmp_
     again = complete(tasks(tmp_path, *["plain"] * 8), store)
     assert (again.computed, again.stored) == (0, 8)
     assert len(tries(tmp_path)) == 8
+
+
+def test_drafts_that_killed_processes_left_are_swept_and_those_in_work_are_not(store, tmp_path):
+    old, new = (store.root / "training" / f".{name}.json.1-1.draft" for name in ("old", "new"))
+    for draft in (old, new):
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text("half")
+    os.utime(old, (time.time() - 7200,) * 2)
+    complete(tasks(tmp_path, "plain"), store)
+    assert not old.exists()
+    assert new.exists()
 
 
 def test_runs_begin_in_the_order_of_the_plan(store, tmp_path):
@@ -194,6 +206,52 @@ def test_a_dask_worker_that_is_killed_costs_the_run_it_had(cluster, store, tmp_p
     assert done.failed == ()
     assert stored(store) == list(range(10))
     assert len(tries(tmp_path)) <= 12
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_killed_and_started_again_loses_no_run(store, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    log = (tmp_path / "log").open("w")
+
+    def start(*words):
+        command = [sys.executable, "-m", "dask", *words]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path)
+
+    def start_both():
+        scheduler = start("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
+        options = ("--nworkers", "1", "--nthreads", "1", "--no-nanny", "--no-dashboard")
+        return [scheduler, start("worker", f"tcp://127.0.0.1:{port}", "--host", "127.0.0.1", *options)]
+
+    started, killed = start_both(), []
+
+    def kill_and_start():
+        while len(stored(store)) < 3:
+            time.sleep(0.05)
+        started[0].kill()
+        killed.append(len(stored(store)))
+        time.sleep(2)
+        started.extend(start_both())
+
+    killer = threading.Thread(target=kill_and_start, daemon=True)
+    try:
+        time.sleep(3)
+        killer.start()
+        settings = {"scheduler": f"tcp://127.0.0.1:{port}", "beat_s": 0.5, "stale_s": 5, "patience_s": 60}
+        done = complete(tasks(tmp_path, *["sleep 0.5"] * 12), store, **settings)
+        killer.join(timeout=30)
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()
+    assert killed
+    assert killed[0] < 12  # in the middle
+    assert done.failed == done.left == ()
+    assert stored(store) == list(range(12))
+    assert len(tries(tmp_path)) <= 14
 
 
 @pytest.mark.slow

@@ -446,7 +446,7 @@ def test_little_memory_changes_nothing(memory):
         assert same(neighbors(x, 5, np.arange(300) % 2), neighbors(x, 5, np.arange(300) % 2, memory=memory))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
 def test_fifty_thousand_images_need_the_images_and_one_gibibyte():
     """The peak of a process of its own, which is not its parent's, as that of getrusage may be."""

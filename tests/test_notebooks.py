@@ -70,9 +70,9 @@ def tiny_store(tmp_path_factory):
 
 
 def by_length(path):
-    """Pages beyond the claims are many: `make test-long` runs them, and `make book` with the parameters of a book."""
-    many = path.parent.name == "beyond" or path.stem == "theorem_checks"
-    return pytest.param(path, marks=[pytest.mark.long] if many else [], id=path.stem)
+    """The other pages are many: `make test-long` runs them here, and the book of test_book.py has them all."""
+    few = path.stem in CLAIMS or path.stem == "dataset_report"
+    return pytest.param(path, marks=[] if few else [pytest.mark.long], id=path.stem)
 
 
 @pytest.mark.slow

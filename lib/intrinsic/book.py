@@ -18,15 +18,16 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
 from intrinsic import images
+from intrinsic.records import PAGE, Record, Store, record_id
 
 CHART = "application/vnd.vegalite.v5+json"
 REPORT = "book/dataset_report"
@@ -34,6 +35,7 @@ REPORT_PART = "On this machine: image sets"
 NEVER_COPIED = {".ipynb", ".jsonl", ".pyc"}
 NEVER_STARTED = "Kernel died before replying"  # jupyter_client of a kernel that ended before its first cell
 STARTS = 3  # of such a kernel
+NOTEBOOK_S = 20.0  # that a notebook is taken to last until the first ones have ended
 
 
 class BookError(RuntimeError):
@@ -61,12 +63,12 @@ class Plan:
 # ------------------------------------------------------------------------------------- the whole way
 
 
-def build(params, *, output=None, jobs=None, compute=True, progress=True) -> Path:
+def build(params, *, output=None, settings=None, compute=True, progress=True) -> Path:
     """Complete a campaign, execute the notebooks, build the HTML; returns the path of its first page.
 
     params       campaign.Params, or a YAML file, as for `campaign.read`, which refuses unknown keys
     output       folder for everything that is made; `_build` of the repository where none is given
-    jobs         notebooks executed at a time; as many as there are cores where none is given
+    settings     engine.Settings: where runs and notebooks are computed; None: on this machine, on all its cores
     compute      train what the campaign lacks; otherwise pages show what is stored
 
     Raises BookError where a run or a notebook fails or Sphinx warns; what was finished before is kept.
@@ -78,14 +80,14 @@ def build(params, *, output=None, jobs=None, compute=True, progress=True) -> Pat
     made = plan(p)
     if compute:
         live = p.name == campaign.Params().name  # the default campaign is shown as made on this machine
-        outcome = campaign.run(p, progress=progress, published=not live)
+        outcome = campaign.run(p, progress=progress, published=not live, settings=settings)
         if outcome.failed:
             label, reason = outcome.failed[0]
             raise BookError(
                 f"{len(outcome.failed)} runs of {p.name} failed, so the book would lack them; "
                 f"the first is {label}: {reason}"
             )
-    index = _make(made, output, campaign.store_state(p), jobs=jobs, progress=progress)
+    index = _make(made, output, campaign.store_state(p), settings=settings, progress=progress)
     print(index)
     return index
 
@@ -134,9 +136,9 @@ def plane_page(comparison, *, output=None) -> Path:
     return path
 
 
-def _make(made: Plan, output: Path, state: str, *, jobs=None, progress=True, strict=True) -> Path:
+def _make(made: Plan, output: Path, state: str, *, settings=None, progress=True, strict=True) -> Path:
     output.mkdir(parents=True, exist_ok=True)
-    execute(made.pages, output / "executed", state=state, jobs=jobs, progress=progress)
+    execute(made.pages, output / "executed", state=state, settings=settings, progress=progress)
     assemble(made, output)
     return render(output, strict=strict)
 
@@ -258,105 +260,114 @@ def _short(path: Path) -> str:
 # --------------------------------------------------------------------------------------- the notebooks
 
 
-def execute(pages: list[Page], folder: Path, *, state: str, jobs: int | None = None, progress=True) -> int:
-    """Execute the notebooks whose inputs changed, several at a time; returns how many were executed.
+@dataclass(frozen=True)
+class Execution:
+    """A notebook as a task of the engine: what is executed to `target`, for the inputs that hash to `key`."""
 
-    Inputs: the notebook, its parameters, the package, the catalogue and `state`, a hash of the records.
-    Each notebook has a process and a kernel of its own and runs in the repository root. It is executed
-    to a draft, which takes its place only once it succeeded. A kernel that ends before its first cell, as
-    two do that were given the same port, is started again. Raises BookError naming each notebook that
-    failed with its cell; the others are kept.
+    page: Page
+    key: str
+    target: Path
+    kind: str = PAGE
+
+    @property
+    def label(self) -> str:
+        return f"{_short(self.page.source)} (page {self.page.name})" if self.page.title else _short(self.page.source)
+
+    @property
+    def params(self) -> dict:
+        return {"page": self.page.name, "inputs": self.key}
+
+    @property
+    def keys(self) -> tuple:
+        return ((self.kind, record_id(self.kind, self.params)),)
+
+    @property
+    def ways(self) -> tuple:
+        return (self.keys,)
+
+
+def execute(pages: list[Page], folder: Path, *, state: str, settings=None, progress=True) -> int:
+    """Execute the notebooks whose inputs changed, as tasks of the engine; returns how many were executed.
+
+    state     a hash of the records
+    settings  engine.Settings; None: on this machine, one notebook a core
+
+    Inputs: the notebook, its parameters, the package, the catalogue and `state`. Each notebook has a kernel of its own
+    and runs in the repository root. It is executed to a draft, which takes its place only once it succeeded.
+    Raises BookError naming each notebook that failed with its cell, or that took too long; the others are kept.
     """
-    from tqdm import tqdm
+    from intrinsic import engine
 
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     shared = hashlib.sha256(f"{_package_hash()} {state}".encode()).hexdigest()
-    keys = {page.name: _inputs(page, shared) for page in pages}
-    todo = [page for page in pages if _kept(folder, page) != keys[page.name]]
-    wanted = {_executed(folder, page) for page in pages}
-    for stale in set(folder.rglob("*.ipynb")) - wanted:
+    store, runs = Store(folder), [Execution(p, _inputs(p, shared), _executed(folder, p)) for p in pages]
+    todo = [run for run in runs if _kept(run.target) != run.key]
+    wanted = {run.target for run in runs}
+    for stale in set((folder / "book").rglob("*.ipynb")) - wanted:
         stale.unlink()
-    jobs = max(1, min(jobs or _cores(), len(todo) or 1))
-    threads = max(1, _cores() // jobs)
-    failures = []
-    processes: set[subprocess.Popen] = set()
-    with (
-        tqdm(total=len(todo), disable=not progress or not todo, unit="notebook", desc="notebooks") as bar,
-        ThreadPoolExecutor(jobs) as pool,
-    ):
-        futures = {pool.submit(_execute, page, folder, keys[page.name], threads, processes) for page in todo}
-        try:
-            while futures:
-                finished, futures = wait(futures, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    failure = future.result()
-                    if failure:
-                        failures.append(failure)
-                    bar.update(1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in list(processes):
-                process.terminate()
-            raise
-    if failures:
-        raise BookError("\n\n".join(sorted(failures)))
+    current = {run.keys[0][1] for run in runs} - {run.keys[0][1] for run in todo}
+    for id in set(store.ids(PAGE)) - current:
+        store.path(PAGE, id).unlink()
+    for key in store.failures():
+        store.forgive(*key)  # of this book as it was
+    if settings is None:
+        workers = max(1, min(_cores(), len(todo) or 1))
+        settings = engine.Settings(workers=workers, threads=max(1, _cores() // workers))
+    settings = replace(settings, retries=0)  # a notebook that raised raises again
+    done = engine.complete(todo, store, _execute, settings, costs=[NOTEBOOK_S] * len(todo), progress=progress)
+    if done.failed:
+        raise BookError(
+            "\n\n".join(
+                reason.removeprefix("BookError: ") if reason.startswith("BookError: ") else f"{label}: {reason}"
+                for label, reason in sorted(done.failed)
+            )
+        )
+    if done.left:
+        raise BookError(f"{len(done.left)} notebooks were not executed in the given time, first {done.left[0]}")
     return len(todo)
 
 
-def _execute(page: Page, folder: Path, key: str, threads: int, processes: set) -> str | None:
-    """Execute one notebook; returns what failed, or None."""
-    target = _executed(folder, page)
+def _execute(run: Execution, store: Store) -> None:
+    """Execute one notebook in this process, with a kernel of its own; raises BookError with the cell that failed.
+
+    A kernel that ends before its first cell, as two do that were given the same port, is started again.
+    """
+    import papermill
+
+    page, target, started = run.page, run.target, time.perf_counter()
     draft = target.with_suffix(".draft")
     target.parent.mkdir(parents=True, exist_ok=True)
-    values = target.with_suffix(".yaml")
-    values.write_text(yaml.safe_dump(page.parameters, allow_unicode=True), encoding="utf-8")
-    command = [sys.executable, "-m", "papermill", str(page.source), str(draft)]
-    command += ["-f", str(values), "--cwd", str(images.REPOSITORY), "-k", "python3", "-l", "python"]
-    command += ["--no-progress-bar", "--start-timeout", "180"]
-    environment = {
-        **os.environ,
-        "INTRINSIC_HOME": str(images.REPOSITORY),
-        "IPYTHONDIR": str(folder.parent / "ipython"),  # no start-up files of the user
-        "JUPYTER_PREFER_ENV_PATH": "1",
-        "PYTHONUTF8": "1",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads)),
-    }
-    if "INTRINSIC_STORE" in environment:  # a relative one starts here, not where the notebook runs
-        environment["INTRINSIC_STORE"] = str(Path(environment["INTRINSIC_STORE"]).resolve())
-    if "INTRINSIC_CATALOGUE" in environment:
-        files = [str(file.absolute()) for file in images.catalogue_files()[1:]]
-        environment["INTRINSIC_CATALOGUE"] = os.pathsep.join(files)
-    for _ in range(STARTS):
+    root = str(images.REPOSITORY)
+    os.environ.update(
+        {
+            "INTRINSIC_HOME": root,
+            "IPYTHONDIR": str(store.root.parent / "ipython"),  # no start-up files of the user
+            "JUPYTER_PREFER_ENV_PATH": "1",
+            "PYTHONUTF8": "1",
+            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        }
+    )
+    how = {"parameters": page.parameters, "cwd": root, "kernel_name": "python3", "language": "python"}
+    how |= {"progress_bar": False, "start_timeout": 180}
+    for left in reversed(range(STARTS)):
         draft.unlink(missing_ok=True)
-        process = subprocess.Popen(
-            command,
-            cwd=images.REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-        )
-        processes.add(process)
-        said, _ = process.communicate()
-        processes.discard(process)
-        if NEVER_STARTED not in said:
+        try:
+            papermill.execute_notebook(str(page.source), str(draft), **how)
             break
-    values.unlink()
-    if process.returncode:
-        failed = target.with_suffix(".failed")
-        if draft.exists():
-            draft.replace(failed)
-        return _failure(page, failed, said)
+        except Exception as error:  # of a cell, of the kernel, or of papermill itself: all are this notebook's
+            if left and NEVER_STARTED in str(error):
+                continue
+            failed = target.with_suffix(".failed")
+            if draft.exists():
+                draft.replace(failed)
+            raise BookError(_failure(run.label, failed, f"{type(error).__name__}: {error}")) from None
     notebook = json.loads(draft.read_text(encoding="utf-8"))
-    _finish(notebook, page, key)
+    _finish(notebook, page, run.key)
     draft.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
     draft.replace(target)
     target.with_suffix(".failed").unlink(missing_ok=True)
-    return None
+    store.write(Record(PAGE, run.params, {"seconds": time.perf_counter() - started}))
 
 
 def _finish(notebook: dict, page: Page, key: str) -> None:
@@ -380,9 +391,8 @@ def _finish(notebook: dict, page: Page, key: str) -> None:
                 break
 
 
-def _failure(page: Page, failed: Path, said: str) -> str:
+def _failure(name: str, failed: Path, said: str) -> str:
     """Which notebook failed, at which cell, with its source and its error."""
-    name = f"{_short(page.source)} (page {page.name})" if page.title else _short(page.source)
     count = 0
     cells = json.loads(failed.read_text(encoding="utf-8"))["cells"] if failed.exists() else []
     for cell in cells:
@@ -407,9 +417,9 @@ def _executed(folder: Path, page: Page) -> Path:
     return folder / f"{page.name}.ipynb"
 
 
-def _kept(folder: Path, page: Page) -> str | None:
+def _kept(target: Path) -> str | None:
     try:
-        notebook = json.loads(_executed(folder, page).read_text(encoding="utf-8"))
+        notebook = json.loads(target.read_text(encoding="utf-8"))
         return notebook["metadata"]["intrinsic"]["inputs"]
     except (OSError, ValueError, KeyError):
         return None

@@ -77,11 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         help="10^12 operations a second that a GPU is taken to train at, for the estimate of a dry run (20)",
     )
     _add_sets(run)
-    run.add_argument("--workers", type=int, help="processes of one thread each (one a GPU, else one a core)")
-    run.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
-    run.add_argument("--cluster", type=Path, metavar="FILE.yaml", help="send jobs to a queue (params/clusters/)")
-    run.add_argument("--limit-minutes", type=float, metavar="M", help="start no run later than M minutes from now")
-    run.add_argument("--run-minutes", type=float, metavar="M", help="a run that takes longer has failed")
+    _add_engine(run)
     run.add_argument("--retries", type=int, default=1, metavar="K", help="tries more of a run that raises (1)")
     run.add_argument("--no-progress", action="store_true", help="no table of progress")
 
@@ -113,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     book.add_argument("--params", metavar="PARAMS.yaml", required=True)
     _add_sets(book)
     book.add_argument("--output", type=Path, help="folder for the build (_build)")
+    _add_engine(book)
     book.add_argument("--no-compute", action="store_true", help="build from stored records only")
     book.add_argument("--no-progress", action="store_true", help="no progress bars")
 
@@ -144,6 +141,14 @@ def _add_sets(parser) -> None:
     parser.add_argument(
         "--add", metavar="PATH|NAME", action="append", default=[], help="an image set beside those of PARAMS.yaml"
     )
+
+
+def _add_engine(parser) -> None:
+    parser.add_argument("--workers", type=int, help="processes of one thread each (one a GPU, else one a core)")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
+    parser.add_argument("--cluster", type=Path, metavar="FILE.yaml", help="send jobs to a queue (params/clusters/)")
+    parser.add_argument("--limit-minutes", type=float, metavar="M", help="start nothing later than M minutes from now")
+    parser.add_argument("--run-minutes", type=float, metavar="M", help="a run, or notebook, that takes longer failed")
 
 
 def _add_rules(parser) -> None:
@@ -476,23 +481,30 @@ def _forecast(arguments) -> int:
 # ------------------------------------------------------------------------------------ run and status
 
 
-def _run(arguments) -> int:
+def _engine_settings(p, arguments, **more):
+    """Where and how runs and notebooks are computed, as the command line says."""
     from intrinsic import campaign, engine
+
+    return engine.Settings(
+        workers=campaign.n_workers(p),
+        gpus=campaign.gpus(),
+        run_minutes=arguments.run_minutes,
+        limit_minutes=arguments.limit_minutes,
+        scheduler=arguments.scheduler,
+        cluster=arguments.cluster,
+        **more,
+    )
+
+
+def _run(arguments) -> int:
+    from intrinsic import campaign
 
     p = _params(arguments)
     if arguments.workers is not None:
         p = p.model_copy(update={"workers": arguments.workers})
     if arguments.dry_run:
         return _dry_run(p, arguments.gpu_teraflops)
-    settings = engine.Settings(
-        workers=campaign.n_workers(p),
-        gpus=campaign.gpus(),
-        retries=arguments.retries,
-        run_minutes=arguments.run_minutes,
-        limit_minutes=arguments.limit_minutes,
-        scheduler=arguments.scheduler,
-        cluster=arguments.cluster,
-    )
+    settings = _engine_settings(p, arguments, retries=arguments.retries)
     outcome = campaign.run(p, progress=not arguments.no_progress, settings=settings)
     if outcome.left:
         print(f"{p.name}: {len(outcome.left)} tasks are left, first {outcome.left[0]}; the same command continues")
@@ -622,8 +634,11 @@ def _report(arguments) -> int:
 def _book(arguments) -> int:
     from intrinsic import book
 
-    options = {} if arguments.output is None else {"output": arguments.output}
-    book.build(_params(arguments), compute=not arguments.no_compute, progress=not arguments.no_progress, **options)
+    p = _params(arguments)
+    if arguments.workers is not None:
+        p = p.model_copy(update={"workers": arguments.workers})
+    how = {"compute": not arguments.no_compute, "progress": not arguments.no_progress, "output": arguments.output}
+    book.build(p, settings=_engine_settings(p, arguments), **how)
     return 0
 
 

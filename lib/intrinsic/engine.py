@@ -552,6 +552,7 @@ class _Campaign:
         mark = self.store.root / MARK
         if not mark.exists():
             write_text(mark, "records of a campaign\n")
+        self.store.sweep()
         self.noted = self.store.failures()
         before = [i for i, task in enumerate(self.tasks) if self._key(task) in self.noted]
         self.state.waiting.extend(i for i in range(len(self.tasks)) if i not in set(before))

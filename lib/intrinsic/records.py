@@ -6,6 +6,7 @@ renamed, so a file in the store is whole or absent. The working store keeps one 
 record; a published campaign is one sorted JSON Lines file.
 """
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -34,6 +35,7 @@ MAX_SERIES = 2000
 #: The version of each kind's method: raised when the same params would give other numbers.
 METHOD_VERSIONS = {"properties": 3, "training": 2, "attack": 2, "representation": 2, "slope": 1}
 KINDS = tuple(METHOD_VERSIONS)
+PAGE = "page"  # kind of the record that an executed notebook leaves, which holds no measurement
 
 
 class RecordError(ValueError):
@@ -52,7 +54,7 @@ class Record:
     provenance: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.kind not in KINDS:
+        if self.kind not in (*KINDS, PAGE):
             raise RecordError(f"'{self.kind}' is not a kind of record; the kinds are {', '.join(KINDS)}")
         for key, value in self.params.items():
             parts = value if isinstance(value, list) else [value]
@@ -314,6 +316,13 @@ class Store:
         """{id: label, host, pid, started, beat (the last heartbeat), age_s, stale} of the runs in work."""
         found = {p.stem: _read_claim(p, stale_s) for p in sorted((self.root / "claims").glob("[!.]*.json"))}
         return {id: one for id, one in found.items() if one is not None}
+
+    def sweep(self, older_s: float = 3600) -> None:
+        """Delete the drafts of killed processes: those that nobody has written to for `older_s` seconds."""
+        for draft in self.root.glob("*/.*.draft"):
+            with contextlib.suppress(FileNotFoundError):  # renamed, or swept by another campaign
+                if time.time() - draft.stat().st_mtime > older_s:
+                    draft.unlink()
 
     def state(self) -> str:
         """A hash of what the store holds."""
