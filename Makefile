@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(KEY)
 SETS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help book test test-long test-gpu drill browser lab bench simulations lint format clean
+.PHONY: help book test test-long test-gpu drill browser lab bench simulate lint format clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -45,8 +45,10 @@ bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/
 	@$(BIN)/python benchmarks/neighbors.py $(BENCH_FLAGS)
 	@$(BIN)/python benchmarks/training.py $(BENCH_FLAGS)
 	@$(BIN)/python benchmarks/attacks.py
+	@$(BIN)/python benchmarks/engine.py
 
-simulations: $(READY)  ## coverage and bias behind the methods chapters; SETS=FOLDER adds its image sets (about an hour)
+simulate: $(READY)  ## coverage and bias of estimators, tests and forecasts; SETS=FOLDER adds its image sets (about two hours)
+	@$(BIN)/python benchmarks/claims_simulations.py
 	@$(BIN)/python benchmarks/dimension_simulations.py coverage means bias adjusted others
 	@$(BIN)/python benchmarks/sharpness_simulations.py
 	@$(BIN)/python benchmarks/sharpness_growth.py

@@ -348,6 +348,17 @@ def test_forecast_gives_the_loss_and_the_accuracy_and_the_labels_needed(capsys, 
     assert "2501: more than 10 times" in out
 
 
+def test_all_runs_at_a_setting_are_those_that_were_trained_alike(trained, own_store):
+    p = campaign.read(trained[0])
+    runs = campaign.runs_at("resnet18", {key: getattr(p, key) for key in campaign.SETTING})
+    assert len(runs) == 3 + 7 * 6  # the fitted ones
+    other = campaign._training_wanted(p, "made 1", "resnet18", 30, 0) | {"epochs": 7, "image_hash": "0"}
+    Store(own_store).write(Record("training", other, {"fitted": 1.0, "test_loss_nats": 1.0}))
+    assert len(campaign.runs_at("resnet18", {key: getattr(p, key) for key in campaign.SETTING})) == len(runs)
+    with pytest.raises(campaign.CampaignError, match="no fitted run of vgg13 is stored at size 8"):
+        campaign.runs_at("vgg13", {key: getattr(p, key) for key in campaign.SETTING})
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

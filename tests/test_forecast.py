@@ -7,6 +7,7 @@ import pytest
 from intrinsic.forecast import (
     ERROR,
     LOSS,
+    check,
     error_of,
     held_out,
     judged,
@@ -170,3 +171,14 @@ def test_the_judgement_follows_the_errors_and_flips_with_them():
 def test_nothing_to_check_is_one_sentence():
     with pytest.raises(NotEnough, match="no forecast can be checked"):
         held_out(simulated(0)[0], 4000, 250)
+
+
+def test_a_check_has_a_row_for_each_step_outcome_and_method():
+    runs = counted(whole(1, tau=0, omega=0, sigma=0))
+    found = check(runs, [(250, 1750), (250, 4000)])
+    assert found.groupby(["known", "forecast", "outcome"]).size().tolist() == [3, 1, 3, 1]
+    assert set(found.loc[found["forecast"] == 1750, "inside"]) == {"10 of 10"}
+    assert found.loc[found["forecast"] == 4000, "verdict"].str.contains("no forecast can be checked").all()
+    alone = held_out(with_error(runs), 1750, 250, ERROR)
+    rows = found[(found["forecast"] == 1750) & (found["outcome"] == ERROR)].set_index("method")
+    assert rows.loc["pooled", "mean_error"] == pytest.approx(alone["error_pooled"].abs().mean())

@@ -264,6 +264,7 @@ PUBLISHED = {  # entry: (file, class names in it, classes of the task, groups us
     "garments_pullover_coat": ("fashion_mnist", GARMENTS, [{2}, {4}], True),
     "garments_tshirt_shirt": ("fashion_mnist", GARMENTS, [{0}, {6}], True),
     "garments_sneaker_boot": ("fashion_mnist", GARMENTS, [{7}, {9}], True),
+    "garments_even_odd": ("fashion_mnist", GARMENTS, [{0, 2, 4, 6, 8}, {1, 3, 5, 7, 9}], True),
 }
 
 

@@ -435,7 +435,7 @@ def _inputs(page: Page, shared: str) -> str:
 def _package_hash() -> str:
     """Of everything that a notebook may call or read: the modules, the catalogues, published tables."""
     key = hashlib.sha256(sys.version.encode())
-    tables = [images.REPOSITORY / "book" / "methods" / "tables", images.REPOSITORY / "benchmarks" / "results"]
+    tables = [images.REPOSITORY / part for part in ("book/methods/tables", "book/beyond/tables", "benchmarks/results")]
     read = [*images.catalogue_files(), *(p for t in tables for p in sorted(t.glob("*.json")))]
     for path in [*sorted(Path(__file__).parent.rglob("*.py")), *read]:
         key.update(path.name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"") + b"\0")

@@ -1025,48 +1025,77 @@ HOW = (
 )
 
 
-def runs_beside(source: str, model: str, setting: dict | None = None, *, store: Store | None = None) -> pd.DataFrame:
-    """Fitted runs of a network on an image set, and on all others in the records, trained alike at one setting.
+PIXELS = ("size", "channels", "pixel_range")
 
-    One row a run: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f;
-    attrs["dataset"] is the set's name. setting as of `compare`. A set that was measured already is not read. Raises
-    CampaignError where the set has no run.
+
+def runs_at(model: str, setting: dict | None = None, *, store: Store | None = None) -> pd.DataFrame:
+    """Fitted runs of a network on all image sets in the records, trained alike at one setting.
+
+    One row a run: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f. Trained
+    alike: as most of them. setting as of `compare`. Raises CampaignError where there is no run.
+    """
+    store = store or default_store()
+    setting = dict(setting or stored_setting(store))
+    sets, runs = _sets_at(setting, store), _fitted_runs(model, setting, store)
+    runs = [record for record in runs if record.params["dataset"] in sets]
+    if not runs:
+        raise CampaignError(f"no fitted run of {model} is stored at {_setting_text(setting, PIXELS)}")
+    return _trained_alike(runs, sets, runs)
+
+
+def runs_beside(source: str, model: str, setting: dict | None = None, *, store: Store | None = None) -> pd.DataFrame:
+    """Fitted runs of a network on an image set, and on all others in the records that were trained alike.
+
+    As of `runs_at`, but trained as most runs of the set; attrs["dataset"] is the set's name. A set that was measured
+    already is not read. Raises CampaignError where the set has no run.
     """
     store = store or default_store()
     setting, name = dict(setting or stored_setting(store)), _set_name(source)
-    sets = {}
-    for record in _all_records("properties", store):
-        if _comparable(record) and all(record.params[key] == setting[key] for key in SETTING):
-            sets.setdefault(record.params["dataset"], _properties_row(record, record.params["dataset"]))
-    pixels = ("size", "channels", "pixel_range")
-    runs = [
-        record
-        for record in _all_records("training", store)
-        if record.params["model"] == model and record.metrics["fitted"] and record.params["dataset"] in {name, *sets}
-        if record.metrics.get("test_loss_nats") and all(record.params[key] == setting[key] for key in pixels)
-    ]
-    own = Counter(tuple(record.params[key] for key in HOW) for record in runs if record.params["dataset"] == name)
+    sets, runs = _sets_at(setting, store), _fitted_runs(model, setting, store)
+    own = [record for record in runs if record.params["dataset"] == name]
     if not own:
         raise CampaignError(
-            f"no fitted run of {model} on {name} is stored at {_setting_text(setting, pixels)}, so its curve is not "
+            f"no fitted run of {model} on {name} is stored at {_setting_text(setting, PIXELS)}, so its curve is not "
             "known; train it at two sizes N at least, with --add where a parameter file does not name it: "
             f"intrinsic run PARAMS.yaml --add {source}"
         )
     if name not in sets:
         rows = compare(source, setting, store=store).rows
         sets[name] = rows[rows.own].iloc[0].to_dict()
-    how = dict(zip(HOW, own.most_common(1)[0][0], strict=True))
+    frame = _trained_alike([record for record in runs if record.params["dataset"] in sets], sets, own)
+    frame.attrs["dataset"] = name
+    return frame
+
+
+def _sets_at(setting: dict, store: Store) -> dict[str, dict]:
+    """{image set: properties} of the records at one setting."""
+    sets = {}
+    for record in _all_records("properties", store):
+        if _comparable(record) and all(record.params[key] == setting[key] for key in SETTING):
+            sets.setdefault(record.params["dataset"], _properties_row(record, record.params["dataset"]))
+    return sets
+
+
+def _fitted_runs(model: str, setting: dict, store: Store) -> list[Record]:
+    return [
+        record
+        for record in _all_records("training", store)
+        if record.params["model"] == model and record.metrics["fitted"] and record.metrics.get("test_loss_nats")
+        if all(record.params[key] == setting[key] for key in PIXELS)
+    ]
+
+
+def _trained_alike(runs: list[Record], sets: dict, model_of: list[Record]) -> pd.DataFrame:
+    """The runs that were trained as most of `model_of`, with the properties of their sets."""
+    most = Counter(tuple(record.params[key] for key in HOW) for record in model_of).most_common(1)[0][0]
     of_set, of_run = ("domain", "family", "d_data", "k_f"), ("test_loss_nats", "test_accuracy", "n_test")
-    rows = [
+    return pd.DataFrame(
         {key: record.params[key] for key in ("dataset", "n_train", "seed")}
         | {key: sets[record.params["dataset"]][key] for key in of_set}
         | {key: record.metrics[key] for key in of_run}
         for record in runs
-        if _same(record, how)
-    ]
-    frame = pd.DataFrame(rows)
-    frame.attrs["dataset"] = name
-    return frame
+        if tuple(record.params[key] for key in HOW) == most
+    )
 
 
 def _setting_text(setting: dict, keys) -> str:

@@ -260,3 +260,23 @@ def judged(table, level=0.95) -> pd.DataFrame:
         rows.append({"method": method, "sets": n, "mean_error": errors.mean(), "gain": gain.mean(), "low": low,
                      "high": high, "verdict": said})  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def check(runs, steps) -> pd.DataFrame:
+    """`judged` of `held_out` for each step (known up to N, forecast at N) and both outcomes, with its coverage.
+
+    Columns before those of `judged`: known, forecast, outcome; after them, inside: how many measured values lie in
+    the pooled prediction interval. A step that no set can be checked at has one row, whose verdict says why.
+    """
+    runs, rows = with_error(runs), []
+    for small, n_train in steps:
+        for outcome in (LOSS, ERROR):
+            at = {"known": small, "forecast": n_train, "outcome": outcome}
+            try:
+                found = held_out(runs, n_train, small, outcome)
+            except NotEnough as error:
+                rows.append(at | {"verdict": str(error)})
+                continue
+            inside = f"{found['inside'].sum()} of {len(found)}"
+            rows += [at | row | {"inside": inside} for row in judged(found).to_dict("records")]
+    return pd.DataFrame(rows)
