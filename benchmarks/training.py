@@ -297,18 +297,20 @@ def said(ratio):
 # ---------------------------------------------------------------------------------------------- held-out loss
 
 
-def losses(seeds, epochs=20, n_train=256, size=32):
+def losses(seeds, output, epochs=20, n_train=256, size=32):
     """Held-out loss of ours and of the paper's loop over seeds, same split and epochs: paired, in log.
 
-    The difference of log losses, ours less theirs, has a t interval over seeds, for each set and over all.
+    The difference of log losses, ours less theirs, has a t interval over seeds, for each set and over all. Each pair is
+    stored as soon as it is trained, and what is stored at these settings is not trained again.
     """
-    from scipy import stats
-
-    rows, differences = [], []
+    settings = {"epochs": epochs, "n_train": n_train, "size": size, "processor": machine()["processor"]}
+    path = output / "training_losses.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    pairs = stored["losses"] if stored.get("settings") == settings else {}
     for name in LOSS_SETS:
         data = images.match(images.load(name), size=size, channels=1)
-        found = []
-        for seed in range(seeds):
+        found = pairs.setdefault(name, [])
+        for seed in range(len(found), seeds):
             split = images.split(data, n_train, seed)
             x, y = images.as_unit(data[split.train]), torch.tensor(data[split.train].labels)
             x_test, y_test = images.as_unit(data[split.test]), data[split.test].labels
@@ -322,17 +324,23 @@ def losses(seeds, epochs=20, n_train=256, size=32):
                     Image.fromarray(picture).save(files[-1])
                 paper_epochs(theirs, files, y, size, models.PAPER_BATCH["resnet18"], epochs, 1e-3)
             found.append([training.evaluate(net, x_test, y_test)["test_loss_nats"] for net in (ours, theirs)])
-        logs = np.log(np.array(found))
-        differences.append(logs[:, 0] - logs[:, 1])
-        rows.append({"set": name, "losses": found, **interval(differences[-1], stats)})
-        print(
-            f"  {name}: log(ours / theirs) = {rows[-1]['mean']:+.3f} [{rows[-1]['low']:+.3f}, {rows[-1]['high']:+.3f}]"
-        )
-    return {"seeds": seeds, "epochs": epochs, "rows": rows, "all": interval(np.concatenate(differences), stats)}
+            about = {"machine": machine(), "settings": settings, "losses": pairs}
+            write(about | judged(pairs), output, "training_losses")
+        print(name, judged({name: found})["rows"], flush=True)
+    print("over all sets:", judged(pairs)["all"])
 
 
-def interval(values, stats):
+def judged(pairs):
+    """Mean of log(ours / theirs) with its interval, for each set with two seeds or more, and over all."""
+    differences = {name: np.diff(np.log(np.array(found)))[:, 0] * -1 for name, found in pairs.items() if len(found) > 1}
+    rows = [{"set": name, "seeds": len(one), **interval(one)} for name, one in differences.items()]
+    return {"rows": rows, "all": interval(np.concatenate(list(differences.values()))) if rows else None}
+
+
+def interval(values):
     """Mean with a t interval of 95 %."""
+    from scipy import stats
+
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return {"mean": float(values.mean()), "low": float(values.mean() - half), "high": float(values.mean() + half)}
 
@@ -351,8 +359,7 @@ def main():
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
     arguments = parser.parse_args()
     if arguments.loss:
-        about = machine()
-        write({"machine": about, **losses(arguments.loss)}, arguments.output, "training_losses")
+        losses(arguments.loss, arguments.output)
         return
     n, turns = (120, 1) if arguments.small else (arguments.images, arguments.turns)
     rates = {"bfloat16": product_rate(), "float32": product_rate(torch.float32)}
@@ -392,7 +399,7 @@ def main():
                 f"{row['paper_share_in_files']:.0%} of the paper's time in files"
             )
             print("   " + ", ".join(f"{group} {share:.0%}" for group, share in row["shares"].items()), flush=True)
-    write(found, arguments.output, "training")
+            write(found, arguments.output, "training")
 
 
 if __name__ == "__main__":

@@ -563,7 +563,7 @@ def test_two_groups_count_as_one_pair_in_the_limit():
 def test_halves_keep_groups_whole_and_classes_balanced():
     group = np.repeat(np.arange(60), 4)
     labels = np.repeat(np.arange(60) % 3, 4)
-    for half in sharpness._halves(labels, group, 0):
+    for half in sharpness.halves(labels, group, 0):
         assert all(len(set(half[group == g])) == 1 for g in range(60))
         assert [int(half[labels == c].sum()) for c in range(3)] == [40, 40, 40]
 

@@ -27,23 +27,23 @@ from intrinsic.statistics import (
     NotEnough,
     StatisticsError,
     Verdict,
-    _both,
-    _comparable,
-    _excess,
-    _log_ratios,
-    _tested,
-    _units,
-    _usable,
-    _with_means,
     correlation,
+    excess_exponents,
+    family_means,
     holm,
+    log_ratios,
     mean_effect,
     ols,
     power_difference,
     power_mean,
     set_levels,
     set_means,
+    tested,
+    usable,
     verdict_table,
+    where_comparable,
+    with_all_runs,
+    with_means,
 )
 
 PARAMETERS = "params/beyond.yaml"  # the campaign that makes every column on embedded sets
@@ -142,7 +142,7 @@ def further_tests() -> dict[str, FurtherTest]:
 
 def _excess_sets(runs, test):
     runs = runs.drop(columns=[c for c in ("d_data_low", "d_data_high") if c in runs.columns])
-    table, notes = _units(_excess(runs.assign(d_data=runs[test.predictor]), test.outcome))
+    table, notes = family_means(excess_exponents(runs.assign(d_data=runs[test.predictor]), test.outcome))
     return table, notes, int(table["n_runs"].sum())
 
 
@@ -151,12 +151,12 @@ def _level_sets(runs, test, log):
         if part.empty:
             return pd.DataFrame({"dataset": [], "x": [], "y": []}), []
         table = set_levels(part, test.outcome, log=log).rename(columns={"level": "y"})
-        table = _with_means(table, part, [test.predictor]).rename(columns={test.predictor: "x"})
+        table = with_means(table, part, [test.predictor]).rename(columns={test.predictor: "x"})
         if log:
             table["x"] = np.log(table["x"])
-        return _units(table)
+        return family_means(table)
 
-    return _comparable(sets_of, runs)
+    return where_comparable(sets_of, runs)
 
 
 def _within_sets(runs, test):
@@ -185,15 +185,15 @@ def _within_sets(runs, test):
 def _ratio_sets(runs, test):
     if runs.empty:
         return pd.DataFrame({"dataset": [], "log_ratio": []}), [], 0
-    ratios, _ = _log_ratios(runs, test.outcome, test.predictor)
+    ratios, _ = log_ratios(runs, test.outcome, test.predictor)
     ratios["log_ratio"] -= math.log(test.margin)
-    table, notes = _units(set_means(ratios, ["log_ratio", test.outcome, test.predictor]))
+    table, notes = family_means(set_means(ratios, ["log_ratio", test.outcome, test.predictor]))
     return table, notes, len(ratios)
 
 
 def _rank_sets(rows, test):
     keep = [c for c in ("dataset", "domain", "family", test.outcome, test.predictor) if c in rows.columns]
-    table, notes = _units(rows[keep])
+    table, notes = family_means(rows[keep])
     return table, notes, len(rows)
 
 
@@ -247,7 +247,7 @@ _TABLES = ("settings", "classes")  # one row a set; the others hold runs
 def _build(test, frame, *, fitted_only, exclude, permutations) -> Verdict:
     pair = [test.outcome, test.predictor]
     positive = [] if test.statistic in ("correlation", "rank") else pair
-    rows, notes = _usable(frame, pair, positive=positive, fitted_only=fitted_only, exclude=exclude)
+    rows, notes = usable(frame, pair, positive=positive, fitted_only=fitted_only, exclude=exclude)
     _, sets_of, effect_of = STATISTICS[test.statistic]
     table, more, n_runs = sets_of(rows, test)
     return Verdict(
@@ -255,7 +255,7 @@ def _build(test, frame, *, fitted_only, exclude, permutations) -> Verdict:
         n_runs=n_runs,
         fitted_only=fitted_only,
         notes=(*notes, *more),
-        **_tested(
+        **tested(
             table,
             lambda sets: effect_of(sets, test, permutations),
             lambda sets: effect_of(sets, test, 1),
@@ -305,7 +305,7 @@ def verdict(
         lacking = len(frame) - len(known)
         notes = (*found.notes, f"{lacking} sets of which one of the two is not known") if lacking else found.notes
         return replace(found, notes=notes)
-    return _both(build, frame, fitted_only, exclude=exclude)
+    return with_all_runs(build, frame, fitted_only, exclude=exclude)
 
 
 def verdicts(frames: dict[str, pd.DataFrame], **options) -> dict[str, Verdict]:
@@ -518,7 +518,9 @@ def several_classes(data, *, per_class=250, draws=25, seed=0) -> dict:
     if all(name.strip().lstrip("-").isdigit() for name in data.classes):
         grades = np.array(data.classes, dtype=float)[data.labels]
         chosen = images.balanced_draws(data.labels, m, draws, seed)
-        look = sharpness._Lookup(as_points(data), grades, closest_pairs(data, grades, ordered=True), ordered=True)
+        look = sharpness.SubsetSharpness(
+            as_points(data), grades, closest_pairs(data, grades, ordered=True), ordered=True
+        )
         row["k_f_ordered"] = float(np.mean([look.at(draw)[0] for draw in chosen]))
     return row
 
@@ -623,9 +625,10 @@ def excess_by_estimator(
         row = {"estimator": estimator}
         try:
             with_d = runs.assign(d_data=runs["dataset"].map(of)) if len(runs) else runs
-            kept, _ = _usable(with_d, ["test_loss_nats", "d_data"], positive=["test_loss_nats", "d_data"],
-                               exclude=exclude)  # fmt: skip
-            sets = _units(_excess(kept.drop(columns=["d_data_low", "d_data_high"], errors="ignore"), "test_loss_nats"))
+            wanted = ["test_loss_nats", "d_data"]
+            kept, _ = usable(with_d, wanted, positive=wanted, exclude=exclude)
+            kept = kept.drop(columns=["d_data_low", "d_data_high"], errors="ignore")
+            sets = family_means(excess_exponents(kept, "test_loss_nats"))
             effect = mean_effect(sets[0]["excess"], permutations=permutations)
             row |= {"effect": effect.value, "low": effect.low, "high": effect.high, "p": effect.p, "n_sets": effect.n}
         except (NotEnough, NoRecords):

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 
 from intrinsic.dimension import LEVEL, SPLITS, Estimate
 from intrinsic.neighbors import BadPoints, Neighbors, as_points, closest_pairs, labels_and_group
-from intrinsic.sharpness import _halves, _slope, growth_exponent
+from intrinsic.sharpness import growth_exponent, halves, log_slope
 
 FLAT = 0.05  # an exponent below which doubling M adds less than 3.5 %
 DEGREES = 6  # of freedom of the difference's interval
@@ -140,7 +140,7 @@ def growth_law(x, y=None, per_class=None, draws=50, *, interval=True, group=None
     overlapping = _overlapping(np.exp(-logs), all_weights, pairs)
     split = []
     if len(exponent.halves):
-        for half, both in zip(_halves(y, group, seed), exponent.halves, strict=True):
+        for half, both in zip(halves(y, group, seed), exponent.halves, strict=True):
             split.append([_of_half(count, side, sizes, one) for side, one in zip((half, ~half), both, strict=True)])
     split = np.array(split).reshape(-1, 2, 2)
     split = split[np.isfinite(split).all(axis=(1, 2))]
@@ -227,7 +227,7 @@ def _overlapping(radii, weights, pairs):
     good = (pairs >= LEAST_PAIRS) & (weights > 0)
     if good.sum() < 2 or np.ptp(np.log(radii[good])) <= 0:
         return math.nan
-    slope = _slope(radii[good], np.log(weights[good]))
+    slope = log_slope(radii[good], np.log(weights[good]))
     return 2 / slope if slope > 0 else math.nan
 
 
@@ -236,7 +236,7 @@ def _of_half(count, side, sizes, logs):
     if not np.isfinite(logs).all():
         return math.nan, math.nan
     pairs, weights, _ = count(side, np.exp(-logs))
-    return _slope(np.maximum(sizes // 2, 1), logs), _overlapping(np.exp(-logs), weights, pairs)
+    return log_slope(np.maximum(sizes // 2, 1), logs), _overlapping(np.exp(-logs), weights, pairs)
 
 
 def _gap(low, high, logs, closest):

@@ -87,7 +87,7 @@ def label_sharpness(x, y=None, *, labels="classes", interval=True, group=None, s
     facts = _facts(pairs, 0, y) | {"n": points.n}
     if not interval or not math.isfinite(value):
         return Sharpness(value, method="all pairs", **facts)
-    look = _Lookup(points, y, pairs, ordered)
+    look = SubsetSharpness(points, y, pairs, ordered)
     logs = np.log(_positive(look(kept)[0] for kept in _subsamples(y, group, ordered, seed)))
     low, high = value / np.exp(np.quantile(logs - logs.mean(), [(1 + LEVEL) / 2, (1 - LEVEL) / 2]))
     method = f"all pairs; {REPLICATES} subsamples of 1/{SHARE} without replacement, log scale"
@@ -175,7 +175,7 @@ def quantile_sharpness(x, y=None, quantiles=QUANTILES, *, interval=True, group=N
     enough = [interval and q * points.n >= 5 and value > 0 for q, value in zip(quantiles, values, strict=True)]
     if any(enough):
         look = _Halved(near, points, y)
-        split = np.array([[look(side, quantiles) for side in (half, ~half)] for half in _halves(y, group, seed)])
+        split = np.array([[look(side, quantiles) for side in (half, ~half)] for half in halves(y, group, seed)])
         units = points.n if group is None else int(group.max()) + 1
         t = student.ppf((1 + LEVEL) / 2, max(1, min(SPLITS, units - 1)))
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -227,7 +227,7 @@ def same_label_control(x, y=None, *, interval=True, group=None, seed=0):
     low = high = low_ratio = high_ratio = math.nan
     method = "all pairs of equal labels"
     if interval and math.isfinite(value) and 0 < top < math.inf:
-        look, control = _Lookup(points, y, k_f), _SameLabel(points, codes, same)
+        look, control = SubsetSharpness(points, y, k_f), _SameLabel(points, codes, same)
         both = [(look(kept)[0], control(kept)) for kept in _subsamples(y, group, False, seed)]
         logs = np.log(np.array([pair for pair in both if min(pair) > 0]).reshape(-1, 2))
         if len(logs):
@@ -395,7 +395,7 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
         )
     look = _Nested(points, y, codes, pairs)
     logs = look(np.ones(points.n, dtype=bool), sizes, draws, seed)
-    value = _slope(sizes, logs)
+    value = log_slope(sizes, logs)
     facts = {"n": points.n, "per_class": sizes, "log_k_f": logs, "closest": float(pairs.distance[0])}
     facts["halves"] = np.empty((0, 2, len(sizes)))
     method = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
@@ -403,9 +403,9 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
     if not interval or units < 4:
         return Estimate(value, method=method, **facts)
     fewer = np.maximum(sizes // 2, 1)
-    found = [[look(side, fewer, draws, seed + 1) for side in (half, ~half)] for half in _halves(y, group, seed)]
+    found = [[look(side, fewer, draws, seed + 1) for side in (half, ~half)] for half in halves(y, group, seed)]
     facts["halves"] = np.array(found)
-    split = np.array([[_slope(fewer, one) for one in both] for both in found])
+    split = np.array([[log_slope(fewer, one) for one in both] for both in found])
     split = split[np.isfinite(split).all(axis=1)]
     if not len(split):
         return Estimate(value, method=method, **facts)
@@ -707,12 +707,12 @@ def _endpoint(distances):
     return low
 
 
-def _slope(sizes, logs):
+def log_slope(sizes, logs):
     centered = np.log(sizes) - np.log(sizes).mean()
     return float(centered @ logs / (centered @ centered))
 
 
-def _halves(labels, group, seed):
+def halves(labels, group, seed):
     """SPLITS random halves, bool (n,), of the points (or groups, by their first label) of each class."""
     units = np.arange(len(labels)) if group is None else group
     first = np.unique(units, return_index=True)[1]
@@ -743,11 +743,11 @@ def _facts(pairs, m, labels):
 def _lookup(x, points, y):
     """Lookup of draws: in the list of closest pairs, unless there are too many points for a pass over all."""
     if isinstance(x, Neighbors) and x.pairs is not None and np.array_equal(y, x.labels):
-        return _Lookup(points, y, x.pairs)
-    return _Lookup(points, y, closest_pairs(points, y) if points.n <= LIST_LIMIT else None)
+        return SubsetSharpness(points, y, x.pairs)
+    return SubsetSharpness(points, y, closest_pairs(points, y) if points.n <= LIST_LIMIT else None)
 
 
-class _Lookup:
+class SubsetSharpness:
     """The sharpest pair within a subset: the first in the list of closest pairs that has both its ends there.
 
     Where the list holds none, or there is no list, distances within the subset are computed.
@@ -824,7 +824,7 @@ class _SameLabel:
 
     def __init__(self, points, codes, pairs):
         self.points, self.codes = points, codes
-        self.look = _Lookup(points, np.arange(points.n), pairs)
+        self.look = SubsetSharpness(points, np.arange(points.n), pairs)
 
     def __call__(self, inside):
         found = self.look.listed(inside)
@@ -854,12 +854,12 @@ class _Matrix:
             rows = np.flatnonzero(codes == a)
             if len(rows) > 1:
                 same = closest_pairs(points, own, count=SAME_LABEL_PAIRS, rows=rows)
-                self.lookups[a, a] = _Lookup(points, own, same)
+                self.lookups[a, a] = SubsetSharpness(points, own, same)
             for b in range(a + 1, self.n_classes):
                 code = a * self.n_classes + b
                 part = order[starts[code] : starts[code + 1]]
                 some = Pairs(pairs.i[part], pairs.j[part], pairs.distance[part], pairs.sharpness[part], pairs.complete)
-                self.lookups[a, b] = _Lookup(points, codes, some)
+                self.lookups[a, b] = SubsetSharpness(points, codes, some)
 
     def __call__(self, inside):
         out = np.zeros((self.n_classes, self.n_classes))
@@ -891,7 +891,7 @@ class _Nested:
 
     def __init__(self, points, labels, codes, pairs):
         self.points, self.codes, self.pairs = points, codes, pairs
-        self.look = _Lookup(points, labels, pairs)
+        self.look = SubsetSharpness(points, labels, pairs)
 
     def __call__(self, inside, sizes, draws, seed):
         members = [np.flatnonzero(inside & (self.codes == c)) for c in range(self.codes.max() + 1)]

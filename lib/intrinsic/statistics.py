@@ -478,7 +478,7 @@ def _is_fitted(frame: pd.DataFrame) -> np.ndarray:
     return frame["fitted"].eq(True).fillna(False).to_numpy(bool)  # null: not known, so not fitted
 
 
-def _usable(
+def usable(
     frame: pd.DataFrame,
     columns: Sequence[str],
     *,
@@ -558,7 +558,7 @@ def _described(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _units(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def family_means(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Sets of one family averaged into one row; without a column `family`, the table itself."""
     if "family" not in table.columns or not len(table):
         return table.reset_index(drop=True), []
@@ -721,7 +721,7 @@ PAIRS = (
 )
 
 
-def _log_ratios(frame: pd.DataFrame, above: str, below: str) -> tuple[pd.DataFrame, int]:
+def log_ratios(frame: pd.DataFrame, above: str, below: str) -> tuple[pd.DataFrame, int]:
     """The runs where both dimensions are known, with log_ratio; and how many are not."""
     a, b = _values(frame, above), _values(frame, below)
     good = np.isfinite(a) & np.isfinite(b) & (a > 0) & (b > 0)
@@ -750,13 +750,13 @@ def paired_bound(
     """
     end = _ending(estimator)
     _need(frame, ["dataset", f"d_repr{end}", f"d_data_same_images{end}"])
-    frame, _ = _usable(frame, [], fitted_only=fitted_only, exclude=exclude)
+    frame, _ = usable(frame, [], fitted_only=fitted_only, exclude=exclude)
     rows = []
     for name, above, below in PAIRS:
         if not {f"{above}{end}", f"{below}{end}"} <= set(frame.columns):
             continue
-        runs, missing = _log_ratios(frame, f"{above}{end}", f"{below}{end}")
-        sets = _units(set_means(runs, ["log_ratio"]))[0] if len(runs) else runs
+        runs, missing = log_ratios(frame, f"{above}{end}", f"{below}{end}")
+        sets = family_means(set_means(runs, ["log_ratio"]))[0] if len(runs) else runs
         try:
             effect = mean_effect(sets["log_ratio"], level=level, permutations=permutations)
         except NotEnough:
@@ -781,11 +781,11 @@ def _sharpness_sets(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if runs.empty:
         return pd.DataFrame({"dataset": [], "level": [], "log_k_f": []}), []
     table = set_levels(runs, "test_loss_nats", log=True)
-    table = _with_means(table, runs, ["k_f", *(["d_data"] if "d_data" in runs.columns else [])])
+    table = with_means(table, runs, ["k_f", *(["d_data"] if "d_data" in runs.columns else [])])
     table["log_k_f"] = np.log(table["k_f"])
     if "d_data" in table.columns:
         table["theory"] = -table["mean_log_n"] / table["d_data"]
-    return _units(table)
+    return family_means(table)
 
 
 def _sharpness_rows(sets: pd.DataFrame, level: float) -> pd.DataFrame:
@@ -820,7 +820,7 @@ def sharpness_regression(
     C M^(2/d), so the two compete and their joint intervals are wide for a reason.
     Runs without a finite positive loss or K_F are left out; `claim_sharpness_generalization` counts them.
     """
-    runs, _ = _usable(frame, **SHARPNESS_RUNS, fitted_only=fitted_only, exclude=exclude)
+    runs, _ = usable(frame, **SHARPNESS_RUNS, fitted_only=fitted_only, exclude=exclude)
     _need(frame, ["model", "n_train"])
     return _sharpness_rows(_sharpness_sets(runs)[0], level)
 
@@ -839,12 +839,12 @@ def ordering_by_dimension(
     differ in C and a loss may lie anywhere below its bound: failing it does not refute the bound, and
     meeting it does not support the bound. With too few sets the value is nan.
     """
-    runs, _ = _usable(frame, **DIMENSION_RUNS, fitted_only=fitted_only, exclude=exclude)
+    runs, _ = usable(frame, **DIMENSION_RUNS, fitted_only=fitted_only, exclude=exclude)
     _need(frame, ["model", "n_train"])
     try:
         if runs.empty:
             raise NotEnough("no run is left")
-        sets = _units(_with_means(set_levels(runs, "test_loss_nats", log=True), runs, ["d_data"]))[0]
+        sets = family_means(with_means(set_levels(runs, "test_loss_nats", log=True), runs, ["d_data"]))[0]
         return correlation(sets["d_data"], sets["level"], kind, permutations=permutations)
     except NotEnough:
         return Correlation(**_NOTHING, n=runs["dataset"].nunique(), method="too few sets", kind=kind)
@@ -870,7 +870,7 @@ def correlation_table(
     """
     columns = [columns] if isinstance(columns, str) else list(columns)
     _need(frame, ["model", "n_train", x, *columns])
-    runs, _ = _usable(frame, [x, *columns], exclude=exclude)
+    runs, _ = usable(frame, [x, *columns], exclude=exclude)
     try:
         if runs.empty:
             raise NotEnough("no run is left")
@@ -878,7 +878,7 @@ def correlation_table(
         for column in dict.fromkeys([x, *columns]):
             levels = set_levels(runs, column).rename(columns={"level": column})
             sets = levels if sets is None else sets.assign(**{column: levels[column]})
-        sets = _units(sets)[0]
+        sets = family_means(sets)[0]
     except NotEnough:
         sets = pd.DataFrame({c: [] for c in ["dataset", x, *columns]})
     found = []
@@ -977,14 +977,14 @@ def separate_predictors(
     for power, column in (("2/d_data", "d_data"), ("measured exponent", "growth_exponent")):
         for response in ("test_loss_nats", penalty):
             positive = [response, "k_f", column]
-            runs, _ = _usable(frame, positive, positive=positive, fitted_only=fitted_only, exclude=exclude)
+            runs, _ = usable(frame, positive, positive=positive, fitted_only=fitted_only, exclude=exclude)
             name = f"log {response}"
             try:
                 if runs.empty:
                     raise NotEnough("no run is left")
-                sets = _with_means(set_levels(runs, response, log=True), runs, ["k_f", column])
+                sets = with_means(set_levels(runs, response, log=True), runs, ["k_f", column])
                 sets["two_over_d"] = 2 / sets[column] if column == "d_data" else sets[column]
-                sets = _units(sets.rename(columns={"level": name}))[0]
+                sets = family_means(sets.rename(columns={"level": name}))[0]
             except NotEnough:
                 sets = pd.DataFrame({c: pd.Series(dtype=float) for c in ("dataset", "k_f", "two_over_d", name)})
             parts.append(power_taken_out(sets, [name], per_class=per_class).assign(power=power))
@@ -1013,7 +1013,7 @@ def growth_verdict(sets: pd.DataFrame, *, tolerance: float = 0.2, level: float =
     beyond the tolerance; of the plateau: with an interval above 0), smallest and largest effect with one family left
     out, verdict, and `stands`: whether it is the same without any one family.
     """
-    names = list(dict.fromkeys(_units(sets[[c for c in ("dataset", "family") if c in sets]])[0]["dataset"]))
+    names = list(dict.fromkeys(family_means(sets[[c for c in ("dataset", "family") if c in sets]])[0]["dataset"]))
     family = sets["family"].where(sets["family"].notna(), sets["dataset"]) if "family" in sets else sets["dataset"]
     table = _growth_rows(sets, tolerance, level)
     left = [_growth_rows(sets[(family != name).to_numpy()], tolerance, level) for name in names if len(names) > 1]
@@ -1027,7 +1027,7 @@ def _growth_rows(sets: pd.DataFrame, tolerance: float, level: float) -> pd.DataF
     """The table of growth_verdict without the columns about sets left out."""
     predictions = [c for c in sets.columns if c.startswith("2/d")]
     _need(sets, ["dataset", "exponent", "exponent_low"])
-    units = _units(sets.drop(columns=[c for c in ("kind",) if c in sets.columns]))[0]
+    units = family_means(sets.drop(columns=[c for c in ("kind",) if c in sets.columns]))[0]
     rows = []
 
     def row(hypothesis, values, off, refuted):
@@ -1063,7 +1063,7 @@ def domain_difference(
     known = frame[frame["domain"].isin(["medical", "natural"])]
     if known.empty:
         return Difference(**_NOTHING, n=0, method="too few sets")
-    sets, _ = _units(set_means(known, [column]))
+    sets, _ = family_means(set_means(known, [column]))
     values = _values(sets, column)
     if log:
         values = np.log(np.where(values > 0, values, np.nan))
@@ -1074,7 +1074,7 @@ def domain_difference(
     return replace(found, method=f"{'log ' if log else ''}{column}, medical less natural sets")
 
 
-def _with_means(table: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def with_means(table: pd.DataFrame, runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """The table of sets with the set means of more columns of their runs."""
     means = set_means(runs.assign(dataset=runs["dataset"].astype(str)), columns).set_index("dataset")
     return table.assign(**{c: table["dataset"].map(means[c]).to_numpy(np.float64) for c in columns})
@@ -1344,7 +1344,7 @@ def _nothing(n: int) -> Effect:
     return Effect(**_NOTHING, n=n, method="too few sets")
 
 
-def _both(build: Callable[..., Verdict], frame: pd.DataFrame, fitted_only: bool, **options) -> Verdict:
+def with_all_runs(build: Callable[..., Verdict], frame: pd.DataFrame, fitted_only: bool, **options) -> Verdict:
     """The verdict of the fitted runs with that of all runs beside, or that of all runs alone."""
     _need(frame, ["dataset", "model", "n_train", "fitted"])
     every = build(frame, fitted_only=False, **options)
@@ -1355,7 +1355,7 @@ def _both(build: Callable[..., Verdict], frame: pd.DataFrame, fitted_only: bool,
     return replace(build(frame, fitted_only=True, **options), all_runs=every)
 
 
-def _tested(sets: pd.DataFrame, effect_of: Callable, value_of: Callable) -> dict:
+def tested(sets: pd.DataFrame, effect_of: Callable, value_of: Callable) -> dict:
     """The fields of a Verdict that come from its table of sets; nan where they cannot be computed."""
     try:
         effect = effect_of(sets)
@@ -1417,10 +1417,10 @@ def claim_data_dimension(
     terms; the bias of d_data it cannot carry.
     """
     options = {"exclude": exclude, "p_holm": p_holm, "permutations": permutations}
-    return _both(_data_dimension, frame, fitted_only, **options)
+    return with_all_runs(_data_dimension, frame, fitted_only, **options)
 
 
-def _excess(runs: pd.DataFrame, response: str) -> pd.DataFrame:
+def excess_exponents(runs: pd.DataFrame, response: str) -> pd.DataFrame:
     """One row a set: exponent (models averaged), predicted, excess = exponent - predicted, n_runs."""
     columns = ["exponent", "predicted", "excess"]
     if runs.empty:
@@ -1442,7 +1442,7 @@ def _informed(sets: pd.DataFrame, permutations: int) -> tuple[bool, str]:
     """(whether exponents can refute the bound, in words), from the sets whose least bound is below 1."""
     if "least_bound" not in sets.columns:
         return True, "not looked at: no column least_bound"
-    some = _units(sets[sets["least_bound"] < 1])[0]
+    some = family_means(sets[sets["least_bound"] < 1])[0]
     known = int(sets["least_bound"].notna().sum())
     text = f"{_count(int((sets['least_bound'] < 1).sum()), 'set')} of {known} for which it is known"
     if len(some) < MIN_SETS:
@@ -1452,13 +1452,13 @@ def _informed(sets: pd.DataFrame, permutations: int) -> tuple[bool, str]:
 
 
 def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Verdict:
-    runs, notes = _usable(frame, **DIMENSION_RUNS, fitted_only=fitted_only, exclude=exclude)
-    sets = _excess(runs, "test_loss_nats")
+    runs, notes = usable(frame, **DIMENSION_RUNS, fitted_only=fitted_only, exclude=exclude)
+    sets = excess_exponents(runs, "test_loss_nats")
     one_size = [str(n) for n in dict.fromkeys(runs["dataset"]) if n not in set(sets["dataset"])]
     if one_size:
         notes.append(f"{_count(len(one_size), 'set')} with one size N only ({', '.join(one_size)})")
     informed, says = _informed(sets, permutations)
-    sets, more = _units(sets)
+    sets, more = family_means(sets)
     beside = {}
     if len(sets):
         beside["Sets about which the bound says anything"] = says
@@ -1472,7 +1472,7 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
             f"rank correlation of log loss with d_data {order}" if math.isfinite(order.value) else "too few sets"
         )
         if "test_brier" in runs.columns:
-            brier = _units(_excess(runs, "test_brier"))[0]
+            brier = family_means(excess_exponents(runs, "test_brier"))[0]
             beside["The same with the Brier score"] = _or_few(
                 lambda: mean_effect(brier["excess"], permutations=permutations)
             )
@@ -1484,7 +1484,7 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
         fitted_only=fitted_only,
         notes=(*notes, *more),
         beside=beside,
-        **_tested(
+        **tested(
             sets,
             lambda table: mean_effect(table["excess"], permutations=permutations),
             lambda table: table["excess"].mean(),
@@ -1515,7 +1515,7 @@ def claim_sharpness_generalization(
     All of this is correlation between sets, at one M (images a class behind K_F), size and channels.
     """
     options = {"exclude": exclude, "p_holm": p_holm, "permutations": permutations}
-    return _both(_sharpness_generalization, frame, fitted_only, **options)
+    return with_all_runs(_sharpness_generalization, frame, fitted_only, **options)
 
 
 def _slope_effect(sets: pd.DataFrame, permutations: int) -> Effect:
@@ -1524,7 +1524,7 @@ def _slope_effect(sets: pd.DataFrame, permutations: int) -> Effect:
     return Effect(fit.slope, fit.low, fit.high, test.p, test.smallest_p, fit.n, f"slope; {test.method}")
 
 
-def _comparable(sets_of: Callable, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str], int]:
+def where_comparable(sets_of: Callable, runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str], int]:
     """(table of sets, notes, runs used), empty where models or sizes do not overlap between sets."""
     try:
         sets, notes = sets_of(runs)
@@ -1534,8 +1534,8 @@ def _comparable(sets_of: Callable, runs: pd.DataFrame) -> tuple[pd.DataFrame, li
 
 
 def _sharpness_generalization(frame, *, fitted_only, exclude, p_holm, permutations) -> Verdict:
-    runs, notes = _usable(frame, **SHARPNESS_RUNS, fitted_only=fitted_only, exclude=exclude)
-    sets, more, n_runs = _comparable(_sharpness_sets, runs)
+    runs, notes = usable(frame, **SHARPNESS_RUNS, fitted_only=fitted_only, exclude=exclude)
+    sets, more, n_runs = where_comparable(_sharpness_sets, runs)
     beside = {}
     if len(sets):
         for row in _sharpness_rows(sets, 0.95).itertuples():
@@ -1554,7 +1554,7 @@ def _sharpness_generalization(frame, *, fitted_only, exclude, p_holm, permutatio
         fitted_only=fitted_only,
         notes=(*notes, *more),
         beside=beside,
-        **_tested(
+        **tested(
             sets,
             lambda table: _slope_effect(table, permutations),
             lambda table: ols(table["log_k_f"], table["level"]),
@@ -1607,20 +1607,20 @@ def claim_sharpness_robustness(
     """
     grey_level = primary_tests()["sharpness_robustness"].grey_level if grey_level is None else grey_level
     options = {"exclude": exclude, "p_holm": p_holm, "permutations": permutations, "grey_level": grey_level}
-    return _both(_sharpness_robustness, frame, fitted_only, **options)
+    return with_all_runs(_sharpness_robustness, frame, fitted_only, **options)
 
 
 def _penalty_sets(runs: pd.DataFrame, column: str) -> tuple[pd.DataFrame, list[str]]:
     """One row a set: level (of the penalty), k_f."""
     if runs.empty:
         return pd.DataFrame({"dataset": [], "level": [], "k_f": []}), []
-    return _units(_with_means(set_levels(runs, column), runs, ["k_f"]))
+    return family_means(with_means(set_levels(runs, column), runs, ["k_f"]))
 
 
 def _sharpness_robustness(frame, *, grey_level, fitted_only, exclude, p_holm, permutations) -> Verdict:
     penalty, accuracy = f"loss_penalty_nats_eps{grey_level}", f"accuracy_penalty_eps{grey_level}"
-    runs, notes = _usable(frame, [penalty, "k_f"], positive=["k_f"], fitted_only=fitted_only, exclude=exclude)
-    sets, more, n_runs = _comparable(lambda runs: _penalty_sets(runs, penalty), runs)
+    runs, notes = usable(frame, [penalty, "k_f"], positive=["k_f"], fitted_only=fitted_only, exclude=exclude)
+    sets, more, n_runs = where_comparable(lambda runs: _penalty_sets(runs, penalty), runs)
     beside = {}
     if len(sets):
         beside["Rank correlation of loss penalty with K_F"] = _or_few(
@@ -1644,7 +1644,7 @@ def _sharpness_robustness(frame, *, grey_level, fitted_only, exclude, p_holm, pe
         fitted_only=fitted_only,
         notes=(*notes, *more),
         beside=beside,
-        **_tested(
+        **tested(
             sets,
             lambda table: correlation(table["k_f"], table["level"], permutations=permutations),
             lambda table: correlation(table["k_f"], table["level"], permutations=1),
@@ -1677,16 +1677,16 @@ def claim_representation_bound(
     interval, exact sign flips. Claim: below 0. Estimates that agree leave it undecided.
     """
     options = {"exclude": exclude, "p_holm": p_holm, "permutations": permutations}
-    return _both(_representation_bound, frame, fitted_only, **options)
+    return with_all_runs(_representation_bound, frame, fitted_only, **options)
 
 
 def _representation_bound(frame, *, fitted_only, exclude, p_holm, permutations) -> Verdict:
     pair = ["d_repr", "d_data_same_images"]
-    runs, notes = _usable(frame, pair, positive=pair, fitted_only=fitted_only, exclude=exclude)
-    ratios, _ = _log_ratios(runs, *pair)
+    runs, notes = usable(frame, pair, positive=pair, fitted_only=fitted_only, exclude=exclude)
+    ratios, _ = log_ratios(runs, *pair)
     sets, more, beside = ratios, [], {}
     if len(runs):
-        sets, more = _units(set_means(ratios, ["log_ratio", *pair]))
+        sets, more = family_means(set_means(ratios, ["log_ratio", *pair]))
         options = {"fitted_only": False, "exclude": (), "permutations": permutations}
         beside["Runs above the diagonal"] = f"{int((ratios['log_ratio'] > 0).sum())} of {len(ratios)}"
         for row in paired_bound(runs, **options).iloc[1:].itertuples():
@@ -1702,7 +1702,7 @@ def _representation_bound(frame, *, fitted_only, exclude, p_holm, permutations) 
         fitted_only=fitted_only,
         notes=(*notes, *more),
         beside=beside,
-        **_tested(
+        **tested(
             sets,
             lambda table: mean_effect(table["log_ratio"], permutations=permutations),
             lambda table: table["log_ratio"].mean(),
