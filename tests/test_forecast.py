@@ -176,7 +176,7 @@ def test_nothing_to_check_is_one_sentence():
 def test_a_check_has_a_row_for_each_step_outcome_and_method():
     runs = counted(whole(1, tau=0, omega=0, sigma=0))
     found = check(runs, [(250, 1750), (250, 4000)])
-    assert found.groupby(["known", "forecast", "outcome"]).size().tolist() == [3, 1, 3, 1]
+    assert found.groupby(["known", "forecast", "outcome"]).size().tolist() == [3, 3, 1, 1]
     assert set(found.loc[found["forecast"] == 1750, "inside"]) == {"10 of 10"}
     assert found.loc[found["forecast"] == 4000, "verdict"].str.contains("no forecast can be checked").all()
     alone = held_out(with_error(runs), 1750, 250, ERROR)

@@ -304,7 +304,7 @@ def execute(pages: list[Page], folder: Path, *, state: str, settings=None, progr
     store, runs = Store(folder), [Execution(p, _inputs(p, shared), _executed(folder, p)) for p in pages]
     todo = [run for run in runs if _kept(run.target) != run.key]
     wanted = {run.target for run in runs}
-    for stale in set((folder / "book").rglob("*.ipynb")) - wanted:
+    for stale in set((folder / "book").rglob("*.ipynb")) - wanted:  # pages no more, and drafts of killed processes
         stale.unlink()
     current = {run.keys[0][1] for run in runs} - {run.keys[0][1] for run in todo}
     for id in set(store.ids(PAGE)) - current:
@@ -336,7 +336,7 @@ def _execute(run: Execution, store: Store) -> None:
     import papermill
 
     page, target, started = run.page, run.target, time.perf_counter()
-    draft = target.with_suffix(".draft")
+    draft = target.with_suffix(".draft.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     root = str(images.REPOSITORY)
     os.environ.update(
