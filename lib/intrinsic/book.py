@@ -35,6 +35,7 @@ REPORT_PART = "On this machine: image sets"
 NEVER_COPIED = {".ipynb", ".jsonl", ".pyc"}
 NEVER_STARTED = "Kernel died before replying"  # jupyter_client of a kernel that ended before its first cell
 STARTS = 3  # of such a kernel
+DRAFT, STALE_DRAFT_S = ".draft.ipynb", 3600  # of a notebook in work, which another build leaves alone for so long
 NOTEBOOK_S = 20.0  # that a notebook is taken to last until the first ones have ended
 
 
@@ -305,7 +306,8 @@ def execute(pages: list[Page], folder: Path, *, state: str, settings=None, progr
     todo = [run for run in runs if _kept(run.target) != run.key]
     wanted = {run.target for run in runs}
     for stale in set((folder / "book").rglob("*.ipynb")) - wanted:  # pages no more, and drafts of killed processes
-        stale.unlink()
+        if not stale.name.endswith(DRAFT) or time.time() - stale.stat().st_mtime > STALE_DRAFT_S:
+            stale.unlink()
     current = {run.keys[0][1] for run in runs} - {run.keys[0][1] for run in todo}
     for id in set(store.ids(PAGE)) - current:
         store.path(PAGE, id).unlink()
@@ -336,7 +338,7 @@ def _execute(run: Execution, store: Store) -> None:
     import papermill
 
     page, target, started = run.page, run.target, time.perf_counter()
-    draft = target.with_suffix(".draft.ipynb")
+    draft = target.with_suffix(DRAFT)
     target.parent.mkdir(parents=True, exist_ok=True)
     root = str(images.REPOSITORY)
     os.environ.update(
