@@ -708,6 +708,7 @@ def _endpoint(distances):
 
 
 def log_slope(sizes, logs):
+    """Slope of the least-squares line of logs against log sizes."""
     centered = np.log(sizes) - np.log(sizes).mean()
     return float(centered @ logs / (centered @ centered))
 
