@@ -197,7 +197,7 @@ def strip(record):
     return record.kind, record.id, record.metrics, record.series, record.reasons
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_campaign_killed_half_way_continues_and_computes_nothing_twice(tiny, finished, tmp_path):
     _, undisturbed = finished
     root = tmp_path / "killed"
@@ -524,7 +524,7 @@ def test_a_run_leaves_attacks_radii_slope_and_representations(small, tmp_path):
     assert by_kind["representation"]["d_repr_low"] < by_kind["representation"]["d_repr"]
 
 
-@pytest.mark.parametrize("weights", ["none", "kept"])
+@pytest.mark.parametrize("weights", [pytest.param("none", marks=pytest.mark.long), "kept"])
 def test_a_changed_attack_is_computed_from_kept_weights_or_by_training_again(small, tmp_path, weights):
     p = small.model_copy(update={"weights": weights, "slope_pairs": 0, "sanity_images": 0})
     store = Store(tmp_path)

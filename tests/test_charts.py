@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 
 import altair as alt
 import nbformat
@@ -14,6 +16,12 @@ from PIL import Image
 from intrinsic import charts
 
 SETS = [("digits", "natural", 9.0, 0.2), ("knees", "medical", 7.0, 0.5), ("torus", "synthetic", 2.0, 0.9)]
+
+
+def test_charts_load_no_grammar_and_leave_it_to_who_asks():
+    code = "import intrinsic.charts, sys; assert 'rfc3987_syntax' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")

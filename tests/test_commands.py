@@ -112,7 +112,7 @@ def test_a_quick_command_runs(command, scans):
     assert done.stdout.strip()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(180)
 def test_the_commands_for_several_machines_run_on_one(tmp_path):
     text = (ROOT / "book" / "cluster.md").read_text(encoding="utf-8")

@@ -475,7 +475,7 @@ def test_fifty_thousand_images_need_the_images_and_one_gibibyte():
     assert size < peak <= size + 2**30
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is read from /proc")
 def test_peak_memory_follows_its_argument(tmp_path):
     """A mapped file of 131 MB: its own pages, the memory asked for, and 64 MiB for compiled code and results."""

@@ -337,6 +337,8 @@ def _execute(run: Execution, store: Store) -> None:
     """
     import papermill
 
+    import intrinsic.charts  # noqa: F401  # before papermill, which would load what this spares (_quick_altair)
+
     page, target, started = run.page, run.target, time.perf_counter()
     draft = target.with_suffix(DRAFT)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,31 @@ set forward and shows set, model, N and seed; a click on an entry of a legend pi
 import base64
 import importlib.util
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import altair as alt
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+
+
+def _quick_altair():
+    """altair, without a grammar of web addresses that jsonschema takes seconds to load where it finds it.
+
+    No chart has addresses to check; whoever imports that grammar later gets it.
+    """
+    grammar = "rfc3987_syntax"
+    absent = sys.modules.setdefault(grammar, None) is None
+    try:
+        import altair
+    finally:
+        if absent:
+            sys.modules.pop(grammar)
+    return altair
+
+
+alt = _quick_altair()
 
 MIME_TYPE = "application/vnd.vegalite.v5+json"
 SCHEMA_URL = "https://vega.github.io/schema/vega-lite/v5.json"
