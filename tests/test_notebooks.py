@@ -71,7 +71,7 @@ def tiny_store(tmp_path_factory):
 
 def by_length(path):
     """The other pages are many: `make test-long` runs them here, and the book of test_book.py has them all."""
-    few = path.stem in CLAIMS or path.stem == "dataset_report"
+    few = path.stem in (CLAIMS[0], "dataset_report")
     return pytest.param(path, marks=[] if few else [pytest.mark.long], id=path.stem)
 
 
