@@ -12,9 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from training import CORES, machine
-
-from intrinsic import engine
+import intrinsic.engine
 from intrinsic.images import REPOSITORY
 from intrinsic.records import Record, Store, record_id, write_text
 
@@ -53,21 +51,24 @@ def work(run, store):
 
 def campaign(runs: int, seconds: float, workers: int) -> tuple[float, float]:
     """(wall seconds of a campaign, sum of the seconds of its runs)"""
-    from engine import work as found  # by its module, as worker processes find it
+    import engine as here  # by its module's name, as worker processes find it
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
-        settings = engine.Settings(workers=workers)
+        settings = intrinsic.engine.Settings(workers=workers)
         started = time.perf_counter()
-        done = engine.complete([Run(i, seconds) for i in range(runs)], store, found, settings, progress=False)
+        todo = [here.Run(i, seconds) for i in range(runs)]
+        done = intrinsic.engine.complete(todo, store, here.work, settings, progress=False)
         wall = time.perf_counter() - started
         if done.computed != runs:
-            raise SystemExit(f"{runs} runs were to be computed, but {done}")
+            raise SystemExit(f"{done.computed} of {runs} runs were computed; the first that failed: {done.failed[:1]}")
         return wall, sum(record.metrics["seconds"] for record in store.records("properties"))
 
 
 def main() -> None:
     """Measure, print, write."""
+    from training import CORES, machine  # here, since worker processes read this file too
+
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--empty", type=int, default=1_000, help="runs that do nothing (1,000)")
     parser.add_argument("--long", type=int, default=10, help="runs of 30 seconds (10)")

@@ -110,7 +110,7 @@ def theme() -> alt.theme.ThemeConfig:
             "title": {"color": INK, "subtitleColor": INK, "anchor": "start", "fontWeight": "normal"},
             "header": text,
             "text": {"color": INK, "fontSize": 12},
-            "rule": {"color": INK},
+            "rule": {"color": INK, "aria": False},  # lines beside marks: the marks carry the names
             "line": {"strokeWidth": 2, "strokeJoin": "round", "strokeCap": "round"},
             "point": {"filled": True, "size": 80, "strokeWidth": 1},
             "bar": {"color": DOMAIN_COLORS["natural"], "cornerRadiusEnd": 2},
