@@ -1018,6 +1018,11 @@ def compare(source: str, setting: dict | None = None, *, unmatched: bool = False
     return Comparison(frame, name, at, kept)
 
 
+def setting_of(p: Params) -> dict:
+    """Size, channels, range, M, draws and k of a campaign, as `compare` takes them."""
+    return {key: getattr(p, key) for key in SETTING}
+
+
 #: parameters of a training run that have to agree for two runs to be of one kind
 HOW = (
     *("method_version", "protocol", "until", "epochs", "min_steps", "batch_size", "learning_rate", "weight_decay"),

@@ -352,10 +352,7 @@ def _setting(arguments) -> dict | None:
     """Size, channels, range, M, draws and k of --params."""
     from intrinsic import campaign
 
-    if not arguments.params:
-        return None
-    p = campaign.read(arguments.params)
-    return {key: getattr(p, key) for key in campaign.SETTING}
+    return campaign.setting_of(campaign.read(arguments.params)) if arguments.params else None
 
 
 def _show_compared(compared: dict) -> None:
