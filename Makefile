@@ -22,7 +22,7 @@ help:  ## list the targets
 book: $(READY)  ## build the book: the quick campaign, all notebooks, then HTML under _build/
 	@$(BIN)/intrinsic book --params $(PARAMS)
 
-test: $(READY) browser  ## run all tests (at most 15 minutes on 2 cores)
+test: $(READY) browser  ## run all tests (about 20 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 test-long: $(READY)  ## run the tests that make test leaves out: every page beyond the claims with other parameters
@@ -32,7 +32,7 @@ test-gpu: $(READY)  ## run the tests that need a CUDA device, or say that there 
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make: torch finds no CUDA device on this machine, so none of the GPU tests can run")'
 	@$(BIN)/python -m pytest -m gpu $(PYTEST_FLAGS)
 
-drill: $(READY)  ## a campaign whose processes are killed 50 times, compared with an undisturbed one (about 15 minutes)
+drill: $(READY)  ## a campaign whose processes are killed 50 times, compared with an undisturbed one (about 10 minutes)
 	@$(BIN)/python tests/drill.py $(DRILL_FLAGS)
 
 browser: $(READY)  ## find Chromium for the browser tests, or install it
