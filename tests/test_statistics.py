@@ -868,3 +868,13 @@ def test_the_verdict_on_growth_says_whether_one_set_carries_it():
     few = statistics.growth_verdict(growth_rows(8, 0.7)).iloc[1]
     assert (few["verdict"], few["stands"]) == ("refuted", False)  # seven are too few
     assert statistics.growth_verdict(growth_rows(12, 0.7)).iloc[1]["stands"]
+
+
+def test_predictors_of_sets_that_share_no_model_are_nan():
+    frame = simulated(2, models=1)
+    frame["model"] = frame["dataset"].map({"set0": "resnet18", "set1": "vgg13"})
+    frame["growth_exponent"] = 0.2
+    rows = statistics.separate_predictors(frame)
+    assert len(rows) == 20
+    assert rows["value"].isna().all()
+    assert (rows["n_sets"] == 0).all()

@@ -923,7 +923,8 @@ def power_taken_out(
     with one set left out. With too few sets numbers are nan.
     """
     responses = [responses] if isinstance(responses, str) else list(responses)
-    _need(sets, ["dataset", "k_f", "two_over_d", *responses])
+    if len(sets):
+        _need(sets, ["dataset", "k_f", "two_over_d", *responses])
     with np.errstate(divide="ignore", invalid="ignore"):
         log_k = np.log(_values(sets, "k_f"))
     power = _values(sets, "two_over_d")
