@@ -140,7 +140,8 @@ def test_a_failing_notebook_is_named_with_its_cell_and_the_others_are_kept(tmp_p
 @pytest.mark.slow
 def test_a_kernel_that_ends_before_its_first_cell_is_started_again(tmp_path, monkeypatch):
     pages = [book.Page(write_notebook(tmp_path / "good.ipynb", "print(k)", parameters="k = 1"), "book/good", {"k": 2})]
-    run = book.Execution(pages[0], "a", tmp_path / "executed" / "book" / "good.ipynb")
+    environment = book._environment(tmp_path / "executed")
+    run = book.Execution(pages[0], "a", tmp_path / "executed" / "book" / "good.ipynb", environment)
     started, execute_notebook = [], papermill.execute_notebook
 
     def dead(times):
@@ -153,7 +154,7 @@ def test_a_kernel_that_ends_before_its_first_cell_is_started_again(tmp_path, mon
         monkeypatch.setattr(papermill, "execute_notebook", execute)
         started.clear()
 
-    for name in ("INTRINSIC_HOME", "IPYTHONDIR", "JUPYTER_PREFER_ENV_PATH", "PYTHONUTF8"):
+    for name in environment:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # as they were, after the test
     store = Store(tmp_path / "executed")
     dead(book.STARTS)
@@ -171,8 +172,27 @@ def test_a_notebook_that_hangs_is_killed_and_named(tmp_path):
     endless = write_notebook(tmp_path / "endless.ipynb", "import time", "time.sleep(600)", parameters="k = 1")
     settings = engine.Settings(run_minutes=0.2)
     with pytest.raises(book.BookError, match=r"endless\.ipynb: it took longer than 0\.2 minutes"):
-        book.execute([book.Page(endless, "book/endless", {"k": 1})], tmp_path / "out", state="a", settings=settings)
+        book.execute(
+            [book.Page(endless, "book/endless", {"k": 1})],
+            tmp_path / "out",
+            state="a",
+            settings=settings,
+            progress=False,
+        )
     assert not (tmp_path / "out" / "book" / "endless.ipynb").exists()
+
+
+@pytest.mark.slow
+def test_a_notebook_finds_the_store_and_the_catalogue_that_were_named_from_here(tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("INTRINSIC_STORE", "kept")
+    monkeypatch.setenv("INTRINSIC_CATALOGUE", "mine.yaml")
+    told = "import os\nprint(os.environ['INTRINSIC_STORE'], os.environ['INTRINSIC_CATALOGUE'], os.getcwd())"
+    page = book.Page(write_notebook(tmp_path / "one.ipynb", told, parameters="k = 1"), "book/one", {"k": 1})
+    book.execute([page], tmp_path / "executed", state="a", progress=False)
+    said = nbformat.read(tmp_path / "executed" / "book" / "one.ipynb", 4).cells[-1].outputs[0].text
+    assert said.split() == [str(tmp_path / "kept"), str(tmp_path / "mine.yaml"), str(images.REPOSITORY)]
 
 
 def test_a_page_is_executed_again_when_what_it_shows_may_have_changed(tmp_path):
@@ -372,18 +392,9 @@ def tour(chromium, site, pages):
 
 
 def faults(page):
-    """What axe-core calls a serious or critical fault of a page.
-
-    What is alike is looked at a few times: rows of a table, marks of highlighted code. MathJax's own output is not.
-    """
+    """What axe-core calls a serious or critical fault of a page."""
     axe = next(Path(axe_playwright_python.__file__).parent.rglob("axe.min.js")).read_text(encoding="utf-8")
     page.evaluate(f"{axe}; 0")
-    page.evaluate("document.querySelectorAll('mjx-container, tbody tr:nth-child(n+6)').forEach(e => e.remove())")
-    page.evaluate(
-        "() => { const seen = {}; for (const e of document.querySelectorAll('.highlight span, dl.py span')) {"
-        " seen[e.className] = (seen[e.className] || 0) + 1; if (seen[e.className] > 3) e.replaceWith(...e.childNodes);"
-        " } }"
-    )
     found = page.evaluate("axe.run(document, {preload: false, resultTypes: ['violations']})")["violations"]
     grave = [one for one in found if one["impact"] in ("serious", "critical")]
     return [f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in grave]

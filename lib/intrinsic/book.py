@@ -88,6 +88,9 @@ def build(params, *, output=None, settings=None, compute=True, progress=True) ->
                 f"{len(outcome.failed)} runs of {p.name} failed, so the book would lack them; "
                 f"the first is {label}: {reason}"
             )
+        if outcome.left:
+            raise BookError(f"{len(outcome.left)} runs of {p.name} were not computed in the given time, so the book "
+                            "would lack them; the same command continues")  # fmt: skip
     index = _make(made, output, campaign.store_state(p), settings=settings, progress=progress)
     print(index)
     return index
@@ -268,6 +271,7 @@ class Execution:
     page: Page
     key: str
     target: Path
+    environment: dict  # of the notebook, wherever it is executed
     kind: str = PAGE
 
     @property
@@ -302,7 +306,8 @@ def execute(pages: list[Page], folder: Path, *, state: str, settings=None, progr
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     shared = hashlib.sha256(f"{_package_hash()} {state}".encode()).hexdigest()
-    store, runs = Store(folder), [Execution(p, _inputs(p, shared), _executed(folder, p)) for p in pages]
+    store, environment = Store(folder), _environment(folder)
+    runs = [Execution(page, _inputs(page, shared), _executed(folder, page), environment) for page in pages]
     todo = [run for run in runs if _kept(run.target) != run.key]
     wanted = {run.target for run in runs}
     for stale in set((folder / "book").rglob("*.ipynb")) - wanted:  # pages no more, and drafts of killed processes
@@ -342,17 +347,8 @@ def _execute(run: Execution, store: Store) -> None:
     page, target, started = run.page, run.target, time.perf_counter()
     draft = target.with_suffix(DRAFT)
     target.parent.mkdir(parents=True, exist_ok=True)
-    root = str(images.REPOSITORY)
-    os.environ.update(
-        {
-            "INTRINSIC_HOME": root,
-            "IPYTHONDIR": str(store.root.parent / "ipython"),  # no start-up files of the user
-            "JUPYTER_PREFER_ENV_PATH": "1",
-            "PYTHONUTF8": "1",
-            "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        }
-    )
-    how = {"parameters": page.parameters, "cwd": root, "kernel_name": "python3", "language": "python"}
+    os.environ.update(run.environment)
+    how = {"parameters": page.parameters, "cwd": str(images.REPOSITORY), "kernel_name": "python3", "language": "python"}
     how |= {"progress_bar": False, "start_timeout": 180}
     for left in reversed(range(STARTS)):
         draft.unlink(missing_ok=True)
@@ -372,6 +368,23 @@ def _execute(run: Execution, store: Store) -> None:
     draft.replace(target)
     target.with_suffix(".failed").unlink(missing_ok=True)
     store.write(Record(PAGE, run.params, {"seconds": time.perf_counter() - started}))
+
+
+def _environment(folder: Path) -> dict:
+    """What a notebook's kernel finds in its environment; relative paths start here, not where the notebook runs."""
+    found = {
+        "INTRINSIC_HOME": str(images.REPOSITORY),
+        "IPYTHONDIR": str(folder.parent / "ipython"),  # no start-up files of the user
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYTHONUTF8": "1",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    if "INTRINSIC_STORE" in os.environ:
+        found["INTRINSIC_STORE"] = str(Path(os.environ["INTRINSIC_STORE"]).resolve())
+    if "INTRINSIC_CATALOGUE" in os.environ:
+        files = [str(file.absolute()) for file in images.catalogue_files()[1:]]
+        found["INTRINSIC_CATALOGUE"] = os.pathsep.join(files)
+    return found
 
 
 def _finish(notebook: dict, page: Page, key: str) -> None:
@@ -437,10 +450,11 @@ def _inputs(page: Page, shared: str) -> str:
 
 
 def _package_hash() -> str:
-    """Of everything that a notebook may call or read: the modules, the catalogues, published tables."""
+    """Of everything that a notebook may call or read: the modules, catalogues, parameter files, published tables."""
     key = hashlib.sha256(sys.version.encode())
     tables = [images.REPOSITORY / part for part in ("book/methods/tables", "book/beyond/tables", "benchmarks/results")]
-    read = [*images.catalogue_files(), *(p for t in tables for p in sorted(t.glob("*.json")))]
+    tables.append(images.REPOSITORY / "params")
+    read = [*images.catalogue_files(), *(p for t in tables for p in sorted([*t.glob("*.json"), *t.glob("*.yaml")]))]
     for path in [*sorted(Path(__file__).parent.rglob("*.py")), *read]:
         key.update(path.name.encode() + b"\0" + (path.read_bytes() if path.exists() else b"") + b"\0")
     return key.hexdigest()
