@@ -809,7 +809,7 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
 def store_state(p: Params | None = None, store: Store | None = None) -> str:
     """A hash of the records that a page could be built from, working and published."""
     store = store or default_store()
-    published = [f"{path.name}:{path.stat().st_size}" for path in _published_files()]
+    published = [f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in _published_files()]
     return hashlib.sha256(" ".join([store.state(), *published]).encode()).hexdigest()[:16]
 
 
