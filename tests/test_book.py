@@ -168,6 +168,48 @@ def test_a_kernel_that_ends_before_its_first_cell_is_started_again(tmp_path, mon
 
 
 @pytest.mark.slow
+def test_a_kernel_that_is_killed_is_started_again_three_times_at_most(tmp_path):
+    """Each start leaves a line; the kernel kills itself as often as asked."""
+    starts = tmp_path / "starts"
+    told = f"from pathlib import Path\nimport os, signal\nPath({str(starts)!r}).open('a').write('x')"
+    told += f"\nif len(Path({str(starts)!r}).read_text()) <= times:\n    os.kill(os.getpid(), signal.SIGKILL)"
+    source = write_notebook(tmp_path / "one.ipynb", told, "print('whole')", parameters="times = 0")
+
+    def execute(times):
+        starts.unlink(missing_ok=True)
+        page = book.Page(source, "book/one", {"times": times})
+        return book.execute([page], tmp_path / "executed", state="a", progress=False)
+
+    assert execute(1) == 1
+    assert starts.read_text() == "xx"
+    cells = nbformat.read(tmp_path / "executed" / "book" / "one.ipynb", 4).cells
+    assert cells[-1].outputs[0].text == "whole\n"
+    with pytest.raises(book.BookError, match=r"one\.ipynb(.|\n)*Kernel died"):
+        execute(99)
+    assert starts.read_text() == "x" * book.STARTS
+
+
+@pytest.mark.slow
+def test_notebooks_are_executed_by_a_dask_cluster(tmp_path):
+    from distributed import LocalCluster
+
+    source = write_notebook(tmp_path / "one.ipynb", "import os\nprint(k, os.getcwd())", parameters="k = 1")
+    bad = write_notebook(tmp_path / "bad.ipynb", "k / 0", parameters="k = 1")
+    pages = [book.Page(source, f"book/page_{k}", {"k": k}) for k in range(4)]
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as two:
+        settings = engine.Settings(scheduler=two.scheduler_address)
+        out = tmp_path / "executed"
+        with pytest.raises(book.BookError, match=r"bad\.ipynb failed at its code cell 1(.|\n)*ZeroDivisionError"):
+            book.execute(
+                [*pages, book.Page(bad, "book/bad", {"k": 1})], out, state="a", settings=settings, progress=False
+            )
+        assert book.execute(pages, out, state="a", settings=settings, progress=False) == 0  # they are kept
+    for k in range(4):
+        said = nbformat.read(out / "book" / f"page_{k}.ipynb", 4).cells[-1].outputs[0].text
+        assert said.split() == [str(k), str(images.REPOSITORY)]
+
+
+@pytest.mark.slow
 def test_a_notebook_that_hangs_is_killed_and_named(tmp_path):
     endless = write_notebook(tmp_path / "endless.ipynb", "import time", "time.sleep(600)", parameters="k = 1")
     settings = engine.Settings(run_minutes=0.2)

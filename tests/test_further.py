@@ -68,6 +68,18 @@ def test_no_effect_is_not_supported_and_few_sets_are_an_illustration(name):
     assert verdict(name, simulated(name, 5, further_tests()[name].side, seed=1)).verdict == TOO_FEW_SETS
 
 
+@pytest.mark.parametrize("name", [name for name in RUN_TESTS if further_tests()[name].statistic == "excess"])
+def test_a_bound_that_says_nothing_is_not_refuted(name):
+    frame = simulated(name, 12, -1.0, seed=1)
+    number = frame["dataset"].str.extract(r"set(\d+)_")[0].astype(int)
+    for below, expected in ((12, "not supported"), (8, "not supported"), (7, "undecided"), (0, "undecided")):
+        found = verdict(name, frame.assign(least_bound=np.where(number < below, 0.5, 1.0)), permutations=499)
+        assert found.verdict == expected
+        assert found.beside["Sets about which the bound says anything"].startswith(f"{below} set")
+    good = simulated(name, 12, 1.0, seed=1).assign(least_bound=2.0)
+    assert verdict(name, good, permutations=499).verdict == "supported"
+
+
 @pytest.mark.slow
 def test_chance_finds_an_effect_in_at_most_6_percent():
     """p <= 5 % with an interval off 0, where the truth is 0; the seeds are fixed, so this never flickers."""

@@ -28,6 +28,30 @@ def clouds(n=60, side=8, seed=0, n_classes=2):
     return x, y
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(64, 3, 3, 3), (8, 16, 3, 3), (7, 5, 1, 1), (5, 4)])
+def test_steps_in_the_order_of_memory_are_adams(layout, shape):
+    generator, weights = torch.Generator().manual_seed(0), []
+    start, gradients = torch.randn(shape, generator=generator), torch.randn((4, *shape), generator=generator)
+
+    def laid_out(tensor, layout=layout):
+        return tensor.clone(memory_format=layout if tensor.ndim == 4 else torch.contiguous_format)
+
+    for adam in (training._Adam, torch.optim.Adam):
+        weight = nn.Parameter(laid_out(start) if adam is training._Adam else start.double())
+        step = adam([weight], lr=0.1, weight_decay=0.01)
+        for i, gradient in enumerate(gradients):
+            ours = laid_out(gradient) if i % 2 else gradient  # in the layout of its weight, or in another
+            weight.grad = ours if adam is training._Adam else gradient.double()
+            if adam is training._Adam:
+                step.gather()
+            step.step()
+            step.zero_grad()
+            assert weight.grad is None
+        weights.append(weight.detach())
+    torch.testing.assert_close(weights[0].double(), weights[1], rtol=0, atol=1e-6)
+
+
 def tiny(seed=0, n_classes=2, dropout=0.2):
     """Convolution, batch normalization over 1 x 1 positions and dropout: what the six networks have."""
     with torch.random.fork_rng(devices=[]):

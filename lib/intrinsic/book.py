@@ -34,7 +34,7 @@ REPORT = "book/dataset_report"
 REPORT_PART = "On this machine: image sets"
 NEVER_COPIED = {".ipynb", ".jsonl", ".pyc"}
 NEVER_STARTED = "Kernel died before replying"  # jupyter_client of a kernel that ended before its first cell
-STARTS = 3  # of such a kernel
+STARTS = 3  # of a kernel that ends before its notebook does
 DRAFT, STALE_DRAFT_S = ".draft.ipynb", 3600  # of a notebook in work, which another build leaves alone for so long
 NOTEBOOK_S = 20.0  # that a notebook is taken to last until the first ones have ended
 
@@ -338,9 +338,10 @@ def execute(pages: list[Page], folder: Path, *, state: str, settings=None, progr
 def _execute(run: Execution, store: Store) -> None:
     """Execute one notebook in this process, with a kernel of its own; raises BookError with the cell that failed.
 
-    A kernel that ends before its first cell, as two do that were given the same port, is started again.
+    A kernel that dies, as one that is killed or two that were given the same port do, is started again.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     import intrinsic.charts  # noqa: F401  # before papermill, which would load what this spares (_quick_altair)
 
@@ -356,7 +357,7 @@ def _execute(run: Execution, store: Store) -> None:
             papermill.execute_notebook(str(page.source), str(draft), **how)
             break
         except Exception as error:  # of a cell, of the kernel, or of papermill itself: all are this notebook's
-            if left and NEVER_STARTED in str(error):
+            if left and (isinstance(error, DeadKernelError) or NEVER_STARTED in str(error)):
                 continue
             failed = target.with_suffix(".failed")
             if draft.exists():

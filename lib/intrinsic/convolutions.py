@@ -355,7 +355,7 @@ class _Columns(torch.autograd.Function):
         with _one_blas_thread():
             for images in _few_images(y, w):
                 columns = _columns(x_rows, images, weight, stride, padding, y)
-                _row_products(columns, w.T, y[images.start : images.stop].reshape(-1, len(w)))
+                _product_by_rows(columns, w.T, y[images.start : images.stop].reshape(-1, len(w)))
         ctx.how = stride, padding
         ctx.save_for_backward(x, weight)
         return outputs if bias is None else outputs.add_(bias[:, None, None])
@@ -368,17 +368,18 @@ class _Columns(torch.autograd.Function):
         for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
         plain = _is_plain(weight, stride, padding)
         dx = (np.empty if plain else np.zeros)(x_rows.shape, np.float32) if for_x else None
-        dw = np.zeros_like(w)
+        dw = np.empty_like(w) if for_weight else None
         with _one_blas_thread():
             for images in _few_images(dy_rows, w):
                 some = dy_rows[images.start : images.stop].reshape(-1, len(w))
                 if for_weight:
-                    dw += _summed_products(some, _columns(x_rows, images, weight, stride, padding, dy_rows))
+                    columns = _columns(x_rows, images, weight, stride, padding, dy_rows)
+                    _product_by_rows(some.T, columns, dw, add=images.start > 0)
                 if for_x and plain:
-                    _row_products(some, w, dx[images.start : images.stop].reshape(len(some), -1))
+                    _product_by_rows(some, w, dx[images.start : images.stop].reshape(len(some), -1))
                 elif for_x:
                     columns = _workspace("inputs", (len(some), w.shape[1]))
-                    _row_products(some, w, columns)
+                    _product_by_rows(some, w, columns)
                     _spread(columns, images, weight, stride, padding, dy_rows, dx)
         dx, dw = _images(dx) if for_x else None, _kernel(dw, weight) if for_weight else None
         return dx, dw, dy.sum((0, 2, 3)) if for_bias else None, None, None
@@ -435,16 +436,17 @@ def _spread(columns, images, weight, stride, padding, y, dx):
     )
 
 
-def _row_products(a, b, out):
-    """out = a @ b, its rows in parts."""
-    in_threads(lambda part: np.matmul(a[slice(*part)], b, out=out[slice(*part)]), _fixed(len(a)))
+def _product_by_rows(a, b, out, add=False):
+    """out = a @ b, or out + a @ b, its rows in parts."""
 
+    def some(part):
+        here = out[slice(*part)]
+        if add:
+            here += np.matmul(a[slice(*part)], b, out=_workspace("products", here.shape))
+        else:
+            np.matmul(a[slice(*part)], b, out=here)
 
-def _summed_products(a, b):
-    """a^T b, (outputs, columns)."""
-    out = np.empty((a.shape[1], b.shape[1]), np.float32)
-    _product_by_columns(a.T, b, out)
-    return out
+    in_threads(some, _fixed(len(a)))
 
 
 @compiled()
@@ -498,7 +500,7 @@ class _PooledLinear(torch.autograd.Function):
         flat = np.ascontiguousarray(x.detach().reshape(len(x), -1).numpy())
         folded = np.empty((weight.numel() // len(pool), pool.shape[1]), np.float32)
         with _one_blas_thread():
-            _row_products(weight.detach().reshape(-1, len(pool)).numpy(), pool, folded)
+            _product_by_rows(weight.detach().reshape(-1, len(pool)).numpy(), pool, folded)
             folded = folded.reshape(len(weight), -1)
             y = np.empty((len(x), len(weight)), np.float32)
             _product_by_columns(flat, folded.T, y)
@@ -522,7 +524,7 @@ class _PooledLinear(torch.autograd.Function):
                 flat = x.detach().reshape(len(x), -1).numpy()
                 small, dw = np.empty_like(folded), np.empty((folded.size // pool.shape[1], len(pool)), np.float32)
                 _product_by_columns(gradient.T, flat, small)
-                _row_products(small.reshape(-1, pool.shape[1]), pool.T, dw)
+                _product_by_rows(small.reshape(-1, pool.shape[1]), pool.T, dw)
                 dw = torch.from_numpy(dw).reshape(len(folded), -1)
         return dx, dw, dy.sum(0) if for_bias else None, None
 
@@ -538,7 +540,7 @@ def _product_by_columns(a, b, out):
     """out = a @ b, its columns in parts."""
 
     def some(part):
-        out[:, slice(*part)] = a @ b[:, slice(*part)]
+        np.matmul(a, b[:, slice(*part)], out=out[:, slice(*part)])
 
     in_threads(some, _fixed(out.shape[1]))
 

@@ -31,6 +31,7 @@ from intrinsic.statistics import (
     excess_exponents,
     family_means,
     holm,
+    informed_sets,
     log_ratios,
     mean_effect,
     ols,
@@ -79,6 +80,11 @@ class FurtherTest:
         """Fields of a Verdict: the texts of test and rules follow from statistic, side, claimed and alpha."""
         towards, away = ("above", "below") if self.side > 0 else ("below", "above")
         refuted = f"the whole interval lies {away} 0 and p <= {self.alpha:g}."
+        if self.statistic == "excess":
+            refuted = (
+                f"{refuted[:-1]}, and the mean over the sets alone about which the bound says anything lies below 0 as "
+                f"well, with {MIN_SETS} of them or more (`theory.least_bound`). A bound is refuted from below only."
+            )
         if self.claimed is not None:
             refuted = (
                 f"the interval reaches 0 and excludes {self.claimed:g}: no effect is seen, and one of that size is "
@@ -140,9 +146,14 @@ def further_tests() -> dict[str, FurtherTest]:
 # Each takes (runs or rows that can enter, test) to (one row a unit, notes, runs used), then that table to its effect.
 
 
-def _excess_sets(runs, test):
+def _as_dimension(runs, test):
+    """Runs whose d_data is the test's predictor."""
     runs = runs.drop(columns=[c for c in ("d_data_low", "d_data_high") if c in runs.columns])
-    table, notes = family_means(excess_exponents(runs.assign(d_data=runs[test.predictor]), test.outcome))
+    return runs.assign(d_data=runs[test.predictor])
+
+
+def _excess_sets(runs, test):
+    table, notes = family_means(excess_exponents(_as_dimension(runs, test), test.outcome))
     return table, notes, int(table["n_runs"].sum())
 
 
@@ -250,8 +261,14 @@ def _build(test, frame, *, fitted_only, exclude, permutations) -> Verdict:
     rows, notes = usable(frame, pair, positive=positive, fitted_only=fitted_only, exclude=exclude)
     _, sets_of, effect_of = STATISTICS[test.statistic]
     table, more, n_runs = sets_of(rows, test)
+    informed, beside = True, {}
+    if test.statistic == "excess" and len(table):
+        informed, says = informed_sets(excess_exponents(_as_dimension(rows, test), test.outcome), permutations)
+        beside["Sets about which the bound says anything"] = says
     return Verdict(
         **test.stated(),
+        refutable=informed,
+        beside=beside,
         n_runs=n_runs,
         fitted_only=fitted_only,
         notes=(*notes, *more),

@@ -1439,7 +1439,7 @@ def excess_exponents(runs: pd.DataFrame, response: str) -> pd.DataFrame:
     return sets.reset_index()
 
 
-def _informed(sets: pd.DataFrame, permutations: int) -> tuple[bool, str]:
+def informed_sets(sets: pd.DataFrame, permutations: int = MONTE_CARLO) -> tuple[bool, str]:
     """(whether exponents can refute the bound, in words), from the sets whose least bound is below 1."""
     if "least_bound" not in sets.columns:
         return True, "not looked at: no column least_bound"
@@ -1458,7 +1458,7 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
     one_size = [str(n) for n in dict.fromkeys(runs["dataset"]) if n not in set(sets["dataset"])]
     if one_size:
         notes.append(f"{_count(len(one_size), 'set')} with one size N only ({', '.join(one_size)})")
-    informed, says = _informed(sets, permutations)
+    informed, says = informed_sets(sets, permutations)
     sets, more = family_means(sets)
     beside = {}
     if len(sets):

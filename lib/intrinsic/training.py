@@ -333,11 +333,12 @@ def _begin(model, learning_rate, weight_decay, precision, augment, weights, seed
     return run, step, torch.Generator().manual_seed(seed)
 
 
-def _forget(optimizer: torch.optim.Optimizer) -> None:
+def _forget(optimizer: "_Adam") -> None:
     """An optimizer refers to itself, so it would hold the network and twice its size until the next collection."""
     optimizer.zero_grad(set_to_none=True)
     optimizer.state.clear()
     optimizer.param_groups.clear()
+    optimizer.weights.clear()
 
 
 def _may_lack_memory(device: torch.device) -> bool:
@@ -522,7 +523,7 @@ class _Step:
     """One step of the optimizer: called on images and labels of a batch, (loss x images, images right) before it."""
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: "_Adam"
     precision: str
     augment: str
     weights: torch.Tensor | None  # of the classes
@@ -541,6 +542,7 @@ class _Step:
         for places in epoch_batches(torch.arange(len(labels)), -(-len(labels) // parts)):
             part = slice(int(places[0]), int(places[-1]) + 1)
             total += self._gradient(pixels[part], labels[part], largest, whole, len(labels))
+        self.optimizer.gather()
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return total
@@ -600,8 +602,11 @@ class _Standing:
     def held(self, step: _Step, generator: torch.Generator) -> tuple[dict, dict]:
         """(tensors, facts) of a checkpoint."""
         tensors = {f"model.{name}": value for name, value in step.model.state_dict().items()}
-        for i, state in step.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
+        parameters = step.optimizer.param_groups[0]["params"]
+        for i, (parameter, weight) in enumerate(zip(parameters, step.optimizer.weights, strict=True)):
+            for key, value in step.optimizer.state.get(parameter, {}).items():
+                moved = value.ndim and parameter.stride() != weight.stride()
+                tensors[f"optimizer.{i}.{key}"] = value.permute(0, 3, 1, 2) if moved else value
         tensors |= {"total": self.total, "generator": generator.get_state()}
         if self.order is not None:
             tensors |= {"order": self.order} | {f"random.{key}": value for key, value in self.random.items()}
@@ -621,7 +626,9 @@ class _Standing:
             if key == "step":
                 held = value.to(parameter.device if step.optimizer.param_groups[0]["fused"] else "cpu")
             else:  # in the layout of its weight, as a fused step reads both in the order of memory
-                held = torch.empty_like(parameter).copy_(value)
+                weight = step.optimizer.weights[int(i)]
+                held = torch.empty_like(weight).copy_(value)
+                held = held if parameter is weight else _in_order(held)
             step.optimizer.state[parameter][key] = held
         step.scaler.load_state_dict(facts["scaler"])
         generator.set_state(parts["generator"][""])
@@ -694,13 +701,46 @@ def _class_weights(given, y) -> torch.Tensor | None:
     return torch.from_numpy(weights.astype(np.float32))
 
 
+class _Adam(torch.optim.Adam):
+    """torch's, fused where it can be; on a CPU it steps through views of the weights in the order of their memory.
+
+    torch's fused step on a CPU copies what is laid out channels-last at every step, which takes as long as the step.
+    """
+
+    def __init__(self, weights, **settings):
+        self.weights = weights
+        views = [_in_order(weight.detach()) if weight.device.type == "cpu" else weight for weight in weights]
+        try:
+            super().__init__(views, fused=True, **settings)
+        except RuntimeError:  # not offered for this device or type
+            super().__init__(views, **settings)
+
+    def gather(self) -> None:
+        """The views take the weights' gradients: to be called before a step."""
+        for view, weight in zip(self.param_groups[0]["params"], self.weights, strict=True):
+            if view is weight or weight.grad is None:
+                continue
+            gradient = weight.grad
+            if gradient.stride() != weight.stride():
+                gradient = torch.empty_like(weight).copy_(gradient)
+            view.grad = _in_order(gradient)
+
+    def zero_grad(self, set_to_none=True) -> None:
+        super().zero_grad(set_to_none)
+        for weight in self.weights:
+            weight.grad = None
+
+
+def _in_order(weight: torch.Tensor) -> torch.Tensor:
+    """A view whose shape follows the memory: (K, H, W, C) of what is laid out channels-last."""
+    if weight.is_contiguous() or not weight.is_contiguous(memory_format=torch.channels_last):
+        return weight
+    return weight.permute(0, 2, 3, 1)
+
+
 def _adam(model, learning_rate, weight_decay):
     parameters = [p for p in model.parameters() if p.requires_grad]
-    settings = {"lr": learning_rate, "weight_decay": weight_decay}
-    try:
-        return torch.optim.Adam(parameters, fused=True, **settings)
-    except RuntimeError:  # not offered for this device or type
-        return torch.optim.Adam(parameters, **settings)
+    return _Adam(parameters, lr=learning_rate, weight_decay=weight_decay)
 
 
 def _random_states(device: torch.device) -> dict[str, torch.Tensor]:
