@@ -43,6 +43,7 @@ ORDER = [
     "charts",
     "overview",
     "reference",
+    "kernels",
     "book",
     "cli",
 ]
@@ -80,6 +81,8 @@ def imported(path):
 def test_every_module_has_its_place():
     found = [p.stem for p in PACKAGE.glob("*.py")] + [p.parent.name for p in PACKAGE.glob("*/__init__.py")]
     assert sorted(name for name in found if name != "__init__") == sorted(ORDER)
+    listed = re.findall(r"^(\w+)  +\S", (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert listed == ORDER  # as the package's own description has it
     assert sorted(p.stem for p in (PACKAGE / "images").glob("*.py") if p.stem != "__init__") == sorted(IMAGES)
 
 

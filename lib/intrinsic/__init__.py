@@ -3,6 +3,7 @@
 The modules, in import order (a module imports only those above it):
 
 manifolds        point clouds and image families of known dimension and known label gap
+interventions    image sets of which one property is set and the rest held
 images           image sets: catalogue, adapters, matching, splits
 selection        compiled selection of nearest points and closest pairs from tiles of products
 products         points, and exact inner products or proven bounds by 8-bit, float32 and float64 products
@@ -10,10 +11,12 @@ tiles            the pairs of all points in tiles: threads, a GPU, Dask workers
 neighbors        one exact pass: nearest distances, nearest opposite-label distance
 dimension        intrinsic dimension: maximum likelihood, TwoNN
 sharpness        label sharpness K_F, the pair that attains it, its growth
+theory           the bounds of the theory chapter, with every constant
 overlap          growth of K_F against that of overlapping classes
 soundness        copies, near-duplicates, shortcuts and leaks: whether an image set is sound enough to ask
 measurement      what is said about an image set: commands, records and report pages
 checkpoints      tensors in files: whole or absent, verified, never unpickled; weights from files
+convolutions     convolutions on a CPU in float32, forward and backward
 models           ResNet-18/34/50, VGG-13/16/19 and others by name
 training         train until fit, evaluate, continue after a kill
 representations  activations of named layers, and their dimensions
@@ -24,7 +27,14 @@ engine           tasks -> records on processes of this machine or a Dask cluster
 campaign         parameter file -> grid -> runs -> tidy frames
 progress         status, failures to try again, the published file
 statistics       fits, exact tests, intervals and verdicts of the claims
+forecast         loss, accuracy and labels needed from small runs
+audit            the paper's choices and the corrected ones, on the same records
+controlled       effects of the controlled experiments
+further          tests beyond the four claims
 charts           tidy frame -> chart
+overview         what the records hold: the first page, coverage, the sets' pages
+reference        reference pages from docstrings, --help and the schema
+kernels          kernels of notebooks that start with this package loaded
 book             notebooks through papermill, then the book
 cli              the command `intrinsic`
 """

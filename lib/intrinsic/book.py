@@ -344,13 +344,14 @@ def _execute(run: Execution, store: Store) -> None:
     from nbclient.exceptions import DeadKernelError
 
     import intrinsic.charts  # noqa: F401  # before papermill, which would load what this spares (_quick_altair)
+    from intrinsic import kernels  # takes a second
 
     page, target, started = run.page, run.target, time.perf_counter()
     draft = target.with_suffix(DRAFT)
     target.parent.mkdir(parents=True, exist_ok=True)
     os.environ.update(run.environment)
     how = {"parameters": page.parameters, "cwd": str(images.REPOSITORY), "kernel_name": "python3", "language": "python"}
-    how |= {"progress_bar": False, "start_timeout": 180}
+    how |= {"progress_bar": False, "start_timeout": 180, "kernel_manager_class": kernels.Manager}
     for left in reversed(range(STARTS)):
         draft.unlink(missing_ok=True)
         try:

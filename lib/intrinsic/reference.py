@@ -20,7 +20,7 @@ from intrinsic import campaign, images
 
 API = "book/reference/api"
 HELP_WIDTH = 96  # columns of what commands print
-INNER = ("cli", "book", "overview", "reference")  # modules that stand behind commands and have no page
+INNER = ("cli", "book", "kernels", "overview", "reference")  # modules that stand behind commands and have no page
 NOTATION = "Symbols and units are those of [Notation and names](../notation.md)."
 
 
