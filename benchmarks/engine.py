@@ -1,8 +1,9 @@
-"""What the engine adds to the runs of a campaign: worker processes, claims, heartbeats, records.
+"""What the engine adds to the runs of a campaign (worker processes, claims, heartbeats, records), and reading records.
 
 Two campaigns over an empty store, from the call to its return, so that starting the worker processes counts:
 runs that do nothing but write their record, and runs of 30 seconds on one worker process, whose wall time is compared
-with the sum of the times that the runs measured of themselves.
+with the sum of the times that the runs measured of themselves. Then 10,000 records of a store, copies of published runs
+under other seeds with what hangs on them, are read into one frame.
 """
 
 import argparse
@@ -10,11 +11,13 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import intrinsic.campaign
 import intrinsic.engine
 from intrinsic.images import REPOSITORY
-from intrinsic.records import Record, Store, write_text
+from intrinsic.records import Record, Store, read_published, write_text
 
 sys.path.append(str(REPOSITORY / "tests"))
 from engine_work import tasks  # made-up runs, as the tests of the engine have them
@@ -43,6 +46,40 @@ def campaign(runs: int, seconds: float, workers: int) -> tuple[float, float]:
         return wall, sum(record.metrics["seconds"] for record in store.records("properties"))
 
 
+def reading(count: int) -> dict:
+    """Seconds of reading at least so many records of a store into a frame, and of doing it again."""
+    records = read_published(REPOSITORY / "book" / "records" / "published.jsonl")
+    runs = [r for r in records if r.kind == "training"]
+    hanging = {run.id: [r for r in records if r.params.get("parent") == run.id] for run in runs}
+    p = intrinsic.campaign.read(REPOSITORY / "params" / "published.yaml")
+    with tempfile.TemporaryDirectory() as folder:
+        store, written, seed, blocks = Store(folder), 0, 0, []
+        for record in records:
+            if record.kind == "properties":
+                store.write(record)
+                written += 1
+        while written < count:
+            for run in runs:
+                seed += 1
+                copy = replace(run, params={**run.params, "seed": 1_000 + seed})
+                own = [replace(r, params={**r.params, "parent": copy.id}) for r in hanging[run.id]]
+                for record in (copy, *own):
+                    store.write(record)
+                written += 1 + len(own)
+                facts = run.params
+                block = {"models": [facts["model"]], "n_train": [facts["n_train"]], "datasets": [facts["dataset"]]}
+                blocks.append({**block, "seeds": [1_000 + seed]})
+        p = p.model_copy(update={"runs": type(p).model_validate({**p.model_dump(), "runs": blocks}).runs})
+        seconds = []
+        for _ in range(2):
+            started = time.perf_counter()
+            frame = intrinsic.campaign.runs_frame(p, store=store)
+            seconds.append(time.perf_counter() - started)
+        if len(frame) != seed:
+            raise SystemExit(f"{len(frame)} of {seed} runs came into the frame")
+    return {"records": written, "runs": seed, "seconds": seconds[0], "again_seconds": seconds[1]}
+
+
 def main() -> None:
     """Measure, print, write."""
     from training import CORES, machine  # here, since worker processes read this file too
@@ -50,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--empty", type=int, default=1_000, help="runs that do nothing (1,000)")
     parser.add_argument("--long", type=int, default=10, help="runs of 30 seconds (10)")
+    parser.add_argument("--records", type=int, default=10_000, help="records that are read (10,000)")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmarks" / "results" / "engine.json")
     arguments = parser.parse_args()
     found = {"machine": machine()}
@@ -60,6 +98,10 @@ def main() -> None:
     wall, total = campaign(arguments.long, 30.0, 1)
     found["long"] = {"runs": arguments.long, "seconds": wall, "sum_of_runs": total, "overhead": wall / total - 1}
     print(f"{arguments.long} runs of 30 s: {wall:.1f} s, {100 * (wall / total - 1):.2f} % over their sum")
+    found["reading"] = read = reading(arguments.records)
+    print(
+        f"{read['records']} records, {read['runs']} runs: {read['seconds']:.2f} s, again {read['again_seconds']:.2f} s"
+    )
     write_text(arguments.output, json.dumps(found, indent=1) + "\n")
 
 

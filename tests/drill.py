@@ -1,6 +1,6 @@
 """A campaign and a batch of notebooks whose processes are killed again and again: `make drill`.
 
-60 small runs (half of them train a network) on three worker processes, and beside them 12 notebooks on a fourth, each
+60 small runs (half of them train a network) on three worker processes, and beside them 12 notebooks on two more, each
 with a kernel. Every few seconds a random one of the workers, the kernels and the two clients is killed; a client that
 was killed is started again at once. After KILLS kills both are left alone. At the end every record has to be there
 exactly once, with the metrics of a campaign that nobody disturbed, and every notebook whole.
@@ -60,7 +60,7 @@ def write_notebooks(folder: Path) -> None:
 def execute_notebooks(folder: Path) -> None:
     """The client of the notebooks, which are kept where they are done."""
     pages = [book.Page(folder / "drill.ipynb", f"book/page_{i}", {"number": i}) for i in range(NOTEBOOKS)]
-    book.execute(pages, folder / "executed", state="drill", settings=engine.Settings(workers=1), progress=False)
+    book.execute(pages, folder / "executed", state="drill", settings=engine.Settings(workers=2), progress=False)
 
 
 def not_whole(folder: Path) -> list[Path]:
@@ -129,7 +129,8 @@ def disturbed(params: Path, folder: Path, kills: int, seed: int, until: float) -
                 time.sleep(0.1)
             victims = {client.process.pid: "client" for client in clients}
             victims |= dict.fromkeys(processes(store, "intrinsic.engine"), "worker")
-            victims |= dict.fromkeys(processes(store, "ipykernel"), "kernel")
+            for of in ("intrinsic.kernels", "ipykernel"):  # forked ones, with their server, and started ones
+                victims |= dict.fromkeys(processes(store, of), "kernel")
             victim = chance.choice(sorted(victims))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)

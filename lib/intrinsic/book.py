@@ -34,6 +34,7 @@ REPORT = "book/dataset_report"
 REPORT_PART = "On this machine: image sets"
 NEVER_COPIED = {".ipynb", ".jsonl", ".pyc"}
 NEVER_STARTED = "Kernel died before replying"  # jupyter_client of a kernel that ended before its first cell
+FEW = 3  # notebooks of a worker process, up to which each kernel loads the package itself
 STARTS = 3  # of a kernel that ends before its notebook does
 DRAFT, STALE_DRAFT_S = ".draft.ipynb", 3600  # of a notebook in work, which another build leaves alone for so long
 NOTEBOOK_S = 20.0  # that a notebook is taken to last until the first ones have ended
@@ -272,6 +273,7 @@ class Execution:
     key: str
     target: Path
     environment: dict  # of the notebook, wherever it is executed
+    forked: bool = False  # its kernel, where a process has so many to execute that loading the package once is faster
     kind: str = PAGE
 
     @property
@@ -321,6 +323,7 @@ def execute(pages: list[Page], folder: Path, *, state: str, settings=None, progr
     if settings is None:
         workers = max(1, min(_cores(), len(todo) or 1))
         settings = engine.Settings(workers=workers, threads=max(1, _cores() // workers))
+    todo = [replace(run, forked=len(todo) > FEW * settings.workers) for run in todo]
     settings = replace(settings, retries=0)  # a notebook that raised raises again
     done = engine.complete(todo, store, _execute, settings, costs=[NOTEBOOK_S] * len(todo), progress=progress)
     if done.failed:
@@ -351,7 +354,8 @@ def _execute(run: Execution, store: Store) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     os.environ.update(run.environment)
     how = {"parameters": page.parameters, "cwd": str(images.REPOSITORY), "kernel_name": "python3", "language": "python"}
-    how |= {"progress_bar": False, "start_timeout": 180, "kernel_manager_class": kernels.Manager}
+    how |= {"progress_bar": False, "start_timeout": 180}
+    how |= {"kernel_manager_class": kernels.Manager} if run.forked else {}
     for left in reversed(range(STARTS)):
         draft.unlink(missing_ok=True)
         try:
