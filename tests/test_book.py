@@ -367,7 +367,7 @@ class Visitor:
 
     def __call__(self, path, **options):
         page = self._context(**options).new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(90_000)  # other tests may keep the processors busy
 
         def stays_here(request):
             if not request.url.startswith((self.site, "data:", "blob:")):
