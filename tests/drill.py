@@ -1,9 +1,9 @@
 """A campaign and a batch of notebooks whose processes are killed again and again: `make drill`.
 
 60 small runs (half of them train a network) on three worker processes, and beside them 12 notebooks on two more, each
-with a kernel. Every few seconds a random one of the workers, the kernels and the two clients is killed; a client that
-was killed is started again at once. After KILLS kills both are left alone. At the end every record has to be there
-exactly once, with the metrics of a campaign that nobody disturbed, and every notebook whole.
+with a kernel. Every few seconds one of the workers, the kernels or the two clients is killed, kind and process by
+chance; a client that was killed is started again at once. After KILLS kills both are left alone. At the end every
+record has to be there exactly once, with the metrics of a campaign that nobody disturbed, and every notebook whole.
 
 usage: python tests/drill.py [--kills 50] [--runs 60] [--seed 0] [--minutes 20]
 """
@@ -105,6 +105,14 @@ def processes(store: Path, of: str) -> list[int]:
     return found
 
 
+def busy(client: Client, store: Path) -> bool:
+    """Whether a client has ended or has processes that work for it."""
+    if client.process.poll() is not None:
+        return True
+    words = ("intrinsic.kernels", "ipykernel") if "--notebooks" in client.command else ("intrinsic.engine",)
+    return any(processes(store, of) for of in words)
+
+
 def disturbed(params: Path, folder: Path, kills: int, seed: int, until: float) -> dict[str, int]:
     """Run both to their ends through the kills; how often a process of each kind was killed."""
     chance, counts, store = random.Random(seed), {"client": 0, "worker": 0, "kernel": 0}, folder / "store"
@@ -127,14 +135,17 @@ def disturbed(params: Path, folder: Path, kills: int, seed: int, until: float) -
                         path.unlink()
                     notebooks.start()
                 time.sleep(0.1)
-            victims = {client.process.pid: "client" for client in clients}
-            victims |= dict.fromkeys(processes(store, "intrinsic.engine"), "worker")
-            for of in ("intrinsic.kernels", "ipykernel"):  # forked ones, with their server, and started ones
-                victims |= dict.fromkeys(processes(store, of), "kernel")
-            victim = chance.choice(sorted(victims))
+            while not all(busy(client, store) for client in clients) and time.monotonic() < until:
+                time.sleep(0.1)  # a client that has just started has no processes yet
+            victims = {"client": [client.process.pid for client in clients]}
+            victims["worker"] = processes(store, "intrinsic.engine")
+            # forked kernels and the process that forks them, and kernels that were started
+            victims["kernel"] = processes(store, "intrinsic.kernels") + processes(store, "ipykernel")
+            kind = chance.choice([kind for kind, ids in victims.items() if ids])
+            victim = chance.choice(sorted(victims[kind]))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-                counts[victims[victim]] += 1
+                counts[kind] += 1
             for client in clients:
                 if victim == client.process.pid:
                     client.process.wait()

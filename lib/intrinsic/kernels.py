@@ -146,8 +146,8 @@ def serve() -> None:
 def _become_kernel(arguments, environment, folder) -> None:
     """The rest of the life of a forked process."""
     try:
-        for number in (signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.default_int_handler)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setsid()
         os.environ.clear()
         os.environ.update(environment)
