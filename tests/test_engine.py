@@ -56,6 +56,18 @@ def test_drafts_that_killed_processes_left_are_swept_and_those_in_work_are_not(s
     assert new.exists()
 
 
+def test_a_claim_that_a_killed_process_left_is_swept_though_nothing_is_to_do(store, tmp_path):
+    """A process may be killed between the record and the end of its claim."""
+    complete(tasks(tmp_path, "plain"), store)
+    code = "import sys; from intrinsic.records import Store; Store(sys.argv[1]).claim('of the dead', 'run')"
+    subprocess.run([sys.executable, "-c", code, str(store.root)], check=True)
+    mine = store.claim("of the living", "run")
+    assert set(store.claims()) == {"of the dead", "of the living"}
+    assert complete([], store).computed == 0
+    assert set(store.claims()) == {"of the living"}
+    mine.release()
+
+
 def test_runs_begin_in_the_order_of_the_plan(store, tmp_path):
     complete(tasks(tmp_path, *["plain"] * 6), store)
     assert tries(tmp_path) == list(range(6))

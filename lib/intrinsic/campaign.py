@@ -724,9 +724,8 @@ def run(
     made = plan(p)
     todo = [task for task in made.todo(store, published=published) if only is None or task.keys[0] in only]
     settings = settings or engine.Settings(workers=n_workers(p), gpus=gpus())
-    started, done = time.perf_counter(), engine.Done(0, 0, (), ())
-    if todo:
-        done = _run_tasks(todo, store, settings, progress)
+    started = time.perf_counter()
+    done = _run_tasks(todo, store, settings, progress) if todo else engine.complete([], store, complete)
     return Outcome(
         computed=done.computed,
         stored=len(made.tasks) - len(todo) + done.stored,

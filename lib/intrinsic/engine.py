@@ -532,6 +532,7 @@ def complete(
     progress  a table on a terminal, else lines, on stderr
     Raises EngineError where the store or the scheduler is gone for longer than settings.patience_s.
     """
+    store.sweep()
     if not tasks:
         return Done(0, 0, (), ())
     return _Campaign(list(tasks), store, work, settings, costs, progress).run()
@@ -552,7 +553,6 @@ class _Campaign:
         mark = self.store.root / MARK
         if not mark.exists():
             write_text(mark, "records of a campaign\n")
-        self.store.sweep()
         self.noted = self.store.failures()
         before = [i for i, task in enumerate(self.tasks) if self._key(task) in self.noted]
         self.state.waiting.extend(i for i in range(len(self.tasks)) if i not in set(before))

@@ -198,6 +198,26 @@ def _read_claim(path: Path, stale_s: float) -> dict | None:
     return body | {"stale": gone or body["age_s"] > stale_s}
 
 
+def _freed(path: Path, stale_s: float) -> bool:
+    """Move a stale claim away; False where another process has it, or takes it at this moment."""
+    held = _read_claim(path, stale_s)
+    if held is None:
+        return True
+    if not held["stale"]:
+        return False
+    moved = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.stale")
+    try:
+        os.rename(path, moved)
+        if not (_read_claim(moved, stale_s) or {"stale": True})["stale"]:  # a third process was faster
+            os.link(moved, path)
+            return False
+    except (FileNotFoundError, FileExistsError):
+        return False
+    finally:
+        moved.unlink(missing_ok=True)
+    return True
+
+
 @dataclass(frozen=True)
 class Claim:
     """A run that this process computes and no other does, as long as it beats."""
@@ -293,21 +313,8 @@ class Store:
                 with open(path, "x", encoding="utf-8") as file:
                     file.write(json.dumps(body, sort_keys=True) + "\n")
             except FileExistsError:
-                held = _read_claim(path, stale_s)
-                if held is None:
-                    continue
-                if not held["stale"]:
+                if not _freed(path, stale_s):
                     return None
-                moved = path.with_name(f".{id}.{body['token']}.stale")
-                try:
-                    os.rename(path, moved)
-                    if not (_read_claim(moved, stale_s) or {"stale": True})["stale"]:  # a third process was faster
-                        os.link(moved, path)
-                        return None
-                except (FileNotFoundError, FileExistsError):
-                    return None
-                finally:
-                    moved.unlink(missing_ok=True)
             else:
                 return Claim(path, body["token"])
         return None
@@ -318,7 +325,9 @@ class Store:
         return {id: one for id, one in found.items() if one is not None}
 
     def sweep(self, older_s: float = 3600) -> None:
-        """Delete the drafts of killed processes: those that nobody has written to for `older_s` seconds."""
+        """Delete what killed processes left: stale claims, and drafts that nobody wrote to for `older_s` seconds."""
+        for claim in (self.root / "claims").glob("[!.]*.json"):
+            _freed(claim, STALE_S)
         for draft in self.root.glob("*/.*.draft"):
             with contextlib.suppress(FileNotFoundError):  # renamed, or swept by another campaign
                 if time.time() - draft.stat().st_mtime > older_s:
