@@ -14,7 +14,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import intrinsic.campaign
 import intrinsic.engine
 from intrinsic.images import REPOSITORY
 from intrinsic.records import Record, Store, read_published, write_text
@@ -48,6 +47,8 @@ def campaign(runs: int, seconds: float, workers: int) -> tuple[float, float]:
 
 def reading(count: int) -> dict:
     """Seconds of reading at least so many records of a store into a frame, and of doing it again."""
+    import intrinsic.campaign  # here, since worker processes read this file too
+
     records = read_published(REPOSITORY / "book" / "records" / "published.jsonl")
     runs = [r for r in records if r.kind == "training"]
     hanging = {run.id: [r for r in records if r.params.get("parent") == run.id] for run in runs}

@@ -286,7 +286,10 @@ def catalogue_files() -> list[Path]:
 
 
 def _stamped(path: Path) -> dict[str, Entry]:
-    stamp = path.stat() if path.exists() else None
+    try:
+        stamp = path.stat()
+    except FileNotFoundError:
+        stamp = None
     return _read_catalogue(path.absolute(), stamp and (stamp.st_mtime_ns, stamp.st_size))
 
 
