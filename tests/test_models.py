@@ -209,6 +209,21 @@ def test_evaluation_mode_ends_with_its_block_even_after_an_error():
     assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == precision
 
 
+def test_weights_ask_for_no_gradient_in_evaluation_and_do_again_afterwards():
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    network[0].weight.requires_grad_(False)  # one that is not trained
+    wanted = [p.requires_grad for p in network.parameters()]
+    x = torch.rand(5, 3, requires_grad=True)
+    (outside,) = torch.autograd.grad(network(x)[:, 1].sum(), x)
+    with models.evaluating(network):
+        assert not any(p.requires_grad for p in network.parameters())
+        (inside,) = torch.autograd.grad(network(x)[:, 1].sum(), x)
+    assert torch.equal(inside, outside)
+    with pytest.raises(RuntimeError), models.evaluating(network):
+        network(torch.zeros(1, 4))
+    assert [p.requires_grad for p in network.parameters()] == wanted
+
+
 def test_evaluation_is_in_float32_inside_a_callers_autocast():
     network = nn.Linear(3, 2)
     x = torch.rand(4, 3)

@@ -14,7 +14,6 @@ matter, up to the rounding of the network itself; only torchattacks draws its nu
 import itertools
 import math
 from collections.abc import Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -310,7 +309,7 @@ def attack(
         raise BadAttack(f"images are {x.shape[-2]} x {x.shape[-1]}, and Square in l2 needs 5 pixels a side; use linf")
     torchattacks = None if name == "fgsm" else _torchattacks()
     out = torch.empty_like(x)
-    with models.evaluating(model), _frozen(model):
+    with models.evaluating(model):
         for rows, pixels, labels in _batches(model, x, y, batch_size):
             if name == "fgsm":
                 moved = pixels + eps * _uphill(_gradient(model, pixels, labels)[0], norm)
@@ -392,19 +391,6 @@ def _torchattacks():
             "install it by itself, pip install --no-deps torchattacks, since it pins an old package that it never uses"
         ) from error
     return torchattacks
-
-
-@contextmanager
-def _frozen(model):
-    """No gradient reaches the network's parameters inside the block: torchattacks would leave theirs behind."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        for parameter in wanted:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
 
 
 # ---------------------------------------------------------------------------------------------- minimal radius
