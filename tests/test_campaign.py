@@ -65,6 +65,54 @@ def test_the_estimate_of_gpu_hours_is_operations_over_rate(monkeypatch):
     assert campaign.gpu_hours(p, 2) == pytest.approx(expected)
 
 
+def _stored_run(store, p, n_train, seconds, **metrics):
+    """A stored training run of `n_train` images as a campaign would have left it."""
+    wanted = campaign._training_wanted(p, "digits_0_1", "resnet18", n_train, 0)
+    found = {"steps": 20.0, "epochs": 10.0, "fitted": 1.0} | metrics
+    store.write(records.Record("training", wanted, found, {}, {}, {"training_seconds": seconds}))
+
+
+def _task(p, n_train, model="resnet18"):
+    return campaign.Task("training", "digits_0_1", campaign._training_wanted(p, "digits_0_1", model, n_train, 0), ())
+
+
+@pytest.fixture
+def without_published(monkeypatch):
+    monkeypatch.setattr(campaign, "_published_files", list)
+
+
+@pytest.mark.usefixtures("without_published")
+def test_time_of_a_run_grows_as_the_root_of_its_images_until_fit_and_as_their_number_by_epochs(tmp_path):
+    store, p = Store(tmp_path), campaign.read(TINY)
+    fit = campaign.Params(**{**p.model_dump(), "until": "fit", "min_steps": 10**6})
+    for n, seconds in ((100, 10.0), (400, 40.0), (225, 700.0)):  # 0.01 s an image; the last one shared its processor
+        _stored_run(store, fit, n, seconds, steps=2 * n**0.5)
+    few, many = campaign.estimate_seconds([_task(fit, 100), _task(fit, 400)], store)
+    batch = models.default_batch_size("resnet18")
+    rest = campaign._passes(_task(fit, 100)) * 0.01 + 2
+    assert few == pytest.approx(2 * 10 * batch * 0.01 + rest)
+    assert many == pytest.approx(2 * 20 * batch * 0.01 + rest)
+    few, many = campaign.estimate_seconds([_task(p, 100), _task(p, 400)], store)
+    assert few == pytest.approx(p.epochs * 100 * 0.01 + rest)
+    assert many == pytest.approx(p.epochs * 400 * 0.01 + rest)
+
+
+@pytest.mark.usefixtures("without_published")
+def test_networks_without_a_stored_run_are_estimated_by_their_operations(tmp_path):
+    p = campaign.read(TINY)
+    small, large = campaign.estimate_seconds([_task(p, 64), _task(p, 64, "resnet50")], Store(tmp_path))
+    ratio = models.operations("resnet50", size=16) / models.operations("resnet18", size=16)
+    assert (large - 2) / (small - 2) == pytest.approx(ratio)
+
+
+def test_attacks_radii_and_slopes_count_by_their_gradients():
+    p = campaign.params(datasets=["digits_0_1"], runs=[{"models": ["resnet18"], "n_train": [32]}], attack_images=100)
+    plain = next(t for t in campaign.plan(p).tasks if t.kind == "training")
+    more = campaign.params(**{**p.model_dump(), "radius_images": 50})
+    radii = next(t for t in campaign.plan(more).tasks if t.kind == "training")
+    assert campaign._passes(radii) - campaign._passes(plain) == pytest.approx(campaign.GRADIENT * 200 * 50)
+
+
 def test_operations_are_those_counted_by_hand():
     network, sizes = models.create("resnet18", channels=1), []
     for module in network.modules():  # sizes of maps at 32 pixels, by the strides of the architecture

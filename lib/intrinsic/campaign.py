@@ -7,6 +7,7 @@ Runs are shared among processes of one thread each, so that numbers do not depen
 """
 
 import hashlib
+import math
 import os
 import time
 import warnings
@@ -742,9 +743,12 @@ def _run_tasks(todo: list[Task], store: Store, settings: engine.Settings, progre
     return engine.complete(todo, store, complete, settings, costs=costs, progress=progress)
 
 
-#: optimizer steps until fit that an estimate assumes where no record says otherwise: ResNet-18 took 56 to 136
-#: on the embedded sets at N = 64 to 256
-TYPICAL_STEPS = 75
+#: optimizer steps until fit, divided by sqrt(n_train), that an estimate assumes where no record says otherwise:
+#: ResNet-18 took 6 to 11 on the embedded and the published sets at N = 64 to 250, and 9 on mnist at N = 9,000
+TYPICAL_STEPS = 7.0
+#: a gradient of the image alone, and a forward pass, in units of a training step of as many images: ResNet-18 on a
+#: CPU at 64 pixels .62 and .23, ResNet-50 .55 and .22, VGG-13 in batches of 16 .40 and .18
+GRADIENT, FORWARD = 0.6, 0.22
 
 
 @lru_cache
@@ -768,40 +772,64 @@ def _seconds_per_image(model: str, size: int, channels: int, batch: int, precisi
         torch.set_num_threads(threads)
 
 
+@lru_cache
+def _guessed_seconds_per_image(model: str, size: int, channels: int) -> float:
+    """A training step at 60 GFLOP/s, from the network's operations alone; one that is not installed counts as 1."""
+    try:
+        return 3 * models.operations(model, size=size, channels=channels) / 60e9
+    except Exception:  # whatever a network does with images of this size; the run itself will say it
+        return 1.0
+
+
+def _passes(task: Task) -> float:
+    """What hangs on a training run, in training steps of one image: attacks, minimal radii, slopes, dimensions."""
+    gradients, forwards = 0.0, 1000.0  # the test set, and the training set at three networks
+    for one in task.settings.get("attack", []):
+        n, few, levels = one["n_images"], one["sanity_images"], len(one["grey_levels"])
+        gradients += n * (1 + len(one["pgd_levels"]) * (one["pgd_steps"] or 1)) + 200 * one["radius_images"]
+        gradients += few * 10 * levels
+        forwards += n * levels + 100 * few
+    for one in task.settings.get("slope", []):
+        gradients += one["pairs"] * one["points"]
+    return GRADIENT * gradients + FORWARD * forwards
+
+
 def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float]:
     """Seconds that each task will take on one worker.
 
-    From stored runs of the same model at the same size, scaled by n_train; where there are none, from
-    one measured training step (calibrate=True) or, for the weights of a progress bar, from the number
-    of parameters alone.
+        (steps x batch size + passes of what hangs on the run) x seconds per image
+
+    steps      until fit: sqrt(n_train) times the median of steps / sqrt(n_train) over stored runs of the model (of
+               all models where it has none, and TYPICAL_STEPS where none is stored), within the caps; else known
+    seconds    per image: one training step measured here (calibrate=True); or, for the weights of a progress bar,
+               the median over stored runs of the model, or from its number of operations
     """
-    known: dict = {}
+    steps: dict[str, list[float]] = {}
+    rates: dict[tuple, list[float]] = {}
     for record in _all_records("training", store):
-        if "seconds" not in record.provenance:
-            continue
-        q = record.params
-        key = (q["model"], q["size"], q["channels"], q["until"])
-        known.setdefault(key, []).append(record.provenance["seconds"] / q["n_train"])
+        q, how, found = record.params, record.provenance, record.metrics
+        if q["until"] == "fit" and found.get("steps"):
+            for name in (q["model"], ""):
+                steps.setdefault(name, []).append(found["steps"] / math.sqrt(q["n_train"]))
+        if how.get("training_seconds") and found.get("epochs"):
+            key = q["model"], q["size"], q["channels"]
+            rates.setdefault(key, []).append(how["training_seconds"] / (found["epochs"] * q["n_train"]))
     out = []
     for task in tasks:
         q = task.params
         if task.kind == "properties":
             out.append(10.0)
             continue
-        rates = known.get((q["model"], q["size"], q["channels"], q["until"]))
-        if rates:
-            per_image = float(np.mean(rates))
+        n, batch, key = q["n_train"], q["batch_size"], (q["model"], q["size"], q["channels"])
+        seen = q["epochs"] * n
+        if q["until"] == "fit":
+            known = steps.get(q["model"]) or steps.get("") or [TYPICAL_STEPS]
+            seen = min(max(seen, (q["min_steps"] or 0) * batch), float(np.median(known)) * math.sqrt(n) * min(batch, n))
+        if calibrate:
+            each = _seconds_per_image(*key, batch, q["precision"])
         else:
-            epochs = q["epochs"]
-            if q["until"] == "fit":
-                epochs = TYPICAL_STEPS / max(1, q["n_train"] // q["batch_size"])
-            if calibrate:
-                step = _seconds_per_image(q["model"], q["size"], q["channels"], q["batch_size"], q["precision"])
-            else:
-                step = {"resnet18": 1, "resnet34": 1.8, "resnet50": 3}.get(q["model"], 12) / 256
-                step *= (q["size"] / 32) ** 2
-            per_image = step * epochs
-        out.append(per_image * q["n_train"] + 4.0)
+            each = float(np.median(rates[key])) if key in rates else _guessed_seconds_per_image(*key)
+        out.append((seen + _passes(task)) * each + 2.0)
     return out
 
 
