@@ -126,7 +126,6 @@ def with_threads(work):
     [
         *[(40, 32, 24, 8, 3, 1, "_Tiles"), (64, 32, 24, 16, 3, 1, "_Tiles")],
         *[(40, 300, 520, 2, 3, 1, "_Shifts"), (40, 260, 300, 2, 1, 1, "_Columns"), (40, 64, 512, 4, 3, 2, "_Columns")],
-        *[(40, 1, 64, 64, 7, 2, None), (40, 3, 64, 64, 7, 2, None)],
     ],
 )
 def test_the_result_does_not_depend_on_the_number_of_threads(
@@ -141,9 +140,20 @@ def test_the_result_does_not_depend_on_the_number_of_threads(
         watched = staticmethod(lambda *a, name=name, forward=class_.forward: used.append(name) or forward(*a))
         monkeypatch.setattr(class_, "forward", watched)
     found = with_threads(lambda: both_ways(*given, (stride, stride), (kernel // 2, kernel // 2))[0])
-    assert used == [way] * 3 * (way is not None)
+    assert used == [way] * 3
     for other in found[1:]:
         assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_first_layer_is_torchs_own_and_repeats_itself_at_each_number_of_threads(channels, monkeypatch):
+    for name in ("_Tiles", "_Shifts", "_Columns"):
+        monkeypatch.setattr(getattr(convolutions, name), "forward", None)
+    given = tensors(40, channels, 64, 64, 64, 7)
+    once, again = (with_threads(lambda: both_ways(*given, (2, 2), (3, 3))[0]) for _ in range(2))
+    for first, second in zip(once, again, strict=True):
+        assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
 
 
 @pytest.mark.timeout(60)

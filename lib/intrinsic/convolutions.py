@@ -13,7 +13,7 @@ laid out in rows, with the weights. A VGG enlarges its last map of h x w to 7 x 
 h x w is small, the weights of equal inputs are summed first, which leaves a product of h w / 49 of the size.
 
 Sums are in another order than in torch's own convolution, so results differ in the last places of float32; they do
-not depend on the number of threads.
+not depend on the number of threads. Torch's own, which first layers keep, may do so (on a CPU with AVX-512 they do).
 Source: Winograd 1980; Lavin & Gray 2016, sections 3 and 4.
 """
 
