@@ -83,7 +83,7 @@ class FurtherTest:
         if self.statistic == "excess":
             refuted = (
                 f"{refuted[:-1]}, and the mean over the sets alone about which the bound says anything lies below 0 as "
-                f"well, with {MIN_SETS} of them or more (`theory.least_bound`). A bound is refuted from below only."
+                f"well, with {MIN_SETS} of them or more (theory.least_bound). A bound is refuted from below only."
             )
         if self.claimed is not None:
             refuted = (
@@ -101,6 +101,7 @@ class FurtherTest:
             "side": self.side,
             "claimed": self.claimed,
             "alpha": self.alpha,
+            "primary": False,
         }
 
 
