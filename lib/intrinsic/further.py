@@ -19,6 +19,7 @@ from intrinsic import campaign, dimension, images, measurement, sharpness, theor
 from intrinsic.images.rules import LabelRule
 from intrinsic.neighbors import as_points, closest_pairs
 from intrinsic.statistics import (
+    ALPHA,
     MIN_SETS,
     MONTE_CARLO,
     SYNTHETIC,
@@ -357,6 +358,16 @@ def summary(found: dict[str, Verdict], names: Sequence[str] | None = None) -> pd
     chosen = found if names is None else {name: found[name] for name in names}
     columns = ["claim", "effect", "low", "high", "p", "p_holm", "n_sets", "n_runs", "loo_low", "loo_high", "verdict"]
     return verdict_table(chosen)[columns]
+
+
+def published_summary(names: Sequence[str] | None = None) -> pd.DataFrame:
+    """`summary` of the same tests over the published records of real image sets, whatever the page's campaign."""
+    return summary(_published_verdicts(), names)
+
+
+@lru_cache(maxsize=1)
+def _published_verdicts() -> dict[str, Verdict]:
+    return verdicts(frames(pilot().params))
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -761,20 +772,26 @@ def smallest_effect(power_of: Callable[[float], float], power: float = 0.8) -> f
 
 
 def detectable_exponents(
-    sd: float, sizes: Sequence[int], n_sets: int, between: Sequence[float], seeds: Sequence[int] = (1, 2, 5)
+    sd: float,
+    sizes: Sequence[int],
+    n_sets: int,
+    between: Sequence[float],
+    seeds: Sequence[int] = (1, 2, 5),
+    alpha: float = ALPHA / 4,
 ) -> pd.DataFrame:
     """Smallest mean excess of the exponent that claim 1's test finds in four of five repetitions: one row a case.
 
         sd of a set's exponent: sqrt( between^2 + exponent_spread(sd, sizes, seeds)^2 ),   t test over n_sets
 
     sd        of log loss over seeds (seed_spread); between: of the true excess between sets, which no pilot has told
-    Returns between, seeds, n_sets, smallest (80 % power, two-sided 5 %).
+    alpha     two-sided level: what the smallest p of the four claims has to reach to be 5 % after Holm
+    Returns between, seeds, n_sets, smallest (80 % power).
     """
     rows = []
     for n in seeds:
         for spread in between:
             total = math.hypot(spread, exponent_spread(sd, sizes, n))
-            smallest = smallest_effect(lambda effect, total=total: power_mean(effect, total, n_sets))
+            smallest = smallest_effect(lambda effect, total=total: power_mean(effect, total, n_sets, alpha))
             rows.append({"between": spread, "seeds": n, "n_sets": n_sets, "smallest": smallest})
     return pd.DataFrame(rows)
 

@@ -1438,7 +1438,8 @@ def excess_exponents(runs: pd.DataFrame, response: str, multiple: float = 1.0) -
         if column in table.columns:
             sets[column] = groups[column].first()
     if "least_bound" in runs.columns:
-        sets["least_bound"] = runs.groupby("dataset", observed=True)["least_bound"].first()
+        least = runs.groupby("dataset", observed=True)["least_bound"].first()
+        sets["least_bound"] = least.reindex(sets.index)  # where there is no set, a column would bring its own
     sets["n_runs"] = groups["n_runs"].sum()
     return sets.reset_index()
 
