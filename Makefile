@@ -22,7 +22,7 @@ help:  ## list the targets
 book: $(READY)  ## build the book: the quick campaign, all notebooks, then HTML under _build/
 	@$(BIN)/intrinsic book --params $(PARAMS)
 
-test: $(READY) browser  ## run all tests (about 20 minutes on 2 cores)
+test: $(READY) browser  ## run all tests (about 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 test-long: $(READY)  ## run the tests that make test leaves out: every page beyond the claims with other parameters

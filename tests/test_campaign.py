@@ -35,7 +35,7 @@ def test_quick_yaml_is_the_embedded_default():
     assert campaign.read(images.REPOSITORY / "params" / "quick.yaml") == campaign.Params()
 
 
-def test_the_published_campaign_is_of_sets_in_the_catalogue_and_the_papers_sizes_come_last():
+def test_the_published_campaign_is_of_sets_in_the_catalogue_in_the_order_of_what_runs_are_worth():
     p = campaign.read(images.REPOSITORY / "params" / "published.yaml")
     assert set(p.datasets) <= set(images.catalogue())
     at_500 = {
@@ -43,7 +43,14 @@ def test_the_published_campaign_is_of_sets_in_the_catalogue_and_the_papers_sizes
     }
     assert at_500 == {(model, name) for model in campaign.models.MODELS for name in p.datasets}
     assert {seed for block in p.runs[:2] for seed in block.seeds} == set(range(5))  # the pilot, over seeds
-    assert p.runs[-1].n_train == [750, 1250, 1500]
+    first = {}
+    for i, block in enumerate(p.runs):
+        for cell in ((model, n) for model in block.models for n in block.n_train if not block.datasets):
+            first.setdefault(cell, i)
+    of = {model: [i for (name, _), i in first.items() if name == model] for model in campaign.models.MODELS}
+    assert max(first[model, 500] for model in of) < min(first["resnet18", n] for n in (1000, 1750))  # each network once
+    assert sorted(n for name, n in first if name == "resnet18") == [62, 125, 250, 500, 1000, 1750]
+    assert max(of["resnet18"]) < min(first[name, n] for name, n in first if name != "resnet18" and n != 500)
 
 
 def test_the_papers_protocol_is_27_tasks_and_972_runs_a_seed():

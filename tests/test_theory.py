@@ -423,7 +423,7 @@ def test_label_sharpness_of_overlapping_classes_has_the_limit_law_with_its_const
 
 def rows_of(value, bound, p_above, trivial=1.0):
     return pd.DataFrame(
-        {"check": "made", "d": 2, "n": [10, 20], "value": value, "bound": bound, "p_above": p_above,
+        {"check": "made", "d": 2, "n": [10, 20], "value": value, "bound": bound, "p_above": p_above, "clouds": 10,
          "trivial": trivial, "predicted": 0.5, "exponent": 0.3, "exponent_low": 0.2, "exponent_high": 0.4,
          "informed": 0.4, "informed_low": 0.2, "informed_high": 0.6}
     )  # fmt: skip
@@ -443,6 +443,13 @@ def test_the_verdict_is_by_rule(value, bound, p, verdict):
     (row,) = theory.verdicts(rows_of(value, bound, p)).to_dict("records")
     assert row["verdict"] == verdict
     assert (row["exponent_reads"], row["informed_reads"]) == ("slower", "no slower")
+
+
+def test_one_slow_exponent_among_many_checks_needs_a_wider_interval():
+    alone = rows_of([0.5, 0.4], [0.9, 0.8], [1.0, 1.0]).assign(exponent_high=0.49)
+    others = [alone.assign(check=f"other {i}", exponent_high=0.9) for i in range(21)]
+    assert theory.verdicts(alone)["exponent_reads"].tolist() == ["slower"]
+    assert theory.verdicts(pd.concat([alone, *others]))["exponent_reads"].tolist() == ["no slower"] * 22
 
 
 def test_a_wrong_constant_would_be_found():

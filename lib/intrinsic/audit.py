@@ -256,7 +256,7 @@ def numerator_table(sets: Sequence[ImageSet], per_class: int, seed: int = 0) -> 
 
 
 def numerator_finding(table: pd.DataFrame) -> Finding:
-    """B1, B2: changes where a pair of sets changes order, or a published value lies outside the interval of K_F."""
+    """B1, B2: changes where a published value lies outside the interval of K_F, or a pair of sets changes order."""
     _need(table, "published", "corrected", "low", "high")
     factor = table["published"] / table["corrected"]
     outside = int(((table["published"] < table["low"]) | (table["published"] > table["high"])).sum())
@@ -267,7 +267,8 @@ def numerator_finding(table: pd.DataFrame) -> Finding:
         f"{len(table)} image sets, and puts {swapped} of {pairs} pairs of sets in the other order: "
         f"{_so(changes, 'measures something else', 'makes no difference here')}."
     )
-    return Finding("B1, B2", "which image sets have sharper labels", changes, sentence)
+    of = "how sharp labels are, and which image sets have sharper ones" if swapped else "how sharp the labels are"
+    return Finding("B1, B2", of, changes, sentence)
 
 
 def random_pairs_table(sets: Sequence[ImageSet], per_class: int, repeats: int = 20, seed: int = 0) -> pd.DataFrame:
@@ -986,8 +987,8 @@ def correlations_finding(table: pd.DataFrame) -> Finding:
     changes = bool(outside or empty)
     sentence = (
         f"{len(known)} printed values can be recomputed and differ by up to {_g(gap.max())} from what the points give; "
-        f"{outside} lie outside the 95 % interval and {empty} of the intervals hold 0, as do {lost} of the "
-        f"{len(subsets)} for subsets and ranks: "
+        f"{outside} lie outside the 95 % interval, and {empty} of the {len(known)} intervals hold 0; of the "
+        f"{len(subsets)} for subsets and ranks {lost} do: "
         f"{_so(changes, 'of printing no interval hid that', 'of printing no interval hid no such failure')}."
     )
     return Finding("F2", "printed correlations", changes, sentence)

@@ -15,10 +15,11 @@ import pandas as pd
 import yaml
 from scipy import stats
 
-from intrinsic import campaign, dimension, images, measurement, sharpness
+from intrinsic import campaign, dimension, images, measurement, sharpness, theory
 from intrinsic.images.rules import LabelRule
 from intrinsic.neighbors import as_points, closest_pairs
 from intrinsic.statistics import (
+    ALPHA,
     MIN_SETS,
     MONTE_CARLO,
     SYNTHETIC,
@@ -50,6 +51,7 @@ from intrinsic.statistics import (
 PARAMETERS = "params/beyond.yaml"  # the campaign that makes every column on embedded sets
 FRAMES = ("runs", "layers", "settings", "classes")
 SKDIM = ("lPCA", "CorrInt", "FisherS", "MOM", "TLE")  # of scikit-dimension, besides MLE and TwoNN
+LOSS_SLOPE = {"test_error": theory.loss_slope("error")}  # K_L, where it is not 1
 MOST_POINTS = 500  # of one image set that scikit-dimension's estimators are given
 
 
@@ -82,8 +84,8 @@ class FurtherTest:
         refuted = f"the whole interval lies {away} 0 and p <= {self.alpha:g}."
         if self.statistic == "excess":
             refuted = (
-                f"{refuted[:-1]}, and the mean over the sets alone about which the bound says anything lies below 0 as "
-                f"well, with {MIN_SETS} of them or more (theory.least_bound). A bound is refuted from below only."
+                f"{refuted[:-1]}, and so does the interval over those sets alone about which the bound says anything "
+                f"(theory.least_bound), of which there must be {MIN_SETS} families. A bound is refuted from below only."
             )
         if self.claimed is not None:
             refuted = (
@@ -128,8 +130,11 @@ def read_further_tests(path) -> dict[str, FurtherTest]:
                 raise WrongTests(f"{name}: {key} is {getattr(one, key)!r}, and computed are {choice}{remedy}")
         if not (isinstance(one.alpha, float) and 0 < one.alpha < 1):
             raise WrongTests(f"{name}: alpha is {one.alpha!r}, which is no level between 0 and 1{remedy}")
-        if (one.statistic == "ratio") != isinstance(one.margin, float) or (one.margin or 1) <= 0:
-            raise WrongTests(f"{name}: margin is {one.margin!r}; only a ratio has one, above 0{remedy}")
+        with_margin = one.statistic in ("ratio", "excess")
+        if with_margin != isinstance(one.margin, float) or (one.margin or 1) <= 0:
+            raise WrongTests(
+                f"{name}: margin is {one.margin!r}; a ratio and an excess have one, above 0, and others none{remedy}"
+            )
         if one.side < 0 and one.claimed is not None:
             raise WrongTests(f"{name}: a size is claimed of a negative effect; invert the outcome{remedy}")
         found[name] = one
@@ -154,7 +159,7 @@ def _as_dimension(runs, test):
 
 
 def _excess_sets(runs, test):
-    table, notes = family_means(excess_exponents(_as_dimension(runs, test), test.outcome))
+    table, notes = family_means(excess_exponents(_as_dimension(runs, test), test.outcome, test.margin))
     return table, notes, int(table["n_runs"].sum())
 
 
@@ -264,7 +269,8 @@ def _build(test, frame, *, fitted_only, exclude, permutations) -> Verdict:
     table, more, n_runs = sets_of(rows, test)
     informed, beside = True, {}
     if test.statistic == "excess" and len(table):
-        informed, says = informed_sets(excess_exponents(_as_dimension(rows, test), test.outcome), permutations)
+        sets = excess_exponents(_as_dimension(rows, test), test.outcome, test.margin)
+        informed, says = informed_sets(sets, permutations, LOSS_SLOPE.get(test.outcome, 1.0))
         beside["Sets about which the bound says anything"] = says
     return Verdict(
         **test.stated(),
@@ -353,6 +359,16 @@ def summary(found: dict[str, Verdict], names: Sequence[str] | None = None) -> pd
     chosen = found if names is None else {name: found[name] for name in names}
     columns = ["claim", "effect", "low", "high", "p", "p_holm", "n_sets", "n_runs", "loo_low", "loo_high", "verdict"]
     return verdict_table(chosen)[columns]
+
+
+def published_summary(names: Sequence[str] | None = None) -> pd.DataFrame:
+    """`summary` of the same tests over the published records of real image sets, whatever the page's campaign."""
+    return summary(_published_verdicts(), names)
+
+
+@lru_cache(maxsize=1)
+def _published_verdicts() -> dict[str, Verdict]:
+    return verdicts(frames(pilot().params))
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -757,20 +773,26 @@ def smallest_effect(power_of: Callable[[float], float], power: float = 0.8) -> f
 
 
 def detectable_exponents(
-    sd: float, sizes: Sequence[int], n_sets: int, between: Sequence[float], seeds: Sequence[int] = (1, 2, 5)
+    sd: float,
+    sizes: Sequence[int],
+    n_sets: int,
+    between: Sequence[float],
+    seeds: Sequence[int] = (1, 2, 5),
+    alpha: float = ALPHA / 4,
 ) -> pd.DataFrame:
     """Smallest mean excess of the exponent that claim 1's test finds in four of five repetitions: one row a case.
 
         sd of a set's exponent: sqrt( between^2 + exponent_spread(sd, sizes, seeds)^2 ),   t test over n_sets
 
     sd        of log loss over seeds (seed_spread); between: of the true excess between sets, which no pilot has told
-    Returns between, seeds, n_sets, smallest (80 % power, two-sided 5 %).
+    alpha     two-sided level: what the smallest p of the four claims has to reach to be 5 % after Holm
+    Returns between, seeds, n_sets, smallest (80 % power).
     """
     rows = []
     for n in seeds:
         for spread in between:
             total = math.hypot(spread, exponent_spread(sd, sizes, n))
-            smallest = smallest_effect(lambda effect, total=total: power_mean(effect, total, n_sets))
+            smallest = smallest_effect(lambda effect, total=total: power_mean(effect, total, n_sets, alpha))
             rows.append({"between": spread, "seeds": n, "n_sets": n_sets, "smallest": smallest})
     return pd.DataFrame(rows)
 

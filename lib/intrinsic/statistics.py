@@ -1403,9 +1403,9 @@ def claim_data_dimension(
       `ordering_by_dimension`, and decides nothing here.
     - It speaks against it only where the bound says anything: where the least value that Theorem 1 can
       promise (`theory.least_bound`, a column of `campaign.runs_frame`) is below 1. With
-      that column, "not supported" also needs the mean over these sets alone to lie below 0; fewer than
-      MIN_SETS of them refute nothing. Without it this is not looked at, and the table says so. It is necessary,
-      not sufficient: `theory.crossing` has the N up to which a slow loss may stay below its bound.
+      that column, "not supported" also needs the whole interval over these sets alone to lie below 0; fewer
+      than MIN_SETS families of them refute nothing. Without it this is not looked at, and the table says so. It is
+      necessary, not sufficient: `theory.crossing` has the N up to which a slow loss may stay below its bound.
     - What a refutation hits is the bound with its assumptions, over the sizes measured: a label that
       is a Lipschitz function of the image (no label noise, no overlap of classes), a network that
       fits and whose slope K_f does not grow with N, a loss that is Lipschitz in the network's
@@ -1423,12 +1423,16 @@ def claim_data_dimension(
     return with_all_runs(_data_dimension, frame, fitted_only, **options)
 
 
-def excess_exponents(runs: pd.DataFrame, response: str) -> pd.DataFrame:
-    """One row a set: exponent (models averaged), predicted, excess = exponent - predicted, n_runs."""
+def excess_exponents(runs: pd.DataFrame, response: str, multiple: float = 1.0) -> pd.DataFrame:
+    """One row a set: exponent (models averaged), predicted = multiple / d_data, excess = exponent - predicted, n_runs.
+
+    multiple: 1 by Theorem 1, and 2 for the Brier score, whose bound has twice the exponent.
+    """
     columns = ["exponent", "predicted", "excess"]
     if runs.empty:
         return pd.DataFrame({"dataset": [], **{c: [] for c in columns}, "n_runs": []})
     table = scaling_exponents(runs, response).dropna(subset=["exponent", "predicted"])
+    table["predicted"] *= multiple
     table["excess"] = table["exponent"] - table["predicted"]
     groups = table.groupby("dataset", sort=False, observed=True)
     sets = groups[columns].mean()
@@ -1436,18 +1440,25 @@ def excess_exponents(runs: pd.DataFrame, response: str) -> pd.DataFrame:
         if column in table.columns:
             sets[column] = groups[column].first()
     if "least_bound" in runs.columns:
-        sets["least_bound"] = runs.groupby("dataset", observed=True)["least_bound"].first()
+        least = runs.groupby("dataset", observed=True)["least_bound"].first()
+        sets["least_bound"] = least.reindex(sets.index)  # where there is no set, a column would bring its own
     sets["n_runs"] = groups["n_runs"].sum()
     return sets.reset_index()
 
 
-def informed_sets(sets: pd.DataFrame, permutations: int = MONTE_CARLO) -> tuple[bool, str]:
-    """(whether exponents can refute the bound, in words), from the sets whose least bound is below 1."""
+def informed_sets(sets: pd.DataFrame, permutations: int = MONTE_CARLO, loss_slope: float = 1.0) -> tuple[bool, str]:
+    """(whether exponents can refute the bound, in words), from the sets about which the bound says anything.
+
+    They are those whose least bound on |f - F| is below 1 / loss_slope, K_L of the loss (`theory.loss_slope`), since
+    the loss is at most K_L times that. Their exponents refute where MIN_SETS families of them or more have a mean
+    whose whole interval lies below 0.
+    """
     if "least_bound" not in sets.columns:
         return True, "not looked at: no column least_bound"
-    some = family_means(sets[sets["least_bound"] < 1])[0]
+    says = sets["least_bound"] < 1 / loss_slope
+    some = family_means(sets[says])[0]
     known = int(sets["least_bound"].notna().sum())
-    text = f"{_count(int((sets['least_bound'] < 1).sum()), 'set')} of {known} for which it is known"
+    text = f"{_count(int(says.sum()), 'set')} of {known} for which it is known"
     if len(some) < MIN_SETS:
         return False, f"{text}; too few to refute it"
     effect = mean_effect(some["excess"], permutations=permutations)
@@ -1475,8 +1486,8 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
             f"rank correlation of log loss with d_data {order}" if math.isfinite(order.value) else "too few sets"
         )
         if "test_brier" in runs.columns:
-            brier = family_means(excess_exponents(runs, "test_brier"))[0]
-            beside["The same with the Brier score"] = _or_few(
+            brier = family_means(excess_exponents(runs, "test_brier", 2))[0]
+            beside["The Brier score, whose bound asks for 2/d_data: exponent less that"] = _or_few(
                 lambda: mean_effect(brier["excess"], permutations=permutations)
             )
     return Verdict(

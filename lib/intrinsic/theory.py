@@ -407,6 +407,7 @@ def _distances(x, points):
 # Each returns one row a number N of training images:
 #   check, d, n        what is measured, dimension of the manifold, number of training images
 #   value, low, high   mean over independent clouds with its 95 % t interval
+#   clouds             how many they are
 #   p_above            one-sided p of the t test of  mean > bound
 #   bound, trivial     of the theorem; what holds without any training image (infinity where there is no such value)
 #   limit              the exact leading term for large N, where it is known, else nan
@@ -570,15 +571,16 @@ def verdicts(rows, alpha=ALPHA):
     """One row a check and dimension: numbers of sizes by finding, exponents, and the verdict, by rule.
 
     largest_ratio   largest value over bound
-    exponent        with its 95 % interval, over all sizes; `exponent_reads`: "slower" if the interval is below that of
-                    the bound, which a rule from exponents alone would take for a refutation
+    exponent        with its 95 % interval, over all sizes; `exponent_reads`: "slower" if the interval at level
+                    1 - alpha / number of rows here is below that of the bound, which a rule from exponents alone
+                    would take for a refutation
     informed        the same over the sizes at which the bound says something; `informed_reads`
     meets_at        N up to which a slower exponent would have to last to contradict the bound (`crossing`)
     verdict         "refuted": at one size or more the value is above its bound; "not tested": the bound says nothing at
                     any size; "holds" otherwise
     """
-    out = []
-    for (check, d), part in judged(rows, alpha).groupby(["check", "d"], sort=False):
+    out, groups = [], judged(rows, alpha).groupby(["check", "d"], sort=False)
+    for (check, d), part in groups:
         count = part["finding"].value_counts()
         within, above = int(count.get("within its bound", 0)), int(count.get("above its bound", 0))
         first = part.iloc[0]
@@ -589,7 +591,10 @@ def verdicts(rows, alpha=ALPHA):
         }  # fmt: skip
         for name in ("exponent", "informed"):
             ends = {key: first[key] for key in (name, f"{name}_low", f"{name}_high")}
-            slower = ends[f"{name}_high"] < first["predicted"]
+            wider = stats.t.ppf(1 - alpha / (2 * len(groups)), first["clouds"] - 1) / stats.t.ppf(
+                0.975, first["clouds"] - 1
+            )
+            slower = ends[name] + wider * (ends[f"{name}_high"] - ends[name]) < first["predicted"]
             row |= ends | {f"{name}_reads": "slower" if slower else "no slower" if ends[name] > 0 else "none"}
         meets = crossing(last["n"], last["value"], last["bound"], first["exponent"], first["predicted"])
         row["meets_at"] = meets if row["exponent_reads"] == "slower" else math.nan
@@ -624,7 +629,7 @@ def _rows(check, d, sizes, values, bound, trivial, predicted, limit=math.nan):
     informed = np.broadcast_to(bound < trivial, mean.shape)
     rows = pd.DataFrame(
         {"check": check, "d": d, "n": list(sizes), "value": mean, "low": mean - half, "high": mean + half,
-         "p_above": stats.t.sf(t, count - 1), "bound": bound, "trivial": trivial, "limit": limit,
+         "clouds": count, "p_above": stats.t.sf(t, count - 1), "bound": bound, "trivial": trivial, "limit": limit,
          "predicted": predicted}
     )  # fmt: skip
     for name, used in (("exponent", np.ones_like(informed)), ("informed", informed)):
