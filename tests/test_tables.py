@@ -6,7 +6,9 @@ import pytest
 
 from intrinsic import charts, tables
 
-LONG = "a sentence about a choice, which says in many words what was done, what should have been done, and why " * 2
+LONG = (
+    "a sentence about a choice, which says in many words what was done, what should have been done, and why. " * 2
+).strip()
 
 
 @pytest.mark.parametrize(
