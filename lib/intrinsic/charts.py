@@ -94,9 +94,9 @@ def theme() -> alt.theme.ThemeConfig:
                 "gridColor": GRID,
                 "gridOpacity": 0.25,
                 "labelOverlap": True,
-                "labelSeparation": 6,
                 "maxExtent": 500,  # a title stands beside the longest names, not on them
             },
+            "axisXQuantitative": {"labelSeparation": 6},  # numbers beside each other, names below each other
             "legend": {
                 **text,
                 "orient": "top",
@@ -363,7 +363,7 @@ def _described(chart, description: str, *, left_out: int = 0, note: str = ""):
         notes.append(f"{rows} not drawn.")
     chart = chart.properties(description=" ".join([description, *notes]))
     if notes:
-        chart = chart.properties(title=alt.Title("", subtitle=notes))
+        chart = chart.properties(title=alt.Title(notes, fontSize=11))
     chart.to_dict()  # validates now: Altair's own display would print an error and show nothing
     return chart
 
