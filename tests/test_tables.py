@@ -68,10 +68,11 @@ def test_row_labels_that_only_count_are_left_out_and_names_stay():
     assert "<th>seven</th>" in tables.html(frame.set_axis(["seven", "three"]))
 
 
-def test_names_of_columns_may_break_at_their_underscores():
-    html = tables.html(pd.DataFrame({"growth_exponent": ["not_here"]}))
+def test_long_names_of_columns_may_break_at_their_underscores():
+    html = tables.html(pd.DataFrame({"growth_exponent": ["not_here_and_not_there"], "d_data": [1]}))
     assert "growth_<wbr>exponent" in html
-    assert "not_here" in html
+    assert "<th>d_data</th>" in html
+    assert "not_here_and_not_there" in html
 
 
 def test_text_stays_text():

@@ -424,7 +424,7 @@ def _show_what_was_used(cells: list[dict]) -> None:
         return
     remarks = {}
     for line in "".join(default["source"]).splitlines():
-        found = re.match(r"(\w+) *= *(.*?)  +# (.*)$", line)
+        found = re.match(r"(\w+) *= *(.*?) +# (.*)$", line)
         if found:
             remarks[found[1]] = found[2], found[3]
     lines = []

@@ -65,6 +65,7 @@ INK, GRID = "#767b84", "#9aa0a6"
 FONT = "Helvetica, Arial, sans-serif"
 WIDTH, HEIGHT = 560, 340
 PANEL = 190, 150
+APART = 6  # pixels between the numbers of an axis
 N_TITLE = "Training images N"
 D_TITLE = "Intrinsic dimension of the images, d_data"
 K_TITLE = "Label sharpness K_F (per unit of L2 distance, pixels in [0, 1])"
@@ -96,7 +97,6 @@ def theme() -> alt.theme.ThemeConfig:
                 "labelOverlap": True,
                 "maxExtent": 500,  # a title stands beside the longest names, not on them
             },
-            "axisXQuantitative": {"labelSeparation": 6},  # numbers beside each other, names below each other
             "legend": {
                 **text,
                 "orient": "top",
@@ -251,17 +251,17 @@ def _axis(scale: alt.Scale, count: int = 6) -> alt.Axis:
     """
     low, high = (float(bound) for bound in scale.domain)
     if scale.to_dict().get("type") != "log":
-        return alt.Axis(format=".6~g", tickCount=count)
+        return alt.Axis(format=".6~g", tickCount=count, labelSeparation=APART)
     form = ".3~e" if low < 1e-4 else ".6~g"
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
         values = [m * 10.0**d for d in decades for m in mantissas if low <= m * 10.0**d <= high]
         if len(values) >= min(count, 4):
-            return alt.Axis(format=form, values=[float(f"{value:.3g}") for value in values])
+            return alt.Axis(format=form, values=[float(f"{value:.3g}") for value in values], labelSeparation=APART)
     step = 10 ** np.floor(np.log10((high - low) / count))
     step *= next((m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count), 10)
     values = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-    return alt.Axis(format=form, values=[float(f"{value:.6g}") for value in values])
+    return alt.Axis(format=form, values=[float(f"{value:.6g}") for value in values], labelSeparation=APART)
 
 
 def _ordered(present, canonical) -> list[str]:
@@ -446,7 +446,7 @@ def _names(frame, x, y, chosen, *, places=PLACES, marks=None, strokes=(), width=
     thin = np.concatenate(lines) if lines else np.zeros((0, 2))
     fixed = np.concatenate([np.hstack([centers - 6, centers + 6]), np.hstack([thin - 1.5, thin + 1.5])])
     at = np.column_stack([across(frame[x_field]), height - up(frame[y_field])])
-    long = 6.0 * frame["dataset"].astype(str).str.len().to_numpy()
+    long = 6.5 * frame["dataset"].astype(str).str.len().to_numpy()
     boxes = np.array(
         [
             [
@@ -542,7 +542,7 @@ def loss_against_n(frame: pd.DataFrame, *, columns: int = 3):
     sizes = sorted(int(n) for n in rows["n_train"].unique())
     y_scale = _scale(both["test_loss_nats"], log=True)
     x_scale = alt.Scale(type="log", domain=[sizes[0] * 0.85, sizes[-1] * 1.18], nice=False)
-    x_axis = alt.Axis(values=sizes, format=",d", grid=False)
+    x_axis = alt.Axis(values=sizes, format=",d", grid=False, labelSeparation=APART)
     x = alt.X("n_train:Q", title=N_TITLE, scale=x_scale, axis=x_axis)
     y = alt.Y("test_loss_nats:Q", title="Test loss (nats)", scale=y_scale, axis=_axis(y_scale, 5))
     base = alt.Chart(both).encode(x=x, color=_color(rows))
@@ -1300,7 +1300,7 @@ def sharpness_growth(rows: pd.DataFrame, reference: pd.DataFrame | None = None):
         "per_class:Q",
         title="Images a class, M",
         scale=x_scale,
-        axis=alt.Axis(values=sizes, format=",d", grid=False),
+        axis=alt.Axis(values=sizes, format=",d", grid=False, labelSeparation=APART),
     )
     y = alt.Y("k_f:Q", title="Label sharpness K_F(M)", scale=y_scale, axis=_axis(y_scale))
     detail = {"detail": "dataset:N"} if "dataset" in drawn else {}
@@ -1363,7 +1363,8 @@ def growth_panels(rows: pd.DataFrame, *, columns: int = 4):
     if drawn.empty:
         return _nothing("Label sharpness against M", "no K_F above zero was measured")
     scale = {"type": "log", "zero": False, "nice": False, "padding": 12}
-    x = alt.X("per_class:Q", title="M", scale=alt.Scale(**scale), axis=alt.Axis(format=",d", grid=False, tickCount=3))
+    across = alt.Axis(format=",d", grid=False, tickCount=3, labelOverlap="greedy", labelSeparation=APART)
+    x = alt.X("per_class:Q", title="M", scale=alt.Scale(**scale), axis=across)
     y = alt.Y("k_f:Q", title="K_F(M)", scale=alt.Scale(**scale), axis=alt.Axis(format=".2~g", tickCount=3))
     base = alt.Chart(drawn).encode(x=x)
     params, chosen = _answers(drawn, ("domain",))
@@ -1461,7 +1462,12 @@ def measured_and_bound(rows: pd.DataFrame, y_title: str, x_title: str = N_TITLE)
     values = [drawn[c] for c in ("value", "low", "high", "bound", "limit") if c in drawn]
     y_scale, x_scale = _scale(*values, log=True), _scale(drawn["n"], log=True)
     places = sorted(int(n) for n in drawn["n"].unique())
-    x = alt.X("n:Q", title=x_title, scale=x_scale, axis=alt.Axis(values=places, format=",d", grid=False))
+    x = alt.X(
+        "n:Q",
+        title=x_title,
+        scale=x_scale,
+        axis=alt.Axis(values=places, format=",d", grid=False, labelSeparation=APART),
+    )
     y = alt.Y("value:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
     colors = alt.Scale(domain=names, range=[*DOMAIN_COLORS.values()][: len(names)])
     color = alt.Color("series:N", title=None, scale=colors)

@@ -578,6 +578,7 @@ def growth_row(name: str, x, y=None, *, d=None, k: int = 20, seed: int = 0) -> d
     found = sharpness.growth_exponent(near, seed=seed)
     return {
         "name": name,
+        "kind": sharpness.growth_kind(found, d),
         "n": near.n,
         "M": f"{found.per_class[0]} to {found.per_class[-1]}",
         "exponent": float(found),
@@ -586,7 +587,6 @@ def growth_row(name: str, x, y=None, *, d=None, k: int = 20, seed: int = 0) -> d
         "2/d": 2 / d,
         "2/d low": 2 / d.high,
         "2/d high": 2 / d.low,
-        "kind": sharpness.growth_kind(found, d),
     }
 
 
@@ -594,12 +594,12 @@ def growth_laws(laws: dict) -> pd.DataFrame:
     """One row a law of overlap.growth_law, by name: exponents and difference with intervals, shares, gap left open."""
     rows = []
     for name, law in laws.items():
-        row = {"name": name}
+        row = {"name": name, "kind": law.kind}
         for what in ("exponent", "overlapping", "difference"):
             value = getattr(law, what)
             row |= {what: float(value), f"{what}_low": value.low, f"{what}_high": value.high}
         row |= {"share": law.share[0], "share_falls": _share_falls(law.k_f, law.share)}
-        rows.append(row | {"gap": law.gap, "closest": law.closest, "kind": law.kind})
+        rows.append(row | {"gap": law.gap, "closest": law.closest})
     return pd.DataFrame(rows)
 
 

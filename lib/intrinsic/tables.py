@@ -12,6 +12,7 @@ import pandas as pd
 MISSING = "–"
 NO_ROWS = "Nothing to list: with these parameters and the records at hand, this table has no row."
 TEXT, PROSE = 24, 60  # characters from which a cell is a text that wraps, and a sentence that needs room
+NAME = 13  # characters from which the name of a column may break at its underscores
 MANY = 8  # columns beyond which a table is set closer
 
 _NUMBER = re.compile(r"(?:[^A-Za-z]|(?<=\d)e(?=[+-]?\d)|inf)*")
@@ -37,7 +38,7 @@ def html(frame: pd.DataFrame) -> str:
             show_dimensions="truncate",
         )
     head, end, body = made.partition("</thead>")
-    head = re.sub(r"(<th[^>]*>)(.*?)(</th>)", lambda m: m[1] + m[2].replace("_", "_<wbr>") + m[3], head, flags=re.S)
+    head = re.sub(rf"(?<=>)[^<>]{{{NAME},}}(?=</th>)", lambda m: m[0].replace("_", "_<wbr>"), head)
     return head + end + re.sub(r"<td>(.*?)</td>", _cell, body, flags=re.S)
 
 
