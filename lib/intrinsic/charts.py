@@ -446,7 +446,7 @@ def _names(frame, x, y, chosen, *, places=PLACES, marks=None, strokes=(), width=
     thin = np.concatenate(lines) if lines else np.zeros((0, 2))
     fixed = np.concatenate([np.hstack([centers - 6, centers + 6]), np.hstack([thin - 1.5, thin + 1.5])])
     at = np.column_stack([across(frame[x_field]), height - up(frame[y_field])])
-    long = 6.5 * frame["dataset"].astype(str).str.len().to_numpy()
+    long = 6.9 * frame["dataset"].astype(str).str.len().to_numpy()
     boxes = np.array(
         [
             [
@@ -688,7 +688,7 @@ def _line_of_equality(x, y, x_scale: alt.Scale, y_scale: alt.Scale, name: str) -
     ends = pd.DataFrame({"both": [low, high], "name": ["", name]})
     same = alt.Chart(ends).encode(x=_on("both", x), y=_on("both", y))
     at_the_right = x_scale.domain[1] <= y_scale.domain[1]
-    place = {"align": "left", "dx": 6} if at_the_right else {"align": "center", "dy": -9}
+    place = {"align": "right" if at_the_right else "center", "dy": -9}
     return [
         same.mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=GRID),
         same.mark_text(fontSize=11, fontStyle="italic", **place).encode(text="name:N"),
@@ -1363,7 +1363,8 @@ def growth_panels(rows: pd.DataFrame, *, columns: int = 4):
     if drawn.empty:
         return _nothing("Label sharpness against M", "no K_F above zero was measured")
     scale = {"type": "log", "zero": False, "nice": False, "padding": 12}
-    across = alt.Axis(format=",d", grid=False, tickCount=3, labelOverlap="greedy", labelSeparation=APART)
+    ticks = [m * 10**d for d in range(6) for m in (1, 3)]  # panels are narrow
+    across = alt.Axis(format=",d", grid=False, values=ticks, labelSeparation=APART)
     x = alt.X("per_class:Q", title="M", scale=alt.Scale(**scale), axis=across)
     y = alt.Y("k_f:Q", title="K_F(M)", scale=alt.Scale(**scale), axis=alt.Axis(format=".2~g", tickCount=3))
     base = alt.Chart(drawn).encode(x=x)
