@@ -11,7 +11,7 @@ import pandas as pd
 
 MISSING = "–"
 NO_ROWS = "Nothing to list: with these parameters and the records at hand, this table has no row."
-TEXT, PROSE = 24, 60  # characters from which a cell is a text that wraps, and a sentence that needs room
+NUMBER, TEXT, PROSE = 48, 14, 60  # characters of a number at most; of a name at most; of a short text at most
 NAME = 13  # characters from which the name of a column may break at its underscores
 MANY = 8  # columns beyond which a table is set closer
 
@@ -52,7 +52,7 @@ def _filled(column: pd.Series) -> pd.Series:
 
 def _cell(found: re.Match) -> str:
     text = found[1]
-    number = len(text) <= 2 * TEXT and _NUMBER.fullmatch(text) and (text == MISSING or re.search(r"\d|inf", text))
+    number = len(text) <= NUMBER and _NUMBER.fullmatch(text) and (text == MISSING or re.search(r"\d|inf", text))
     kind = "number" if number else "prose" if len(text) > PROSE else "text" if len(text) > TEXT else ""
     return f'<td class="cell-{kind}">{text}</td>' if kind else found[0]
 
