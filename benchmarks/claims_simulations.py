@@ -150,6 +150,8 @@ def main():
     done = {cases[place(one)] for one in rows if place(one) < len(cases)}
     with ProcessPoolExecutor() as pool:
         for found in pool.map(row, [case for case in cases if case not in done]):
+            same = ("kind", "procedure", "n_sets")  # with another number of draws
+            rows = [one for one in rows if any(one[key] != found[key] for key in same)]
             rows.append(found)
             rows.sort(key=place)
             write_text(arguments.output, json.dumps({"rows": rows}, indent=1) + "\n")
