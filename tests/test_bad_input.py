@@ -143,7 +143,7 @@ REFUSED = {
     "file that vanishes": (vanishing, r"1 of 6 files do not exist, e\.g\. .*b/1\.png"),
     "file that may not be opened": (forbidden, r"b/1\.png cannot be opened \(Permission denied\)"),
     "mixed sizes": (written("x.png", noise(1, (5, 4))), r"a/0\.png is 8 x 8 and .*b/x\.png is 4 x 5 .*size="),
-    "mixed channels": (written("x.png", noise(1, (8, 8, 3))), r"a/0\.png is stored in grey and .*b/x\.png in colour"),
+    "mixed channels": (written("x.png", noise(1, (8, 8, 3))), r"a/0\.png is stored in grey and .*b/x\.png in color"),
     "16 bits read as 8": (written("x.png", noise(1).astype(np.uint16) * 9), r"b/x\.png holds grey levels .*8 bits"),
     "damaged DICOM": (written("x.dcm", b"\0" * 128 + b"DICM" + b"\1" * 9), r"b/x\.dcm .*1 of 7 files cannot be read"),
     "damaged NIfTI": (written("x.nii.gz", b"\x1f\x8b9"), r"b/x\.nii\.gz cannot be read as a NIfTI .*1 of 7 files"),

@@ -80,6 +80,20 @@ def test_a_page_that_does_not_exist_is_refused(tmp_path, monkeypatch):
         book.plan(campaign.read(TINY))
 
 
+def test_a_page_shows_the_values_that_it_was_made_with_and_folds_the_defaults():
+    defaults = 'name = "quick"      # campaign: params/quick.yaml\nk = 20     # neighbors\nfree = [1]\n'
+    given = '# Parameters\nname = "tiny"\nk = 10\nfree = [2]\n'
+    cells = [
+        {"cell_type": "code", "metadata": {"tags": [tag]}, "source": source.splitlines(keepends=True)}
+        for tag, source in (("parameters", defaults), ("injected-parameters", given))
+    ]
+    book._show_what_was_used(cells)
+    assert "hide-input" in cells[0]["metadata"]["tags"]
+    assert "hide-input" not in cells[1]["metadata"]["tags"]
+    shown = [" ".join(line.split()) for line in cells[1]["source"].splitlines()]
+    assert shown == ['name = "tiny" # campaign', "k = 10 # neighbors", "free = [2]"]
+
+
 def test_a_notebook_is_given_exactly_what_it_declares(tmp_path):
     notebook = write_notebook(tmp_path / "one.ipynb", parameters="k = 3  # neighbors\ndraws: int = 1")
     assert book.declared_parameters(notebook, campaign.read(TINY)) == {"k": 10, "draws": 5}
@@ -512,6 +526,17 @@ class TestBuiltBook:
         notebook = json.loads((html.parent / "executed" / "book" / "claims" / f"{CLAIMS[0]}.ipynb").read_text())
         injected = [c for c in notebook["cells"] if "injected-parameters" in c["metadata"].get("tags", [])]
         assert 'name = "tiny"' in "".join(injected[0]["source"])
+        page = (html / "book" / "claims" / f"{CLAIMS[0]}.html").read_text(encoding="utf-8")
+        assert "Show the default parameters" in page
+        folded, end, shown = page[page.index('id="parameters"') :].partition("</details>")
+        assert end
+        assert '"quick"' in folded
+        assert '"tiny"' not in folded
+        assert '"tiny"' in shown
+
+    def test_no_table_has_a_value_that_python_would_print(self, html, pages):
+        cell = re.compile(r"<td[^>]*>(?:NaN|nan|None|NaT|&lt;NA&gt;)</td>")
+        assert [page for page in pages if cell.search((html / page).read_text(encoding="utf-8"))] == []
 
     def test_every_page_loads_without_errors_and_without_other_hosts(self, tour, pages):
         seen, problems = tour
@@ -579,7 +604,7 @@ class TestBuiltBook:
         page = visit("book/intro.html")
         assert drawn_charts(page) == 1
         assert page.locator("article .sd-card-hover").count() == 3
-        assert page.locator("article table").first.locator("tbody tr").count() == len(CLAIMS)
+        assert page.locator("#the-verdicts table").first.locator("tbody tr").count() == len(CLAIMS)
         marks = page.locator(".vega-chart-live svg g.mark-symbol.role-mark path")
         box = marks.first.bounding_box()
         page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)

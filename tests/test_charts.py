@@ -305,6 +305,7 @@ def test_intervals_are_drawn(every_chart, name, bounds):
         for encoding, _ in drawn(every_chart[name], "rule")
         for axis in ("x", "y")
         if f"{axis}2" in encoding
+        and encoding[axis]["field"] != encoding[f"{axis}2"]["field"]  # a line to a name ends beside its own mark
     }
     assert rules == bounds
 
@@ -439,6 +440,39 @@ def test_names_cover_no_mark_and_no_other_name():
     y = alt.Y("b:Q", scale=alt.Scale(domain=[0, 10]))
     texts = [layer.to_dict()["mark"] for layer in charts._names(frame, x, y, None)]
     assert len({(t["align"], t["dx"], t["dy"]) for t in texts}) == 2
+
+
+def placed_names(frame, domain=(0, 10), **options):
+    """Boxes (left, top, right, bottom) of the names on a panel of 560 x 340 pixels."""
+    x, y = (axis(f"{c}:Q", scale=alt.Scale(domain=list(domain))) for axis, c in ((alt.X, "a"), (alt.Y, "b")))
+    across, up = charts._pixels(x._kwds["scale"], 560), charts._pixels(y._kwds["scale"], 340)
+    for layer in charts._names(frame, x, y, None, **options):
+        spec = layer.to_dict()
+        if spec["mark"]["type"] == "text":
+            for row in next(iter(spec["datasets"].values())):
+                size, dx, dy = 6 * len(row["dataset"]), spec["mark"]["dx"], spec["mark"]["dy"]
+                left = across(row["a"]) + dx - size * {"left": 0, "right": 1, "center": 0.5}[spec["mark"]["align"]]
+                yield left, 340 - up(row["b"]) + dy - 6, left + size, 340 - up(row["b"]) + dy + 6
+
+
+def test_names_of_a_crowd_stay_apart_and_off_the_axes():
+    rng = np.random.default_rng(0)
+    names = [f"an_image_set_{i}" for i in range(16)]
+    crowd = pd.DataFrame({"dataset": names, "a": 1 + 2 * rng.random(16), "b": 1 + 3 * rng.random(16)})
+    boxes = list(placed_names(crowd))
+    assert len(boxes) == 16
+    assert all(left >= 0 and top >= 0 and bottom <= 340 for left, top, _, bottom in boxes)
+    shared = sum(charts._covered(one, np.array([other])) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert shared < 0.05 * sum((b[2] - b[0]) * (b[3] - b[1]) for b in boxes)
+
+
+def test_a_name_keeps_off_a_line():
+    frame = pd.DataFrame({"dataset": ["a_set"], "a": [5.0], "b": [5.0]})
+    (free,) = placed_names(frame)
+    middle = 10 - (free[1] + free[3]) / 2 / 34
+    line = (0.0, middle, 10.0, middle)  # through where the name would stand
+    (moved,) = placed_names(frame, strokes=[line])
+    assert not moved[1] <= 340 - middle * 34 <= moved[3]
 
 
 # ---------------------------------------------------------------------------------------- rendering
@@ -597,3 +631,25 @@ def test_an_effect_stands_beside_the_slope_that_the_theory_states():
     assert len(chart["vconcat"]) == 2
     fields = {layer["encoding"]["x"]["field"] for panel in chart["vconcat"] for layer in panel["layer"]}
     assert {"effect", "low", "law", "zero"} <= fields
+
+
+def test_an_interval_beyond_the_panel_ends_in_an_arrowhead():
+    chart = charts.intervention_effects(INTERVENED.assign(low=-50.0, high=50.0))
+    heads = [row for encoding, rows in drawn(chart, "point") if encoding["x"]["field"] == "edge" for row in rows]
+    assert len(heads) == 2 * len(INTERVENED)
+    assert "beyond the panel" in chart.description
+    within = charts.intervention_effects(INTERVENED)
+    assert not [e for e, _ in drawn(within, "point") if e["x"]["field"] == "edge"]
+    assert "beyond the panel" not in within.description
+
+
+def test_a_level_that_is_constant_has_one_tick():
+    chart = charts.experiment(EXPERIMENT.assign(at=2.0), "test_loss_nats", "Test loss (nats)")
+    ticks = [encoding["x"]["axis"]["values"] for encoding, _ in drawn(chart, "point")]
+    assert ticks == [[2.0]] * len(ticks)
+
+
+def test_numbers_of_one_axis_are_written_in_one_way():
+    small = charts._axis(alt.Scale(type="log", domain=[3e-8, 2e-2])).to_dict()
+    assert small["format"] == ".3~e"
+    assert charts._axis(alt.Scale(type="log", domain=[0.01, 20])).to_dict()["format"] == ".6~g"

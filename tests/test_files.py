@@ -243,7 +243,7 @@ def test_unsigned_tiffs_of_32_bits_are_not_read_as_negative(tmp_path):
 
 def test_colour_in_sixteen_bits_as_tiff_is_refused_and_not_cut_to_eight(tmp_path):
     raw_tiff(tmp_path / "x.tif", RGB.astype(np.uint16) * 257, photometric=2)
-    with pytest.raises(BadImageFile, match=r"x\.tif holds colour in 16 bits as TIFF.*PNG"):
+    with pytest.raises(BadImageFile, match=r"x\.tif holds color in 16 bits as TIFF.*PNG"):
         read_all(tmp_path, "x.tif", levels="full")
 
 
@@ -265,7 +265,7 @@ def test_grey_files_beside_colour_are_refused_unless_channels_are_chosen(tmp_pat
     Image.fromarray(GREY).save(tmp_path / "grey.png")
     Image.fromarray(RGB).save(tmp_path / "colour.png")
     Image.fromarray(np.repeat(GREY[..., None], 3, axis=2)).save(tmp_path / "looks_grey.png")
-    with pytest.raises(MixedFiles, match=r"grey\.png is stored in grey and .*colour\.png in colour.*channels=1"):
+    with pytest.raises(MixedFiles, match=r"grey\.png is stored in grey and .*colour\.png in color.*channels=1"):
         read_all(tmp_path, "looks_grey.png", "grey.png", "colour.png")
     assert read_all(tmp_path, "grey.png", "looks_grey.png")[0].shape == (2, 6, 5)
     both = read_all(tmp_path, "looks_grey.png", "colour.png")[0]

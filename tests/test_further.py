@@ -69,6 +69,8 @@ def test_no_effect_is_not_supported_and_few_sets_are_an_illustration(name):
     nothing = verdict(name, simulated(name, 12, 0.0, seed=3), permutations=499)
     assert nothing.verdict in ("undecided", "not supported")
     assert verdict(name, simulated(name, 5, further_tests()[name].side, seed=1)).verdict == TOO_FEW_SETS
+    assert "| Test | " in nothing._repr_markdown_()  # none of them is primary
+    assert "Primary" not in nothing._repr_markdown_()
 
 
 @pytest.mark.parametrize("name", [name for name in RUN_TESTS if further_tests()[name].statistic == "excess"])

@@ -40,6 +40,7 @@ ORDER = [
     "audit",
     "controlled",
     "further",
+    "tables",
     "charts",
     "overview",
     "reference",

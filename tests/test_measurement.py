@@ -28,6 +28,15 @@ def data(waves):
     return measurement.Matched(waves, np.arange(len(waves)), 0, 0, waves.content_hash())
 
 
+def test_sets_left_out_are_counted_and_their_reasons_fold():
+    said = measurement.left_out([("a_set", "at 64"), ("b", "at 64"), ("b", "at 28")])
+    assert said.startswith("2 image sets")
+    assert said.count("\n- ") == 2
+    assert said.index("<details>") < said.index("at 64") < said.index("</details>")
+    assert "1 image set of" in measurement.left_out([("b", "at 28")])
+    assert "No set" in measurement.left_out([])
+
+
 def test_a_record_holds_what_the_estimators_say(data):
     metrics, reasons, _ = measurement.properties(data, per_class=100, draws=5, k=10)
     near = neighbors.neighbors(data.images, 10)

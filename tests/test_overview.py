@@ -32,6 +32,7 @@ def test_without_records_the_parts_say_so_and_name_the_command():
     assert "intrinsic run params/published.yaml" in overview.plane(EMPTY, {}, book.chart_html)[0]
     table = overview.verdicts(EMPTY)
     assert table.count("no run is published yet") == len(statistics.CLAIMS)
+    assert [cell.strip() for cell in table.splitlines()[0].split("|")][2:4] == ["claim", "verdict"]
     assert ", properties missing | natural | 0 of 8 |" in overview.coverage_page(EMPTY)
 
 

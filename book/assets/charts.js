@@ -87,7 +87,8 @@
   function withoutNames(spec, room) {
     if (room >= 480 || !spec.layer || spec.layer.length < 3) return spec;
     const isName = ({ mark, encoding }) => (mark?.type ?? mark) === "text" && encoding?.text?.field === "dataset";
-    return { ...spec, layer: spec.layer.filter((layer) => !isName(layer)) };
+    const leadsToOne = ({ mark }) => mark?.x2Offset !== undefined;
+    return { ...spec, layer: spec.layer.filter((layer) => !isName(layer) && !leadsToOne(layer)) };
   }
 
   function prepared(given, dark, room) {

@@ -31,6 +31,7 @@ forecast         loss, accuracy and labels needed from small runs
 audit            the paper's choices and the corrected ones, on the same records
 controlled       effects of the controlled experiments
 further          tests beyond the four claims
+tables           frame -> table of a page
 charts           tidy frame -> chart
 overview         what the records hold: the first page, coverage, the sets' pages
 reference        reference pages from docstrings, --help and the schema

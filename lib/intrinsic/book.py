@@ -401,10 +401,7 @@ def _finish(notebook: dict, page: Page, key: str) -> None:
         cell["metadata"] = {
             k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution", "collapsed")
         }
-        tags = cell["metadata"].get("tags", [])
-        # of the two parameter cells a page of claims shows the explained defaults, a report what it was given
-        if ("injected-parameters" if page.title is None else "parameters") in tags:
-            cell["metadata"]["tags"] = [*tags, "hide-input"]
+    _show_what_was_used(notebook["cells"])
     if page.title is not None:
         for cell in notebook["cells"]:
             text = "".join(cell["source"])
@@ -412,6 +409,37 @@ def _finish(notebook: dict, page: Page, key: str) -> None:
                 title = re.sub(r"([\\`*_{}\[\]<>#$|~])", r"\\\1", page.title)
                 cell["source"] = f"# {title}{text[len(text.splitlines()[0]) :]}"
                 break
+
+
+def _show_what_was_used(cells: list[dict]) -> None:
+    """Of the two parameter cells the page shows the values that it was made with; the defaults fold away.
+
+    The defaults' remarks, which say what a parameter is and its unit, stand behind the values too.
+    """
+    default, given = (
+        next((cell for cell in cells if tag in cell["metadata"].get("tags", [])), None)
+        for tag in ("parameters", "injected-parameters")
+    )
+    if default is None or given is None:
+        return
+    remarks = {}
+    for line in "".join(default["source"]).splitlines():
+        found = re.match(r"(\w+) *= *(.*?) +# (.*)$", line)
+        if found:
+            remarks[found[1]] = found[2], found[3]
+    lines = []
+    for line in "".join(given["source"]).splitlines():
+        name, _, value = line.partition(" = ")
+        usual, remark = remarks.get(name, ("", ""))
+        if name == "name" and value != usual:  # the remark says which file has the default campaign
+            remark = remark.partition(":")[0]
+        lines.append(f"{line:<25} # {remark}" if remark else line)
+    given["source"] = "\n".join(line for line in lines if line != "# Parameters")
+    default["metadata"]["tags"] = [*default["metadata"]["tags"], "hide-input"]
+    default["metadata"]["mystnb"] = {
+        "code_prompt_show": "Show the default parameters",
+        "code_prompt_hide": "Hide the default parameters",
+    }
 
 
 def _failure(name: str, failed: Path, said: str) -> str:

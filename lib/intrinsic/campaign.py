@@ -1088,8 +1088,8 @@ def runs_beside(source: str, model: str, setting: dict | None = None, *, store: 
     if not own:
         raise CampaignError(
             f"no fitted run of {model} on {name} is stored at {_setting_text(setting, PIXELS)}, so its curve is not "
-            "known; train it at two sizes N at least, with --add where a parameter file does not name it: "
-            f"intrinsic run PARAMS.yaml --add {source}"
+            "known; train it at two sizes N at least, with `--add` where a parameter file does not name it: "
+            f"`intrinsic run PARAMS.yaml --add {source}`"
         )
     if name not in sets:
         rows = compare(source, setting, store=store).rows

@@ -16,12 +16,15 @@ import base64
 import importlib.util
 import io
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
+
+from intrinsic import tables
 
 
 def _quick_altair():
@@ -62,6 +65,7 @@ INK, GRID = "#767b84", "#9aa0a6"
 FONT = "Helvetica, Arial, sans-serif"
 WIDTH, HEIGHT = 560, 340
 PANEL = 190, 150
+APART = 6  # pixels between the numbers of an axis
 N_TITLE = "Training images N"
 D_TITLE = "Intrinsic dimension of the images, d_data"
 K_TITLE = "Label sharpness K_F (per unit of L2 distance, pixels in [0, 1])"
@@ -91,6 +95,7 @@ def theme() -> alt.theme.ThemeConfig:
                 "gridColor": GRID,
                 "gridOpacity": 0.25,
                 "labelOverlap": True,
+                "maxExtent": 500,  # a title stands beside the longest names, not on them
             },
             "legend": {
                 **text,
@@ -149,7 +154,8 @@ def _vegalite_version() -> str:
 
 
 def enable() -> None:
-    """Make the theme and the renderer the current ones; done once on import."""
+    """Make the theme, the renderer and the look of tables the current ones; done once on import."""
+    tables.enable()
     alt.theme.register("intrinsic", enable=True)(theme)
     alt.renderers.register("intrinsic", render)
     alt.renderers.enable("intrinsic")
@@ -239,19 +245,23 @@ def _scale(*columns: pd.Series, log: bool | None = None) -> alt.Scale:
 
 
 def _axis(scale: alt.Scale, count: int = 6) -> alt.Axis:
-    """About `count` round numbers; Vega leaves most labels of a short logarithmic axis away."""
+    """About `count` round numbers; Vega leaves most labels of a short logarithmic axis away.
+
+    Numbers of one axis are written in one way: with powers of ten where the smallest needs them.
+    """
     low, high = (float(bound) for bound in scale.domain)
     if scale.to_dict().get("type") != "log":
-        return alt.Axis(format=".6~g", tickCount=count)
+        return alt.Axis(format=".6~g", tickCount=count, labelSeparation=APART)
+    form = ".3~e" if low < 1e-4 else ".6~g"
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for mantissas in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)):
         values = [m * 10.0**d for d in decades for m in mantissas if low <= m * 10.0**d <= high]
         if len(values) >= min(count, 4):
-            return alt.Axis(format=".6~g", values=[float(f"{value:.3g}") for value in values])
+            return alt.Axis(format=form, values=[float(f"{value:.3g}") for value in values], labelSeparation=APART)
     step = 10 ** np.floor(np.log10((high - low) / count))
     step *= next((m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= count), 10)
     values = np.arange(np.ceil(low / step), np.floor(high / step) + 1) * step
-    return alt.Axis(format=".6~g", values=[float(f"{value:.6g}") for value in values])
+    return alt.Axis(format=form, values=[float(f"{value:.6g}") for value in values], labelSeparation=APART)
 
 
 def _ordered(present, canonical) -> list[str]:
@@ -353,7 +363,7 @@ def _described(chart, description: str, *, left_out: int = 0, note: str = ""):
         notes.append(f"{rows} not drawn.")
     chart = chart.properties(description=" ".join([description, *notes]))
     if notes:
-        chart = chart.properties(title=alt.Title("", subtitle=notes))
+        chart = chart.properties(title=alt.Title(notes, fontSize=11))
     chart.to_dict()  # validates now: Altair's own display would print an error and show nothing
     return chart
 
@@ -405,41 +415,100 @@ PLACES = (
 )
 
 
-def _names(frame, x, y, chosen, *, places=PLACES, marks=None, width=WIDTH, height=HEIGHT) -> list:
-    """The names of image sets beside their marks, where they cover neither a mark nor another name.
+#: farther places, from which a line leads to the mark
+FAR = tuple(
+    place
+    for r in (34, 52, 70)
+    for place in (
+        ("left", r, -r // 2),
+        ("right", -r, -r // 2),
+        ("left", r, r // 2),
+        ("right", -r, r // 2),
+        ("center", 0, -r),
+        ("center", 0, r),
+        ("left", r, 0),
+        ("right", -r, 0),
+    )
+)
 
-    marks   more rows whose marks are not to be covered; the names' own where none are given
+
+def _names(frame, x, y, chosen, *, places=PLACES, marks=None, strokes=(), width=WIDTH, height=HEIGHT) -> list:
+    """The names of image sets beside their marks, where they cover neither a mark, a line, an axis nor another name.
+
+    marks    more rows whose marks are not to be covered; the names' own where none are given
+    strokes  lines from (x, y) to (x, y), in values, that are not to be covered
     """
     x_field, y_field = (channel._kwds["shorthand"].removesuffix(":Q") for channel in (x, y))
-    place = {"x": _pixels(x._kwds["scale"], width), "y": _pixels(y._kwds["scale"], height)}
-    marks = frame if marks is None else marks
-    taken = [
-        (px - 6, height - py - 6, px + 6, height - py + 6)
-        for px, py in zip(place["x"](marks[x_field]), place["y"](marks[y_field]), strict=True)
-    ]
+    across, up = _pixels(x._kwds["scale"], width), _pixels(y._kwds["scale"], height)
+    marks, places = frame if marks is None else marks, (*places, *FAR)
+    centers = np.column_stack([across(marks[x_field]), height - up(marks[y_field])])
+    lines = [_along(across(ends[::2]), height - up(ends[1::2])) for ends in strokes]
+    thin = np.concatenate(lines) if lines else np.zeros((0, 2))
+    fixed = np.concatenate([np.hstack([centers - 6, centers + 6]), np.hstack([thin - 1.5, thin + 1.5])])
+    at = np.column_stack([across(frame[x_field]), height - up(frame[y_field])])
+    long = 6.9 * frame["dataset"].astype(str).str.len().to_numpy()
+    boxes = np.array(
+        [
+            [
+                (px + dx - size * share, py + dy - 6, px + dx + size * (1 - share), py + dy + 6)
+                for align, dx, dy in places
+                for share in [{"left": 0, "right": 1, "center": 0.5}[align]]
+            ]
+            for (px, py), size in zip(at, long, strict=True)
+        ]
+    ).reshape(len(frame), len(places), 4)
+    beyond = [3 - boxes[..., 0], (boxes[..., 2] - width - 20) / 10, 3 - boxes[..., 1], boxes[..., 3] - height + 3]
+    first = len(places) - len(FAR)
+    cost = 40 * np.maximum(beyond, 0).sum(axis=0)
+    cost += [i / 2 if i < first else 6 + np.hypot(dx, dy) / 4 for i, (_, dx, dy) in enumerate(places)]
+    cost += [[_covered(box, fixed) for box in own] for own in boxes]
+    best = np.full(len(frame), -1)
+    for _ in range(3):  # once more, now that the others have a place
+        for i in range(len(frame)):
+            others = [boxes[j, best[j]] for j in range(len(frame)) if j != i and best[j] >= 0]
+            named = [_covered(box, np.array(others).reshape(-1, 4)) for box in boxes[i]]
+            best[i] = int(np.argmin(cost[i] + named))
     layers: dict[tuple, list] = {}
-    for index, px, py in zip(frame.index, place["x"](frame[x_field]), place["y"](frame[y_field]), strict=True):
-        long = 6.0 * len(str(frame.loc[index, "dataset"]))
-        boxes = []
-        for align, dx, dy in places:
-            left = px + dx - {"left": 0, "right": long, "center": long / 2}[align]
-            middle = height - py + dy
-            box = (left, middle - 6, left + long, middle + 6)
-            outside = max(-box[0], 0) + max(box[2] - width - 20, 0) + 3 * max(-box[1], 0)
-            covered = sum(
-                max(min(box[2], b[2]) - max(box[0], b[0]), 0) * max(min(box[3], b[3]) - max(box[1], b[1]), 0)
-                for b in taken
-            )
-            boxes.append((outside + covered, box))
-        best = min(range(len(places)), key=lambda i: (boxes[i][0], i))
-        taken.append(boxes[best][1])
-        layers.setdefault(places[best], []).append(index)
-    return [
-        alt.Chart(frame.loc[rows])
-        .mark_text(align=align, dx=dx, dy=dy, fontSize=11)
-        .encode(x=x, y=y, text="dataset:N", opacity=_opacity(chosen, 1.0, 0.1))
-        for (align, dx, dy), rows in layers.items()
-    ]
+    for index, place in zip(frame.index, best, strict=True):
+        layers.setdefault(places[place], []).append(index)
+    opacity, made = _opacity(chosen, 1.0, 0.1), []
+    for (align, dx, dy), rows in layers.items():
+        base = alt.Chart(frame.loc[rows])
+        if (align, dx, dy) in FAR:
+            toward = {"x2Offset": dx - np.sign(dx) * 2, "y2Offset": dy - np.sign(dy) * 7 * (dx == 0)}
+            ends = {"x": x, "y": y, "x2": alt.X2(x_field), "y2": alt.Y2(y_field)}
+            leader = base.mark_rule(strokeWidth=0.75, **{k: float(v) for k, v in toward.items()})
+            made.append(leader.encode(**ends, opacity=_opacity(chosen, 0.6, 0.05)))
+        text = base.mark_text(align=align, baseline="middle", dx=dx, dy=dy, fontSize=11)
+        made.append(text.encode(x=x, y=y, text="dataset:N", opacity=opacity))
+    return made
+
+
+def _along(xs, ys) -> np.ndarray:
+    """Points of a line between two pixels, 3 pixels apart."""
+    n = 2 + int(np.hypot(xs[1] - xs[0], ys[1] - ys[0]) / 3)
+    return np.column_stack([np.linspace(*xs, n), np.linspace(*ys, n)])
+
+
+def _covered(box, others: np.ndarray) -> float:
+    """Area that a box (left, top, right, bottom) shares with others."""
+    wide = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
+    high = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
+    return float((np.maximum(wide, 0) * np.maximum(high, 0)).sum())
+
+
+def _strokes(frame, at: str, low: str, high: str, *, along_y: bool = False) -> list[tuple]:
+    """Intervals as lines (x, y, x, y), in values, for `_names`; those without both ends are none."""
+    if low not in frame.columns or high not in frame.columns:
+        return []
+    rows = frame.dropna(subset=[at, low, high])
+    return [(a, b, a, c) if along_y else (b, a, c, a) for a, b, c in zip(rows[at], rows[low], rows[high], strict=True)]
+
+
+def _where_equal(x_scale: alt.Scale, y_scale: alt.Scale) -> list[tuple]:
+    """The line on which both axes agree, as `_strokes` has it."""
+    low, high = (f(a, b) for f, a, b in zip((max, min), x_scale.domain, y_scale.domain, strict=True))
+    return [(low, low, high, high)] if low < high else []
 
 
 def _pixels(scale: alt.Scale, length: float):
@@ -473,7 +542,7 @@ def loss_against_n(frame: pd.DataFrame, *, columns: int = 3):
     sizes = sorted(int(n) for n in rows["n_train"].unique())
     y_scale = _scale(both["test_loss_nats"], log=True)
     x_scale = alt.Scale(type="log", domain=[sizes[0] * 0.85, sizes[-1] * 1.18], nice=False)
-    x_axis = alt.Axis(values=sizes, format=",d", grid=False)
+    x_axis = alt.Axis(values=sizes, format=",d", grid=False, labelSeparation=APART)
     x = alt.X("n_train:Q", title=N_TITLE, scale=x_scale, axis=x_axis)
     y = alt.Y("test_loss_nats:Q", title="Test loss (nats)", scale=y_scale, axis=_axis(y_scale, 5))
     base = alt.Chart(both).encode(x=x, color=_color(rows))
@@ -579,6 +648,8 @@ def _measured_against_predicted(exponents: pd.DataFrame, y_title: str, x_title: 
         "n_runs": ("Runs", "d"),
     }
     shape = {"shape": _shape(rows)} if "model" in rows else {}
+    strokes = _where_equal(x_scale, y_scale) + _strokes(rows, "exponent", "predicted_low", "predicted_high")
+    strokes += _strokes(rows, "predicted", "low", "high", along_y=True)
     points = (
         alt.Chart(rows)
         .mark_point(size=110)
@@ -597,7 +668,7 @@ def _measured_against_predicted(exponents: pd.DataFrame, y_title: str, x_title: 
         *_interval(rows, ("low", "high"), chosen, x, y, along_y=True),
         *_interval(rows, ("predicted_low", "predicted_high"), chosen, x, y),
         points,
-        *_names(rows.drop_duplicates("dataset"), x, y, chosen, marks=rows),
+        *_names(rows.drop_duplicates("dataset"), x, y, chosen, marks=rows, strokes=strokes),
     ]
     return _finish(
         layers,
@@ -610,13 +681,14 @@ def _measured_against_predicted(exponents: pd.DataFrame, y_title: str, x_title: 
 
 def _line_of_equality(x, y, x_scale: alt.Scale, y_scale: alt.Scale, name: str) -> list:
     """A dashed line where both axes agree, over the values that both show."""
-    low, high = (f(a, b) for f, a, b in zip((max, min), x_scale.domain, y_scale.domain, strict=True))
-    if low >= high:
+    line = _where_equal(x_scale, y_scale)
+    if not line:
         return []
+    low, _, high, _ = line[0]
     ends = pd.DataFrame({"both": [low, high], "name": ["", name]})
     same = alt.Chart(ends).encode(x=_on("both", x), y=_on("both", y))
     at_the_right = x_scale.domain[1] <= y_scale.domain[1]
-    place = {"align": "left", "dx": 6} if at_the_right else {"align": "center", "dy": -9}
+    place = {"align": "right" if at_the_right else "center", "dy": -9}
     return [
         same.mark_line(strokeDash=[5, 4], strokeWidth=1.5, color=GRID),
         same.mark_text(fontSize=11, fontStyle="italic", **place).encode(text="name:N"),
@@ -684,7 +756,8 @@ def _against_sharpness(frame: pd.DataFrame, column: str, y_title: str, what: str
     pointed = params[0]
     layers = [*_interval(sets, ("k_f_low", "k_f_high"), pointed, x, y), points]
     above = (("center", 0, -13), *PLACES)
-    layers += _names(top, x, y, pointed, places=above, marks=rows)
+    strokes = _strokes(sets, column, "k_f_low", "k_f_high")
+    layers += _names(top, x, y, pointed, places=above, marks=rows, strokes=strokes)
     return _finish(
         layers,
         f"{y_title} against label sharpness K_F for {_sets(rows)}: a point for each of {len(rows)} runs, "
@@ -779,7 +852,9 @@ def representation_against_data(frame: pd.DataFrame, estimator: str = "mle"):
     )
     lowest = _by_set(trained, "d", "min").merge(trained.groupby("dataset", as_index=False)["d_images"].mean())
     under = (("center", 0, 18), *PLACES)
-    layers += _names(lowest, x, y, params[0], places=under, marks=both)
+    strokes = _where_equal(x_scale, y_scale)
+    strokes += _strokes(trained, "d_images", "d_repr_low", "d_repr_high", along_y=True)
+    layers += _names(lowest, x, y, params[0], places=under, marks=both, strokes=strokes)
     above = int((trained["d"] > trained["d_images"]).sum())
     return _finish(
         layers,
@@ -794,7 +869,7 @@ def representation_against_data(frame: pd.DataFrame, estimator: str = "mle"):
 
 
 def agreement(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *, equality: bool = False):
-    """One quantity of image sets against another: a named mark a set, colour by domain.
+    """One quantity of image sets against another: a named mark a set, color by domain.
 
     rows      dataset, domain and the columns x and y, positive on a logarithmic axis where they span a factor of 4;
               x_low, x_high, y_low, y_high are drawn where the frame has them
@@ -828,7 +903,10 @@ def agreement(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *,
     if equality:
         layers += _line_of_equality(across, up, x_scale, y_scale, "equal")
     named = drawn.groupby("dataset", as_index=False).agg({x: "mean", y: "mean"})
-    layers += _names(named, across, up, params[0], marks=drawn)
+    strokes = _where_equal(x_scale, y_scale) if equality else []
+    strokes += _strokes(drawn, y, f"{x}_low", f"{x}_high")
+    strokes += _strokes(drawn, x, f"{y}_low", f"{y}_high", along_y=True)
+    layers += _names(named, across, up, params[0], marks=drawn, strokes=strokes)
     return _finish(
         layers,
         f"{what} for {_sets(drawn)}: {x_title} {_range(drawn[x])}, {y_title} {_range(drawn[y])}.",
@@ -874,7 +952,7 @@ def effects(rows: pd.DataFrame):
 
 
 def lines(rows: pd.DataFrame, x: str, y: str, x_title: str, y_title: str, *, log_x: bool = False):
-    """A quantity against a setting, a coloured line a `series`, with low and high as rules where the frame has them.
+    """A quantity against a setting, a colored line a `series`, with low and high as rules where the frame has them.
 
     rows   x, y and, where known, series, low, high
     """
@@ -935,11 +1013,13 @@ def plane(properties: pd.DataFrame):
     )
     if "page" in rows:
         points = points.encode(href="page:N")
+    strokes = _strokes(rows, "k_f", "d_data_low", "d_data_high")
+    strokes += _strokes(rows, "d_data", "k_f_low", "k_f_high", along_y=True)
     layers = [
         *_interval(rows, ("d_data_low", "d_data_high"), chosen, x, y),
         *_interval(rows, ("k_f_low", "k_f_high"), chosen, x, y, along_y=True),
         points,
-        *_names(rows, x, y, chosen),
+        *_names(rows, x, y, chosen, strokes=strokes),
     ]
     own = rows[rows["own"]] if "own" in rows else rows[:0]
     if len(own):
@@ -1220,7 +1300,7 @@ def sharpness_growth(rows: pd.DataFrame, reference: pd.DataFrame | None = None):
         "per_class:Q",
         title="Images a class, M",
         scale=x_scale,
-        axis=alt.Axis(values=sizes, format=",d", grid=False),
+        axis=alt.Axis(values=sizes, format=",d", grid=False, labelSeparation=APART),
     )
     y = alt.Y("k_f:Q", title="Label sharpness K_F(M)", scale=y_scale, axis=_axis(y_scale))
     detail = {"detail": "dataset:N"} if "dataset" in drawn else {}
@@ -1283,7 +1363,9 @@ def growth_panels(rows: pd.DataFrame, *, columns: int = 4):
     if drawn.empty:
         return _nothing("Label sharpness against M", "no K_F above zero was measured")
     scale = {"type": "log", "zero": False, "nice": False, "padding": 12}
-    x = alt.X("per_class:Q", title="M", scale=alt.Scale(**scale), axis=alt.Axis(format=",d", grid=False, tickCount=3))
+    ticks = [m * 10**d for d in range(6) for m in (1, 3)]  # panels are narrow
+    across = alt.Axis(format=",d", grid=False, values=ticks, labelSeparation=APART)
+    x = alt.X("per_class:Q", title="M", scale=alt.Scale(**scale), axis=across)
     y = alt.Y("k_f:Q", title="K_F(M)", scale=alt.Scale(**scale), axis=alt.Axis(format=".2~g", tickCount=3))
     base = alt.Chart(drawn).encode(x=x)
     params, chosen = _answers(drawn, ("domain",))
@@ -1381,7 +1463,12 @@ def measured_and_bound(rows: pd.DataFrame, y_title: str, x_title: str = N_TITLE)
     values = [drawn[c] for c in ("value", "low", "high", "bound", "limit") if c in drawn]
     y_scale, x_scale = _scale(*values, log=True), _scale(drawn["n"], log=True)
     places = sorted(int(n) for n in drawn["n"].unique())
-    x = alt.X("n:Q", title=x_title, scale=x_scale, axis=alt.Axis(values=places, format=",d", grid=False))
+    x = alt.X(
+        "n:Q",
+        title=x_title,
+        scale=x_scale,
+        axis=alt.Axis(values=places, format=",d", grid=False, labelSeparation=APART),
+    )
     y = alt.Y("value:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
     colors = alt.Scale(domain=names, range=[*DOMAIN_COLORS.values()][: len(names)])
     color = alt.Color("series:N", title=None, scale=colors)
@@ -1624,7 +1711,7 @@ def experiment(rows: pd.DataFrame, column: str, title: str):
     colors = alt.Scale(domain=families, range=[*DOMAIN_COLORS.values()][1 : 1 + len(families)])
     color = alt.Color("family:N", scale=colors, legend=alt.Legend(title="Images", symbolType="circle"))
     y_scale = _scale(drawn[column], log=True)
-    y = alt.Y(f"{column}:Q", title=title, scale=y_scale, axis=_axis(y_scale, 5))
+    y = alt.Y(f"{column}:Q", title=textwrap.wrap(title, 24), scale=y_scale, axis=_axis(y_scale, 5))
     panels = []
     for i, name in enumerate(names):
         pointed = alt.selection_point(
@@ -1632,7 +1719,10 @@ def experiment(rows: pd.DataFrame, column: str, title: str):
         )
         part = drawn[drawn["intervention"] == name]
         x_scale = _scale(part["at"], log=True)
-        x = alt.X("at:Q", title=EXPERIMENT_AXES.get(name, name), scale=x_scale, axis=_axis(x_scale, 4))
+        levels = sorted(float(level) for level in part["at"].unique())
+        few = len(levels) == 1 or (len(levels) < 7 and all(level == int(level) for level in levels))
+        x_axis = alt.Axis(values=levels, format=".3~g") if few else _axis(x_scale, 4)
+        x = alt.X("at:Q", title=EXPERIMENT_AXES.get(name, name), scale=x_scale, axis=x_axis)
         base = alt.Chart(part).encode(x=x, color=color)
         lines = base.mark_line(opacity=0.7).encode(y=_on(f"mean({column})", y), detail="model:N")
         points = base.mark_point(size=70).encode(
@@ -1673,22 +1763,28 @@ def intervention_effects(table: pd.DataFrame):
     low, high = scale.domain
     scale = alt.Scale(domain=[low - 0.4 * (high - low), high + 0.4 * (high - low)], clamp=True, nice=False)
     x = alt.X("effect:Q", title="Slope of the logarithm (axis: difference)", scale=scale, axis=_axis(scale))
-    y = alt.Y("row:N", title="Intervention, averaged over", sort=order, axis=alt.Axis(labelLimit=220))
+    y_title = ["Intervention,", "averaged over"]
+    y = alt.Y("row:N", title=y_title, sort=order, axis=alt.Axis(labelLimit=220))
     palette = [INK, *[*DOMAIN_COLORS.values()][1:3], SPARE_COLOR, DOMAIN_COLORS["medical"], DOMAIN_COLORS["unknown"]]
     colors = alt.Scale(domain=kinds, range=(palette * len(kinds))[: len(kinds)])
     labels = {"row": ("Effect of", None), "effect": ("Slope", ".3f"), "low": ("low", ".3f"), "high": ("high", ".3f")}
     labels |= {"law": ("Stated by the theory", ".0f"), "n": ("Values averaged", "d")}
-    panels = []
+    color = alt.Color("of:N", scale=colors, legend=alt.Legend(title="Averaged over"))
+    panels, cut = [], False
     for i, outcome in enumerate(dict.fromkeys(drawn["outcome"])):
         near = alt.selection_point(name=f"nearest_{i}", fields=["row"], on="pointerover", nearest=True, empty=False)
         part = drawn[drawn["outcome"] == outcome]
-        base = alt.Chart(part).encode(
-            y=y, color=alt.Color("of:N", scale=colors, legend=alt.Legend(title="Averaged over"))
-        )
+        base = alt.Chart(part).encode(y=y, color=color)
         zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(strokeDash=[5, 4]).encode(x=_on("zero", x))
         layers = [zero, base.mark_tick(thickness=3, size=14, color=GRID).encode(x=_on("law", x), color=alt.value(GRID))]
         if {"low", "high"} <= set(part):
             layers.append(base.mark_rule(strokeWidth=1.5).encode(x=_on("low", x), x2="high:Q"))
+            low, high = scale.domain
+            for shape, edge, beyond in (("left", low, part["low"] < low), ("right", high, part["high"] > high)):
+                cut |= bool(beyond.any())
+                ends = alt.Chart(part[beyond].assign(edge=edge)).encode(y=y, color=color)
+                heads = ends.mark_point(shape=f"triangle-{shape}", size=70, opacity=1).encode(x=_on("edge", x))
+                layers += [heads] if beyond.any() else []
         size = alt.condition(near, alt.value(150), alt.value(60))
         layers.append(base.mark_point().encode(x=x, size=size, tooltip=_tooltip(part, labels)).add_params(near))
         panels.append(
@@ -1697,9 +1793,9 @@ def intervention_effects(table: pd.DataFrame):
     return _described(
         alt.vconcat(*panels),
         f"Effects with 95 % intervals of {', '.join(dict.fromkeys(drawn['intervention']))} on "
-        f"{' and '.join(dict.fromkeys(drawn['outcome']))}: slopes {_range(drawn['effect'])}; intervals beyond the "
-        "panel are cut at its edge.",
+        f"{' and '.join(dict.fromkeys(drawn['outcome']))}: slopes {_range(drawn['effect'])}.",
         left_out=out,
+        note="Arrowheads: the interval goes on beyond the panel." if cut else "",
     )
 
 

@@ -302,7 +302,7 @@ def verdicts(frame: pd.DataFrame, *, fitted_only: bool = True) -> pd.DataFrame:
         found.loc[chosen, "p_holm"] = statistics.holm(found.loc[chosen, "p"])
     columns = ["effect", "low", "high", "p_holm", "n", "law"]
     found["verdict"] = [decide(*values) for values in found[columns].itertuples(index=False)]
-    order = ["intervention", "outcome", "effect", "low", "high", "p", "p_holm", "n", "law", "primary", "verdict"]
+    order = ["intervention", "outcome", "verdict", "effect", "low", "high", "p", "p_holm", "n", "law", "primary"]
     return found.sort_values("primary", ascending=False, kind="stable", ignore_index=True)[order]
 
 

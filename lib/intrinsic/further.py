@@ -103,6 +103,7 @@ class FurtherTest:
             "side": self.side,
             "claimed": self.claimed,
             "alpha": self.alpha,
+            "primary": False,
         }
 
 
@@ -353,10 +354,10 @@ def stated(names: Sequence[str]) -> pd.DataFrame:
 
 
 def summary(found: dict[str, Verdict], names: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a test: claim, effect, interval, p, p_holm (over the family), sets, ends of the effect with one set
-    left out, and the verdict."""
+    """One row a test: claim, verdict, effect, interval, p, p_holm (over the family), sets, and the ends of the effect
+    with one set left out."""
     chosen = found if names is None else {name: found[name] for name in names}
-    columns = ["claim", "effect", "low", "high", "p", "p_holm", "n_sets", "n_runs", "loo_low", "loo_high", "verdict"]
+    columns = ["claim", "verdict", "effect", "low", "high", "p", "p_holm", "n_sets", "n_runs", "loo_low", "loo_high"]
     return verdict_table(chosen)[columns]
 
 

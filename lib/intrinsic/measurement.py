@@ -6,6 +6,7 @@ One place for `intrinsic measure`, the properties records of a campaign and the 
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -465,7 +466,7 @@ def describe(data: Matched) -> str:
     height, width = images.size
     lines = [
         f"**{plain(images.name)}**: {len(images):,} images of {height} x {width} pixels, "
-        f"{'grey' if images.channels == 1 else 'colour'}, {images.n_classes} classes; domain: {images.domain}."
+        f"{'grey' if images.channels == 1 else 'color'}, {images.n_classes} classes; domain: {images.domain}."
     ]
     for title, text in (
         ("What it is", images.about),
@@ -481,6 +482,20 @@ def describe(data: Matched) -> str:
 def bullets(sentences: list[str], none: str = "") -> str:
     """Sentences as a Markdown list, each as plain text; `none` where there are none."""
     return "\n".join(f"- {plain(one)}" for one in sentences) or none
+
+
+def left_out(pairs: Sequence[tuple[str, str]]) -> str:
+    """Image sets that a comparison leaves out, (name, reason): a sentence, and the reasons in a block that unfolds."""
+    names: dict[str, list[str]] = {}
+    for name, why in pairs:
+        names.setdefault(why, []).append(name)
+    if not names:
+        return "*No set in the records is left out.*"
+    n = len({name for name, _ in pairs})
+    sets = "1 image set of the records is" if n == 1 else f"{n} image sets of the records are"
+    said = f"{sets} left out, measured at another setting."
+    reasons = bullets([f"{why}: {', '.join(own)}" for why, own in names.items()])
+    return f"{said}\n\n<details><summary>Which, and at which setting</summary>\n\n{reasons}\n\n</details>"
 
 
 def plain(text: str) -> str:
@@ -563,6 +578,7 @@ def growth_row(name: str, x, y=None, *, d=None, k: int = 20, seed: int = 0) -> d
     found = sharpness.growth_exponent(near, seed=seed)
     return {
         "name": name,
+        "kind": sharpness.growth_kind(found, d),
         "n": near.n,
         "M": f"{found.per_class[0]} to {found.per_class[-1]}",
         "exponent": float(found),
@@ -571,7 +587,6 @@ def growth_row(name: str, x, y=None, *, d=None, k: int = 20, seed: int = 0) -> d
         "2/d": 2 / d,
         "2/d low": 2 / d.high,
         "2/d high": 2 / d.low,
-        "kind": sharpness.growth_kind(found, d),
     }
 
 
@@ -579,12 +594,12 @@ def growth_laws(laws: dict) -> pd.DataFrame:
     """One row a law of overlap.growth_law, by name: exponents and difference with intervals, shares, gap left open."""
     rows = []
     for name, law in laws.items():
-        row = {"name": name}
+        row = {"name": name, "kind": law.kind}
         for what in ("exponent", "overlapping", "difference"):
             value = getattr(law, what)
             row |= {what: float(value), f"{what}_low": value.low, f"{what}_high": value.high}
         row |= {"share": law.share[0], "share_falls": _share_falls(law.k_f, law.share)}
-        rows.append(row | {"gap": law.gap, "closest": law.closest, "kind": law.kind})
+        rows.append(row | {"gap": law.gap, "closest": law.closest})
     return pd.DataFrame(rows)
 
 

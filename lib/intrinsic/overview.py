@@ -121,7 +121,7 @@ def _small(png: bytes) -> bytes:
 
 
 def verdicts(found: Shown) -> str:
-    """The table of verdicts over the published runs: claim, test, effect, sets, smallest attainable p, verdict."""
+    """The table of verdicts over the published runs: claim, verdict, effect, sets, smallest attainable p, test."""
     tests = statistics.primary_tests()
     if found.runs.empty:
         rows = {name: None for name in tests}
@@ -129,19 +129,20 @@ def verdicts(found: Shown) -> str:
         table = statistics.verdict_table(statistics.claims(found.runs, fitted_only=found.params.fitted_only))
         rows = {row["name"]: row for row in table.to_dict("records")}
     lines = [
-        "| | claim | what is tested, over image sets | effect (95 % interval) | sets "
-        "| smallest attainable $p$ | verdict |",
+        "| | claim | verdict | effect (95 % interval) | sets | smallest attainable $p$ "
+        "| what is tested, over image sets |",
         "|-|-|-|-|-|-|-|",
     ]
     for i, (name, row) in enumerate(rows.items(), start=1):
         stated = tests[name].stated()
         what = f"[{stated['claim']}](claims/{CLAIM_PAGES[name]}.ipynb)"
         if row is None:
-            cells = ["none", "0", "none", "**no run is published yet**"]
+            cells = ["**no run is published yet**", "none", "0", "none"]
         else:
             effect = _effect(row["effect"], row["low"], row["high"])
-            cells = [effect, str(int(row["n_sets"])), _number(row["smallest_p"]), f"**{_plain(row['verdict'])}**"]
-        lines.append(f"| {i} | {what} | {_plain(stated['quantity'])} | {' | '.join(cells)} |")
+            verdict = f"**{_plain(row['verdict'])}**"
+            cells = [verdict, effect, str(int(row["n_sets"])), _number(row["smallest_p"])]
+        lines.append(f"| {i} | {what} | {' | '.join(cells)} | {_plain(stated['quantity'])} |")
     runs = len(found.runs)
     planned = len(campaign.cells(found.params))
     lines += [

@@ -364,7 +364,7 @@ def shortcut_accuracy(images: ImageSet, groups, *, seed: int = 0) -> Estimate:
 
 
 def brightness_statistics(images: ImageSet) -> np.ndarray:
-    """float64 (n, 7), the columns STATISTICS, in grey levels 0 to 255; colour is made grey first.
+    """float64 (n, 7), the columns STATISTICS, in grey levels 0 to 255; color is made grey first.
 
     A percentile is the smallest grey level that as many pixels do not exceed. The border is a ring of 1/16 of the
     shorter side, at least one pixel.
@@ -484,7 +484,7 @@ def _moments(histograms):
 
 
 def _spread(images):
-    """Standard deviation of the grey levels of each image; in colour that of the channel where it is largest."""
+    """Standard deviation of the grey levels of each image; in color that of the channel where it is largest."""
     channels = images.images.reshape(len(images), -1, images.channels)
     return np.max([_moments(_histograms(channels[..., c]))[1] for c in range(images.channels)], axis=0)
 

@@ -1096,6 +1096,7 @@ class Verdict:
     refutable           False: a bound that says nothing at these sizes, which no value can refute
     beside              other numbers that decide nothing; notes: what was left out, in words
     all_runs            the same with runs that did not fit, where this one has fitted runs only
+    primary             False: a further test, which decides no claim
 
     `verdict` follows from these fields alone:
     fewer than MIN_SETS sets                                      "illustration: too few sets"
@@ -1129,6 +1130,7 @@ class Verdict:
     sets: pd.DataFrame | None = None
     leave_one_out: pd.DataFrame | None = None
     all_runs: "Verdict | None" = None
+    primary: bool = True
 
     def __float__(self):
         return float(self.effect)
@@ -1171,7 +1173,7 @@ class Verdict:
         kind = "fitted" if self.fitted_only else "all"
         rows = [
             ("Hypothesis", self.hypothesis),
-            ("Primary test", self.test),
+            ("Primary test" if self.primary else "Test", self.test),
             ("Effect", f"{self.quantity}: {_estimate(self.effect, self.low, self.high)}"),
             ("p", f"{_p(self.p)}, smallest attainable {_p(self.smallest_p)}"),
         ]

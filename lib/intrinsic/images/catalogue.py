@@ -218,7 +218,7 @@ class Entry(pydantic.BaseModel):
             "labels": self.labels.describe(),
             "group": self.group if isinstance(self.group, str) else self.group.describe() if self.group else "",
             "size": f"{self.size} pixels a side" if self.size else "",
-            "channels": {1: "1, grey", 3: "3, colour"}.get(self.channels, ""),
+            "channels": {1: "1, grey", 3: "3, color"}.get(self.channels, ""),
             "source": self.source,
             "licence": self.licence,
             "citation": self.citation,

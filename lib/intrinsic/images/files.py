@@ -53,7 +53,7 @@ class Undecided(BadImageFile):
 
 
 class MixedFiles(BadSource):
-    """Files of one set whose pixels do not mean the same: grey beside colour, 8 bits beside more."""
+    """Files of one set whose pixels do not mean the same: grey beside color, 8 bits beside more."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Reading:
 @dataclass(frozen=True)
 class _Picture:
     pixels: np.ndarray  # uint8 (H, W) where all channels are equal, else (H, W, 3)
-    colour: bool  # stored in colour, whatever the pixels are
+    colour: bool  # stored in color, whatever the pixels are
     mapped: bool  # brought to 8 bits by levels
 
 
@@ -259,7 +259,7 @@ def _stacked(root: Path, names: Sequence[str], pictures: list[_Picture], reading
     plain = [not picture.colour for picture in pictures]
     if any(coloured) and any(plain) and reading.channels is None:
         raise MixedFiles(
-            f"{names[plain.index(True)]} is stored in grey and {names[coloured.index(True)]} in colour, and channels "
+            f"{names[plain.index(True)]} is stored in grey and {names[coloured.index(True)]} in color, and channels "
             "change every distance: choose one for all, --channels 1 (grey) or 3 (channels=1)"
         )
     images = np.empty((len(pictures), *shape, *([3] if any(coloured) else [])), dtype=np.uint8)
@@ -497,9 +497,7 @@ def _of_pillow(picture: Image.Image, data: bytes, levels: Levels | None) -> _Pic
         full = {1: (0, 2**bits - 1), 2: (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)}.get(kind)
         inverse = tags.get(262) == 0  # PhotometricInterpretation: white is zero; Pillow inverts 8 bits only
     elif bits > 8:
-        raise BadImageFile(
-            f"holds colour in {bits} bits as TIFF, of which only 8 could be read; save it as PNG instead"
-        )
+        raise BadImageFile(f"holds color in {bits} bits as TIFF, of which only 8 could be read; save it as PNG instead")
     else:
         return _Picture(_of_eight_bits(picture), picture.mode not in ("1", "L", "LA", "La"), False)
     _refuse_nonfinite(values)
@@ -511,7 +509,7 @@ def _of_pillow(picture: Image.Image, data: bytes, levels: Levels | None) -> _Pic
 
 
 def _deep_png(data: bytes, picture: Image.Image) -> tuple[np.ndarray, bool]:
-    """(uint16 (H, W) or (H, W, 3), whether stored in colour) of a PNG of 16 bits with colour or alpha, over black."""
+    """(uint16 (H, W) or (H, W, 3), whether stored in color) of a PNG of 16 bits with color or alpha, over black."""
     import torch
     from torchvision.io import ImageReadMode, decode_image
 

@@ -94,7 +94,7 @@ def check_match(size, channels, pixel_range="stored"):
     if size is not None and (not isinstance(size, int | np.integer) or size < 1):
         raise ValueError(f"size={size} is no number of pixels: give a whole number, e.g. size=32")
     if channels not in (None, 1, 3):
-        raise ValueError(f"channels={channels} cannot be made from grey or colour images: give 1 or 3")
+        raise ValueError(f"channels={channels} cannot be made from grey or color images: give 1 or 3")
     if pixel_range not in RANGES:
         raise ValueError(
             f"pixel_range={pixel_range!r} is unknown, so grey levels could not be compared: give stored or image"

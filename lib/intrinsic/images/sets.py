@@ -58,7 +58,7 @@ class Leak(ValueError):
 class ImageSet:
     """Images with one label each.
 
-    images     uint8 (n, H, W), or (n, H, W, 3) in colour; (n, H, W, 1) is stored as (n, H, W)
+    images     uint8 (n, H, W), or (n, H, W, 3) in color; (n, H, W, 1) is stored as (n, H, W)
     labels     int64 (n,), indices into `classes`
     classes    the name of each label
     domain     "medical", "natural", "synthetic" or "unknown"
@@ -153,7 +153,7 @@ class ImageSet:
 
     def __repr__(self):
         counts = ", ".join(f"{name} {n:,}" for name, n in self.counts().items())
-        colour = "grey" if self.channels == 1 else "colour"
+        colour = "grey" if self.channels == 1 else "color"
         return f"ImageSet({self.name}: {len(self):,} {colour} images of {dimensions(self)}, {counts})"
 
     def __getitem__(self, index):
@@ -186,7 +186,7 @@ class ImageSet:
 
     @property
     def channels(self):
-        """1 for grey images, 3 for colour."""
+        """1 for grey images, 3 for color."""
         return 1 if self.images.ndim == 3 else self.images.shape[3]
 
     @property
