@@ -195,7 +195,8 @@ def _within_sets(runs, test):
         slope = ols(x, levels["level"]).slope
         rows.append({"dataset": name, "slope": slope, "n_tasks": len(x), "n_runs": len(tasks)})
         used += len(tasks)
-    notes = [f"{len(single)} sets without a second comparable task on their images"] if single else []
+    several = "sets" if len(single) > 1 else "set"
+    notes = [f"{len(single)} {several} without a second comparable task on the same images"] if single else []
     return pd.DataFrame(rows) if rows else pd.DataFrame(columns), notes, used
 
 
@@ -426,9 +427,9 @@ def settings(p, *, measure: bool = True) -> pd.DataFrame:
         dataset, family, domain, size, channels, per_class, k_f, d_data, d_data_twonn, source
 
     What is stored (campaign.stored_properties, source "record") at any size; with `measure`, embedded sets also at
-    p.sizes in p.channels, and colour ones at p.size in grey and in colour (source "here"): M = p.per_class, or the
+    p.sizes in p.channels, and color ones at p.size in grey and in color (source "here"): M = p.per_class, or the
     smallest class, p.draws draws from at most 2 M images a class, without intervals. Class pairs of
-    the colour sets in the published table of sharpness (source "table": K_F alone) where its M is p.per_class.
+    the color sets in the published table of sharpness (source "table": K_F alone) where its M is p.per_class.
     """
     rows = []
     stored = campaign.stored_properties(p)
@@ -481,7 +482,7 @@ def setting_pairs(rows: pd.DataFrame) -> pd.DataFrame:
     size_small, size_large, and k_f_grey, k_f_colour, d_data_grey, d_data_colour.
 
     rows   as `settings`. The two sizes are the pair that most sets have (real ones, one a family); of equal pairs the
-           one with the largest ratio. For colour: the largest size at which both are known of a set.
+           one with the largest ratio. For color: the largest size at which both are known of a set.
     """
     if rows.empty:
         return pd.DataFrame()
@@ -501,9 +502,9 @@ def setting_pairs(rows: pd.DataFrame) -> pd.DataFrame:
                 out[f"{column}_{end}"] = at[column].reindex(out.index)
             out[f"size_{end}"] = size
     both = rows.groupby(["dataset", "size"])["channels"].agg(set).map({1, 3}.issubset)
-    coloured = both[both].reset_index().sort_values("size").drop_duplicates("dataset", keep="last")
+    colored = both[both].reset_index().sort_values("size").drop_duplicates("dataset", keep="last")
     for end, channels in (("grey", 1), ("colour", 3)):
-        at = rows[rows["channels"] == channels].merge(coloured[["dataset", "size"]], on=["dataset", "size"])
+        at = rows[rows["channels"] == channels].merge(colored[["dataset", "size"]], on=["dataset", "size"])
         at = at.drop_duplicates("dataset").set_index("dataset")
         for column in ("k_f", "d_data"):
             if column in at.columns:

@@ -148,8 +148,8 @@ def verdicts(found: Shown) -> str:
     lines += [
         "",
         f"From {runs:,} of {planned:,} planned runs of the published campaign ([which](reference/coverage.md)). "
-        "The tests stood in `params/claims.yaml` before any run. With so few sets no $p$ below the smallest attainable "
-        "one can occur.",
+        "The tests stood in `params/claims.yaml` before any run. The smallest attainable $p$ is the least that an "
+        "exact test can give for so many sets: where it is above 0.05, no data could have supported the claim.",
         "",
     ]
     return "\n".join(lines)
