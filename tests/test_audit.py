@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from simulated_runs import simulated
 
 from intrinsic import audit, images, manifolds, sharpness, statistics
 from intrinsic.images import ImageSet
@@ -487,3 +488,44 @@ def test_every_defect_is_listed_once_and_points_to_a_section_that_exists():
     headings = {re.sub(r"^#+ ", "", row) for row in text.splitlines() if row.startswith("#")}
     sections = set(table["section"]) - {"Methods: intrinsic dimension"}
     assert sections <= headings, sections - headings
+
+
+# ----------------------------------------------------------------------------------------- verdicts under other choices
+
+
+def test_each_published_choice_is_undone_alone_and_a_verdict_that_hangs_on_one_is_named():
+    frame = simulated(12, seed=3, fragility=5.0, spread=0.1)
+    frame = frame.assign(d_data_all=frame["d_data"], k_f_all=frame["k_f"].max() + frame["k_f"].min() - frame["k_f"])
+    table = audit.published_choices(frame, permutations=499)
+    own = statistics.claims(frame, permutations=499)
+    corrected = table[table["choice"] == "as corrected"].set_index("name")
+    assert {name: v.verdict for name, v in own.items()} == corrected["verdict"].to_dict()
+    fragile = table[table["name"] == "sharpness_robustness"].set_index("choice")
+    assert fragile.loc["as corrected", "verdict"] == "supported"
+    reverse = fragile.loc["all images of a set, not M a class"]  # where K_F of all images has the sets in reverse
+    assert (reverse["verdict"], reverse["same"]) == ("not supported", False)
+    assert reverse["effect"] == pytest.approx(-fragile.loc["as corrected", "effect"], abs=1e-9)
+    said = audit.robustness(table)
+    assert "with all images of a set, not M a class: not supported" in said["sharpness_robustness"]
+    bound = table[table["name"] == "representation_bound"]
+    assert said["representation_bound"] == f"the same under {len(bound) - 1} of {len(bound) - 1} published choices"
+
+
+def test_the_divisor_of_the_dimension_shrinks_it_by_its_factor():
+    frame = simulated(9, seed=1)
+    table = audit.published_choices(frame, k=20, permutations=199).set_index(["name", "choice"])
+    both = [table.loc[("data_dimension", choice), "effect"] for choice in ("as corrected", "divisor k - 2")]
+    inverse = (1 / frame.groupby("dataset")["d_data"].first()).mean()
+    assert both[0] - both[1] == pytest.approx(inverse * (19 / 18 - 1))
+
+
+def test_runs_as_units_find_relations_where_nothing_is():
+    """Sets differ and nothing depends on K_F: runs of one set are taken for independent evidence."""
+    names, found = ("choice", "name"), {audit.OVER_RUNS: 0, "as corrected": 0}
+    for seed in range(30):
+        table = audit.published_choices(simulated(10, seed, spread=1.0, models=1), permutations=199).set_index([*names])
+        for choice in found:
+            row = table.loc[(choice, "sharpness_robustness")]
+            found[choice] += bool(row["p"] <= 0.05)
+    assert found["as corrected"] <= 5  # of 30 at 5 %: 6 or more have a chance of 0.003
+    assert found[audit.OVER_RUNS] >= 10

@@ -1,6 +1,9 @@
 """The first page's parts and the coverage say what the records hold, and say so where they hold nothing."""
 
+import re
+
 import pandas as pd
+from simulated_runs import simulated
 
 from intrinsic import book, campaign, overview, statistics
 
@@ -34,6 +37,14 @@ def test_without_records_the_parts_say_so_and_name_the_command():
     assert table.count("no run is published yet") == len(statistics.CLAIMS)
     assert [cell.strip() for cell in table.splitlines()[0].split("|")][2:4] == ["claim", "verdict"]
     assert ", properties missing | natural | 0 of 8 |" in overview.coverage_page(EMPTY)
+
+
+def test_each_verdict_says_what_becomes_of_it_under_published_choices():
+    table = overview.verdicts(overview.Shown(P, pd.DataFrame(), simulated(9, seed=1))).splitlines()
+    rows = [line for line in table if line.startswith(("| 1 |", "| 2 |", "| 3 |", "| 4 |"))]
+    assert len(rows) == 4
+    for row in rows:
+        assert re.search(r"; the same under \d of \d published choices", row.split("|")[3])
 
 
 def test_coverage_counts_what_is_stored_and_names_what_is_out_of_reach():

@@ -1094,6 +1094,97 @@ def stack_finding(table: pd.DataFrame) -> Finding:
     return Finding("F4, C8", "d_data of stacks of slices", changes, sentence)
 
 
+# ----------------------------------------------------------------------------------------- verdicts under other choices
+
+OVER_RUNS = "runs as units, not means over image sets"  # F3
+UNFITTED = "runs that did not fit as well"  # the published fit, for a hundred epochs whatever they reach
+
+
+def _columns_of_choices(k: int) -> dict[str, tuple[tuple[str, ...], dict[str, tuple[str, float]]]]:
+    """{choice: (claims that it touches, {column: (column that takes its place, factor)})}."""
+    of_all = {"d_data": ("d_data_all", 1.0), "k_f": ("k_f_all", 1.0)}
+    return {
+        "divisor k - 2": (("data_dimension",), {"d_data": ("d_data", (k - 2) / (k - 1))}),
+        "all images of a set, not M a class": (
+            ("data_dimension", "sharpness_generalization", "sharpness_robustness"),
+            of_all,
+        ),
+        "d_repr against the d_data of all images": (
+            ("representation_bound",),
+            {"d_data_same_images": ("d_data_all", 1.0)},
+        ),
+    }
+
+
+def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = True, **options) -> pd.DataFrame:
+    """The four verdicts with one correction undone at a time: name, choice, effect, low, high, p, verdict, same.
+
+    The first row of a claim is the corrected test itself (choice "as corrected"). Of the choices of the released code
+    those are undone that records can undo: the divisor of the dimension, properties of all images in place of
+    one number a class, a d_data of other images than d_repr's, runs that did not fit, and runs as units (F3: Pearson's
+    r with Student's p; "supported" where its interval lies above 0 and p <= 0.05, else "undecided").
+    A choice whose columns are missing has no row; without runs there is none.
+
+    frame     of campaign.runs_frame; k: neighbors behind d_data; options as in statistics.claims
+    """
+
+    def rows_of(found, choice, names):
+        return [
+            {
+                "name": name,
+                "choice": choice,
+                **{key: getattr(v, key) for key in ("effect", "low", "high", "p", "verdict")},
+            }
+            for name, v in found.items()
+            if name in names
+        ]
+
+    if frame.empty:
+        return pd.DataFrame(columns=["name", "choice", "effect", "low", "high", "p", "verdict", "same"])
+    corrected = statistics.claims(frame, fitted_only=fitted_only, **options)
+    rows = rows_of(corrected, "as corrected", corrected)
+    for choice, (names, columns) in _columns_of_choices(k).items():
+        if not {source for source, _ in columns.values()} <= set(frame.columns):
+            continue
+        other = frame.assign(**{column: frame[source] * factor for column, (source, factor) in columns.items()})
+        rows += rows_of(statistics.claims(other, fitted_only=fitted_only, **options), choice, names)
+    if fitted_only:
+        rows += rows_of(statistics.claims(frame, fitted_only=False, **options), UNFITTED, corrected)
+    level = statistics.primary_tests()["sharpness_robustness"].grey_level
+    outcomes = {
+        "sharpness_generalization": "test_loss_nats",
+        "sharpness_robustness": f"loss_penalty_nats_eps{level:g}",
+    }
+    for name, outcome in outcomes.items():
+        if not {"k_f", outcome} <= set(frame.columns):
+            continue
+        kept, _ = statistics.usable(frame, ["k_f", outcome], fitted_only=fitted_only)
+        try:
+            r = run_correlation(kept, "k_f", outcome)
+        except statistics.NotEnough:
+            continue
+        said = "supported" if r.low > 0 and r.p <= statistics.ALPHA else "undecided"
+        numbers = {"effect": r.value, "low": r.low, "high": r.high, "p": r.p, "verdict": said}
+        rows.append({"name": name, "choice": OVER_RUNS, **numbers})
+    table = pd.DataFrame(rows)
+    own = {name: v.verdict for name, v in corrected.items()}
+    table["same"] = table["verdict"] == table["name"].map(own)
+    order = {name: i for i, name in enumerate(corrected)}
+    return table.sort_values("name", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+
+
+def robustness(table: pd.DataFrame) -> dict[str, str]:
+    """Of `published_choices`, in words, one text a claim: how many choices leave the verdict, and which change it."""
+    said = {}
+    for name, part in table[table["choice"] != "as corrected"].groupby("name", sort=False):
+        changed = part[~part["same"]]
+        text = f"the same under {int(part['same'].sum())} of {len(part)} published choices"
+        if len(changed):
+            text += "; " + "; ".join(f"with {row.choice}: {row.verdict}" for row in changed.itertuples())
+        said[str(name)] = text
+    return said
+
+
 # --------------------------------------------------------------------------------------------------- runs and means
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pandas as pd
 from PIL import Image
 
-from intrinsic import campaign, charts, images, statistics
+from intrinsic import audit, campaign, charts, images, statistics
 
 PUBLISHED = "params/published.yaml"
 COVERAGE = "book/reference/coverage"
@@ -121,13 +121,18 @@ def _small(png: bytes) -> bytes:
 
 
 def verdicts(found: Shown) -> str:
-    """The table of verdicts over the published runs: claim, verdict, effect, sets, smallest attainable p, test."""
+    """The table of verdicts over the published runs: claim, verdict, effect, sets, smallest attainable p, test.
+
+    With each verdict stands what becomes of it under the choices that the audit corrects (`audit.robustness`).
+    """
     tests = statistics.primary_tests()
     if found.runs.empty:
         rows = {name: None for name in tests}
     else:
         table = statistics.verdict_table(statistics.claims(found.runs, fitted_only=found.params.fitted_only))
         rows = {row["name"]: row for row in table.to_dict("records")}
+        choices = audit.published_choices(found.runs, k=found.params.k, fitted_only=found.params.fitted_only)
+        robust = audit.robustness(choices)
     lines = [
         "| | claim | verdict | effect (95 % interval) | sets | smallest attainable $p$ "
         "| what is tested, over image sets |",
@@ -141,6 +146,8 @@ def verdicts(found: Shown) -> str:
         else:
             effect = _effect(row["effect"], row["low"], row["high"])
             verdict = f"**{_plain(row['verdict'])}**"
+            if name in robust:
+                verdict += f"; {_plain(robust[name])}"
             cells = [verdict, effect, str(int(row["n_sets"])), _number(row["smallest_p"])]
         lines.append(f"| {i} | {what} | {' | '.join(cells)} | {_plain(stated['quantity'])} |")
     runs = len(found.runs)
@@ -149,7 +156,9 @@ def verdicts(found: Shown) -> str:
         "",
         f"From {runs:,} of {planned:,} planned runs of the published campaign ([which](reference/coverage.md)). "
         "The tests stood in `params/claims.yaml` before any run. The smallest attainable $p$ is the least that an "
-        "exact test can give for so many sets: where it is above 0.05, no data could have supported the claim.",
+        "exact test can give for so many sets: where it is above 0.05, no data could have supported the claim. "
+        "Published choices are those of the released code that records can undo "
+        "([the verdicts under each](beyond/audit.ipynb)).",
         "",
     ]
     return "\n".join(lines)
