@@ -502,11 +502,11 @@ def test_each_published_choice_is_undone_alone_and_a_verdict_that_hangs_on_one_i
     assert {name: v.verdict for name, v in own.items()} == corrected["verdict"].to_dict()
     fragile = table[table["name"] == "sharpness_robustness"].set_index("choice")
     assert fragile.loc["as corrected", "verdict"] == "supported"
-    reverse = fragile.loc["all images of a set, not M a class"]  # where K_F of all images has the sets in reverse
+    reverse = fragile.loc["all images, not M a class"]  # where K_F of all images has the sets in reverse
     assert (reverse["verdict"], reverse["same"]) == ("not supported", False)
     assert reverse["effect"] == pytest.approx(-fragile.loc["as corrected", "effect"], abs=1e-9)
     said = audit.robustness(table)
-    assert "with all images of a set, not M a class: not supported" in said["sharpness_robustness"]
+    assert "with all images, not M a class: not supported" in said["sharpness_robustness"]
     bound = table[table["name"] == "representation_bound"]
     assert said["representation_bound"] == f"the same under {len(bound) - 1} of {len(bound) - 1} published choices"
 

@@ -1096,7 +1096,8 @@ def stack_finding(table: pd.DataFrame) -> Finding:
 
 # ----------------------------------------------------------------------------------------- verdicts under other choices
 
-OVER_RUNS = "runs as units, not means over image sets"  # F3
+CHOICE_COLUMNS = ("name", "choice", "verdict", "same", "effect", "low", "high", "p")
+OVER_RUNS = "runs as units"  # F3
 UNFITTED = "runs that did not fit as well"  # the published fit, for a hundred epochs whatever they reach
 
 
@@ -1105,7 +1106,7 @@ def _columns_of_choices(k: int) -> dict[str, tuple[tuple[str, ...], dict[str, tu
     of_all = {"d_data": ("d_data_all", 1.0), "k_f": ("k_f_all", 1.0)}
     return {
         "divisor k - 2": (("data_dimension",), {"d_data": ("d_data", (k - 2) / (k - 1))}),
-        "all images of a set, not M a class": (
+        "all images, not M a class": (
             ("data_dimension", "sharpness_generalization", "sharpness_robustness"),
             of_all,
         ),
@@ -1117,7 +1118,7 @@ def _columns_of_choices(k: int) -> dict[str, tuple[tuple[str, ...], dict[str, tu
 
 
 def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = True, **options) -> pd.DataFrame:
-    """The four verdicts with one correction undone at a time: name, choice, effect, low, high, p, verdict, same.
+    """The four verdicts with one correction undone at a time: CHOICE_COLUMNS.
 
     The first row of a claim is the corrected test itself (choice "as corrected"). Of the choices of the released code
     those are undone that records can undo: the divisor of the dimension, properties of all images in place of
@@ -1140,7 +1141,7 @@ def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = T
         ]
 
     if frame.empty:
-        return pd.DataFrame(columns=["name", "choice", "effect", "low", "high", "p", "verdict", "same"])
+        return pd.DataFrame(columns=list(CHOICE_COLUMNS))
     corrected = statistics.claims(frame, fitted_only=fitted_only, **options)
     rows = rows_of(corrected, "as corrected", corrected)
     for choice, (names, columns) in _columns_of_choices(k).items():
@@ -1170,7 +1171,8 @@ def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = T
     own = {name: v.verdict for name, v in corrected.items()}
     table["same"] = table["verdict"] == table["name"].map(own)
     order = {name: i for i, name in enumerate(corrected)}
-    return table.sort_values("name", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    table = table.sort_values("name", key=lambda names: names.map(order), kind="stable", ignore_index=True)
+    return table[list(CHOICE_COLUMNS)]
 
 
 def robustness(table: pd.DataFrame) -> dict[str, str]:
