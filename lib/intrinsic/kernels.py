@@ -8,6 +8,7 @@ a notebook computes is the same.
 import contextlib
 import importlib
 import json
+import logging
 import os
 import select
 import signal
@@ -159,6 +160,8 @@ def _become_kernel(arguments, environment, folder) -> None:
         sys.argv = [LAUNCHER, *arguments]
         from ipykernel.kernelapp import launch_new_instance
 
+        # jupyter_client interrupts a kernel before it ends it: nothing that went wrong
+        logging.getLogger("IPKernelApp").addFilter(lambda record: "KeyboardInterrupt" not in record.getMessage())
         own = (f"--IPKernelApp.parent_handle={os.getppid()}", "--IPKernelApp.log_level=ERROR")
         launch_new_instance(argv=[*arguments, *own])
     finally:
