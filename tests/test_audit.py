@@ -511,6 +511,14 @@ def test_each_published_choice_is_undone_alone_and_a_verdict_that_hangs_on_one_i
     assert said["representation_bound"] == f"the same under {len(bound) - 1} of {len(bound) - 1} published choices"
 
 
+def test_a_choice_that_changes_no_run_is_not_counted():
+    frame = simulated(9, seed=1)
+    assert audit.UNFITTED not in set(audit.published_choices(frame, permutations=199)["choice"])
+    frame.loc[0, "fitted"] = False
+    table = audit.published_choices(frame, permutations=199)
+    assert (table["choice"] == audit.UNFITTED).sum() == len(statistics.CLAIMS)
+
+
 def test_the_divisor_of_the_dimension_shrinks_it_by_its_factor():
     frame = simulated(9, seed=1)
     table = audit.published_choices(frame, k=20, permutations=199).set_index(["name", "choice"])

@@ -40,7 +40,9 @@ def test_without_records_the_parts_say_so_and_name_the_command():
 
 
 def test_each_verdict_says_what_becomes_of_it_under_published_choices():
-    table = overview.verdicts(overview.Shown(P, pd.DataFrame(), simulated(9, seed=1))).splitlines()
+    runs = simulated(9, seed=1)
+    runs = runs.assign(d_data_all=runs["d_data"], k_f_all=runs["k_f"])
+    table = overview.verdicts(overview.Shown(P, pd.DataFrame(), runs)).splitlines()
     rows = [line for line in table if line.startswith(("| 1 |", "| 2 |", "| 3 |", "| 4 |"))]
     assert len(rows) == 4
     for row in rows:

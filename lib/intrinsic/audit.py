@@ -1124,7 +1124,8 @@ def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = T
     those are undone that records can undo: the divisor of the dimension, properties of all images in place of
     one number a class, a d_data of other images than d_repr's, runs that did not fit, and runs as units (F3: Pearson's
     r with Student's p; "supported" where its interval lies above 0 and p <= 0.05, else "undecided").
-    A choice whose columns are missing has no row; without runs there is none.
+    A choice that changes nothing, as every run has fitted or its columns are missing, has no row; nor has any without
+    runs.
 
     frame     of campaign.runs_frame; k: neighbors behind d_data; options as in statistics.claims
     """
@@ -1149,7 +1150,7 @@ def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = T
             continue
         other = frame.assign(**{column: frame[source] * factor for column, (source, factor) in columns.items()})
         rows += rows_of(statistics.claims(other, fitted_only=fitted_only, **options), choice, names)
-    if fitted_only:
+    if fitted_only and not frame["fitted"].all():
         rows += rows_of(statistics.claims(frame, fitted_only=False, **options), UNFITTED, corrected)
     level = statistics.primary_tests()["sharpness_robustness"].grey_level
     outcomes = {

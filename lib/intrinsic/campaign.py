@@ -744,7 +744,7 @@ def _run_tasks(todo: list[Task], store: Store, settings: engine.Settings, progre
 
 
 #: optimizer steps until fit, divided by sqrt(n_train), that an estimate assumes where no record says otherwise:
-#: ResNet-18 took 6 to 11 on the embedded and the published sets at N = 64 to 250, and 9 on mnist at N = 9,000
+#: ResNet-18 took 7 to 9 on the embedded sets at N = 64 to 256, 4 to 10 on three published ones at 250, 9 on mnist
 TYPICAL_STEPS = 7.0
 #: a gradient of the image alone, and a forward pass, in units of a training step of as many images: ResNet-18 on a
 #: CPU at 64 pixels .62 and .23, ResNet-50 .55 and .22, VGG-13 in batches of 16 .40 and .18
@@ -777,7 +777,7 @@ def _guessed_seconds_per_image(model: str, size: int, channels: int) -> float:
     """A training step at 60 GFLOP/s, from the network's operations alone; one that is not installed counts as 1."""
     try:
         return 3 * models.operations(model, size=size, channels=channels) / 60e9
-    except Exception:  # whatever a network does with images of this size; the run itself will say it
+    except (ValueError, RuntimeError, ImportError):  # not with images of this size, or not here: the run will say so
         return 1.0
 
 
