@@ -155,6 +155,12 @@ def test_a_working_record_wins_if_its_numbers_are_equal_or_it_is_newer(tiny, tmp
     assert read_published(path) == [new if wins else old]
 
 
+def test_nothing_is_published_where_nothing_is_stored(tiny, tmp_path):
+    with pytest.raises(progress.PublishError, match="no record of the plan of tiny is stored"):
+        progress.publish(tiny, tmp_path / "tiny.jsonl", store=Store(tmp_path / "store"))
+    assert not (tmp_path / "tiny.jsonl").exists()
+
+
 def test_two_method_versions_of_one_kind_are_not_published_together(tiny, tmp_path, monkeypatch):
     store, path = Store(tmp_path / "store"), tmp_path / "tiny.jsonl"
     fill(store, campaign.plan(tiny).tasks)

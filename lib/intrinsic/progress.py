@@ -164,7 +164,8 @@ def publish(
     output       book/records/NAME.jsonl by default; what is in it stays in it
     everything   also records of the working store that are not of the campaign's plan
     A working record replaces the published one of its id where their metrics are equal or where it was written
-    later. Raises PublishError where a kind would have records of two method versions; nothing is written then.
+    later. Raises PublishError where a kind would have records of two method versions, and where there is no record at
+    all; nothing is written then.
     """
     store = store or campaign.default_store()
     path = Path(output or images.REPOSITORY / "book" / "records" / f"{p.name}.jsonl")
@@ -186,6 +187,12 @@ def publish(
             else:
                 continue
             found[kind, id] = record
+    if not found:
+        others = f"; {left_out} stored ones are of another plan, and --all takes them" if left_out else ""
+        raise PublishError(
+            f"no record of the plan of {p.name} is stored, so there is nothing to publish: run its campaign first, or "
+            f"name its store with INTRINSIC_STORE{others}"
+        )
     versions: dict[str, set] = {}
     for record in found.values():
         versions.setdefault(record.kind, set()).add(str(record.params.get("method_version")))
