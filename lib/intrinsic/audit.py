@@ -1118,7 +1118,7 @@ def _columns_of_choices(k: int) -> dict[str, tuple[tuple[str, ...], dict[str, tu
 
 
 def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = True, **options) -> pd.DataFrame:
-    """The four verdicts with one correction undone at a time: CHOICE_COLUMNS.
+    """The four verdicts with one correction undone at a time: CHOICE_COLUMNS, p after Holm over the four.
 
     The first row of a claim is the corrected test itself (choice "as corrected"). Of the choices of the released code
     those are undone that records can undo: the divisor of the dimension, properties of all images in place of
@@ -1135,7 +1135,8 @@ def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = T
             {
                 "name": name,
                 "choice": choice,
-                **{key: getattr(v, key) for key in ("effect", "low", "high", "p", "verdict")},
+                **{key: getattr(v, key) for key in ("effect", "low", "high", "verdict")},
+                "p": v.p_holm,
             }
             for name, v in found.items()
             if name in names

@@ -134,7 +134,7 @@ def verdicts(found: Shown) -> str:
         choices = audit.published_choices(found.runs, k=found.params.k, fitted_only=found.params.fitted_only)
         robust = audit.robustness(choices)
     lines = [
-        "| | claim | verdict | effect (95 % interval) | sets | smallest attainable $p$ "
+        "| | claim | verdict | effect (95 % interval); $p$ after Holm | sets | smallest attainable $p$ "
         "| what is tested, over image sets |",
         "|-|-|-|-|-|-|-|",
     ]
@@ -144,7 +144,7 @@ def verdicts(found: Shown) -> str:
         if row is None:
             cells = ["**no run is published yet**", "none", "0", "none"]
         else:
-            effect = _effect(row["effect"], row["low"], row["high"])
+            effect = f"{_effect(row['effect'], row['low'], row['high'])}; {_number(row['p_holm'])}"
             verdict = f"**{_plain(row['verdict'])}**"
             if name in robust:
                 verdict += f"; {_plain(robust[name])}"
