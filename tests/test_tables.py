@@ -1,5 +1,7 @@
 """Tables of the pages: whole texts, a dash for what is missing, a sentence for what is empty."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,6 +50,7 @@ def test_a_frame_without_rows_is_a_sentence():
         ("0.123", "number"),
         ("-1.0e-05", "number"),
         ("0.12 [0.10, 0.15]", "number"),
+        ("0.12 (1.5)", "number"),
         ("1,234", "number"),
         ("97.1%", "number"),
         (tables.MISSING, "number"),
@@ -58,7 +61,7 @@ def test_a_frame_without_rows_is_a_sentence():
 )
 def test_numbers_are_told_from_texts(text, kind):
     html = tables.html(pd.DataFrame({"x": [text]}))
-    assert [k for k in ("number", "text", "prose") if f'"cell-{k}"' in html] == ([kind] if kind else [])
+    assert [k for k in ("number", "text", "prose") if re.search(f'"cell-{k}[ "]', html)] == ([kind] if kind else [])
 
 
 def test_row_labels_that_only_count_are_left_out_and_names_stay():
@@ -73,6 +76,73 @@ def test_long_names_of_columns_may_break_at_their_underscores():
     assert "growth_<wbr>exponent" in html
     assert "<th>d_data</th>" in html
     assert "not_here_and_not_there" in html
+
+
+def rows(html):
+    """The cells of the table's head and of each row, as a reader sees them."""
+    return [
+        [re.sub(r"<[^>]*>", "", cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, flags=re.S)]
+        for row in re.findall(r"<tr.*?</tr>", html, flags=re.S)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "read"),
+    [
+        (["r", "low", "high"], ["r"]),
+        (["r", "r_low", "r_high"], ["r"]),
+        (["r", "r, low", "r, high"], ["r"]),
+        (["r", "2/d low", "2/d high"], ["r", "2/d"]),
+        (["r", "r_low", "other"], ["r", "r_low", "other"]),
+        (["low", "high", "r"], ["low", "high", "r"]),  # of nothing before them
+        (["r", "slow", "shigh"], ["r", "slow", "shigh"]),
+    ],
+)
+def test_a_value_and_its_interval_share_a_cell(names, read):
+    frame = pd.DataFrame([[0.5, 0.25, 0.75], [1.5, 1.25, 1.75]], columns=names)
+    head, first, second = rows(tables.html(frame))
+    assert head == read
+    whole = {1: ["0.5 [0.25, 0.75]"], 2: ["0.5", "[0.25, 0.75]"], 3: ["0.5", "0.25", "0.75"]}
+    assert first == whole[len(read)]
+    assert len(second) == len(read)
+    assert list(frame) == names
+
+
+def test_intervals_are_found_wherever_they_stand_and_names_of_rows_stay():
+    frame = pd.DataFrame({"a_high": [3.0], "n": [7], "a": [2.0], "text": ["t"], "a_low": [1.0]}, index=["set"])
+    assert rows(tables.html(frame)) == [["", "n", "a", "text"], ["set", "7", "2.0 [1.0, 3.0]", "t"]]
+
+
+def test_low_and_high_belong_to_no_text():
+    frame = pd.DataFrame({"set": ["a"], "low": [1.0], "high": [2.0]})
+    assert rows(tables.html(frame)) == [["set", "low", "high"], ["a", "1.0", "2.0"]]
+
+
+def test_a_missing_end_of_an_interval_is_a_dash_and_a_missing_interval_nothing():
+    frame = pd.DataFrame({"r": [0.5, 0.5, np.nan], "low": [np.nan, np.nan, np.nan], "high": [0.75, np.nan, np.nan]})
+    assert [row for (row,) in rows(tables.html(frame))[1:]] == ["0.5 [–, 0.75]", "0.5", "–"]
+
+
+def test_tables_of_many_columns_are_set_closer_as_a_reader_counts_them():
+    def classes(frame):
+        return re.search(r'<table class="dataframe ?([^"]*)"', tables.html(frame))[1]
+
+    wide = pd.DataFrame([range(tables.MOST + 1)], columns=[f"x{i}" for i in range(tables.MOST + 1)])
+    assert [classes(wide.iloc[:, :n]) for n in (tables.MANY, tables.MANY + 1, tables.MOST, tables.MOST + 1)] == [
+        "",
+        "many",
+        "many",
+        "many most",
+    ]
+    ends = pd.DataFrame([[0, 1]], columns=["x0_low", "x0_high"])
+    assert classes(pd.concat([wide.iloc[:, : tables.MANY], ends], axis=1)) == ""
+
+
+def test_a_long_frame_with_intervals_is_cut():
+    ends = np.arange(100.0)
+    html = tables.html(pd.DataFrame({"r": ends, "low": ends, "high": ends}))
+    assert ["..."] in rows(html)
+    assert ["99.0 [99.0, 99.0]"] in rows(html)
 
 
 def test_text_stays_text():

@@ -608,6 +608,8 @@ def exponent_against_dimension(exponents: pd.DataFrame):
 def growth_exponents(rows: pd.DataFrame, predicted: str = "2 / d"):
     """Measured exponent e of K_F ~ M^e against the one predicted: on the dashed line both are equal.
 
+    Axes are logarithmic where no exponent and no end of an interval is 0 or less.
+
     rows: dataset, domain, exponent, low, high, predicted, predicted_low, predicted_high
     predicted: what the prediction is, for the axis
     """
@@ -629,12 +631,18 @@ def _measured_against_predicted(exponents: pd.DataFrame, y_title: str, x_title: 
         return _nothing(what, none)
     params, chosen = _answers(rows)
     core = pd.concat([rows["exponent"], rows["predicted"]])
-    reach = max(float(core.max() - core.min()), 0.05)
-    limits = core.min() - reach, core.max() + reach
     bounds = [rows[c] for c in ("low", "high") if c in rows]
+    across = [rows[c] for c in ("predicted", "predicted_low", "predicted_high") if c in rows]
+    log = all((values.dropna() > 0).all() for values in (core, *bounds, *across))  # crowded where small, else
+    if log:
+        reach = max(core.max() / core.min(), 1.2)
+        limits = core.min() / reach, core.max() * reach
+    else:
+        reach = max(float(core.max() - core.min()), 0.05)
+        limits = core.min() - reach, core.max() + reach
     cut = any(((c < limits[0]) | (c > limits[1])).any() for c in bounds)
-    y_scale = _scale(core, *(c.clip(*limits) for c in bounds), log=False)
-    x_scale = _scale(*[rows[c] for c in ("predicted", "predicted_low", "predicted_high") if c in rows], log=False)
+    y_scale = _scale(core, *(c.clip(*limits) for c in bounds), log=log)
+    x_scale = _scale(*across, log=log)
     x = alt.X("predicted:Q", title=x_title, scale=x_scale, axis=_axis(x_scale))
     y = alt.Y("exponent:Q", title=y_title, scale=y_scale, axis=_axis(y_scale))
     labels = {
