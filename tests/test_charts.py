@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -464,6 +465,41 @@ def test_names_of_a_crowd_stay_apart_and_off_the_axes():
     assert all(left >= 0 and top >= 0 and bottom <= 340 for left, top, _, bottom in boxes)
     shared = sum(charts._covered(one, np.array([other])) for i, one in enumerate(boxes) for other in boxes[:i])
     assert shared < 0.05 * sum((b[2] - b[0]) * (b[3] - b[1]) for b in boxes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_places_of_names_are_the_best_there_are(seed):
+    rng = np.random.default_rng(seed)
+    n, places = 5, 4
+    corners = rng.uniform(0, 60, (n, places, 2))
+    boxes = np.concatenate([corners, corners + np.array([40, 12])], axis=2)
+    cost = rng.uniform(0, 10, (n, places))
+
+    def total(chosen):
+        own = boxes[np.arange(n), list(chosen)]
+        shared = sum(charts._covered(own[i], own[i + 1 :]) for i in range(n))
+        return cost[np.arange(n), list(chosen)].sum() + shared
+
+    best = min(total(chosen) for chosen in itertools.product(range(places), repeat=n))
+    assert total(charts._fewest_covered(boxes, cost)) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("apart", [0.2, 0.5, 1.0, 2.0])
+def test_a_name_is_nearer_to_its_own_mark_than_to_another(apart):
+    frame = pd.DataFrame({"dataset": ["first_image_set", "second_image_set"], "a": [5.0, 5.0 + apart], "b": [5.0, 5.0]})
+    x, y = (axis(f"{c}:Q", scale=alt.Scale(domain=[0, 10])) for axis, c in ((alt.X, "a"), (alt.Y, "b")))
+    at = np.column_stack([frame["a"] * 56, 340 - frame["b"] * 34])
+    for layer in charts._names(frame, x, y, None):
+        spec = layer.to_dict()
+        if spec["mark"]["type"] != "text":
+            continue
+        for row in next(iter(spec["datasets"].values())):
+            own = list(frame["dataset"]).index(row["dataset"])
+            ends = {"left": (0, 1), "right": (-1, 0), "center": (-0.5, 0.5)}[spec["mark"]["align"]]
+            x0, y0 = at[own] + [spec["mark"]["dx"], spec["mark"]["dy"]]
+            size = 6.9 * len(row["dataset"])
+            box = np.array([[[x0 + size * ends[0], y0 - 6, x0 + size * ends[1], y0 + 6]]])
+            assert charts._apart(box, at)[:, 0, 0].argmin() == own
 
 
 def test_a_name_keeps_off_a_line():

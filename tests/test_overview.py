@@ -2,7 +2,9 @@
 
 import re
 
+import numpy as np
 import pandas as pd
+import pytest
 from simulated_runs import simulated
 
 from intrinsic import book, campaign, overview, statistics
@@ -35,8 +37,26 @@ def test_without_records_the_parts_say_so_and_name_the_command():
     assert "intrinsic run params/published.yaml" in overview.plane(EMPTY, {}, book.chart_html)[0]
     table = overview.verdicts(EMPTY)
     assert table.count("no run is published yet") == len(statistics.CLAIMS)
-    assert [cell.strip() for cell in table.splitlines()[0].split("|")][2:4] == ["claim", "verdict"]
+    assert [cell.strip() for cell in table.splitlines()[0].split("|")][2:4] == [
+        "claim and test, over image sets",
+        "verdict",
+    ]
     assert ", properties missing | natural | 0 of 8 |" in overview.coverage_page(EMPTY)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "read"),
+    [
+        (0.3061, 0.0508, 0.5614, "0.31 [0.05, 0.56]"),
+        (-0.3634, -0.596, -0.1313, "−0.36 [−0.60, −0.13]"),
+        (0.01234, 0.0111, 0.0135, "0.0123 [0.0111, 0.0135]"),
+        (12.3456, 2.0, 22.0, "12.35 [2.00, 22.00]"),
+        (0.5, np.nan, 1.0, "0.5"),
+        (np.nan, np.nan, np.nan, "not available"),
+    ],
+)
+def test_an_effect_is_written_to_two_digits_of_its_intervals_width(value, low, high, read):
+    assert overview._effect(value, low, high) == read
 
 
 def test_each_verdict_says_what_becomes_of_it_under_published_choices():

@@ -462,12 +462,8 @@ def _names(frame, x, y, chosen, *, places=PLACES, marks=None, strokes=(), width=
     cost = 40 * np.maximum(beyond, 0).sum(axis=0)
     cost += [i / 2 if i < first else 6 + np.hypot(dx, dy) / 4 for i, (_, dx, dy) in enumerate(places)]
     cost += [[_covered(box, fixed) for box in own] for own in boxes]
-    best = np.full(len(frame), -1)
-    for _ in range(3):  # once more, now that the others have a place
-        for i in range(len(frame)):
-            others = [boxes[j, best[j]] for j in range(len(frame)) if j != i and best[j] >= 0]
-            named = [_covered(box, np.array(others).reshape(-1, 4)) for box in boxes[i]]
-            best[i] = int(np.argmin(cost[i] + named))
+    cost += 8 * (_apart(boxes, at)[np.eye(len(at), dtype=bool)] > _apart(boxes, centers).min(axis=0) + 1e-9)
+    best = _fewest_covered(boxes, cost)
     layers: dict[tuple, list] = {}
     for index, place in zip(frame.index, best, strict=True):
         layers.setdefault(places[place], []).append(index)
@@ -484,6 +480,44 @@ def _names(frame, x, y, chosen, *, places=PLACES, marks=None, strokes=(), width=
     return made
 
 
+def _fewest_covered(boxes: np.ndarray, cost: np.ndarray, starts: int = 100) -> np.ndarray:
+    """The place of each name: least cost, by descent from no places and from several drawn by lot.
+
+    boxes   (names, places, 4): left, top, right, bottom
+    cost    (names, places): of a place whatever the others' are; to it comes the area shared with other names
+    """
+    n, places = cost.shape
+    flat = boxes.reshape(-1, 4)
+    shared = np.stack([_shared(box, flat) for box in flat]).reshape(n, places, n, places)
+    shared[np.arange(n), :, np.arange(n)] = 0
+    rng, least, chosen = np.random.default_rng(0), np.inf, np.zeros(n, dtype=int)
+    for start in range(starts):
+        order = rng.permutation(n) if start else np.arange(n)
+        best = rng.integers(places, size=n) if start else np.full(n, -1)
+        covered = shared[np.arange(n), best].sum(axis=0) if start else np.zeros((n, places))
+        for _ in range(20):  # once more, now that the others have a place
+            before = best.copy()
+            for i in order:
+                if best[i] >= 0:
+                    covered -= shared[i, best[i]]
+                best[i] = int(np.argmin(cost[i] + covered[i]))
+                covered += shared[i, best[i]]
+            if (best == before).all():
+                break
+        own = np.arange(n), best
+        total = float((cost[own] + covered[own] / 2).sum())
+        if total < least - 1e-9:
+            least, chosen = total, best
+    return chosen
+
+
+def _apart(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Distances (points, names, places) from points (n, 2) to boxes (names, places, 4)."""
+    x, y = (points[:, axis, None, None] for axis in (0, 1))
+    wide = np.maximum(np.maximum(boxes[..., 0] - x, x - boxes[..., 2]), 0)
+    return np.hypot(wide, np.maximum(np.maximum(boxes[..., 1] - y, y - boxes[..., 3]), 0))
+
+
 def _along(xs, ys) -> np.ndarray:
     """Points of a line between two pixels, 3 pixels apart."""
     n = 2 + int(np.hypot(xs[1] - xs[0], ys[1] - ys[0]) / 3)
@@ -492,9 +526,14 @@ def _along(xs, ys) -> np.ndarray:
 
 def _covered(box, others: np.ndarray) -> float:
     """Area that a box (left, top, right, bottom) shares with others."""
+    return float(_shared(box, others).sum())
+
+
+def _shared(box, others: np.ndarray) -> np.ndarray:
+    """Areas that a box shares with each of others (n, 4)."""
     wide = np.minimum(box[2], others[:, 2]) - np.maximum(box[0], others[:, 0])
     high = np.minimum(box[3], others[:, 3]) - np.maximum(box[1], others[:, 1])
-    return float((np.maximum(wide, 0) * np.maximum(high, 0)).sum())
+    return np.maximum(wide, 0) * np.maximum(high, 0)
 
 
 def _strokes(frame, at: str, low: str, high: str, *, along_y: bool = False) -> list[tuple]:

@@ -121,7 +121,7 @@ def _small(png: bytes) -> bytes:
 
 
 def verdicts(found: Shown) -> str:
-    """The table of verdicts over the published runs: claim, verdict, effect, sets, smallest attainable p, test.
+    """The table of verdicts over the published runs: claim and test, verdict, effect, p, sets.
 
     With each verdict stands what becomes of it under the choices that the audit corrects (`audit.robustness`).
     """
@@ -134,22 +134,22 @@ def verdicts(found: Shown) -> str:
         choices = audit.published_choices(found.runs, k=found.params.k, fitted_only=found.params.fitted_only)
         robust = audit.robustness(choices)
     lines = [
-        "| | claim | verdict | effect (95 % interval); $p$ after Holm | sets | smallest attainable $p$ "
-        "| what is tested, over image sets |",
-        "|-|-|-|-|-|-|-|",
+        "| | claim and test, over image sets | verdict | effect, 95 % interval | $p$ after Holm, smallest attainable "
+        "| sets |",
+        "|-|-|-|-|-|-|",
     ]
     for i, (name, row) in enumerate(rows.items(), start=1):
         stated = tests[name].stated()
-        what = f"[{stated['claim']}](claims/{CLAIM_PAGES[name]}.ipynb)"
+        what = f"[{stated['claim']}](claims/{CLAIM_PAGES[name]}.ipynb): {_plain(stated['quantity'])}"
         if row is None:
-            cells = ["**no run is published yet**", "none", "0", "none"]
+            cells = ["**no run is published yet**", "none", "none", "0"]
         else:
-            effect = f"{_effect(row['effect'], row['low'], row['high'])}; {_number(row['p_holm'])}"
             verdict = f"**{_plain(row['verdict'])}**"
             if name in robust:
                 verdict += f"; {_plain(robust[name])}"
-            cells = [verdict, effect, str(int(row["n_sets"])), _number(row["smallest_p"])]
-        lines.append(f"| {i} | {what} | {' | '.join(cells)} | {_plain(stated['quantity'])} |")
+            p = f"{_number(row['p_holm'], 2)}, {_number(row['smallest_p'], 1)}"
+            cells = [verdict, _effect(row["effect"], row["low"], row["high"]), p, str(int(row["n_sets"]))]
+        lines.append(f"| {i} | {what} | {' | '.join(cells)} |")
     runs = len(found.runs)
     planned = len(campaign.cells(found.params))
     lines += [
@@ -381,11 +381,13 @@ def _effect(value: float, low: float, high: float) -> str:
         return "not available"
     if not (math.isfinite(low) and math.isfinite(high)):
         return _number(value)
-    return f"{_number(value)} ({_number(low)} to {_number(high)})"
+    decimals = max(2, 1 - math.floor(math.log10(high - low))) if high > low else 2  # two digits of the width
+    value, low, high = (f"{number:.{decimals}f}".replace("-", "−") for number in (value, low, high))
+    return f"{value} [{low}, {high}]"
 
 
-def _number(value: float) -> str:
-    return f"{value:.3g}".replace("-", "−") if math.isfinite(value) else "none"
+def _number(value: float, digits: int = 3) -> str:
+    return f"{value:.{digits}g}".replace("-", "−") if math.isfinite(value) else "none"
 
 
 def _count(value) -> str:
