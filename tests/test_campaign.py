@@ -112,6 +112,35 @@ def test_networks_without_a_stored_run_are_estimated_by_their_operations(tmp_pat
     assert (large - 2) / (small - 2) == pytest.approx(ratio)
 
 
+@pytest.mark.usefixtures("without_published")
+def test_a_network_without_a_stored_run_takes_the_steps_of_those_with_its_batch(tmp_path):
+    store, p = Store(tmp_path), campaign.read(TINY)
+    fit = campaign.Params(**{**p.model_dump(), "until": "fit", "min_steps": 10**6})
+    _stored_run(store, fit, 100, 1.0, steps=50.0)  # of a ResNet, five times the root of its images
+    for model, factor in (("resnet50", 5.0), ("vgg13", campaign.TYPICAL_STEPS)):
+        task, batch = _task(fit, 400, model), models.default_batch_size(model)
+        each = campaign._guessed_seconds_per_image(model, task.params["size"], task.params["channels"])
+        (seconds,) = campaign.estimate_seconds([task], store)
+        assert (seconds - 2) / each - campaign._passes(task) == pytest.approx(factor * 20 * batch)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.5, 30.0])
+def test_a_measured_step_is_what_each_step_adds_to_a_training(monkeypatch, start):
+    clock = [0.0]
+
+    def train(*_, epochs, **__):
+        clock[0] += start + 0.2 * epochs
+
+    monkeypatch.setattr(campaign.training, "train", train)
+    monkeypatch.setattr(campaign.time, "perf_counter", lambda: clock[0])
+    campaign._seconds_per_image.cache_clear()
+    try:
+        each = campaign._seconds_per_image("resnet18", 16, 1, 10, "float32")
+    finally:
+        campaign._seconds_per_image.cache_clear()
+    assert each == pytest.approx(0.02 if start < 1 else (start + 0.6) / 6 / 10)
+
+
 def test_attacks_radii_and_slopes_count_by_their_gradients():
     p = campaign.params(datasets=["digits_0_1"], runs=[{"models": ["resnet18"], "n_train": [32]}], attack_images=100)
     plain = next(t for t in campaign.plan(p).tasks if t.kind == "training")

@@ -753,7 +753,10 @@ GRADIENT, FORWARD = 0.6, 0.22
 
 @lru_cache
 def _seconds_per_image(model: str, size: int, channels: int, batch: int, precision: str) -> float:
-    """Measured on this machine: one training step of one batch, one thread."""
+    """Measured on this machine, on one thread: what each step adds to a training, without its start and its end.
+
+    Half of the mean over a short training at least, lest noise of the clock makes it nothing.
+    """
     import torch
 
     threads = torch.get_num_threads()
@@ -762,12 +765,15 @@ def _seconds_per_image(model: str, size: int, channels: int, batch: int, precisi
         network = models.create(model, channels=channels, n_classes=2, seed=0)
         x = torch.rand(batch, channels, size, size, generator=torch.Generator().manual_seed(0))
         y = torch.arange(batch) % 2
-        clock = []
-        for _ in range(2):  # the first one warms up
+
+        def seconds(steps):
             started = time.perf_counter()
-            training.train(network, x, y, until="epochs", epochs=1, batch_size=batch, seed=0, precision=precision)
-            clock.append(time.perf_counter() - started)
-        return min(clock) / batch
+            training.train(network, x, y, until="epochs", epochs=steps, batch_size=batch, seed=0, precision=precision)
+            return time.perf_counter() - started
+
+        seconds(1)  # warms up
+        short, long = min(seconds(1), seconds(1)), min(seconds(3), seconds(3))
+        return max((long - short) / 2, long / 6) / batch
     finally:
         torch.set_num_threads(threads)
 
@@ -799,17 +805,18 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
 
         (steps x batch size + passes of what hangs on the run) x seconds per image
 
-    steps      until fit: sqrt(n_train) times the median of steps / sqrt(n_train) over stored runs of the model (of
-               all models where it has none, and TYPICAL_STEPS where none is stored), within the caps; else known
-    seconds    per image: one training step measured here (calibrate=True); or, for the weights of a progress bar,
+    steps      until fit: sqrt(n_train) times the median of steps / sqrt(n_train) over stored runs of the model (where
+               it has none, of models with its batch size, and TYPICAL_STEPS where none is stored), within the caps;
+               else known
+    seconds    per image: training steps measured here (calibrate=True); or, for the weights of a progress bar,
                the median over stored runs of the model, or from its number of operations
     """
-    steps: dict[str, list[float]] = {}
+    steps: dict[str | int, list[float]] = {}
     rates: dict[tuple, list[float]] = {}
     for record in _all_records("training", store):
         q, how, found = record.params, record.provenance, record.metrics
         if q["until"] == "fit" and found.get("steps"):
-            for name in (q["model"], ""):
+            for name in (q["model"], q["batch_size"]):
                 steps.setdefault(name, []).append(found["steps"] / math.sqrt(q["n_train"]))
         if how.get("training_seconds") and found.get("epochs"):
             key = q["model"], q["size"], q["channels"]
@@ -823,7 +830,7 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
         n, batch, key = q["n_train"], q["batch_size"], (q["model"], q["size"], q["channels"])
         seen = q["epochs"] * n
         if q["until"] == "fit":
-            known = steps.get(q["model"]) or steps.get("") or [TYPICAL_STEPS]
+            known = steps.get(q["model"]) or steps.get(batch) or [TYPICAL_STEPS]
             seen = min(max(seen, (q["min_steps"] or 0) * batch), float(np.median(known)) * math.sqrt(n) * min(batch, n))
         if calibrate:
             each = _seconds_per_image(*key, batch, q["precision"])
