@@ -8,6 +8,7 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from simulated_runs import simulated
 
 from intrinsic import audit, images, manifolds, sharpness, statistics
@@ -120,6 +121,21 @@ def test_an_unbalanced_draw_depends_on_the_share_of_a_class_and_a_balanced_one_d
     assert table["published"][1] < 0.75 * table["published"][0]  # 2 s (1 - s) of the pairs, exponent 1/d = 1/2
     same = audit.unbalanced_table(made, [0.5, 0.5], per_class=60, draws=20)
     assert not audit.unbalanced_finding(same).changes
+
+
+def test_class_sizes_are_blamed_for_what_balanced_draws_do_not_show_as_well():
+    rng = np.random.default_rng(0)
+    noise = [tuple(0.05 * rng.normal(size=25)) for _ in range(4)]
+
+    def finding(moved):
+        rows = {"share": [0.05, 0.5], "published_logs": [tuple(np.add(noise[0], -0.3)), noise[1]]}
+        rows["corrected_logs"] = [tuple(np.add(noise[2], moved)), noise[3]]
+        return audit.unbalanced_finding(pd.DataFrame(rows))
+
+    assert finding(0.0).changes is True
+    assert finding(-0.3).changes is False
+    known = stats.ttest_ind(np.subtract(noise[0], 0.3), noise[1], equal_var=False)
+    assert known.confidence_interval().high < 0  # the draws whatever the classes alone would have blamed them
 
 
 def test_numerator_table_agrees_with_definitions_on_two_sets(waves):
@@ -370,6 +386,15 @@ def test_the_gap_that_channels_alone_make_vanishes_with_them():
     assert not audit.channels_finding(audit.channels_table(table.assign(channels=1))).changes
 
 
+def test_a_gap_that_interval_and_exact_test_judge_differently_is_undecided():
+    table = pd.DataFrame({"dataset": list("abcdef"), "domain": ["medical"] * 3 + ["natural"] * 3, "channels": 1})
+    for name in ("k_f", "k_f_low", "k_f_high"):
+        table[name] = [10.0, 10.1, 10.2, 1.0, 1.01, 1.02]  # far apart, and the least p of three against three is 0.1
+    finding = audit.channels_finding(audit.channels_table(table))
+    assert finding.changes is None
+    assert finding.sentence.endswith("undecided.")
+
+
 def test_correlations_finding_flips_with_the_printed_value():
     table = pd.DataFrame({"printed": [0.7, np.nan], "value": [0.8, 0.1], "low": [0.5, -0.2], "high": [0.9, 0.4]})
     assert not audit.correlations_finding(table).changes
@@ -432,6 +457,8 @@ def test_runs_count_as_points_in_the_published_choice_and_sets_in_the_corrected_
     assert audit.runs_finding(two).changes == (two["p"][0] <= 0.05)
     assert not audit.runs_finding(table.assign(p=0.5)).changes
     assert audit.runs_finding(table.assign(p=[0.01, 0.5])).changes
+    families = frame.assign(family=frame["dataset"].replace({"b": "a", "d": "c"}))
+    assert audit.runs_table(families, "x", "y")["n"].tolist() == [120, 4]
 
 
 def test_r_over_runs_is_r_over_means_times_the_root_of_the_share_between():
@@ -457,8 +484,10 @@ def test_runs_as_points_raise_false_alarms_unless_nothing_lies_between_sets():
 
 def test_grouped_dimension_finding_follows_the_order_of_sets():
     table = pd.DataFrame({"dataset": ["a", "b"], "d_data_all": [5.0, 6.0], "d_data_other_groups": [6.0, 7.0]})
-    assert not audit.grouped_dimension_finding(table).changes
-    assert audit.grouped_dimension_finding(table.assign(d_data_other_groups=[9.0, 7.0])).changes
+    assert audit.grouped_dimension_finding(table).changes is False
+    swapped = audit.grouped_dimension_finding(table.assign(d_data_other_groups=[9.0, 7.0]))  # the truth lies between
+    assert swapped.changes is None
+    assert "1 of 1 pairs of sets change their order" in swapped.sentence
     with pytest.raises(audit.BadTable):
         audit.grouped_dimension_finding(table.assign(d_data_other_groups=np.nan))
 
@@ -472,6 +501,10 @@ def test_the_verdict_counts_the_findings_that_change():
     assert audit.verdict(made).sentence.startswith("1 of 2")
     assert not audit.verdict(made[1:]).changes
     assert audit.findings(made)["changes"].tolist() == ["yes", "no"]
+    open_one = audit.Finding("F1", "three", None, "z")
+    assert audit.findings([*made, open_one])["changes"].tolist() == ["yes", "no", "undecided"]
+    assert audit.verdict([*made, open_one]).sentence.endswith("one (B1). 1 is undecided.")
+    assert not audit.verdict([open_one]).changes
 
 
 def test_a_table_without_rows_is_refused():

@@ -1,13 +1,15 @@
 """Further tests: simulated tables of known truth for each, the family's adjustment, and what could be seen at all."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from simulated_runs import simulated as simulated_campaign
 
-from intrinsic import campaign, further, images
+from intrinsic import campaign, further, images, statistics
 from intrinsic.further import FurtherTest, WrongTests, further_tests, verdict
 from intrinsic.statistics import TOO_FEW_SETS, NotEnough, power_difference, power_mean
 
@@ -184,6 +186,31 @@ def test_a_test_that_cannot_be_computed_is_refused(tmp_path, change, sentence):
         verdict("another", None)
 
 
+def test_an_amendment_names_its_date_and_what_was_stored_by_then(tmp_path):
+    entry = {"date": "2024-05-01", "change": "another margin", "runs": "three, of one set"}
+    stated = vars(further_tests()["brier_sharpness"])
+    path = tmp_path / "further.yaml"
+    path.write_text(yaml.safe_dump({"one": stated | {"amended": [entry]}}))
+    said = "2024-05-01: another margin (stored by then: three, of one set)"
+    assert further.read_further_tests(path)["one"].stated()["amended"] == (said,)
+    for wrong in ({"date": "2024-05-01"}, entry | {"runs": ""}, "amended"):
+        path.write_text(yaml.safe_dump({"one": stated | {"amended": [wrong]}}))
+        with pytest.raises(WrongTests, match="an amendment is date, change and runs"):
+            further.read_further_tests(path)
+    assert said in replace(verdict("brier_sharpness", None), amended=(said,))._repr_markdown_()
+
+
+def test_tests_over_tables_count_image_sets_and_not_runs():
+    table = simulated("several_classes", 9, 1)
+    found = verdict("several_classes", table)
+    assert found.counted == "image set"
+    assert f"({len(table)} image sets)" in found._repr_markdown_()
+    assert "runs)" not in found._repr_markdown_()
+    for name, counted in (("several_classes", "image set"), ("brier_sharpness", "run")):
+        nothing = verdict(name, None, fitted_only=False)
+        assert (nothing.counted, nothing.fitted_only) == (counted, False)
+
+
 def test_every_test_states_its_rule_before_the_data():
     table = further.stated(NAMES)
     assert len(table) == len(NAMES)
@@ -302,6 +329,26 @@ def test_an_effect_is_seen_up_to_the_spread_at_which_its_size_is_reached():
     rows = pd.DataFrame({"between": [0.0, 0.1, 0.2], "smallest": [0.05, 0.1, 0.3]})
     assert further.seen("one", 0.1, rows, "smallest")["up_to"] == 0.1
     assert further.seen("one", 0.01, rows, "smallest")["verdict"] == "not seen"
+
+
+def test_what_is_seen_so_far_follows_from_the_spread_of_the_verdicts_own_sets():
+    found = statistics.claims(simulated_campaign(9, seed=1))
+    excess = found["data_dimension"].sets["excess"]
+    levels = found["sharpness_generalization"].sets
+    rows = further.seen_so_far(found, 0.1, 2.0).set_index("effect")
+    row = rows.loc["exponent of the law"]
+    assert row["spread"] == pytest.approx(np.std(excess, ddof=1))
+    power = statistics.power_mean(row["smallest"], row["spread"], len(excess), 0.0125)
+    assert power == pytest.approx(0.8, abs=1e-6)
+    assert (row["verdict"] == "seen") == (row["smallest"] <= 0.1)
+    row = rows.loc["a loss 2 times as high"]
+    parts = [part["level"].to_numpy() for _, part in levels.groupby("domain")]
+    pooled = sum(((part - part.mean()) ** 2).sum() for part in parts) / (len(levels) - 2)
+    assert row["spread"] == pytest.approx(pooled**0.5)
+    power = statistics.power_difference(np.log(row["smallest"]), row["spread"], *map(len, parts))
+    assert power == pytest.approx(0.8, abs=1e-6)
+    few = {name: replace(v, sets=None) for name, v in found.items()}
+    assert further.seen_so_far(few, 0.1, 2.0).empty
 
 
 def test_sets_of_one_size_have_no_exponent_and_are_not_counted():

@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -631,8 +632,43 @@ def test_sets_of_one_family_count_once():
         found, single = claim(frame), claim(frame.drop(columns="family"))
         assert (found.n_sets, single.n_sets) == (8, 10)
         assert "10 sets of 8 families" in found.sentence
+        assert "Over 8 families" in found.sentence
+        assert "Over 10 image sets" in single.sentence
         assert found.n_runs == single.n_runs
+        assert set(found.sets["dataset"]) == {*(f"set{i}" for i in range(7)), "digits"}
     assert paired_bound(frame)["n_sets"].iloc[0] == 8
+
+
+def test_a_set_alone_in_its_family_keeps_its_name():
+    frame = simulated(9, **STRONG).assign(family="one source")
+    frame["family"] = frame["dataset"].map({f"set{i}": f"source {i}" for i in range(8)} | {"set8": "source 0"})
+    found = claim_data_dimension(frame)
+    assert set(found.leave_one_out["left_out"]) == {*(f"set{i}" for i in range(1, 8)), "source 0"}
+
+
+def test_a_verdict_says_what_it_does_not_say():
+    strong = claim_data_dimension(simulated(9, **STRONG))
+    assert strong.caveats == ()
+    assert "not refutable here" in replace(strong, refutable=False).caveats[0]
+    steep = replace(claim_sharpness_generalization(simulated(9, **STRONG)), effect=3.0, low=2.0, high=4.0)
+    assert steep.verdict == "supported"
+    assert steep.caveats == ("1, the size claimed, is outside the interval",)
+    assert steep.caveats[0] in steep._repr_markdown_().splitlines()[-1]
+    assert replace(steep, low=0.5).caveats == ()
+    assert replace(steep, low=-0.5, high=0.5).caveats == ()  # not supported: nothing to take back
+
+
+def test_an_order_of_dimensions_that_training_does_not_make_is_said_to_be_none_of_learning():
+    frame = simulated(9, **STRONG)
+    lower = frame.assign(d_repr_untrained=2 * frame["d_repr"], d_repr_twonn=frame["d_repr"])
+    lower["d_data_same_images_twonn"] = frame["d_data_same_images"]
+    same = lower.assign(d_repr_untrained=frame["d_repr"] * np.where(np.arange(len(frame)) % 2, 1.01, 0.99))
+    below = "trained networks are not shown to lie below untrained ones"
+    assert below not in claim_representation_bound(lower).caveats
+    assert below in claim_representation_bound(same).caveats
+    other = lower.assign(d_repr_twonn=2 * lower["d_data_same_images_twonn"])
+    assert "not seen by TwoNN" not in claim_representation_bound(lower).caveats
+    assert "not seen by TwoNN" in claim_representation_bound(other).caveats
 
 
 @pytest.mark.parametrize(
@@ -731,6 +767,7 @@ def test_verdicts_say_what_the_file_of_claims_says():
         lambda body: body["sharpness_generalization"].update(alternative="greater"),
         lambda body: body["representation_bound"].update(alpha=5.0),
         lambda body: body["sharpness_robustness"].update(grey_level=None),
+        lambda body: body["data_dimension"].update(amended=[{"date": "2024-05-01"}]),
     ],
 )
 def test_a_primary_test_that_the_package_does_not_compute_is_refused(tmp_path, change):

@@ -44,12 +44,13 @@ class Finding:
     """What a published choice does to a conclusion; notebooks show the sentence.
 
     defects   numbers of the defects;  conclusion  what is concluded;  changes  whether the corrected choice concludes
-    otherwise, by the rule of the function that made it;  sentence  the same in words, with the numbers
+    otherwise, by the rule of the function that made it, None where that rule leaves it undecided;  sentence  the same
+    in words, with the numbers
     """
 
     defects: str
     conclusion: str
-    changes: bool
+    changes: bool | None
     sentence: str
 
     def _repr_markdown_(self) -> str:
@@ -57,13 +58,13 @@ class Finding:
 
 
 def findings(made: Sequence[Finding]) -> pd.DataFrame:
-    """One row a finding: defects, conclusion, changes (yes or no), what was found."""
+    """One row a finding: defects, conclusion, changes (yes, no or undecided), what was found."""
     return pd.DataFrame(
         [
             {
                 "defects": one.defects,
                 "conclusion": one.conclusion,
-                "changes": "yes" if one.changes else "no",
+                "changes": {True: "yes", False: "no", None: "undecided"}[one.changes],
                 "found": one.sentence,
             }
             for one in made
@@ -76,7 +77,9 @@ def verdict(made: Sequence[Finding]) -> Finding:
     """How many of the conclusions change, and which: changes where any does."""
     changed = [one for one in made if one.changes]
     names = "; ".join(f"{one.conclusion} ({one.defects})" for one in changed) or "none"
-    sentence = f"{len(changed)} of {len(made)} conclusions change once the choice is corrected: {names}."
+    open_ones = sum(one.changes is None for one in made)
+    rest = f" {open_ones} {'is' if open_ones == 1 else 'are'} undecided." if open_ones else ""
+    sentence = f"{len(changed)} of {len(made)} conclusions change once the choice is corrected: {names}.{rest}"
     return Finding("all", "the audit as a whole", bool(changed), sentence)
 
 
@@ -224,9 +227,10 @@ def _span(values) -> str:
 
 
 def shown(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """A table as a notebook shows it: rounded, without columns that hold lists."""
+    """A table as a notebook shows it: rounded (p to two digits, however small), without columns that hold lists."""
     kept = [column for column in table.columns if not table[column].map(lambda value: isinstance(value, tuple)).any()]
-    return table[kept].round(digits)
+    small = {c: table[c].map(lambda p: f"{p:.2g}", na_action="ignore") for c in ("p", "smallest_p") if c in kept}
+    return table[kept].round(digits).assign(**small)
 
 
 def _so(changes: bool, otherwise: str, same: str) -> str:
@@ -355,20 +359,26 @@ def _drawn_sharpness(images: ImageSet, rows) -> float:
 
 
 def unbalanced_finding(table: pd.DataFrame) -> Finding:
-    """B5: changes where unbalanced draws differ between the smallest and the largest share (Welch, 95 %, log K_F)."""
+    """B5: changes where unbalanced draws move further between the smallest and the largest share than balanced ones do.
+
+    The balanced draws move too, since fewer images are left to draw from. So the 95 % interval is that of the ratio of
+    both moves (difference of four means of log K_F, Welch's degrees of freedom).
+    """
     _need(table, "share", "published_logs", "corrected_logs")
     rare, even = table.loc[table["share"].idxmin()], table.loc[table["share"].idxmax()]
-    ratios, test = {}, None
-    for name in ("published", "corrected"):
-        a, b = np.array(rare[f"{name}_logs"]), np.array(even[f"{name}_logs"])
-        ratios[name] = math.exp(a.mean() - b.mean())
-        if name == "published":
-            test = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-    changes = bool(test.low > 0 or test.high < 0)
+    logs = {name: [np.array(one[f"{name}_logs"]) for one in (rare, even)] for name in ("published", "corrected")}
+    moves = {name: a.mean() - b.mean() for name, (a, b) in logs.items()}
+    parts = np.array([one.var(ddof=1) / len(one) for pair in logs.values() for one in pair])
+    sizes = np.array([len(one) for pair in logs.values() for one in pair])
+    apart, error = moves["published"] - moves["corrected"], math.sqrt(parts.sum())
+    freedom = parts.sum() ** 2 / max(float((parts**2 / (sizes - 1)).sum()), 1e-300)
+    half = stats.t.ppf(0.975, freedom) * error if error > 0 else 0.0
+    changes = bool(abs(apart) > half)
     sentence = (
         f"With {rare['share']:.0%} instead of {even['share']:.0%} of images in the smaller class, a draw whatever the "
-        f"classes gives {_g(ratios['published'])} times the K_F (95 % interval {_g(math.exp(test.low))} to "
-        f"{_g(math.exp(test.high))}), a balanced one {_g(ratios['corrected'])} times: "
+        f"classes gives {_g(math.exp(moves['published']))} times the K_F, a balanced one "
+        f"{_g(math.exp(moves['corrected']))} times; the ratio of the two is {_g(math.exp(apart))} (95 % interval "
+        f"{_g(math.exp(apart - half))} to {_g(math.exp(apart + half))}): "
         f"{_so(changes, 'lets class sizes enter K_F', 'shows no effect of class sizes')}."
     )
     return Finding("B5", "K_F where classes differ in size", changes, sentence)
@@ -656,7 +666,8 @@ def leakage_finding(table: pd.DataFrame) -> Finding:
 def grouped_dimension_finding(properties: pd.DataFrame) -> Finding:
     """C8 for d_data, from properties records: d of all images with and without neighbors of the same group.
 
-    Changes where, among sets that have both, the order of two sets differs.
+    Leaving neighbors out overcorrects where groups are large, so the truth lies between the two. No change where even
+    the whole difference leaves the order of sets; undecided where it does not, until one image a group is measured.
     """
     _need(properties, "dataset", "d_data_all", "d_data_other_groups")
     both = properties.dropna(subset=["d_data_all", "d_data_other_groups"])
@@ -667,9 +678,13 @@ def grouped_dimension_finding(properties: pd.DataFrame) -> Finding:
     sentence = (
         f"Without neighbors of the same group d_data is {_span(ratio)} times as large over {len(both)} image sets, "
         f"most in {most}, and {swapped} of {pairs} pairs of sets change their order: "
-        f"{_so(swapped > 0, 'enters the ranking by dimension', 'leaves the ranking by dimension')}."
     )
-    return Finding("C8", "which image sets have a higher dimension", swapped > 0, sentence)
+    sentence += (
+        "an upper limit, since this overcorrects, so whether the ranking by dimension changes is undecided."
+        if swapped
+        else "the choice leaves the ranking by dimension."
+    )
+    return Finding("C8", "which image sets have a higher dimension", None if swapped else False, sentence)
 
 
 def class_pair_losses(
@@ -907,8 +922,10 @@ def domain_gap(table: pd.DataFrame, column: str) -> statistics.Difference:
 
 
 def channels_finding(table: pd.DataFrame, how: str = "at equal channels") -> Finding:
-    """F1: changes where the 95 % interval of the ratio of medical to natural sets comes to hold 1, or leaves it.
+    """F1: changes where a gap between medical and natural sets is seen at one choice of channels and not at the other.
 
+    It is seen where the 95 % interval of the ratio excludes 1 and the exact p is at most 0.05, not seen where neither
+    holds; where the two disagree the finding is undecided.
     how   in which way channels were made equal, in words
     """
     _need(table, "domain", "published", "corrected")
@@ -919,7 +936,8 @@ def channels_finding(table: pd.DataFrame, how: str = "at equal channels") -> Fin
         for name in gaps
     }
     apart = {name: gap.low > 0 or gap.high < 0 for name, gap in gaps.items()}
-    changes = apart["published"] != apart["corrected"]
+    agree = all(apart[name] == (gap.p <= 0.05) for name, gap in gaps.items())
+    changes = apart["published"] != apart["corrected"] if agree else None
     text = {
         name: f"{_g(math.exp(gap.value))} (95 % interval {_g(math.exp(gap.low))} to {_g(math.exp(gap.high))}, "
         f"exact p = {gap.p:.2g})"
@@ -929,7 +947,11 @@ def channels_finding(table: pd.DataFrame, how: str = "at equal channels") -> Fin
     sentence = (
         f"The K_F of medical sets over that of natural ones is {text['published']} as drawn and {text['corrected']} "
         f"{how}, with {below['corrected']} instead of {below['published']} of {pairs} pairs in the other order: "
+    )
+    sentence += (
         f"{_so(changes, 'decides whether a gap is seen', 'changes the size of the gap and not its existence')}."
+        if agree
+        else "interval and exact test disagree, so whether the choice decides that a gap is seen is undecided."
     )
     return Finding("F1", f"that medical sets have sharper labels ({how})", changes, sentence)
 
@@ -1204,8 +1226,8 @@ def run_correlation(frame: pd.DataFrame, x: str, y: str) -> statistics.Correlati
 
 
 def mean_correlation(frame: pd.DataFrame, x: str, y: str) -> statistics.Correlation:
-    """Pearson's r over image sets, runs averaged (seeds, sizes, models in turn), with its exact p."""
-    sets = statistics.set_means(frame, [x, y])
+    """Pearson's r over image sets (runs averaged: seeds, sizes, models in turn), families counted once, with its p."""
+    sets, _ = statistics.family_means(statistics.set_means(frame, [x, y]))
     return statistics.correlation(sets[x], sets[y])
 
 
@@ -1219,7 +1241,8 @@ def runs_table(frame: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
         except statistics.NotEnough:
             row = dict.fromkeys(("n", "value", "low", "high", "p", "smallest_p"), math.nan)
             known = frame.dropna(subset=[x, y])
-            row["n"] = len(known) if name == "runs" else known["dataset"].nunique()
+            sets = statistics.family_means(known[[c for c in ("dataset", "family") if c in known]])[0]
+            row["n"] = len(known) if name == "runs" else sets["dataset"].nunique()
         rows.append({"over": name, **row})
     return pd.DataFrame(rows)
 

@@ -286,7 +286,9 @@ def decide(effect: float, low: float, high: float, p: float, n: int, law: float,
 def verdicts(frame: pd.DataFrame, *, fitted_only: bool = True) -> pd.DataFrame:
     """Every intervention on loss and radius, models averaged: effect, interval, p, p after Holm, verdict by rule.
 
-    Holm is over the four primary tests (margin and pairs on both outcomes), and apart over the others.
+    `law_inside` says whether the interval holds the slope that the theory states: "supported" says that the outcome
+    moves as stated in direction, and not by how much. Holm is over the four primary tests (margin and pairs on both
+    outcomes), and apart over the others.
     frame   as of `rows`
     """
     found = []
@@ -302,7 +304,10 @@ def verdicts(frame: pd.DataFrame, *, fitted_only: bool = True) -> pd.DataFrame:
         found.loc[chosen, "p_holm"] = statistics.holm(found.loc[chosen, "p"])
     columns = ["effect", "low", "high", "p_holm", "n", "law"]
     found["verdict"] = [decide(*values) for values in found[columns].itertuples(index=False)]
-    order = ["intervention", "outcome", "verdict", "effect", "low", "high", "p", "p_holm", "n", "law", "primary"]
+    inside = found["law"].between(found["low"], found["high"]).map({True: "yes", False: "no"})
+    found["law_inside"] = inside.where(found["law"].notna() & found["low"].notna())
+    order = ["intervention", "outcome", "verdict", "effect", "low", "high", "law", "law_inside", "p", "p_holm", "n"]
+    order += ["primary"]
     return found.sort_values("primary", ascending=False, kind="stable", ignore_index=True)[order]
 
 

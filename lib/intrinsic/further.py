@@ -28,6 +28,8 @@ from intrinsic.statistics import (
     NotEnough,
     StatisticsError,
     Verdict,
+    WrongClaims,
+    amendments,
     correlation,
     excess_exponents,
     family_means,
@@ -77,6 +79,7 @@ class FurtherTest:
     side: int
     claimed: float | None
     alpha: float
+    amended: tuple[dict, ...] = ()
 
     def stated(self) -> dict:
         """Fields of a Verdict: the texts of test and rules follow from statistic, side, claimed and alpha."""
@@ -92,11 +95,12 @@ class FurtherTest:
                 f"the interval reaches 0 and excludes {self.claimed:g}: no effect is seen, and one of that size is "
                 "ruled out. An interval that holds both leaves it undecided."
             )
+        how = STATISTICS[self.statistic][0].format(margin=self.margin or 0)
         return {
             "claim": self.claim,
             "hypothesis": self.hypothesis,
-            "test": f"{STATISTICS[self.statistic][0]}; {self.outcome} with {self.predictor}. A further test: it "
-            "decides no verdict of the four claims, p by Holm over the further tests.",
+            "test": f"{how}; {self.outcome} with {self.predictor}. A further test: it decides no verdict of the four "
+            "claims, p by Holm over the further tests.",
             "quantity": self.quantity,
             "supported_if": f"the whole interval lies {towards} 0 and p <= {self.alpha:g}.",
             "refuted_if": refuted,
@@ -104,6 +108,7 @@ class FurtherTest:
             "claimed": self.claimed,
             "alpha": self.alpha,
             "primary": False,
+            "amended": amendments(self.amended),
         }
 
 
@@ -120,9 +125,13 @@ def read_further_tests(path) -> dict[str, FurtherTest]:
     keys, found = {f.name for f in fields(FurtherTest)}, {}
     for name, value in body.items():
         entry = value if isinstance(value, dict) else {}
-        if odd := sorted(keys ^ set(entry)):
+        if odd := sorted(keys ^ (set(entry) | {"amended"})):
             raise WrongTests(f"{name}: {', '.join(odd)} is missing or unknown, so its test is not fixed{remedy}")
-        one = FurtherTest(**entry)
+        one = FurtherTest(**entry | {"amended": tuple(entry.get("amended", ()))})
+        try:
+            amendments(one.amended)
+        except WrongClaims as error:
+            raise WrongTests(f"{name}: {error}{remedy}") from None
         allowed = {"frame": FRAMES, "statistic": tuple(STATISTICS), "side": (1, -1)}
         for key, values in allowed.items():
             if getattr(one, key) not in values:
@@ -223,38 +232,38 @@ def _line(table, test, permutations):
 
 STATISTICS = {  # name -> (in words, sets of runs, effect of sets)
     "excess": (
-        "Exponent of the outcome in N less 1/predictor, models averaged, mean over image sets; t interval and exact "
+        "Exponent of the outcome in N less {margin:g}/predictor, models averaged, mean over image sets; t interval and "
         "sign flips",
         _excess_sets,
         lambda table, test, n: mean_effect(table["excess"], permutations=n),
     ),
     "slope": (
         "Slope of the log outcome (effects of model and log N taken out) on the log predictor between image sets; t "
-        "interval and exact permutation",
+        "interval and permutation test",
         lambda runs, test: _level_sets(runs, test, True),
         _line,
     ),
     "correlation": (
         "Pearson correlation over image sets of the outcome (effects of model and log N taken out) with the "
-        "predictor; Fisher z interval and exact permutation",
+        "predictor; Fisher z interval and permutation test",
         lambda runs, test: _level_sets(runs, test, False),
         lambda table, test, n: correlation(table["x"], table["y"], permutations=n),
     ),
     "rank": (
-        "Rank correlation of the two over image sets, sets of one family averaged; Fisher z interval and exact "
-        "permutation",
+        "Rank correlation of the two over image sets, sets of one family averaged; Fisher z interval and "
+        "permutation test",
         _rank_sets,
         lambda table, test, n: correlation(table[test.predictor], table[test.outcome], "spearman", permutations=n),
     ),
     "within": (
         "Slope of the log outcome (effects of model and log N taken out) on the log predictor between tasks on the "
-        "same images, mean over families of images; t interval and exact sign flips",
+        "same images, mean over families of images; t interval and sign flips",
         _within_sets,
         lambda table, test, n: mean_effect(table["slope"], permutations=n),
     ),
     "ratio": (
         "Mean over image sets of log(outcome / predictor) less the log of the margin, paired within runs, models "
-        "averaged; t interval and exact sign flips",
+        "averaged; t interval and sign flips",
         _ratio_sets,
         lambda table, test, n: mean_effect(table["log_ratio"], permutations=n),
     ),
@@ -288,13 +297,16 @@ def _build(test, frame, *, fitted_only, exclude, permutations) -> Verdict:
     )
 
 
-def _without_records(test, frame) -> Verdict:
+def _without_records(test, frame, fitted_only) -> Verdict:
     """The verdict where the table has no such column or no row: no set, and what would make it."""
     lacking = [c for c in (test.outcome, test.predictor) if frame is None or c not in frame.columns]
     what = f"no record holds {', '.join(lacking)}" if lacking else f"the table of {test.frame} holds no row with both"
     note = f"{what}; made by: intrinsic run {PARAMETERS}, and shown with its parameters"
     nothing = dict.fromkeys(("effect", "low", "high", "p", "smallest_p"), math.nan)
-    return Verdict(**test.stated(), **nothing, n_sets=0, n_runs=0, notes=(note,))
+    counted = "image set" if test.frame in _TABLES else "run"
+    return Verdict(
+        **test.stated(), **nothing, n_sets=0, n_runs=0, notes=(note,), fitted_only=fitted_only, counted=counted
+    )
 
 
 def verdict(
@@ -317,7 +329,7 @@ def verdict(
         raise WrongTests(f"there is no further test {name!r}; stated are {', '.join(further_tests())}")
     test = further_tests()[name]
     if frame is None or frame.empty or not {test.outcome, test.predictor} <= set(frame.columns):
-        return _without_records(test, frame)
+        return _without_records(test, frame, fitted_only)
 
     def build(part, **options):
         return _build(test, part, permutations=permutations, **options)
@@ -325,11 +337,11 @@ def verdict(
     if test.frame in _TABLES:
         known = frame.dropna(subset=[test.outcome, test.predictor])
         if known.empty:
-            return _without_records(test, frame)
+            return _without_records(test, frame, fitted_only)
         found = build(known, fitted_only=False, exclude=exclude)
         lacking = len(frame) - len(known)
         notes = (*found.notes, f"{lacking} sets of which one of the two is not known") if lacking else found.notes
-        return replace(found, notes=notes)
+        return replace(found, notes=notes, counted="image set")
     return with_all_runs(build, frame, fitted_only, exclude=exclude)
 
 
@@ -785,7 +797,7 @@ def detectable_exponents(
 
         sd of a set's exponent: sqrt( between^2 + exponent_spread(sd, sizes, seeds)^2 ),   t test over n_sets
 
-    sd        of log loss over seeds (seed_spread); between: of the true excess between sets, which no pilot has told
+    sd        of log loss over seeds (seed_spread); between: of the true excess between sets (`seen_so_far`)
     alpha     two-sided level: what the smallest p of the four claims has to reach to be 5 % after Holm
     Returns between, seeds, n_sets, smallest (80 % power).
     """
@@ -829,6 +841,34 @@ def seen(what: str, size: float, rows: pd.DataFrame, column: str) -> dict:
     up_to = float(found["between"].max()) if len(found) else math.nan
     said = f"seen where sets differ by {up_to:.3g} or less" if len(found) else "not seen"
     return {"effect": what, "size": size, "smallest": float(rows[column].min()), "up_to": up_to, "verdict": said}
+
+
+def seen_so_far(verdicts: dict[str, Verdict], law: float, ratio: float, alpha: float = ALPHA / 4) -> pd.DataFrame:
+    """The same two effects at the spread between families of sets that the runs show: one row each, none if too few.
+
+    The standard deviation of claim 1's excesses, and that of claim 2's levels of log loss within a domain, hold what
+    seeds add as well, so nothing is added to them.
+    verdicts  as statistics.claims gives them;  law, ratio  sizes of the two effects
+    Returns effect, size, spread, n_sets, smallest (80 % power; of the second a ratio), verdict.
+    """
+    rows = []
+    excess = verdicts["data_dimension"].sets
+    excess = excess["excess"].dropna().to_numpy() if excess is not None and "excess" in excess else np.zeros(0)
+    if len(excess) > 2:
+        spread = float(excess.std(ddof=1))
+        smallest = smallest_effect(lambda effect: power_mean(effect, spread, len(excess), alpha))
+        rows.append(("exponent of the law", law, spread, len(excess), smallest))
+    levels = verdicts["sharpness_generalization"].sets
+    if levels is not None and {"domain", "level"} <= set(levels):
+        known = levels[levels["domain"].isin(["medical", "natural"])]
+        sizes = known.groupby("domain")["level"].size()
+        if len(sizes) == 2 and sizes.sum() > 3:
+            residues = known["level"] - known.groupby("domain")["level"].transform("mean")
+            spread = math.sqrt(float((residues**2).sum()) / (len(known) - 2))
+            gap = smallest_effect(lambda effect: power_difference(effect, spread, *map(int, sizes)))
+            rows.append((f"a loss {ratio:g} times as high", ratio, spread, len(known), math.exp(gap)))
+    table = pd.DataFrame(rows, columns=["effect", "size", "spread", "n_sets", "smallest"])
+    return table.assign(verdict=np.where(table["smallest"] <= table["size"], "seen", "not seen"))
 
 
 @dataclass(frozen=True)

@@ -129,13 +129,13 @@ def verdicts(found: Shown) -> str:
     if found.runs.empty:
         rows = {name: None for name in tests}
     else:
-        table = statistics.verdict_table(statistics.claims(found.runs, fitted_only=found.params.fitted_only))
-        rows = {row["name"]: row for row in table.to_dict("records")}
+        claims = statistics.claims(found.runs, fitted_only=found.params.fitted_only)
+        rows = {row["name"]: row for row in statistics.verdict_table(claims).to_dict("records")}
         choices = audit.published_choices(found.runs, k=found.params.k, fitted_only=found.params.fitted_only)
         robust = audit.robustness(choices)
     lines = [
-        "| | claim and test, over image sets | verdict | effect, 95 % interval | $p$ after Holm, smallest attainable "
-        "| sets |",
+        "| | claim and test, over image sets | verdict | effect, 95 % interval | $p$ after Holm; smallest attainable "
+        "| families of sets |",
         "|-|-|-|-|-|-|",
     ]
     for i, (name, row) in enumerate(rows.items(), start=1):
@@ -145,18 +145,24 @@ def verdicts(found: Shown) -> str:
             cells = ["**no run is published yet**", "none", "none", "0"]
         else:
             verdict = f"**{_plain(row['verdict'])}**"
-            if name in robust:
-                verdict += f"; {_plain(robust[name])}"
-            p = f"{_number(row['p_holm'], 2)}, {_number(row['smallest_p'], 1)}"
+            for more in (*claims[name].caveats, *([robust[name]] if name in robust else [])):
+                verdict += f"; {_plain(more)}"
+            p = f"{_number(row['p_holm'], 2)}; {_number(row['smallest_p'], 1)}"
             cells = [verdict, _effect(row["effect"], row["low"], row["high"]), p, str(int(row["n_sets"]))]
         lines.append(f"| {i} | {what} | {' | '.join(cells)} |")
     runs = len(found.runs)
     planned = len(campaign.cells(found.params))
+    interim = "An interim look, whose $p$ is not adjusted for the looks to come: " if runs < planned else ""
+    amended = [str(i) for i, test in enumerate(tests.values(), start=1) if test.amended]
+    which = f"{'claims' if len(amended) > 1 else 'claim'} {' and '.join(amended)}"
+    since = f"; what of {which} was amended since, and when, its page says" if amended else ""
     lines += [
         "",
-        f"From {runs:,} of {planned:,} planned runs of the published campaign ([which](reference/coverage.md)). "
-        "The tests stood in `params/claims.yaml` before any run. The smallest attainable $p$ is the least that an "
-        "exact test can give for so many sets: where it is above 0.05, no data could have supported the claim. "
+        f"{interim or 'From '}{runs:,} of {planned:,} planned runs of the published campaign "
+        "([which](reference/coverage.md)). Sets made of the same pictures are one family and count once. "
+        f"The tests stood in `params/claims.yaml` before the first of these runs{since}. The smallest attainable $p$, "
+        "before Holm's adjustment, is the least that a test over so many families can give, of all orders or signs, or "
+        "of 99,999 drawn ones: where it is above 0.05, no data could have supported the claim. "
         "Published choices are those of the released code that records can undo "
         "([the verdicts under each](beyond/audit.ipynb)).",
         "",

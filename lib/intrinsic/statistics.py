@@ -141,7 +141,7 @@ def _interval(low: float, high: float, level: float = 0.95) -> str:
 
 
 def _count(n: int, what: str) -> str:
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+    return f"{n} {what}" if n == 1 else f"{n} {what[:-1]}ies" if what == "family" else f"{n} {what}s"
 
 
 def _finite(*columns) -> tuple[list[np.ndarray], int]:
@@ -559,11 +559,13 @@ def _described(table: pd.DataFrame, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def family_means(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Sets of one family averaged into one row; without a column `family`, the table itself."""
+    """Sets of one family averaged into one row, under the family's name; a set alone in its family keeps its own.
+
+    Without a column `family`, the table itself.
+    """
     if "family" not in table.columns or not len(table):
         return table.reset_index(drop=True), []
-    names = table["family"].where(table["family"].notna(), table["dataset"])
-    table = table.drop(columns="family").assign(dataset=names.to_numpy())
+    table = table.assign(dataset=_family_names(table)).drop(columns="family")
     others = [c for c in table.columns if c != "dataset"]
     how = {c: "mean" if table[c].dtype.kind in "fiu" else "first" for c in others}
     if "n_runs" in how:
@@ -571,6 +573,13 @@ def family_means(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     units = table.groupby("dataset", sort=False).agg(how).reset_index()
     notes = [f"{len(table)} sets of {len(units)} families, each family counted once"]
     return units, notes if len(units) < len(table) else []
+
+
+def _family_names(table: pd.DataFrame) -> np.ndarray:
+    """The name that each row goes by where families count once: its family's, or its own if no other set is there."""
+    family = table["family"].where(table["family"].notna(), table["dataset"]).astype(str)
+    alone = table.groupby(family.to_numpy())["dataset"].nunique().eq(1)
+    return family.where(~family.map(alone).to_numpy(dtype=bool), table["dataset"].astype(str)).to_numpy()
 
 
 def set_levels(frame: pd.DataFrame, response: str, *, log: bool = False) -> pd.DataFrame:
@@ -712,11 +721,12 @@ def _positive_mean(values: np.ndarray) -> float:
 
 SHARPNESS_RUNS = {"columns": ["test_loss_nats", "k_f"], "positive": ["test_loss_nats", "k_f"]}
 DIMENSION_RUNS = {"columns": ["test_loss_nats", "d_data"], "positive": ["test_loss_nats", "d_data"]}
+LEARNING = "trained over untrained network"  # the pair that speaks of learning
 PAIRS = (
     ("trained network", "d_repr", "d_data_same_images"),
     ("untrained network", "d_repr_untrained", "d_data_same_images"),
     ("random linear map", "d_repr_random_map", "d_data_same_images"),
-    ("trained over untrained network", "d_repr", "d_repr_untrained"),
+    (LEARNING, "d_repr", "d_repr_untrained"),
     ("trained network over random linear map", "d_repr", "d_repr_random_map"),
 )
 
@@ -969,13 +979,13 @@ def separate_predictors(
 ) -> pd.DataFrame:
     """power_taken_out for the runs of a campaign: log test loss and log loss penalty, levels of sets.
 
-    The power of M is 2/d_data in one half of the rows and the exponent that was measured in the other: column power.
+    The power of M is the exponent that was measured in one half of the rows and 2/d_data in the other: column power.
     Effects of model and log N are taken out of the responses; sets of one family count once; runs without a value, or
     with a loss or penalty of 0 or less, are left out. With too few sets numbers are nan.
     """
     penalty = f"loss_penalty_nats_eps{grey_level}"
     parts = []
-    for power, column in (("2/d_data", "d_data"), ("measured exponent", "growth_exponent")):
+    for power, column in (("measured exponent", "growth_exponent"), ("2/d_data", "d_data")):
         for response in ("test_loss_nats", penalty):
             positive = [response, "k_f", column]
             runs, _ = usable(frame, positive, positive=positive, fitted_only=fitted_only, exclude=exclude)
@@ -1014,8 +1024,8 @@ def growth_verdict(sets: pd.DataFrame, *, tolerance: float = 0.2, level: float =
     beyond the tolerance; of the plateau: with an interval above 0), smallest and largest effect with one family left
     out, verdict, and `stands`: whether it is the same without any one family.
     """
-    names = list(dict.fromkeys(family_means(sets[[c for c in ("dataset", "family") if c in sets]])[0]["dataset"]))
-    family = sets["family"].where(sets["family"].notna(), sets["dataset"]) if "family" in sets else sets["dataset"]
+    family = pd.Series(_family_names(sets) if "family" in sets else sets["dataset"].to_numpy(), index=sets.index)
+    names = list(dict.fromkeys(family))
     table = _growth_rows(sets, tolerance, level)
     left = [_growth_rows(sets[(family != name).to_numpy()], tolerance, level) for name in names if len(names) > 1]
     effects = np.array([one["effect"] for one in left]).reshape(len(left), len(table))
@@ -1095,6 +1105,10 @@ class Verdict:
     sets                the table of one row a set that was tested; leave_one_out: left_out, value
     refutable           False: a bound that says nothing at these sizes, which no value can refute
     beside              other numbers that decide nothing; notes: what was left out, in words
+    reservations        what a verdict does not say although its name might, in words; `caveats` adds what follows
+                        from the fields
+    amended             changes of the test's text since it was written down, in words
+    counted             what n_runs counts
     all_runs            the same with runs that did not fit, where this one has fitted runs only
     primary             False: a further test, which decides no claim
 
@@ -1131,6 +1145,9 @@ class Verdict:
     leave_one_out: pd.DataFrame | None = None
     all_runs: "Verdict | None" = None
     primary: bool = True
+    reservations: tuple[str, ...] = ()
+    amended: tuple[str, ...] = ()
+    counted: str = "run"
 
     def __float__(self):
         return float(self.effect)
@@ -1150,11 +1167,28 @@ class Verdict:
         return "not supported" if high < self.claimed else "undecided"
 
     @property
+    def caveats(self) -> tuple[str, ...]:
+        """What the verdict does not say, in words: that sets could not refute, or that a claimed size is excluded."""
+        found = list(self.reservations)
+        if self.n_sets and not self.refutable:
+            found.insert(0, "not refutable here, where the bound says nothing about enough sets")
+        outside = self.claimed is not None and not self.low <= self.claimed <= self.high
+        if self.verdict == "supported" and outside:
+            found.append(f"{_number(self.claimed)}, the size claimed, is outside the interval")
+        return tuple(found)
+
+    def _units(self) -> str:
+        """How many of what count: sets, or families of sets where some have several."""
+        several = any("families, each family counted once" in note for note in self.notes)
+        return _count(self.n_sets, "family" if several else "image set")
+
+    @property
     def sentence(self) -> str:
         """The numbers in one plain sentence."""
-        runs = _count(self.n_runs, "fitted run" if self.fitted_only else "run")
+        fitted = self.fitted_only and self.counted == "run"
+        runs = _count(self.n_runs, f"fitted {self.counted}" if fitted else self.counted)
         inside = "; ".join([runs, *self.notes])
-        where = f"Over {_count(self.n_sets, 'image set')} ({inside})"
+        where = f"Over {self._units()} ({inside})"
         if not math.isfinite(self.effect):
             return f"{where}, {self.quantity} cannot be computed; verdict: {self.verdict}."
         adjusted = "" if self.p_holm is None else f", {_p(self.p_holm)} after Holm"
@@ -1170,17 +1204,17 @@ class Verdict:
         return {name: getattr(self, name) for name in names}
 
     def _repr_markdown_(self) -> str:
-        kind = "fitted" if self.fitted_only else "all"
+        kind = f", {'fitted' if self.fitted_only else 'all'} runs" if self.counted == "run" else ""
         rows = [
             ("Hypothesis", self.hypothesis),
             ("Primary test" if self.primary else "Test", self.test),
             ("Effect", f"{self.quantity}: {_estimate(self.effect, self.low, self.high)}"),
-            ("p", f"{_p(self.p)}, smallest attainable {_p(self.smallest_p)}"),
+            ("p", f"{_p(self.p)}, smallest attainable over so many {_p(self.smallest_p)}"),
         ]
         if self.p_holm is not None:
             rows.append(("p after Holm", _p(self.p_holm)))
         rows += [
-            ("Image sets", f"{self.n_sets} ({_count(self.n_runs, 'run')}, {kind} runs)"),
+            ("Units", f"{self._units()} ({_count(self.n_runs, self.counted)}{kind})"),
             ("Left out", "; ".join(self.notes) or "nothing"),
             ("Supported if", self.supported_if),
             ("Refuted if", self.refuted_if),
@@ -1201,7 +1235,9 @@ class Verdict:
                     f"{_estimate(other.effect, other.low, other.high)}; p = {_p(other.p)}; {size}",
                 )
             )
-        rows.append(("Verdict", f"**{self.verdict}**"))
+        if self.amended:
+            rows.append(("Amended since", "; ".join(self.amended)))
+        rows.append(("Verdict", "; ".join([f"**{self.verdict}**", *self.caveats])))
         lines = [f"| {_cell(name)} | {_cell(text)} |" for name, text in rows]
         return "\n".join([f"| Claim | {_cell(self.claim)} |", "|:--|:--|", *lines])
 
@@ -1211,7 +1247,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class PrimaryTest:
-    """The one test that decides a claim, as params/claims.yaml states it before any run."""
+    """The one test that decides a claim, as params/claims.yaml states it.
+
+    amended: changes since it was written down, each a mapping of date, change and runs (what was stored by then)
+    """
 
     claim: str
     hypothesis: str
@@ -1228,6 +1267,7 @@ class PrimaryTest:
     alpha: float
     supported_if: str
     refuted_if: str
+    amended: tuple[dict, ...] = ()
 
     def stated(self, grey_level: int | None = None) -> dict:
         """Fields of a Verdict, the values of the keys put into its texts."""
@@ -1235,7 +1275,17 @@ class PrimaryTest:
         values = {"alpha": self.alpha, "claimed": self.claimed, "grey_level": level}
         names = ("claim", "hypothesis", "test", "quantity", "supported_if", "refuted_if")
         texts = {name: getattr(self, name).format(**values) for name in names}
-        return texts | {"side": self.side, "claimed": self.claimed, "alpha": self.alpha}
+        fixed = {"side": self.side, "claimed": self.claimed, "alpha": self.alpha}
+        return texts | fixed | {"amended": amendments(self.amended)}
+
+
+def amendments(entries) -> tuple[str, ...]:
+    """Changes of a test in words. Raises WrongClaims where one lacks its date, change or runs, or has other keys."""
+    keys = {"date", "change", "runs"}
+    for entry in entries:
+        if not isinstance(entry, dict) or set(entry) != keys or not all(entry.values()):
+            raise WrongClaims(f"an amendment is date, change and runs, else nobody can judge it; found {entry!r}")
+    return tuple(f"{entry['date']}: {entry['change']} (stored by then: {entry['runs']})" for entry in entries)
 
 
 CLAIMS = {  # claim -> (outcome, predictor) that its computation reads
@@ -1261,7 +1311,7 @@ def read_primary_tests(path) -> dict[str, PrimaryTest]:
     keys, tests = {f.name for f in fields(PrimaryTest)}, {}
     for name, reads in CLAIMS.items():
         entry = body[name] if isinstance(body[name], dict) else {}
-        if odd := sorted(keys ^ set(entry)):
+        if odd := sorted(keys ^ (set(entry) | {"amended"})):
             raise WrongClaims(f"{name}: {', '.join(odd)} is missing or unknown, so its test is not fixed{remedy}")
         only = _ONLY | dict(zip(("outcome", "predictor"), reads, strict=True))
         if wrong := [key for key, value in only.items() if entry[key] != value]:
@@ -1272,7 +1322,11 @@ def read_primary_tests(path) -> dict[str, PrimaryTest]:
             raise WrongClaims(f"{name}: alpha must lie between 0 and 1 and side be 1 or -1, else no rule holds{remedy}")
         if (name == "sharpness_robustness") != isinstance(entry["grey_level"], int):
             raise WrongClaims(f"{name}: grey_level is {entry['grey_level']!r}; only the attack has a budget{remedy}")
-        tests[name] = PrimaryTest(**entry)
+        try:
+            amendments(entry.get("amended", ()))
+        except WrongClaims as error:
+            raise WrongClaims(f"{name}: {error}{remedy}") from None
+        tests[name] = PrimaryTest(**entry | {"amended": tuple(entry.get("amended", ()))})
     return tests
 
 
@@ -1698,7 +1752,7 @@ def _representation_bound(frame, *, fitted_only, exclude, p_holm, permutations) 
     pair = ["d_repr", "d_data_same_images"]
     runs, notes = usable(frame, pair, positive=pair, fitted_only=fitted_only, exclude=exclude)
     ratios, _ = log_ratios(runs, *pair)
-    sets, more, beside = ratios, [], {}
+    sets, more, beside, but = ratios, [], {}, ["of the loss against d_repr it says nothing"]
     if len(runs):
         sets, more = family_means(set_means(ratios, ["log_ratio", *pair]))
         options = {"fitted_only": False, "exclude": (), "permutations": permutations}
@@ -1706,11 +1760,16 @@ def _representation_bound(frame, *, fitted_only, exclude, p_holm, permutations) 
         for row in paired_bound(runs, **options).iloc[1:].itertuples():
             what = row.map if " over " in row.map else f"{row.map} over images"
             beside[f"Mean log ratio, {what}"] = _estimate(row.mean_log_ratio, row.low, row.high)
+            if row.map == LEARNING and not row.high < 0:
+                but.append("trained networks are not shown to lie below untrained ones")
         if {f"{name}_twonn" for name in pair} <= set(runs.columns):
             row = paired_bound(runs, "twonn", **options).iloc[0]
             beside["Mean log ratio by TwoNN"] = _estimate(row["mean_log_ratio"], row["low"], row["high"])
+            if not row["high"] < 0:
+                but.append("not seen by TwoNN")
     return Verdict(
         **_stated("representation_bound"),
+        reservations=tuple(but),
         n_runs=len(runs),
         p_holm=p_holm,
         fitted_only=fitted_only,
