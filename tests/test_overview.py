@@ -56,7 +56,7 @@ def test_without_records_the_parts_say_so_and_name_the_command():
     ],
 )
 def test_an_effect_is_written_to_two_digits_of_its_intervals_width(value, low, high, read):
-    assert overview._effect(value, low, high) == read
+    assert overview._effect(value, low, high).replace("\N{NO-BREAK SPACE}", " ") == read
 
 
 def test_each_verdict_says_what_becomes_of_it_under_published_choices():

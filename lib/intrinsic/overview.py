@@ -389,7 +389,7 @@ def _effect(value: float, low: float, high: float) -> str:
         return _number(value)
     decimals = max(2, 1 - math.floor(math.log10(high - low))) if high > low else 2  # two digits of the width
     value, low, high = (f"{number:.{decimals}f}".replace("-", "−") for number in (value, low, high))
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low},\N{NO-BREAK SPACE}{high}]"
 
 
 def _number(value: float, digits: int = 3) -> str:
