@@ -140,7 +140,10 @@ def test_measure_says_how_sharpness_grows_in_one_sentence(capsys):
     code, out, _ = run(capsys, "measure", "torus_waves")
     assert code == 0
     (line,) = (line for line in out.splitlines() if line.startswith("  growth with M"))
-    assert re.match(r"  growth with M    K_F grows as M\^0\.\d\d \[0\.\d\d, 0\.\d\d\], .+: at M images a class", line)
+    assert re.match(
+        r"  growth with M    K_F grows as M\^0\.\d\d \[0\.\d\d, 0\.\d\d\] over M = \d+ to \d+ images a class, .+: at M",
+        line,
+    )
 
 
 def test_measure_says_in_words_what_the_numbers_mean(capsys, folder):
@@ -373,3 +376,32 @@ def test_a_forecast_that_cannot_be_made_gets_one_sentence(capsys, trained, argum
     assert (code, out) == (1, "")
     assert said in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ({}, "neither a name in the catalogue nor a path that exists"),
+        ({"a": 30}, "no labels to compare"),
+        ({"a": 3, "b": 3}, "6 distinct images, and a report looks at 40 neighbors of each: give 41 images or more"),
+    ],
+)
+def test_a_report_says_in_one_sentence_what_is_wrong_with_a_set_and_runs_no_notebook(
+    capsys, tmp_path, monkeypatch, made, says
+):
+    rng = np.random.default_rng(0)
+    for name, count in made.items():
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(tmp_path / "set" / name / f"{i}.png")
+    monkeypatch.setattr("intrinsic.book.report", lambda *_, **__: pytest.fail("a notebook would have run"))
+    code, out, err = run(capsys, "report", str(tmp_path / "set") if made else "no_such_set")
+    assert (code, out) == (1, "")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_a_size_beyond_memory_is_refused_before_any_picture_is_read(capsys):
+    code, out, err = run(capsys, "measure", "digits", "--size", "100000")
+    assert (code, out) == (1, "")
+    assert "size=100000 is no number of pixels a side from 1 to 2,048" in err

@@ -27,7 +27,7 @@ from pathlib import Path
 import yaml
 
 from intrinsic import images
-from intrinsic.records import PAGE, Record, Store, record_id
+from intrinsic.records import PAGE, Record, Store, record_id, write_text
 
 CHART = "application/vnd.vegalite.v5+json"
 REPORT = "book/dataset_report"
@@ -122,7 +122,6 @@ def plane_page(comparison, *, output=None) -> Path:
     Written to `compare/` of the output folder; returns its path.
     """
     from intrinsic import charts
-    from intrinsic.records import write_text
 
     spec = charts.plane(comparison.rows).to_dict()
     name = re.sub(r"[^A-Za-z0-9-]+", "_", comparison.name).strip("_") or "set"
@@ -309,6 +308,7 @@ def execute(pages: list[Page], folder: Path, *, state: str, settings=None, progr
     folder.mkdir(parents=True, exist_ok=True)
     shared = hashlib.sha256(f"{_package_hash()} {state}".encode()).hexdigest()
     store, environment = Store(folder), _environment(folder)
+    _quiet_kernels(Path(environment["IPYTHONDIR"]))
     runs = [Execution(page, _inputs(page, shared), _executed(folder, page), environment) for page in pages]
     todo = [run for run in runs if _kept(run.target) != run.key]
     wanted = {run.target for run in runs}
@@ -374,6 +374,13 @@ def _execute(run: Execution, store: Store) -> None:
     draft.replace(target)
     target.with_suffix(".failed").unlink(missing_ok=True)
     store.write(Record(PAGE, run.params, {"seconds": time.perf_counter() - started}))
+
+
+def _quiet_kernels(folder: Path) -> None:
+    """Kernels started with this IPYTHONDIR say errors alone: at each start they would warn that sockets are local."""
+    profile = folder / "profile_default"
+    profile.mkdir(parents=True, exist_ok=True)
+    write_text(profile / "ipython_kernel_config.py", 'c = get_config()\nc.IPKernelApp.log_level = "ERROR"\n')
 
 
 def _environment(folder: Path) -> dict:

@@ -621,9 +621,17 @@ def _publish(arguments) -> int:
 
 
 def _report(arguments) -> int:
-    from intrinsic import book, campaign
+    from intrinsic import book, campaign, measurement
 
     p = campaign.read(arguments.params) if arguments.params else campaign.params()
+    # first, since it says in one sentence what is wrong with the set, and no notebook runs for nothing
+    data = measurement.matched(arguments.source, p.size, p.channels, p.pixel_range)
+    distinct, needed = len(measurement.without_conflicts(data)), max(2 * p.k, 40) + 1
+    if distinct < needed:
+        raise ValueError(
+            f"{arguments.source} has {distinct} distinct images, and a report looks at {needed - 1} neighbors of each: "
+            f"give {needed} images or more, or `intrinsic measure`, which takes fewer neighbors"
+        )
     print(book.report(arguments.source, p))
     return 0
 

@@ -64,11 +64,12 @@ class GrowthLaw:
     def sentence(self):
         """What it says about a value of K_F, in one sentence."""
         e = self.exponent
+        over = f"over M = {min(self.per_class)} to {max(self.per_class)} images a class"
         if not math.isfinite(e.low):
-            return f"K_F grows as M^{e:.2f}, {self.kind}"
-        grows = f"K_F grows as M^{e:.2f} [{e.low:.2f}, {e.high:.2f}]"
+            return f"K_F grows as M^{e:.2f} {over}, {self.kind}"
+        grows = f"K_F grows as M^{e:.2f} [{e.low:.2f}, {e.high:.2f}] {over}"
         if math.isfinite(self.overlapping):
-            grows += f", {self.kind} (M^{self.overlapping:.2f} at these distances)"
+            grows += f", {self.kind} (overlapping classes would as M^{self.overlapping:.2f} at these distances)"
         if self.kind == PLATEAU:
             return f"{grows}: its value is a property of the set"
         if e.low <= 0:

@@ -417,14 +417,15 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
 
 
 def growth_kind(exponent, d):
-    """What the interval of a growth exponent says beside the dimension: one of five sentences.
+    """What the interval of a growth exponent says beside the dimension, in a few words.
 
     exponent   of growth_exponent; d   Estimate of the dimension of the same images
     "a plateau"            the interval holds 0 and excludes 2/(d+1): classes a gap apart
     "like 2/d"             it meets the interval of 2/d and excludes 0: classes overlap (or touch, if d is large)
     "steeper than 2/d"     it lies above: pairs that draws seldom complete, such as near-copies with different labels
-    "slower than 2/d"      it lies above 0 and below 2/d; touching classes where it meets 2/(d+1)
-    "undecided"            anything else
+    "slower than 2/d, like 2/(d+1)"   it lies above 0 and below 2/d, and meets that of 2/(d+1): classes touch
+    "slower than 2/d, still rising"   it lies above 0 and below both
+    "undecided: too few images"       it holds 0 and 2/(d+1);  "undecided: no interval" where there is none
     Uses the intervals alone; the bias of the dimension (edges, curvature) is in neither.
     """
     low, high = exponent.low, exponent.high

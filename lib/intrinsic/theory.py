@@ -80,7 +80,7 @@ def parallel_tori_law(d, gap):
 
 
 def sphere_law(d, r0=1.0):
-    """Law of `manifolds.sphere`, in straight distances, up to a radius r0 <= 2:
+    """Law of `manifolds.sphere`, in straight distances, up to a radius r0 < 2:
 
         c = V_d / A_d * min(1, (1 - r0^2/4)^((d-2)/2)),    A_d = 2 pi^((d+1)/2) / Gamma((d+1)/2), the area of S^d
 

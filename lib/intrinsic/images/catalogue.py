@@ -408,7 +408,10 @@ def find(source, catalogue=None) -> Entry:
     if may_be_name:
         raise UnknownImageSet(
             f"{source!r} is neither a name in the catalogue nor a path that exists"
-            + (suggest(source, entries) or f"; the names are {', '.join(entries)}")
+            + (
+                suggest(source, entries)
+                or f"; the names are {', '.join(list(entries)[:8])}, ... (`intrinsic datasets`)"
+            )
         )
     raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
 
@@ -450,7 +453,8 @@ def _of_headers(fields: dict) -> list[str]:
 
 _DRAFT = """\
 # An image set of your own. Replace what is in capitals, then name this file with --catalogue or in
-# INTRINSIC_CATALOGUE. `intrinsic datasets NAME` shows what is understood.
+# INTRINSIC_CATALOGUE. `intrinsic datasets NAME` shows what is understood. Pages show none of its pictures unless
+# show_pixels is true, which a licence or a patient may not allow.
 """
 
 
@@ -473,7 +477,7 @@ def draft(source) -> str:
         "beware": "WHAT THE SET IS NOT",
         "source": "WHERE IT IS FROM",
         "licence": "ITS LICENCE",
-        "show_pixels": True,
+        "show_pixels": False,
     }
     return _DRAFT + yaml.safe_dump({entry.name: fields}, sort_keys=False, allow_unicode=True, width=110)
 

@@ -41,7 +41,10 @@ MAX_VOXELS = 2**29  # of one volume: 512 x 512 x 2,048
 WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below both, decoding them again is no matter
 _DEFAULT_NIFTI = "percentile:0.1,99.9"
 _DEEP = "holds grey levels from {:g} to {:g} in more than 8 bits"
-_SAY = "and which of them become 0 and 255 changes every distance: choose levels (--levels), e.g. {} or percentile:1,99"
+_SAY = (
+    "and which of them become 0 and 255 changes every distance: choose levels (--levels of `measure`, or levels in "
+    "the set's entry), e.g. {} or percentile:1,99"
+)
 
 
 class BadLevels(ValueError):
@@ -227,7 +230,10 @@ def _bad(files: list[_File], errors: dict[int, str]) -> list[tuple[_File, str]]:
 def _refuse(files: list[_File], errors: dict[int, str]):
     bad = _bad(files, errors)
     first, why = bad[0]
-    leave = "leave them out with --skip-unreadable (skip_unreadable=True)"
+    leave = (
+        "leave them out with --skip-unreadable of `measure`, or with skip_unreadable: true in an entry of the set "
+        "(`intrinsic datasets --draft PATH` begins one)"
+    )
     if why == _MISSING:
         n = sum(why == _MISSING for _, why in bad)
         raise BadImageFile(

@@ -11,6 +11,7 @@ from intrinsic.images.sets import ImageSet, dimensions
 
 Range = Literal["stored", "image"]
 RANGES = ("stored", "image")
+MOST_PIXELS = 2048  # a side: of 1,000 images these are 4 GB a channel
 
 
 class Unmatched(ValueError):
@@ -91,8 +92,11 @@ def _check_per_class(images: ImageSet, per_class: int) -> None:
 
 def check_match(size, channels, pixel_range="stored"):
     """Raises ValueError for a size, a number of channels or a range that does not exist."""
-    if size is not None and (not isinstance(size, int | np.integer) or size < 1):
-        raise ValueError(f"size={size} is no number of pixels: give a whole number, e.g. size=32")
+    if size is not None and (not isinstance(size, int | np.integer) or not 1 <= size <= MOST_PIXELS):
+        raise ValueError(
+            f"size={size} is no number of pixels a side from 1 to {MOST_PIXELS:,}, beyond which memory ends before a "
+            "comparison gains: give a whole number, e.g. size=32"
+        )
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels} cannot be made from grey or color images: give 1 or 3")
     if pixel_range not in RANGES:
