@@ -140,9 +140,9 @@ def test_measure_says_how_sharpness_grows_in_one_sentence(capsys):
     code, out, _ = run(capsys, "measure", "torus_waves")
     assert code == 0
     (line,) = (line for line in out.splitlines() if line.startswith("  growth with M"))
+    over = r"over M = \d+ to \d+ images a class"
     assert re.match(
-        r"  growth with M    K_F grows as M\^0\.\d\d \[0\.\d\d, 0\.\d\d\] over M = \d+ to \d+ images a class, .+: at M",
-        line,
+        rf"  growth with M    K_F grows as M\^0\.\d\d \[0\.\d\d, 0\.\d\d\] {over}, .+: at M images a class", line
     )
 
 

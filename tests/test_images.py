@@ -710,6 +710,7 @@ def test_a_draft_of_an_entry_is_an_entry(tmp_path):
     read = sets.load("my_knees", catalogue=tmp_path / "mine.yaml")
     assert read.content_hash() == sets.load(tmp_path / "my knees.npz").content_hash()
     assert read.classes == ("a <b>", "é", "no")
+    assert not read.show_pixels  # until somebody says that they may be seen
 
 
 def test_a_group_rule_reads_the_paths_and_groups_can_be_set_aside(tmp_path):
