@@ -184,10 +184,10 @@ def _never(p: Params, blocks: list[RunBlock]) -> str:
                 f"{runs}, so no dimension could be measured on them: give a smaller k or a larger n_train"
             )
         for model in block.models:
-            if p.size < models.smallest_size(model):
+            if p.size < (least := models.smallest_size(model)):
                 return (
-                    f"size = {p.size}, and {model} in block {i} of {runs} reads images of {models.smallest_size(model)} "
-                    "pixels a side at least, so its runs would all fail: give a larger size or another network"
+                    f"size = {p.size}, and {model} in block {i} of {runs} reads images of {least} pixels a side at "
+                    "least, so its runs would all fail: give a larger size or another network"
                 )
     return ""
 

@@ -562,7 +562,8 @@ def _run(arguments) -> int:
         return 1
     away = f", {len(outcome.unreachable)} not reachable" if outcome.unreachable else ""
     if outcome.computed == 0 and not outcome.left:
-        print(f"{p.name}: all {outcome.stored} tasks are stored already{away}; nothing to do")
+        all_ = "its one task is" if outcome.stored == 1 else f"all {outcome.stored} tasks are"
+        print(f"{p.name}: {all_} stored already{away}; nothing to do")
     else:
         print(
             f"{p.name}: {_counted(outcome.computed, 'task')} computed in {outcome.minutes:.1f} minutes, "
