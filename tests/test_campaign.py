@@ -72,6 +72,27 @@ def test_the_estimate_of_gpu_hours_is_operations_over_rate(monkeypatch):
     assert campaign.gpu_hours(p, 2) == pytest.approx(expected)
 
 
+def test_gpu_hours_of_a_run_until_fit_are_those_of_its_cap_in_epochs_and_in_steps(monkeypatch):
+    monkeypatch.setattr(campaign.models, "operations", lambda model, **_: 1e9)
+    batch = models.default_batch_size("resnet18")
+
+    def epochs(n, **keys):
+        p = campaign.params(datasets=["digits"], runs=[{"models": ["resnet18"], "n_train": [n]}], **keys)
+        return campaign.gpu_hours(p, 1) * 3600e12 / (3e9 * n)
+
+    assert epochs(batch, epochs=100, min_steps=1500) == pytest.approx(1500)  # one step an epoch
+    assert epochs(3 * batch, epochs=100, min_steps=1501) == pytest.approx(501)
+    assert epochs(2 * batch + 1, epochs=100, min_steps=1500) == pytest.approx(500)  # the third step has one image
+    assert epochs(100 * batch, epochs=100, min_steps=1500) == pytest.approx(100)
+    assert epochs(batch, epochs=7, min_steps=1500, until="epochs") == pytest.approx(7)
+
+
+@pytest.mark.parametrize("rate", [0, -5, float("nan")])
+def test_a_rate_that_is_not_above_zero_gives_no_hours(rate):
+    with pytest.raises(campaign.CampaignError, match="give a rate above 0"):
+        campaign.gpu_hours(campaign.Params(), rate)
+
+
 def _stored_run(store, p, n_train, seconds, **metrics):
     """A stored training run of `n_train` images as a campaign would have left it."""
     wanted = campaign._training_wanted(p, "digits_0_1", "resnet18", n_train, 0)
@@ -195,7 +216,10 @@ def test_the_papers_protocol_runs_on_made_up_images(tmp_path, monkeypatch):
     ("text", "says"),
     [
         ("nmae: quick", "'nmae' is not a parameter"),
-        ("runs: [{models: [resnet18], n_train: [64], seed: [0]}]", "'runs.0.seed' is not a parameter"),
+        (
+            "runs: [{models: [resnet18], n_train: [64], seed: [0]}]",
+            "block 1 of runs: 'seed' is not a parameter, .*the parameters are models, n_train, seeds, datasets, radius",
+        ),
         ("runs: [{models: [resnet19], n_train: [64]}]", "'resnet19' is not a network"),
         ("size: big", "size: .*integer"),
         ("size: 4", "size: .*greater than or equal to 8"),
@@ -205,6 +229,36 @@ def test_the_papers_protocol_runs_on_made_up_images(tmp_path, monkeypatch):
         ("- a\n- b", "`key: value` lines"),
         ("a: [", "not valid YAML"),
         ("name: !!python/object:os.system {}", "not valid YAML"),
+        ("1: 2", "1 is not a parameter"),
+        ("null: 2", "None is not a parameter"),
+        ("k: 20\nk: 30", "'k' is given twice, line 2"),
+        ("runs: [{models: [resnet18], models: [vgg13], n_train: [64]}]", "'models' is given twice"),
+        ("workers: 0", "workers: .*greater than or equal to 1"),
+        ("grey_levels: [-2]\ngrey_level: -2", "grey_levels: -2 is no budget .* from 0 to 255"),
+        ("grey_levels: [2, 300]", "grey_levels: 300 is no budget"),
+        ("pgd_levels: [256]", "pgd_levels: 256 is no budget"),
+        ("datasets: []", "datasets: it is empty"),
+        ("runs: [{models: [resnet18], n_train: []}]", "block 1 of runs: n_train: it is empty"),
+        ("runs: [{models: [], n_train: [64]}]", "block 1 of runs: models: it is empty"),
+        ("runs: [{models: [resnet18], n_train: [64], datasets: []}]", "block 1 of runs: datasets: it is empty"),
+        ("runs: [{models: [resnet18], n_train: [64, -5]}]", "block 1 of runs: n_train: -5 images"),
+        ("runs: [{models: [resnet18], n_train: [64], seeds: [-1]}]", "block 1 of runs: seeds: -1 starts no random"),
+        (
+            "runs: [{models: [resnet18], n_train: [64]}, {models: [x], n_train: [64]}]",
+            "block 2 of runs: models: 'x' is not",
+        ),
+        ("runs: [{models: [resnet18], n_train: [64, a]}]", "block 1 of runs: n_train: entry 2: .*integer"),
+        ("runs: [{models: [resnet18]}]", "block 1 of runs: n_train is missing"),
+        ("runs: [5]", "block 1 of runs: a block holds `key: value` lines"),
+        ("k: 500", "k = 500 neighbors are not among 500 images, per_class = 250 of each of two classes"),
+        (
+            "k: 64\nruns: [{models: [resnet18], n_train: [128, 64]}]",
+            "k = 64 .* n_train = 64 training images of block 1",
+        ),
+        (
+            "size: 31\nruns: [{models: [resnet18], n_train: [64]}, {models: [vgg16], n_train: [64]}]",
+            "size = 31, and vgg16 in block 2 of runs reads images of 32 pixels",
+        ),
     ],
 )
 def test_a_wrong_parameter_file_gets_one_sentence(tmp_path, text, says):
@@ -213,6 +267,38 @@ def test_a_wrong_parameter_file_gets_one_sentence(tmp_path, text, says):
     with pytest.raises(campaign.CampaignError, match=says) as caught:
         campaign.read(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "k: 63\nruns: [{models: [resnet18], n_train: [64], seeds: [0]}]",
+        "size: 32\nruns: [{models: [vgg16], n_train: [64]}]",
+        "size: 8\nruns: [{models: [resnet50], n_train: [64]}]",
+        "per_class: 11",
+        "runs: []",
+        "workers: 1",
+        "grey_levels: [0, 255]\ngrey_level: 255",
+    ],
+)
+def test_what_is_just_possible_is_no_wrong_parameter_file(tmp_path, text):
+    path = tmp_path / "p.yaml"
+    path.write_text(text)
+    assert campaign.read(path)
+
+
+@pytest.mark.parametrize("path", campaign._parameter_files(), ids=lambda path: path.stem)
+def test_the_parameter_files_of_the_book_are_valid_and_none_of_their_tasks_can_only_fail(path):
+    p = campaign.read(path)
+    assert campaign._never(p, p.runs) == ""
+
+
+def test_the_default_blocks_are_checked_when_they_are_planned(tmp_path):
+    path = tmp_path / "p.yaml"
+    path.write_text("name: small\nsize: 16\ndatasets: [digits_0_1]")
+    p = campaign.read(path)  # which a forecast or a page reads for its size alone
+    with pytest.raises(campaign.CampaignError, match="small: size = 16, and vgg13 in block 1 of the default runs"):
+        campaign.plan(p)
 
 
 def test_a_missing_parameter_file_names_those_that_exist(tmp_path):
@@ -643,7 +729,8 @@ def test_damaged_weights_are_told_and_trained_again(small, tmp_path):
 
 def test_the_papers_protocol_is_one_line(tiny):
     block = campaign.RunBlock(models=["resnet18", "vgg13"], n_train=[32], seeds=[0], datasets=["digits_0_1"])
-    p = tiny.model_copy(update={"datasets": ["digits_0_1"], "runs": [block], "protocol": "paper", "precision": "auto"})
+    more = {"protocol": "paper", "precision": "auto", "size": 32}
+    p = tiny.model_copy(update={"datasets": ["digits_0_1"], "runs": [block], **more})
     resnet, vgg = (task.params for task in campaign.plan(p).tasks if task.kind == "training")
     assert [one["batch_size"] for one in (resnet, vgg)] == [40, 6]
     assert [one["learning_rate"] for one in (resnet, vgg)] == [1e-3, 1e-4]

@@ -405,3 +405,82 @@ def test_a_size_beyond_memory_is_refused_before_any_picture_is_read(capsys):
     code, out, err = run(capsys, "measure", "digits", "--size", "100000")
     assert (code, out) == (1, "")
     assert "size=100000 is no number of pixels a side from 1 to 2,048" in err
+
+
+# --------------------------------------------------------------------------------------------- options
+
+
+TINY = os.path.join(os.path.dirname(__file__), "tiny.yaml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["measure", "digits", "--params", "nope.yaml"], "--params would change nothing without --compare"),
+        (["measure", "digits", "--unmatched"], "--unmatched would change nothing without --compare"),
+        (["run", TINY, "--gpu-teraflops", "5"], "--gpu-teraflops would change nothing without --dry-run"),
+        (["datasets", "--label-column", "x"], "--label-column would change nothing without --draft"),
+        (["datasets", "digits", "--nested"], "--nested would change nothing without --draft"),
+        (["datasets", "digits", "--draft", "clean"], "digits would change nothing beside --draft"),
+        (["datasets", "digits", "--present"], "digits would change nothing beside --present"),
+        (["datasets", "--present", "--draft", "clean"], "--present would change nothing beside --draft"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(capsys, own_store, arguments, says):
+    code, out, err = run(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert says in err
+    assert not own_store.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--workers", "0", "'0' is not a whole number from 1"),
+        ("--workers", "-2", "'-2' is not a whole number from 1"),
+        ("--workers", "two", "'two' is not a whole number from 1"),
+        ("--retries", "-1", "'-1' is not a whole number from 0"),
+        ("--gpu-teraflops", "0", "'0' is not a number above 0"),
+        ("--gpu-teraflops", "-5", "'-5' is not a number above 0"),
+        ("--gpu-teraflops", "inf", "'inf' is not a number above 0"),
+        ("--limit-minutes", "nan", "'nan' is not a number above 0"),
+        ("--run-minutes", "x", "'x' is not a number above 0"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_before_anything_is_planned(capsys, option, value, says):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", TINY, "--dry-run", f"{option}={value}"])
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert f"argument {option}: {says}" in shown.err
+
+
+def test_a_dry_run_of_a_grid_without_runs_says_so(capsys, tmp_path):
+    (tmp_path / "p.yaml").write_text("name: p\ndatasets: [digits_0_1]\nruns: []\n")
+    code, out, _ = run(capsys, "run", str(tmp_path / "p.yaml"), "--dry-run", "--workers", "1")
+    assert code == 0
+    assert "p: 1 task, 0 stored, 1 to do" in out
+    assert "with 1 process on" in out
+    assert "the grid has no training runs" in out
+
+
+@pytest.mark.parametrize(
+    ("hours", "shown"), [(7.25, "7.2 hours"), (1, "1.0 hours"), (0.5, "30.0 minutes"), (0, "0.1 m")]
+)
+def test_hours_of_a_gpu_below_one_are_minutes_and_never_none(capsys, monkeypatch, hours, shown):
+    monkeypatch.setattr(campaign, "gpu_hours", lambda p, rate: hours)
+    monkeypatch.setattr(campaign, "estimate_seconds", lambda tasks, *_, **__: [1.0] * len(tasks))
+    code, out, _ = run(capsys, "run", TINY, "--dry-run")
+    assert code == 0
+    assert f"at most about {shown}" in out
+
+
+def test_the_last_line_of_a_run_counts_what_cannot_be_reached(capsys, tmp_path):
+    keys = "name: p\ndatasets: [digits_0_1]\nsize: 8\nper_class: 20\ndraws: 2\nk: 5\n"
+    (tmp_path / "p.yaml").write_text(keys + "runs: [{models: [resnet18], n_train: [100000, 200000]}]\n")
+    for said in ("p: 1 task computed in 0.", "p: its one task is stored already, 2 not reachable; nothing to do"):
+        code, out, _ = run(capsys, "run", str(tmp_path / "p.yaml"), "--no-progress")
+        assert code == 0
+        assert out.splitlines()[-1].startswith(said)
+        assert "2 not reachable" in out.splitlines()[-1]

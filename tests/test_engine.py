@@ -274,6 +274,12 @@ def test_an_address_without_a_scheduler_is_refused_with_one_sentence(store, tmp_
         complete(tasks(tmp_path, "plain"), store, scheduler="tcp://127.0.0.1:9")
 
 
+@pytest.mark.parametrize("address", ["foo", "foo:", "nothing://x:1"])
+def test_an_address_that_is_none_is_refused_with_what_one_looks_like(store, tmp_path, address):
+    with pytest.raises(engine.ClusterError, match=r"is not the address of a Dask scheduler .*tcp://10\.0\.0\.1:8786"):
+        complete(tasks(tmp_path, "plain"), store, scheduler=address)
+
+
 def test_the_slurm_file_makes_the_job_that_it_describes():
     described = engine.read_cluster(REPOSITORY / "params" / "clusters" / "slurm.yaml")
     described = described.model_copy(update={"options": {**described.options, "interface": None}})
@@ -297,7 +303,9 @@ def test_the_slurm_file_makes_the_job_that_it_describes():
         ("class: SLURMCluster\njobs: 0\n", "jobs: "),
         ("class: SLURMCluster\nqueue: gpu\n", "queue"),
         ("jobs: 2\n", "class: "),
-        ("- a\n", "the keys class, jobs and options"),
+        ("- a\n", "holds a list, so .*the keys class, jobs and options"),
+        ("", "cluster.yaml is empty, so it describes no jobs; .*the keys class, jobs and options"),
+        ("class: SLURMCluster\njobs: 2\njobs: 3\n", "'jobs' is given twice, line 3"),
     ],
 )
 def test_a_cluster_file_that_cannot_be_used_is_refused(text, says, tmp_path):

@@ -410,8 +410,8 @@ def test_draws_are_balanced_without_repetition_and_do_not_depend_on_their_number
     assert len({tuple(rows) for rows in draws}) == 6
     for a, b in zip(draws, sets.balanced_draws(labels, 50, 2, seed=4), strict=False):
         assert np.array_equal(a, b)
-    for per_class in (0, 200):
-        with pytest.raises(sets.TooFewImages):
+    for per_class, says in ((0, "per_class is 0, .* at least 1$"), (-3, "per_class is -3"), (200, "ask for fewer$")):
+        with pytest.raises(sets.TooFewImages, match=says):
             sets.balanced_draws(labels, per_class, 1, 0)
 
 

@@ -84,6 +84,15 @@ def test_a_vgg_keeps_the_standard_pool_at_32_pixels(name):
     assert network.classifier[0].in_features == 512 * 7 * 7
 
 
+@pytest.mark.parametrize("name", [*models.MODELS, "vgg11_bn"])
+def test_the_smallest_size_is_read_and_for_a_vgg_no_smaller_one_is(name):
+    least = models.smallest_size(name)
+    assert models.operations(name, size=least) > 0
+    if least > 1:
+        with pytest.raises(RuntimeError, match="too small"):
+            models.operations(name, size=least - 1)
+
+
 def test_the_replaced_convolution_follows_the_same_rule_of_initialization(grey):
     name, network = grey
     first = network.get_submodule(FIRST[name])

@@ -288,6 +288,24 @@ def test_a_published_set_is_its_file_with_the_task_of_its_title(tmp_path, monkey
     assert all(one in " ".join(entry.obtain) for one in (f"{file}.npz", names[0], names[-1], "class_names"))
 
 
+@pytest.mark.parametrize("name", PAPER)
+def test_how_to_get_a_set_names_the_folder_that_it_is_looked_for_in(tmp_path, monkeypatch, name):
+    entry = sets.catalogue()[name]
+    monkeypatch.delenv("INTRINSIC_DATA", raising=False)
+    plain = entry.describe()
+    monkeypatch.setenv("INTRINSIC_DATA", "/mine")
+    told = entry.describe()
+    assert "data/" not in told.partition("how to get it")[2]
+    assert told.count("/mine/") == 1 + plain.partition("how to get it")[2].count("data/")
+
+
+def test_a_folder_inside_an_archive_keeps_its_name(monkeypatch):
+    monkeypatch.setenv("INTRINSIC_SETS", "/mine")
+    told = " ".join(sets.catalogue()["chest_xray_pneumonia"].describe().split())
+    assert "data/{train,val,test}/CLASS" in told
+    assert "Put the file at /mine/chest_xray_pneumonia.npz" in told
+
+
 def test_sets_made_of_the_same_pictures_are_one_family():
     entries = sets.catalogue()
     for names in (

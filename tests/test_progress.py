@@ -93,6 +93,22 @@ def test_failed_tasks_that_match_are_to_do_again(tiny, own_store):
     assert progress.status(tiny).failures == ()
 
 
+def test_a_pattern_that_no_failed_task_matches_is_refused_with_those_that_failed(tiny, own_store, capsys):
+    store, task = Store(own_store), campaign.plan(tiny).tasks[2]
+    with pytest.raises(progress.RetryError, match=r"no failed task matches 'zzz\*'.*none has failed"):
+        progress.retry(tiny, "zzz*")
+    assert cli.main(["retry", TINY]) == 0
+    assert "no task has failed" in capsys.readouterr().out
+    fail(store, task)
+    assert cli.main(["retry", TINY, "--only", "zzz*"]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert f"no failed task matches 'zzz*', so nothing is to do again: failed are {task.label}" in said.err
+    assert len(progress.status(tiny).failures) == 1
+    assert cli.main(["retry", TINY]) == 0
+    assert "1 failed task is to do again" in capsys.readouterr().out
+
+
 def test_a_damaged_failure_is_named(tiny, own_store):
     store, task = Store(own_store), campaign.plan(tiny).tasks[2]
     fail(store, task)
@@ -129,7 +145,8 @@ def test_pieces_from_two_machines_add_up_to_one_file(tiny, tmp_path):
     assert {(r.kind, r.id) for r in read_published(path)} == {key for task in tasks for key in task.keys}
     before = path.read_bytes()
     made = progress.publish(tiny, path, store=two)
-    assert (made.total, made.added, made.replaced, path.read_bytes()) == (14, 0, 9, before)
+    assert (made.total, made.added, made.replaced, made.kept) == (14, 0, 0, 14)  # equal records are no others
+    assert path.read_bytes() == before
 
 
 def test_records_of_another_campaign_are_left_out_unless_all_are_asked_for(tiny, tmp_path):
@@ -153,6 +170,33 @@ def test_a_working_record_wins_if_its_numbers_are_equal_or_it_is_newer(tiny, tmp
     made = progress.publish(tiny, path, store=store)
     assert (made.replaced, made.kept) == ((1, 0) if wins else (0, 1))
     assert read_published(path) == [new if wins else old]
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "says"),
+    [
+        (["status", TINY, "--html"], "no/x.html", "is no folder, so x.html cannot be written there"),
+        (["status", TINY, "--html"], "kept.txt", "does not end in .html or .htm"),
+        (["publish", TINY, "--output"], "no/x/p.jsonl", "is no folder, so p.jsonl cannot be written there"),
+        (["publish", TINY, "--output"], ".", "is a folder"),
+        (["publish", TINY, "--output"], "kept.txt", "does not end in .jsonl"),
+        (["measure", "digits_0_1", "--flagged"], "kept.txt", "does not end in .csv"),
+        (["measure", "digits_0_1", "--flagged"], ".", "is a folder"),
+        (["book", "--no-compute", "--params", TINY, "--output"], "kept.txt", "is a file, and the book is written to"),
+        (["book", "--no-compute", "--params", TINY, "--output"], "kept.txt/x", "kept.txt is a file, and the book"),
+    ],
+)
+def test_a_place_that_cannot_be_written_to_is_refused_in_one_sentence_before_any_work(
+    tiny, own_store, tmp_path, capsys, command, name, says
+):
+    fill(Store(own_store), campaign.plan(tiny).tasks)
+    (tmp_path / "kept.txt").write_text("precious")
+    assert cli.main([*command, os.path.join(tmp_path, name)]) == 1
+    said = capsys.readouterr()
+    assert (said.out, said.err.count("\n")) == ("", 1)
+    assert says in said.err
+    assert (tmp_path / "kept.txt").read_text() == "precious"
+    assert not (tmp_path / "no").exists()
 
 
 def test_nothing_is_published_where_nothing_is_stored(tiny, tmp_path):

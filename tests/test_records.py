@@ -223,3 +223,15 @@ def test_a_record_of_an_older_schema_is_read_through_every_migration(monkeypatch
     monkeypatch.setattr(records, "MIGRATIONS", steps)
     assert Record.from_json(text) == now
     assert Record.from_json(now.to_json()) == now
+
+
+def test_a_file_to_write_has_a_folder_and_the_ending_of_what_it_holds(tmp_path):
+    assert records.writable(tmp_path / "a.CSV", ".csv") == tmp_path / "a.CSV"
+    assert records.writable(str(tmp_path / "a"), *()) == tmp_path / "a"
+    with pytest.raises(records.BadOutput, match=r"a\.png does not end in \.htm or \.html, .* such as a\.htm"):
+        records.writable(tmp_path / "a.png", ".htm", ".html")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        records.writable(tmp_path, ".csv")
+    with pytest.raises(FileNotFoundError, match=r"no is no folder, so a\.csv cannot be written there"):
+        records.writable(tmp_path / "no" / "a.csv", ".csv")
+    assert list(tmp_path.iterdir()) == []

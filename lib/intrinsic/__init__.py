@@ -13,6 +13,7 @@ dimension        intrinsic dimension: maximum likelihood, TwoNN
 sharpness        label sharpness K_F, the pair that attains it, its growth
 theory           the bounds of the theory chapter, with every constant
 overlap          growth of K_F against that of overlapping classes
+records          one run, one record: store, resume, publish
 soundness        copies, near-duplicates, shortcuts and leaks: whether an image set is sound enough to ask
 measurement      what is said about an image set: commands, records and report pages
 checkpoints      tensors in files: whole or absent, verified, never unpickled; weights from files
@@ -22,7 +23,6 @@ training         train until fit, evaluate, continue after a kill
 representations  activations of named layers, and their dimensions
 attacks          FGSM, PGD and torchattacks' attacks, minimal radius, sanity checks
 slope            a network's slope between images of different labels
-records          one run, one record: store, resume, publish
 engine           tasks -> records on processes of this machine or a Dask cluster, whatever is killed
 campaign         parameter file -> grid -> runs -> tidy frames
 progress         status, failures to try again, the published file

@@ -148,7 +148,12 @@ def _make(made: Plan, output: Path, state: str, *, settings=None, progress=True,
 
 
 def _folder(output) -> Path:
-    return (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
+    """The folder that everything goes to, which is made later. Raises BookError where a file is in its place."""
+    folder = (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if not there.is_dir():
+        raise BookError(f"{there} is a file, and the book is written to a folder: name another with --output")
+    return folder
 
 
 # ------------------------------------------------------------------------------------------ the plan

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from intrinsic import (
     attacks,
@@ -62,10 +62,10 @@ class RunBlock(BaseModel):
     """One block of the grid: every model x image set x size x seed in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    models: list[str] = Field(description="networks by name")
-    n_train: list[int] = Field(description="training images in total, balanced over the classes")
-    seeds: list[int] = Field(default=[0], description="seeds: split, first weights and order of images")
-    datasets: list[str] | None = Field(default=None, description="image sets; null: all of the campaign")
+    models: list[str] = Field(min_length=1, description="networks by name")
+    n_train: list[int] = Field(min_length=1, description="training images in total, balanced over the classes")
+    seeds: list[int] = Field(default=[0], min_length=1, description="seeds: split, first weights and order of images")
+    datasets: list[str] | None = Field(default=None, min_length=1, description="image sets; null: all of the campaign")
     radius_images: int | None = Field(default=None, ge=0, description="as the campaign's, for this block; null: its")
 
     @field_validator("models")
@@ -75,13 +75,27 @@ class RunBlock(BaseModel):
             models.known(name)
         return names
 
+    @field_validator("n_train")
+    @classmethod
+    def _enough(cls, sizes):
+        if min(sizes) < 2:
+            raise ValueError(f"{min(sizes)} images are not one for each of two classes, so give 2 or more")
+        return sizes
+
+    @field_validator("seeds")
+    @classmethod
+    def _start(cls, seeds):
+        if min(seeds) < 0:
+            raise ValueError(f"{min(seeds)} starts no random order, so give whole numbers from 0")
+        return seeds
+
 
 class Params(BaseModel):
     """Every key of a parameter file; the defaults are those of params/quick.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(default="quick", pattern=r"^[A-Za-z0-9_-]+$", description="the campaign's name")
-    datasets: list[str] = Field(default=QUICK_SETS, description="catalogue names or paths")
+    datasets: list[str] = Field(default=QUICK_SETS, min_length=1, description="catalogue names or paths")
     dataset: str = Field(default="digits", description="the one image set of a dataset report")
     runs: list[RunBlock] = Field(default=QUICK_RUNS, validate_default=True, description="blocks of the grid")
     size: int = Field(default=32, ge=8, le=1024, description="pixels a side, for all sets")
@@ -111,7 +125,7 @@ class Params(BaseModel):
     pretrained: str | None = Field(default=None, description="a file of weights to start from; null: random ones")
     checkpoint_minutes: float = Field(default=2, ge=0, description="between two checkpoints of a run in training")
     weights: Literal["none", "kept"] = Field(default="none", description="whether trained networks stay on disk")
-    grey_levels: list[int] = Field(default=[1, 2, 4, 8], description="attack budgets, L-infinity, of 255")
+    grey_levels: list[int] = Field(default=[1, 2, 4, 8], min_length=1, description="attack budgets, L-infinity, of 255")
     grey_level: int = Field(default=2, description="the budget of the primary test")
     attack_images: int = Field(default=200, ge=2, description="test images attacked")
     pgd_levels: list[int] = Field(default=[], description="budgets of PGD, L-infinity, of 255")
@@ -122,7 +136,7 @@ class Params(BaseModel):
     layers: Literal["paper", "blocks"] = Field(default="paper", description="of d_repr: the paper's, or every block")
     fitted_only: bool = Field(default=True, description="claims use fitted runs only")
     compute: bool = Field(default=False, description="a notebook trains what is missing")
-    workers: int | None = Field(default=None, description="processes of one thread; null: one a core")
+    workers: int | None = Field(default=None, ge=1, description="processes of one thread; null: one a core")
     clouds: list[int] = Field(default=[2, 4, 8], min_length=1, description="dimensions of constructed clouds")
     gap: float = Field(default=0.3, gt=0, le=10, description="distance between constructed classes, sides are 1")
     sizes: list[int] = Field(default=[8, 12, 16, 24], min_length=1, description="pixels a side to compare")
@@ -132,6 +146,14 @@ class Params(BaseModel):
         default=[0, 1, 5, 25], min_length=1, description="near-copies across classes, a class"
     )
 
+    @field_validator("grey_levels", "pgd_levels")
+    @classmethod
+    def _of_255(cls, levels):
+        wrong = [level for level in levels if not 0 <= level <= 255]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is no budget of images of 255 grey levels, so give numbers from 0 to 255")
+        return levels
+
     @field_validator("grey_level")
     @classmethod
     def _budget(cls, level, info):
@@ -139,32 +161,88 @@ class Params(BaseModel):
             raise ValueError(f"grey_level {level} is not one of grey_levels {info.data['grey_levels']}")
         return level
 
+    @model_validator(mode="after")
+    def _can_be_computed(self):
+        """The default blocks are checked when they are planned: a page may take other parameters alone."""
+        if why := _never(self, self.runs if "runs" in self.model_fields_set else []):
+            raise ValueError(why)
+        return self
+
+
+def _never(p: Params, blocks: list[RunBlock]) -> str:
+    """Why some tasks of these blocks fail whatever two classes the images are of; "" where none is known to."""
+    if p.k >= 2 * p.per_class:
+        return (
+            f"k = {p.k} neighbors are not among {2 * p.per_class} images, per_class = {p.per_class} of each of two "
+            "classes, so no dimension could be measured: give a smaller k or a larger per_class"
+        )
+    runs = "runs" if "runs" in p.model_fields_set else "the default runs"
+    for i, block in enumerate(blocks, 1):
+        if p.k >= min(block.n_train):
+            return (
+                f"k = {p.k} neighbors are not among the n_train = {min(block.n_train)} training images of block {i} of "
+                f"{runs}, so no dimension could be measured on them: give a smaller k or a larger n_train"
+            )
+        for model in block.models:
+            if p.size < (least := models.smallest_size(model)):
+                return (
+                    f"size = {p.size}, and {model} in block {i} of {runs} reads images of {least} pixels a side at "
+                    "least, so its runs would all fail: give a larger size or another network"
+                )
+    return ""
+
+
+def _place(loc: tuple) -> str:
+    """Where in a parameter file: ("runs", 1, "seeds", 0) is `block 2 of runs: seeds: entry 1`."""
+    parts = list(loc)
+    if len(parts) > 1 and parts[0] == "runs" and isinstance(parts[1], int):
+        parts[:2] = [f"block {parts[1] + 1} of runs"]
+    return ": ".join(f"entry {part + 1}" if isinstance(part, int) else str(part) for part in parts)
+
 
 def _sentence(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    loc, found = first["loc"], first["input"]
+    if first["type"] in ("extra_forbidden", "missing"):
+        *outside, key = loc
+        inside = f"{where}: {_place(outside)}" if outside else where
+        if first["type"] == "missing":
+            return f"{inside}: {key} is missing, so it is not known what to run; give it"
         return (
-            f"{where}: '{key}' is not a parameter, so it would change nothing; "
-            f"the parameters are {', '.join(Params.model_fields)}"
+            f"{inside}: '{key}' is not a parameter, so it would change nothing; "
+            f"the parameters are {', '.join((RunBlock if outside else Params).model_fields)}"
         )
-    return f"{where}: {key}: {first['msg'].removeprefix('Value error, ')} (found {first['input']!r})"
+    said = first["msg"].removeprefix("Value error, ")
+    if not loc:
+        return f"{where}: {said}"
+    if first["type"] == "model_type":
+        said = "a block holds `key: value` lines, as in params/quick.yaml"
+    elif first["type"] == "too_short":
+        said = "it is empty, so nothing would be computed for it; give at least one"
+    return f"{where}: {_place(loc)}: {said} (found {found!r})"
 
 
 def read(path: Path | str) -> Params:
-    """The parameters of a YAML file; unknown keys and wrong values are refused with one sentence."""
+    """The parameters of a YAML file. Raises CampaignError, one sentence, for unknown, repeated and wrong ones."""
     path = Path(path)
     try:
-        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        body = images.plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(str(p.relative_to(images.REPOSITORY)) for p in _parameter_files())
         raise CampaignError(f"there is no parameter file {path}; this book has {known}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise CampaignError(f"{path} cannot be read as a parameter file: {error}") from None
     except yaml.YAMLError as error:
-        raise CampaignError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise CampaignError(
+            f"{path} is not valid YAML ({images.yaml_reason(error)}), so it is not clear what is asked for; correct it"
+        ) from None
     if not isinstance(body, dict):
         raise CampaignError(f"{path} must hold `key: value` lines, as params/quick.yaml does")
+    if wrong := [key for key in body if not isinstance(key, str)]:
+        raise CampaignError(
+            f"{path}: {wrong[0]!r} is not a parameter, so it would change nothing; "
+            f"the parameters are {', '.join(Params.model_fields)}"
+        )
     try:
         return Params(**body)
     except ValidationError as error:
@@ -404,11 +482,21 @@ def gpu_hours(p: Params, teraflops: float) -> float:
         sum over runs of  3 operations(model) n_train epochs / rate
 
     A backward pass takes twice the operations of a forward pass. Attacks and dimensions come on top; a run until fit
-    counts with the epochs of its cap, so this is the most that it takes.
+    counts with the epochs of its cap, so this is the most that it takes: p.epochs or, where these are more, as many
+    as p.min_steps steps make, min_steps / ceil(n_train / batch) rounded up. Raises CampaignError for a rate that is not
+    above 0.
     """
+    if not teraflops > 0:
+        raise CampaignError(f"a GPU that trains at {teraflops:g} TFLOP/s never finishes, so give a rate above 0")
     each = lru_cache(lambda model: models.operations(model, size=p.size, channels=p.channels))
-    epochs = models.PAPER_EPOCHS if p.protocol == "paper" else p.epochs
-    return sum(3 * each(model) * n * epochs for _, model, n, _ in cells(p)) / (3600e12 * teraflops)
+
+    def epochs(model, n):
+        if p.protocol == "paper":
+            return models.PAPER_EPOCHS
+        steps = math.ceil(n / models.default_batch_size(model))
+        return max(p.epochs, math.ceil(p.min_steps / steps)) if p.until == "fit" else p.epochs
+
+    return sum(3 * each(model) * n * epochs(model, n) for _, model, n, _ in cells(p)) / (3600e12 * teraflops)
 
 
 def _precisions(p: Params, wanted: dict) -> list[str]:
@@ -428,7 +516,13 @@ def _announced(keys: dict, hanging: dict) -> tuple[dict, tuple[tuple[str, str], 
 
 
 def plan(p: Params) -> Plan:
-    """All tasks of a campaign with the ids of their records, and the runs that a set cannot reach."""
+    """All tasks of a campaign with the ids of their records, and the runs that a set cannot reach.
+
+    Raises CampaignError where tasks can only fail: k is not below their number of images, or a network
+    cannot read images of this size.
+    """
+    if why := _never(p, p.runs):
+        raise CampaignError(f"{p.name}: {why}")
     tasks, unreachable = [], []
     grid = cells(p)
     for source in _sources(p):

@@ -10,6 +10,37 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SHOWN = 12  # classes, and unreadable files, that are named
+TERAFLOPS = 20.0  # 10^12 operations a second that a GPU is taken to train at
+
+
+class UsageError(ValueError):
+    """Options that do not go together, so that one of them would change nothing."""
+
+
+def _count(text: str) -> int:
+    """A whole number from 1."""
+    return _whole(text, 1)
+
+
+def _whole(text: str, least: int = 0) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}; give one")
+    return number
+
+
+def _positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0; give one")
+    return number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -43,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--json", action="store_true", help="print one JSON object")
     measure.add_argument("--size", type=int, help="resize to SIZE x SIZE pixels first")
     measure.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels first")
-    measure.add_argument("--k", type=int, default=20, help="neighbors of the maximum-likelihood dimension (20)")
-    measure.add_argument("--per-class", type=int, default=250, metavar="M", help="images a class for K_F at M (250)")
+    measure.add_argument("--k", type=_count, default=20, help="neighbors of the maximum-likelihood dimension (20)")
+    measure.add_argument("--per-class", type=_count, default=250, metavar="M", help="images a class for K_F at M (250)")
     measure.add_argument("--flagged", type=Path, metavar="FILE.csv", help="write copies and other suspects to a table")
     _add_reading(measure)
     measure.add_argument("--compare", action="store_true", help="place it, matched, among the sets in the records")
@@ -71,14 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="show the plan and its estimated minutes, compute nothing")
     run.add_argument(
         "--gpu-teraflops",
-        type=float,
-        default=20.0,
+        type=_positive,
         metavar="RATE",
         help="10^12 operations a second that a GPU is taken to train at, for the estimate of a dry run (20)",
     )
     _add_sets(run)
     _add_engine(run)
-    run.add_argument("--retries", type=int, default=1, metavar="K", help="tries more of a run that raises (1)")
+    run.add_argument("--retries", type=_whole, default=1, metavar="K", help="tries more of a run that raises (1)")
     run.add_argument("--no-progress", action="store_true", help="no table of progress")
 
     status = add("status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml")
@@ -144,11 +174,15 @@ def _add_sets(parser) -> None:
 
 
 def _add_engine(parser) -> None:
-    parser.add_argument("--workers", type=int, help="processes of one thread each (one a GPU, else one a core)")
+    parser.add_argument("--workers", type=_count, help="processes of one thread each (one a GPU, else one a core)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
     parser.add_argument("--cluster", type=Path, metavar="FILE.yaml", help="send jobs to a queue (params/clusters/)")
-    parser.add_argument("--limit-minutes", type=float, metavar="M", help="start nothing later than M minutes from now")
-    parser.add_argument("--run-minutes", type=float, metavar="M", help="a run, or notebook, that takes longer failed")
+    parser.add_argument(
+        "--limit-minutes", type=_positive, metavar="M", help="start nothing later than M minutes from now"
+    )
+    parser.add_argument(
+        "--run-minutes", type=_positive, metavar="M", help="a run, or notebook, that takes longer failed"
+    )
 
 
 def _add_rules(parser) -> None:
@@ -195,7 +229,15 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except (ValueError, OSError, RuntimeError) as error:
         print(f"intrinsic {arguments.command}: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _together(arguments, options: tuple[str, ...], needed: str) -> None:
+    """Raises UsageError where one of the options is given without the one that it belongs to."""
+    for option in options:
+        if getattr(arguments, option) and not getattr(arguments, needed):
+            names = [f"--{name.replace('_', '-')}" for name in (option, needed)]
+            raise UsageError(f"{names[0]} would change nothing without {names[1]}: give both or neither")
 
 
 def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
@@ -258,6 +300,7 @@ def _params(arguments):
 def _measure(arguments) -> int:
     from intrinsic.measurement import measure
 
+    _together(arguments, ("params", "unmatched"), "compare")
     source = _source(arguments, arguments.source)
     facts = measure(
         source,
@@ -496,11 +539,12 @@ def _engine_settings(p, arguments, **more):
 def _run(arguments) -> int:
     from intrinsic import campaign
 
+    _together(arguments, ("gpu_teraflops",), "dry_run")
     p = _params(arguments)
     if arguments.workers is not None:
         p = p.model_copy(update={"workers": arguments.workers})
     if arguments.dry_run:
-        return _dry_run(p, arguments.gpu_teraflops)
+        return _dry_run(p, arguments.gpu_teraflops or TERAFLOPS)
     settings = _engine_settings(p, arguments, retries=arguments.retries)
     outcome = campaign.run(p, progress=not arguments.no_progress, settings=settings)
     if outcome.left:
@@ -516,14 +560,20 @@ def _run(arguments) -> int:
             file=sys.stderr,
         )
         return 1
+    away = f", {len(outcome.unreachable)} not reachable" if outcome.unreachable else ""
     if outcome.computed == 0 and not outcome.left:
-        print(f"{p.name}: all {outcome.stored} tasks are stored already; nothing to do")
+        all_ = "its one task is" if outcome.stored == 1 else f"all {outcome.stored} tasks are"
+        print(f"{p.name}: {all_} stored already{away}; nothing to do")
     else:
         print(
-            f"{p.name}: {outcome.computed} tasks computed in {outcome.minutes:.1f} minutes, "
-            f"{outcome.stored} were stored already"
+            f"{p.name}: {_counted(outcome.computed, 'task')} computed in {outcome.minutes:.1f} minutes, "
+            f"{outcome.stored} were stored already{away}"
         )
     return 0
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def _dry_run(p, teraflops: float) -> int:
@@ -546,14 +596,15 @@ def _dry_run(p, teraflops: float) -> int:
         }
         for t, s in zip(todo, seconds, strict=True)
     ]
-    print(f"{p.name}: {len(made.tasks)} tasks, {len(made.tasks) - len(todo)} stored, {len(todo)} to do")
+    print(f"{p.name}: {_counted(len(made.tasks), 'task')}, {len(made.tasks) - len(todo)} stored, {len(todo)} to do")
     if rows:
         table = pd.DataFrame(rows).groupby(["task", "model", "N"], sort=False)
         plan = table.agg({"image sets": "nunique", "runs": "sum", "minutes": "sum"})
         print(plan.round(1).to_string())
         workers = campaign.n_workers(p)
         minutes = sum(seconds) / 60 / workers
-        print(f"about {minutes:.1f} minutes with {workers} processes on this machine")
+        many = "process" if workers == 1 else "processes"
+        print(f"about {minutes:.1f} minutes with {workers} {many} on this machine")
     for line in progress.grouped(made.unreachable):
         print(f"not reachable: {line}")
     for where in dict.fromkeys(away.values()):
@@ -564,9 +615,14 @@ def _dry_run(p, teraflops: float) -> int:
         )
     cells = list(campaign.cells(p))
     seeds = len({seed for *_, seed in cells})
+    if not cells:
+        print("the grid has no training runs")
+        return 0
+    hours = campaign.gpu_hours(p, teraflops)
+    took = f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 0.1):.1f} minutes"
     print(
-        f"the grid has {len(cells)} training runs ({len(cells) / seeds:.0f} a seed): about "
-        f"{campaign.gpu_hours(p, teraflops):.1f} hours of a GPU that trains at {teraflops:g} TFLOP/s, without attacks"
+        f"the grid has {_counted(len(cells), 'training run')} ({len(cells) / seeds:.0f} a seed): at most about {took} "
+        f"of a GPU that trains at {teraflops:g} TFLOP/s, without attacks"
     )
     return 0
 
@@ -574,6 +630,7 @@ def _dry_run(p, teraflops: float) -> int:
 def _status(arguments) -> int:
     from intrinsic import progress, records
 
+    html = None if arguments.html is None else records.writable(arguments.html, ".html", ".htm")
     p = _params(arguments)
     found = progress.status(p)
     table = found.frame()
@@ -588,8 +645,8 @@ def _status(arguments) -> int:
     done, planned = counts.pop("done"), len(found.states)
     rest = "".join(f", {n} {state}" for state, n in counts.items() if n or state == "not reachable")
     print(f"{p.name}: {done} of {planned} tasks done{rest}")
-    if arguments.html:
-        records.write_text(arguments.html, found.html(p.name))
+    if html is not None:
+        records.write_text(html, found.html(p.name))
         print(f"written: {arguments.html}")
     return 0
 
@@ -601,7 +658,11 @@ def _retry(arguments) -> int:
     again = progress.retry(p, arguments.only)
     for label in again:
         print(label)
-    print(f"{p.name}: {len(again)} failed tasks are to do again; compute them with: intrinsic run {arguments.params}")
+    if not again:
+        print(f"{p.name}: no task has failed, so nothing is to do again")
+        return 0
+    said = f"{_counted(len(again), 'failed task')} {'is' if len(again) == 1 else 'are'} to do again"
+    print(f"{p.name}: {said}; compute with: intrinsic run {arguments.params}")
     return 0
 
 
@@ -650,6 +711,12 @@ def _book(arguments) -> int:
 def _datasets(arguments) -> int:
     from intrinsic import images
 
+    rules = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested")
+    _together(arguments, rules, "draft")
+    given = [f"--{name}" for name in ("draft", "present") if getattr(arguments, name)]
+    if given and (arguments.name is not None or len(given) > 1):
+        other = given[1] if len(given) > 1 else arguments.name
+        raise UsageError(f"{other} would change nothing beside {given[0]}: give one of them")
     if arguments.draft:
         print(images.draft(_source(arguments, arguments.draft)), end="")
         return 0

@@ -35,6 +35,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from intrinsic.images import plain_yaml, yaml_reason
 from intrinsic.records import STALE_S, Store, write_text
 
 MARK = ".campaign"  # in the folder of a store in use: without it the folder has vanished
@@ -361,6 +362,12 @@ class _OnDask:
         self.client, self.looked, self.slots, self.gpus = None, 0.0, 1, False
         try:
             self._connect()
+        except ValueError as error:  # of an address that is none
+            self.close()
+            raise ClusterError(
+                f"{self._address()!r} is not the address of a Dask scheduler ({error}), so no run could start: give "
+                "what `dask scheduler` prints, such as tcp://10.0.0.1:8786"
+            ) from None
         except OSError as error:
             self.close()
             raise ClusterError(
@@ -455,18 +462,24 @@ class Cluster(BaseModel):
 
 def read_cluster(path: Path | str) -> Cluster:
     """The description of a cluster in a YAML file; unknown keys are refused with one sentence."""
+    needs = "a cluster file has the keys class, jobs and options, as params/clusters/slurm.yaml"
     try:
-        body = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        body = plain_yaml(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ClusterError(
+            f"{path} is not valid YAML ({yaml_reason(error)}), so no job could be sent; {needs}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ClusterError(f"{path} cannot be read as a cluster file: {error}; {needs}") from None
+    if not isinstance(body, dict):
+        found = "is empty" if body is None else f"holds a {'list' if isinstance(body, list) else 'text'}"
+        raise ClusterError(f"{path} {found}, so it describes no jobs; {needs}")
+    try:
         return Cluster.model_validate(body)
-    except (OSError, yaml.YAMLError) as error:
-        raise ClusterError(f"{path} cannot be read as a cluster file: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ClusterError(
-            f"{path}: {where}: {first['msg']}; a cluster file has the keys class, jobs and options, as "
-            "params/clusters/slurm.yaml"
-        ) from None
+        where = ".".join(map(str, first["loc"]))
+        raise ClusterError(f"{path}: {where}: {first['msg']}; {needs}") from None
 
 
 def make_cluster(described: Cluster):

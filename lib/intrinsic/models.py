@@ -74,6 +74,11 @@ def known(name: str) -> str:
     return name
 
 
+def smallest_size(name: str) -> int:
+    """Pixels a side that a network reads at least: 32 for a VGG, which halves five times; 1 where none is known."""
+    return 32 if name.removeprefix(TIMM).startswith("vgg") else 1
+
+
 def representation_layer(name: str) -> str:
     """The layer of d_repr in the paper: a ResNet's last block, a VGG's second-to-last linear layer.
 

@@ -21,6 +21,10 @@ class PublishError(ValueError):
     """Records that cannot be published together."""
 
 
+class RetryError(ValueError):
+    """A pattern that no failed task matches."""
+
+
 # ----------------------------------------------------------------------------------------- status
 
 
@@ -117,9 +121,19 @@ def status(p: campaign.Params, *, store: Store | None = None) -> Status:
 
 
 def retry(p: campaign.Params, only: str = "*", *, store: Store | None = None) -> list[str]:
-    """Labels of failed tasks that are to do again: those that `only`, a pattern such as "vgg* knee*", matches."""
+    """Labels of failed tasks that are to do again: those that `only`, a pattern such as "vgg* knee*", matches.
+
+    Raises RetryError where `only` is not "*" and matches none.
+    """
     store = store or campaign.default_store()
-    again = [one for one in status(p, store=store).failures if fnmatch.fnmatchcase(one.label, only)]
+    failures = status(p, store=store).failures
+    again = [one for one in failures if fnmatch.fnmatchcase(one.label, only)]
+    if not again and only != "*":
+        labels = ", ".join(one.label for one in failures[:3]) + (", ..." if len(failures) > 3 else "")
+        raise RetryError(
+            f"no failed task matches {only!r}, so nothing is to do again: "
+            + (f"failed are {labels}; give a pattern of these" if failures else "none has failed")
+        )
     for failure in again:
         store.forgive(*failure.key)
     return [failure.label for failure in again]
@@ -140,7 +154,7 @@ def grouped(unreachable) -> list[str]:
 
 @dataclass(frozen=True)
 class Published:
-    """How many records a file holds, and how they came there; `kept`: published ones that stay as they were."""
+    """How many records a file holds, and how they came there; `kept`: published ones that are as they were."""
 
     path: Path
     total: int
@@ -164,11 +178,13 @@ def publish(
     output       book/records/NAME.jsonl by default; what is in it stays in it
     everything   also records of the working store that are not of the campaign's plan
     A working record replaces the published one of its id where their metrics are equal or where it was written
-    later. Raises PublishError where a kind would have records of two method versions, and where there is no record at
-    all; nothing is written then.
+    later; an equal one stays as it was. Raises as records.writable, and PublishError where a kind would have records of
+    two method versions, and where there is no record at all; nothing is written then.
     """
     store = store or campaign.default_store()
-    path = Path(output or images.REPOSITORY / "book" / "records" / f"{p.name}.jsonl")
+    path = images.REPOSITORY / "book" / "records" / f"{p.name}.jsonl"
+    if output is not None:
+        path = records.writable(output, ".jsonl")
     found = {(one.kind, one.id): one for one in records.read_published(path)} if path.exists() else {}
     before = len(found)
     tasks = () if everything else campaign.plan(p).tasks
@@ -182,7 +198,7 @@ def publish(
             record, old = store.read(kind, id), found.get((kind, id))
             if old is None:
                 added += 1
-            elif _wins(record, old):
+            elif record != old and _wins(record, old):
                 replaced += 1
             else:
                 continue

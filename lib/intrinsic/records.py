@@ -42,6 +42,10 @@ _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
 FLAT = frozenset({str, int, float, bool, type(None)})  # types of nearly all params
 
 
+class BadOutput(ValueError):
+    """A file to write whose name does not fit what it would hold."""
+
+
 class RecordError(ValueError):
     """A record that breaks the contract, or a damaged file."""
 
@@ -158,6 +162,28 @@ def provenance(**facts) -> dict:
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **facts,
     }
+
+
+def writable(path: Path | str, *suffixes: str) -> Path:
+    """The path of a file that a user names to be written, before any work is done for it.
+
+    suffixes   endings that fit, with the point, in lower case; none: any
+    Raises IsADirectoryError for a folder, BadOutput for another ending, so that no picture or program is overwritten
+    by a table, and FileNotFoundError where the folder of the file does not exist.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, so no file can be written under that name: name a file in it")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise BadOutput(
+            f"{path} does not end in {' or '.join(suffixes)}, and a file of another kind could be lost under what is "
+            f"written: name a file such as {path.with_suffix(suffixes[0]).name}"
+        )
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{path.parent} is no folder, so {path.name} cannot be written there: make it first, or name another"
+        )
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

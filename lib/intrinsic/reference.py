@@ -220,7 +220,9 @@ def _parameters_page() -> str:
         (
             "# Parameters",
             "",
-            "The keys of a parameter file, `params/NAME.yaml`, all at its top level; an unknown key is refused.",
+            "The keys of a parameter file, `params/NAME.yaml`, all at its top level; a key that is unknown or given",
+            "twice is refused, and so are values with which runs can only fail: `k` not below their number of images,",
+            "a VGG at less than 32 pixels a side.",
             "Notebooks declare those they take in their `parameters` cell, with the same defaults.",
             NOTATION,
             "",

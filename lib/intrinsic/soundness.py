@@ -23,7 +23,6 @@ import csv
 import math
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from intrinsic import neighbors, sharpness
+from intrinsic import neighbors, records, sharpness
 from intrinsic.dimension import LEVEL, Estimate, reserve
 from intrinsic.images import ImageSet, reachable
 from intrinsic.images.matching import grey
@@ -561,11 +560,9 @@ def write_csv(flagged: pd.DataFrame, path) -> None:
     """Write flagged rows to a CSV file (UTF-8), whole or not at all.
 
     A text that begins with = + - @, a tab or a line break could run as a formula where a spreadsheet opens the file, so
-    an apostrophe is put before it.
+    an apostrophe is put before it. Raises as records.writable: the file ends in .csv and its folder exists.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder, so {path.name} cannot be written there: make it first")
+    path = records.writable(path, ".csv")
     plain = flagged.copy()
     for column in plain.select_dtypes(exclude="number"):
         plain[column] = ["'" + text if text[:1] in tuple("=+-@\t\r\n") else text for text in plain[column].map(str)]

@@ -40,7 +40,9 @@ from intrinsic.images.sets import (
     TooFewImages,
     UnknownImageSet,
     as_unit,
+    plain_yaml,
     regroup,
+    yaml_reason,
 )
 from intrinsic.images.splits import Split, balanced_draws, check_split, reachable, split
 
@@ -76,6 +78,7 @@ __all__ = [
     "load",
     "match",
     "of_path",
+    "plain_yaml",
     "published_pairs",
     "published_slip",
     "published_split",
@@ -83,4 +86,5 @@ __all__ = [
     "reachable",
     "regroup",
     "split",
+    "yaml_reason",
 ]

@@ -36,6 +36,7 @@ from intrinsic.images.sets import (
     Domain,
     ImageSet,
     UnknownImageSet,
+    plain_yaml,
     reason,
     sentence,
     suggest,
@@ -48,6 +49,7 @@ SHIPPED = REPOSITORY / "params" / "datasets.yaml"
 Adapter = tuple[type[Options], Callable[[Path | None, Any, bool], Found]]
 _ADAPTERS: dict[str, Adapter] = {**EMBEDDED, **ADAPTERS, **PACKAGED}
 WITHOUT_LOCATION = tuple(EMBEDDED)
+_VARIABLE = r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}"  # of the environment, in a location
 FILES = (".npz", *TABLES)  # files that are an image set, or list one
 
 
@@ -181,7 +183,7 @@ class Entry(pydantic.BaseModel):
                 )
             return given
 
-        text = re.sub(r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}", value, self.location)
+        text = re.sub(_VARIABLE, value, self.location)
         return self.base / Path(text.replace("$${", "${")).expanduser()
 
     def present(self) -> bool:
@@ -229,8 +231,18 @@ class Entry(pydantic.BaseModel):
         lines += [_wrapped(f"  {key:9} ", value) for key, value in facts.items() if value]
         if self.obtain:
             lines.append("  how to get it")
-            lines += [_wrapped(f"    {i}. ", step) for i, step in enumerate(self.obtain, 1)]
+            lines += [_wrapped(f"    {i}. ", self._at_its_place(step)) for i, step in enumerate(self.obtain, 1)]
         return "\n".join(lines)
+
+    def _at_its_place(self, step: str) -> str:
+        """A step of `obtain` with the folder in use: `data/` where ${INTRINSIC_DATA:-data} is set becomes its value."""
+        for found in re.finditer(_VARIABLE, self.location or ""):
+            given, default = os.environ.get(found["name"]), found["default"]
+            if given and default:
+                folder = str(self.base / Path(given).expanduser())
+                named = rf"(?<![\w./~-]){re.escape(default)}(?=/)|(?<=the folder ){re.escape(default)}\b"
+                step = re.sub(named, lambda _, folder=folder: folder, step)
+        return step
 
     def __hash__(self):
         return hash(self.model_dump_json())
@@ -309,7 +321,7 @@ def _read_catalogue(path, stamp):
             "give another file, or set INTRINSIC_HOME to the folder that holds params/datasets.yaml"
         ) from None
     try:
-        content = yaml.load(text, _PlainYaml)
+        content = plain_yaml(text)
     except yaml.YAMLError as error:
         raise BadCatalogue(f"{path} is not plain YAML ({yaml_reason(error)}): correct it there") from None
     if not isinstance(content, dict) or not content:
@@ -333,21 +345,6 @@ def _read_catalogue(path, stamp):
                 )
             entries[one.name] = one
     return entries
-
-
-class _PlainYaml(yaml.SafeLoader):
-    """Safe YAML (no tags that build objects) that refuses a key given twice."""
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"{key.value!r} is given twice"
-                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return node
 
 
 # ---------------------------------------------------------------------------------------------------- load

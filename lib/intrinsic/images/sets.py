@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import yaml
 
 _HOME = os.environ.get("INTRINSIC_HOME")
 REPOSITORY = Path(_HOME).expanduser().resolve() if _HOME else Path(__file__).resolve().parents[3]
@@ -356,9 +357,30 @@ def reason(error):
 
 
 def yaml_reason(error):
+    """What is wrong with a YAML text and in which line, from the yaml.YAMLError."""
     mark = getattr(error, "problem_mark", None)
     where = f", line {mark.line + 1}" if mark else ""
     return f"{getattr(error, 'problem', None) or reason(error)}{where}"
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """Safe YAML (no tags that build objects) that refuses a key given twice."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value!r} is given twice"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def plain_yaml(text: str):
+    """What a YAML text holds: no tags that build objects, no key given twice. Raises yaml.YAMLError."""
+    return yaml.load(text, _PlainYaml)
 
 
 def sentence(error, known):

@@ -92,9 +92,13 @@ def balanced_draws(labels, per_class, draws, seed):
     labels = np.asarray(labels)
     rows = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
     fewest = min(rows, key=lambda label: len(rows[label]), default=None)
-    if per_class < 1 or fewest is None or len(rows[fewest]) < per_class:
+    if per_class < 1:
+        raise TooFewImages(
+            f"per_class is {per_class}, and a draw without images has nothing to measure: give at least 1"
+        )
+    if fewest is None or len(rows[fewest]) < per_class:
         found = "no labels" if fewest is None else f"{len(rows[fewest])} images of label {fewest}"
-        raise TooFewImages(f"{per_class} images a class cannot be drawn from {found}: ask for fewer, at least 1")
+        raise TooFewImages(f"{per_class} images a class cannot be drawn from {found}: ask for fewer")
     subsets = []
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
