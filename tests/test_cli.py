@@ -481,7 +481,7 @@ def test_a_set_too_small_for_m_is_named_before_anything_is_computed(capsys, trai
     assert (code, out, err.count("\n")) == (1, "", 1)
     assert "set per_class: 12 or less in the parameter file, run it again" in err
     assert "--unmatched" not in err  # which forecast does not have
-    params.write_text(params.read_text().replace("per_class: 30", "per_class: 12"))
+    params.write_text(body.replace("per_class: 30", "per_class: 12") + "[{models: [resnet18], n_train: [12]}]\n")
     for command in (["run", "--dry-run"], ["status"]):
         assert "not comparable" not in run(capsys, command[0], str(params), *command[1:], "--add", mine)[1]
 
