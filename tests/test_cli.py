@@ -305,30 +305,37 @@ def test_a_comparison_reads_files_as_the_measurement_does(capsys, tmp_path, monk
 
 
 @pytest.fixture
-def trained(own_store, tmp_path):
+def trained(own_store, tmp_path, monkeypatch):
     """Records of eight made-up sets that follow log loss = 1 + log K_F - 2 / d log N, the first one's up to N = 250.
 
-    The error rate is a fifth of the loss, on 10,000 images.
+    The error rate is a fifth of the loss, on 10,000 images. The first one is in a catalogue, its images are away.
     """
+    entry = "made_0: {title: Made, domain: synthetic, adapter: npz, location: away.npz, about: a, beware: b, source: c"
+    (tmp_path / "made_sets.yaml").write_text(f"{entry}, licence: CC0-1.0}}\n")
+    monkeypatch.setenv("INTRINSIC_CATALOGUE", str(tmp_path / "made_sets.yaml"))
     file = tmp_path / "made.yaml"
     file.write_text("name: made\ndatasets: [digits]\ndataset: digits\nsize: 8\nper_class: 30\ndraws: 3\nk: 5\n")
     p, store, rng = campaign.read(file), Store(own_store), np.random.default_rng(0)
     counts = {"n": 900, "n_classes": 2, "n_groups": 900, "n_copies": 0, "n_conflicting": 0}
     for i in range(8):
         d, k = rng.uniform(5, 20), rng.uniform(0.1, 0.4)
-        keys = {**campaign._properties_wanted(p, f"made {i}"), "image_hash": "0"}
+        keys = {**campaign._properties_wanted(p, f"made_{i}"), "image_hash": f"{i}"}
         series = {"growth_per_class": [10.0, 30.0], "growth_k_f": [0.1, 0.2]}
         store.write(Record("properties", keys, {**counts, "d_mle": d, "k_f": k}, {}, series, {"domain": "made"}))
         for n in (60, 125, 250, 500, 1000, 1750):
             if i == 0 and n > 250:
                 continue
             loss = float(np.exp(1 + np.log(k) - 2 / d * np.log(n)))
-            keys = {**campaign._training_wanted(p, f"made {i}", "resnet18", n, 0), "image_hash": "0", "split_hash": "0"}
+            keys = {
+                **campaign._training_wanted(p, f"made_{i}", "resnet18", n, 0),
+                "image_hash": f"{i}",
+                "split_hash": "0",
+            }
             metrics = {"fitted": 1.0, "test_loss_nats": loss, "test_accuracy": 1 - loss / 5, "n_test": 10_000}
             store.write(Record("training", keys, metrics))
             unfit = {**metrics, "fitted": 0.0, "test_loss_nats": 9.0, "test_accuracy": 0.5}
             store.write(Record("training", {**keys, "seed": 1}, unfit))
-    first = next(r for r in store.records("properties") if r.params["dataset"] == "made 0").metrics
+    first = next(r for r in store.records("properties") if r.params["dataset"] == "made_0").metrics
     return str(file), lambda n: float(np.exp(1 + np.log(first["k_f"]) - 2 / first["d_mle"] * np.log(n)))
 
 
@@ -336,16 +343,20 @@ def test_forecast_gives_the_loss_and_the_accuracy_and_the_labels_needed(capsys, 
     params, loss = trained
     wanted = 1 - loss(900) / 5
     options = ("--params", params, "--target-accuracy", f"{wanted}", "--at", "500", "1750", "2501")
-    code, out, err = run(capsys, "forecast", "made 0", *options, "--json")
+    code, out, err = run(capsys, "forecast", "made_0", *options, "--json")
     facts = json.loads(out)
     assert (code, err) == (0, "")
     assert [row["n_train"] for row in facts["forecasts"]] == [500, 1750]
     assert facts["forecasts"][1]["loss"] == pytest.approx(loss(1750), rel=0.02)
     assert facts["forecasts"][1]["accuracy"] == pytest.approx(1 - loss(1750) / 5, abs=0.003)
-    assert facts["needed"]["accuracy"]["n_train"] == pytest.approx(900, rel=0.1)
+    needed = facts["needed"]["accuracy"]
+    assert needed["n_train"] == pytest.approx(900, rel=0.1)
+    assert all(isinstance(needed[key], int) for key in ("n_train", "low", "high", "smallest", "largest"))
+    assert needed["bounds"]["n_train"] == f"= {needed['n_train']}"
+    assert facts["left_out"] == [[2501, "more than 10 times the largest N trained, 250"]]
     assert facts["sets"] == 8
     assert facts["runs"] == 3
-    code, out, err = run(capsys, "forecast", "made 0", *options)
+    code, out, err = run(capsys, "forecast", "made_0", *options)
     assert (code, err) == (0, "")
     assert "accuracy" in out
     assert "2501: more than 10 times" in out
@@ -355,7 +366,7 @@ def test_all_runs_at_a_setting_are_those_that_were_trained_alike(trained, own_st
     p = campaign.read(trained[0])
     runs = campaign.runs_at("resnet18", {key: getattr(p, key) for key in campaign.SETTING})
     assert len(runs) == 3 + 7 * 6  # the fitted ones
-    other = campaign._training_wanted(p, "made 1", "resnet18", 30, 0) | {"epochs": 7, "image_hash": "0"}
+    other = campaign._training_wanted(p, "made_1", "resnet18", 30, 0) | {"epochs": 7, "image_hash": "1"}
     Store(own_store).write(Record("training", other, {"fitted": 1.0, "test_loss_nats": 1.0}))
     assert len(campaign.runs_at("resnet18", {key: getattr(p, key) for key in campaign.SETTING})) == len(runs)
     with pytest.raises(campaign.CampaignError, match="no fitted run of vgg13 is stored at size 8"):
@@ -366,9 +377,17 @@ def test_all_runs_at_a_setting_are_those_that_were_trained_alike(trained, own_st
     ("arguments", "said"),
     [
         (["digits"], "no fitted run of resnet18 on digits"),
-        (["made 0", "--model", "vgg13"], "no fitted run of vgg13"),
-        (["made 0", "--target-accuracy", "90"], "between 0 and 1"),
-        (["made 0", "--at", "9000"], "more than 10 times"),
+        (["made_0", "--model", "vgg13"], "no fitted run of vgg13"),
+        (["made_0", "--model", "foo"], "'foo' is not a network"),
+        (["nowhere"], "neither a name in the catalogue nor a path that exists"),
+        (["/does/not/exist/made_0"], "/does/not/exist/made_0 does not exist"),
+        (["made_0", "--target-accuracy", "90"], "between 0 and 1"),
+        (["made_0", "--target-accuracy", "0.5"], "not above chance, 0.5 with 2 classes"),
+        (["made_0", "--target-loss", "0"], "no logarithm"),
+        (["made_0", "--at", "9000"], "more than 10 times"),
+        (["made_0", "--at", "59"], "fewer than the smallest N trained, 60"),
+        (["made_0", "--at", "0"], "N = 0 is no number of training images"),
+        (["made_0", "--at", "500", "-5"], "N = -5 is no number of training images"),
     ],
 )
 def test_a_forecast_that_cannot_be_made_gets_one_sentence(capsys, trained, arguments, said):
@@ -484,3 +503,144 @@ def test_the_last_line_of_a_run_counts_what_cannot_be_reached(capsys, tmp_path):
         assert code == 0
         assert out.splitlines()[-1].startswith(said)
         assert "2 not reachable" in out.splitlines()[-1]
+
+
+def test_sizes_ahead_are_multiples_of_the_largest_trained(capsys, trained):
+    code, out, _ = run(capsys, "forecast", "made_0", "--params", trained[0], "--json")
+    facts = json.loads(out)
+    assert code == 0
+    assert [row["n_train"] for row in facts["forecasts"]] == [500, 1250, 2500]
+    assert facts["left_out"] == []
+
+
+def test_a_target_is_answered_where_no_size_asked_for_can_be(capsys, trained):
+    params, loss = trained
+    options = ("--params", params, "--target-accuracy", f"{1 - loss(900) / 5}", "--at", "10", "9000")
+    code, out, err = run(capsys, "forecast", "made_0", *options, "--json")
+    facts = json.loads(out)
+    assert (code, err, facts["forecasts"]) == (0, "", [])
+    assert [n for n, _ in facts["left_out"]] == [10, 9000]
+    assert facts["needed"]["accuracy"]["n_train"] == pytest.approx(900, rel=0.1)
+    code, out, err = run(capsys, "forecast", "made_0", *options)
+    assert (code, err) == (0, "")
+    assert "test loss (nats)" not in out
+    assert "10: fewer than the smallest N trained, 60, where nothing is forecast" in out
+    assert "accuracy 0." in out
+
+
+def recorded(p, store, source, runs, *, properties=True):
+    """Stores properties and runs {N: test loss} of a folder as a campaign leaves them."""
+    hash = campaign.measurement.matched(source, p.size, p.channels, p.pixel_range).hash
+    counts = {"n": 80, "n_classes": 2, "n_groups": 80, "n_copies": 0, "n_conflicting": 0}
+    series = {"growth_per_class": [10.0, 30.0], "growth_k_f": [0.1, 0.2]}
+    keys = {**campaign._properties_wanted(p, source), "image_hash": hash}
+    if properties:
+        store.write(Record("properties", keys, {**counts, "d_mle": 9.0, "k_f": 0.2}, {}, series, {}))
+    for n, loss in runs.items():
+        keys = {**campaign._training_wanted(p, source, "resnet18", n, 0), "image_hash": hash, "split_hash": "0"}
+        metrics = {"fitted": 1.0, "test_loss_nats": loss, "test_accuracy": 1 - loss / 5, "n_test": 100}
+        store.write(Record("training", keys, metrics))
+
+
+def test_a_folder_with_the_name_of_another_set_has_no_forecast_of_that_set(capsys, trained, own_store, tmp_path):
+    params, _ = trained
+    p = campaign.read(params)
+    mine = grey_folder(tmp_path / "elsewhere" / "made_1", {"a": noise(40), "b": noise(40, 1)})
+    options = ("--params", params, "--json", "--at", "100")
+    code, out, err = run(capsys, "forecast", mine, *options)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"no fitted run of resnet18 on {mine}" in err
+    assert "those stored under this name are of other images" in err
+    recorded(p, Store(own_store), mine, {20: 2.0, 40: 1.0})
+    code, out, err = run(capsys, "forecast", mine, *options)
+    facts = json.loads(out)
+    assert (code, err, facts["name"], facts["trained"]) == (0, "", "made_1", [20, 40])
+    assert (facts["d_data"], facts["k_f"]) == (9, 0.2)
+    assert facts["sets"] == 9  # the other set of this name is one of those that it is pooled with
+    os.rename(mine, tmp_path / "renamed")
+    code, out, err = run(capsys, "forecast", str(tmp_path / "renamed"), *options)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {**facts, "name": "renamed"}
+
+
+def test_a_comparison_keeps_other_sets_of_its_name_and_drops_its_own_records(trained, own_store, tmp_path):
+    setting = campaign.setting_of(campaign.read(trained[0]))
+    mine = grey_folder(tmp_path / "elsewhere" / "made_1", {"a": noise(40), "b": noise(40, 1)})
+    for _ in range(2):  # before and after its properties are stored
+        found = campaign.compare(mine, setting)
+        rows = found.rows.set_index("dataset")
+        assert rows["own"].sum() == 1
+        assert set(rows.index) == {"made_1", "made_1 (1)", *(f"made_{i}" for i in (0, 2, 3, 4, 5, 6, 7))}
+        assert rows.loc["made_1", "own"]
+        recorded(campaign.read(trained[0]), Store(own_store), mine, {})
+
+
+def test_a_set_too_small_for_m_is_named_before_anything_is_computed(capsys, trained, own_store, tmp_path):
+    mine = grey_folder(tmp_path / "mine", {"ill": noise(12), "well": noise(40, 1)})
+    said = "not comparable: mine: class 'ill' has 12 images, fewer than per_class 30"
+    params = tmp_path / "small.yaml"
+    body = f"name: small\ndatasets: [{mine}]\nsize: 8\nper_class: 30\ndraws: 3\nk: 5\nruns: "
+    for command in (["run", "--dry-run"], ["status"], ["run", "--no-progress"]):
+        trains = "--no-progress" not in command
+        params.write_text(body + ("[{models: [resnet18], n_train: [12]}]\n" if trains else "[]\n"))
+        code, out, _ = run(capsys, command[0], str(params), *command[1:])
+        assert code == 0
+        assert out.startswith(said)
+        assert "set per_class: 12 or less in the parameter file" in out.splitlines()[0]
+    recorded(campaign.read(trained[0]), Store(own_store), mine, {20: 2.0, 40: 1.0}, properties=False)
+    code, out, err = run(capsys, "forecast", mine, "--params", trained[0])
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "set per_class: 12 or less in the parameter file, run it again" in err
+    assert "--unmatched" not in err  # which forecast does not have
+    params.write_text(body.replace("per_class: 30", "per_class: 12") + "[{models: [resnet18], n_train: [12]}]\n")
+    for command in (["run", "--dry-run"], ["status"]):
+        assert "not comparable" not in run(capsys, command[0], str(params), *command[1:])[1]
+
+
+@pytest.fixture
+def two_settings(own_store, tmp_path, monkeypatch):
+    """Records of torus_waves and slab_waves at M = 30, of torus_waves at M = 20 too; a folder of 25 images a class."""
+    monkeypatch.setattr(book, "_folder", lambda output: tmp_path / "out")
+    monkeypatch.setattr(campaign, "_published_files", list)
+    for name, sets, m in (("a", "torus_waves, slab_waves", 30), ("b", "torus_waves", 20)):
+        text = f"name: {name}\ndatasets: [{sets}]\nruns: []\nper_class: {m}\nsize: 12\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+        p = campaign.read(tmp_path / f"{name}.yaml")
+        for task in campaign.plan(p).tasks:
+            campaign.complete(task, Store(own_store))
+    return grey_folder(tmp_path / "mine", {"ill": noise(25), "well": noise(25, 1)})
+
+
+def test_sets_at_other_settings_are_shown_with_theirs_and_not_ranked(capsys, two_settings):
+    code, _, err = run(capsys, "measure", two_settings, "--compare")
+    assert code == 1
+    assert "has 25 images, and the comparison is at M = 30" in err
+    assert "--per-class" in err
+    code, out, _ = run(capsys, "measure", two_settings, "--compare", "--unmatched", "--json")
+    found = json.loads(out)["compared"]
+    assert code == 0
+    assert sorted((row["dataset"], row["size"], row["per_class"], row["matched"]) for row in found["sets"]) == [
+        ("mine", 12, 25, True),
+        ("slab_waves", 12, 30, False),
+        ("torus_waves", 12, 30, False),
+    ]
+    assert found["sets_below"] == {"d_data": None, "k_f": None}
+    assert (found["setting"]["per_class"], found["per_class_asked"]) == (25, 30)
+    assert {(row["channels"], row["pixel_range"]) for row in found["sets"]} == {(1, "stored")}
+    code, out, _ = run(capsys, "measure", two_settings, "--compare", "--unmatched")
+    assert "yours at M = 25, its smallest class, and not at 30" in out
+    assert "so it has no rank among them" in out
+
+
+def test_a_comparison_is_at_the_images_a_class_that_are_asked_for(capsys, two_settings):
+    code, out, _ = run(capsys, "measure", two_settings, "--compare", "--per-class", "20", "--json")
+    found = json.loads(out)["compared"]
+    assert code == 0
+    assert sorted((row["dataset"], row["per_class"]) for row in found["sets"]) == [("mine", 20), ("torus_waves", 20)]
+    assert found["sets_below"]["k_f"][1] == 1
+    assert found["left_out"] == [["slab_waves", "stored at per_class 30, and compared is per_class 20"]]
+    code, out, _ = run(capsys, "measure", two_settings, "--compare", "--per-class", "20", "--unmatched")
+    assert re.search(r"slab_waves +synthetic +12 +1 +stored +30 +20 ", out)
+    assert re.search(r"torus_waves +synthetic +12 +1 +stored +20 +20 ", out)
+    assert "of 1 other sets" in out
+    assert "sets at another setting are not counted" in out

@@ -7,10 +7,12 @@ import pytest
 from intrinsic.forecast import (
     ERROR,
     LOSS,
+    ahead,
     check,
     error_of,
     held_out,
     judged,
+    left_out,
     mean_curve,
     n_needed,
     own_power_law,
@@ -76,6 +78,8 @@ def test_the_labels_needed_of_an_exact_power_law_are_recovered():
     needed = n_needed(runs, "s0", truth)
     assert needed.n_train == pytest.approx(1750, rel=0.05)
     assert needed.low <= needed.n_train <= needed.high
+    assert {type(n) for n in (needed.n_train, needed.low, needed.high, needed.largest)} == {int}
+    assert str(needed) == f"N: {needed.n_train}, interval from {needed.low} to {needed.high}"
 
 
 def counted(runs, n_test=4000):
@@ -117,13 +121,15 @@ def test_errors_are_held_out_as_losses_are():
 def test_labels_needed_beyond_tenfold_are_more_than_that():
     needed = n_needed(simulated(0)[0], "s0", 1e-6)
     assert needed.n_train is None
-    assert "more than 2500" in str(needed)
+    assert needed.bounds == dict.fromkeys(("n_train", "low", "high"), "> 2500")
+    assert str(needed) == "N: more than 2500 (2500 is 10 times the largest)"
 
 
 def test_labels_that_were_there_already_are_at_most_so_many():
     needed = n_needed(simulated(0, tau=0, omega=0, sigma=0)[0], "s0", 1e6)
     assert needed.n_train == needed.smallest == 60
-    assert "at most 60" in str(needed)
+    assert needed.bounds == dict.fromkeys(("n_train", "low", "high"), "<= 60")
+    assert str(needed) == "N: at most 60 (60 is the smallest N trained)"
 
 
 def test_a_target_loss_without_a_logarithm_is_refused():
@@ -182,3 +188,49 @@ def test_a_check_has_a_row_for_each_step_outcome_and_method():
     alone = held_out(with_error(runs), 1750, 250, ERROR)
     rows = found[(found["forecast"] == 1750) & (found["outcome"] == ERROR)].set_index("method")
     assert rows.loc["pooled", "mean_error"] == pytest.approx(alone["error_pooled"].abs().mean())
+
+
+def test_below_the_smallest_size_nothing_is_forecast():
+    runs, _ = simulated(0)
+    with pytest.raises(NotEnough, match="below the smallest trained, 60"):
+        pooled(runs, "s0", 59)
+    assert left_out(runs, "s0", [2501, 59, 60, 2500, 59]) == [
+        (2501, "more than 10 times the largest N trained, 250"),
+        (59, "fewer than the smallest N trained, 60"),
+    ]
+    assert table(counted(runs), "s0", [59, 60, 60, 2501])["n_train"].tolist() == [60]
+    with pytest.raises(NotEnough, match="59 is fewer than the smallest N trained"):
+        table(counted(runs), "s0", [59])
+
+
+@pytest.mark.parametrize("n", [0, -5, float("nan"), float("inf")])
+def test_a_size_that_is_no_number_of_images_is_refused(n):
+    with pytest.raises(NotEnough, match="is no number of training images"):
+        table(counted(simulated(0)[0]), "s0", [500, n])
+
+
+def test_without_sizes_multiples_of_the_largest_are_forecast():
+    runs, _ = simulated(0)
+    assert ahead(runs, "s0") == [500, 1250, 2500]
+    assert table(counted(runs), "s0")["n_train"].tolist() == [500, 1250, 2500]
+
+
+def test_no_forecast_is_below_chance_and_the_interval_leaves_room_for_a_guess():
+    runs = counted(simulated(0, tau=0, omega=0, sigma=0)[0])
+    worse = runs["dataset"] == "s0"
+    runs.loc[worse, "test_accuracy"] = 0.45
+    plain, capped = table(runs, "s0", [60]), table(runs.assign(n_classes=2), "s0", [60])
+    assert plain["accuracy"].item() < 0.5
+    assert capped["accuracy"].item() == 0.5
+    assert capped["accuracy_high"].item() >= 0.5
+    guess = 1.959964 * np.sqrt(0.25 / 4000)
+    assert capped["accuracy_low"].item() == pytest.approx(max(plain["accuracy_low"].item(), 0.5 - guess))
+    better = runs[~worse]
+    pd.testing.assert_frame_equal(table(better, "s1", [500]), table(better.assign(n_classes=2), "s1", [500]))
+
+
+def test_a_target_that_guessing_reaches_is_refused():
+    for accuracy in (0.3, 0.5):
+        with pytest.raises(NotEnough, match=f"{accuracy} is not above chance, 0.5 with 2 classes"):
+            error_of(accuracy, 2)
+    assert error_of(0.5, 10) == error_of(0.5) == 0.5

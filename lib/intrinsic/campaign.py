@@ -327,6 +327,7 @@ class Task:
 class Plan:
     tasks: tuple[Task, ...]
     unreachable: tuple[tuple[str, str], ...]  # (label, reason)
+    incomparable: tuple[tuple[str, str], ...] = ()  # (image set, reason) of those with too few images for M a class
 
     def todo(self, store: Store, *, published: bool = True) -> list[Task]:
         """What is left to compute, in order; each task names those of its records that are published.
@@ -516,17 +517,19 @@ def _announced(keys: dict, hanging: dict) -> tuple[dict, tuple[tuple[str, str], 
 
 
 def plan(p: Params) -> Plan:
-    """All tasks of a campaign with the ids of their records, and the runs that a set cannot reach.
+    """All tasks of a campaign with the ids of their records, the runs and the M that a set cannot reach.
 
     Raises CampaignError where tasks can only fail: k is not below their number of images, or a network
     cannot read images of this size.
     """
     if why := _never(p, p.runs):
         raise CampaignError(f"{p.name}: {why}")
-    tasks, unreachable = [], []
+    tasks, unreachable, incomparable = [], [], []
     grid = cells(p)
     for source in _sources(p):
         data = measurement.matched(source, p.size, p.channels, p.pixel_range)
+        if why := _too_few(data, p.per_class):
+            incomparable.append((_set_name(source), why))
         keys = {**_properties_wanted(p, source), "image_hash": data.hash}
         id = records.record_id("properties", keys)
         tasks.append(Task("properties", source, keys, (("properties", id),)))
@@ -561,7 +564,19 @@ def plan(p: Params) -> Plan:
             else (1, order[t.source, t.params["model"], t.params["n_train"], t.params["seed"]])
         )
     )
-    return Plan(tuple(tasks), tuple(unreachable))
+    return Plan(tuple(tasks), tuple(unreachable), tuple(incomparable))
+
+
+def _too_few(data: measurement.Matched, per_class: int) -> str:
+    """Why an image set has no K_F at M images a class, and what to do; "" where it has one."""
+    name, least = images.smallest_class(measurement.without_conflicts(data))
+    if least >= per_class:
+        return ""
+    more = f"set per_class: {least} or less in the parameter file" if least > 1 else "give that class more images"
+    return (
+        f"class {name!r} has {least} images, fewer than per_class {per_class}: without K_F at M = {per_class} a class "
+        f"the set is neither compared nor forecast; {more}"
+    )
 
 
 # ------------------------------------------------------------------------------------- the numbers
@@ -808,15 +823,17 @@ def run(
     only: set | None = None,
     published: bool = True,
     settings: engine.Settings | None = None,
+    made: Plan | None = None,
 ) -> Outcome:
     """Complete a campaign: skip what is stored or published, compute the rest, store each record as it comes.
 
     only        keys (kind, id) to restrict the work to
     published   whether records in book/records count as stored
     settings    where and how it is computed; None: on this machine with n_workers(p) processes of one thread
+    made        its plan, where it was made already
     """
     store = store or default_store()
-    made = plan(p)
+    made = made or plan(p)
     todo = [task for task in made.todo(store, published=published) if only is None or task.keys[0] in only]
     settings = settings or engine.Settings(workers=n_workers(p), gpus=gpus())
     started = time.perf_counter()
@@ -1054,11 +1071,11 @@ def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One image set among those in the records, all at one setting.
+    """One image set among those in the records, each once.
 
-    rows      as of properties_frame, with `own` (True for the one set) and the setting of each
+    rows      as of properties_frame, with k and draws, `own` (True for the one set) and `matched` (at its setting)
     name      of the one set
-    setting   size, channels, pixel_range, per_class, draws, k
+    setting   size, channels, pixel_range, per_class, draws, k of the one set
     left_out  (image set, reason) of stored sets that are not comparable
     """
 
@@ -1067,11 +1084,11 @@ class Comparison:
     setting: dict
     left_out: tuple[tuple[str, str], ...]
 
-    def rank(self, column: str) -> tuple[int, int]:
-        """(sets below the one set, other sets) in a column."""
-        others = self.rows.loc[~self.rows["own"], column].dropna()
+    def rank(self, column: str) -> tuple[int, int] | None:
+        """(sets below the one set, other sets) in a column, of sets at its setting; None where there is none."""
+        others = self.rows.loc[~self.rows["own"] & self.rows["matched"], column].dropna()
         own = self.rows.loc[self.rows["own"], column].iloc[0]
-        return int((others < own).sum()), len(others)
+        return None if others.empty or pd.isna(own) else (int((others < own).sum()), len(others))
 
 
 SETTING = ("size", "channels", "pixel_range", "per_class", "draws", "k")
@@ -1109,41 +1126,107 @@ def compare(source: str, setting: dict | None = None, *, unmatched: bool = False
     """An image set, matched, among the image sets in the records: a Comparison.
 
     setting    size, channels, pixel_range, per_class, draws, k; None: stored_setting
-    unmatched  also show sets at other settings, and compare where a class has fewer than M images
+    unmatched  also show sets at other settings, each once, at the stored one nearest to this one (the fewest
+               differences, of these the largest size and M), and compare where a class has fewer than M images
+    Sets of one name whose images differ are different sets; records of the same images are the set's own.
     What a record holds already is not measured again. Raises CampaignError where nothing is stored, and
     images.Unmatched where the set has fewer than M images of a class.
     """
     store = store or default_store()
     setting = dict(setting or stored_setting(store))
     name = _set_name(source)
-    data = measurement.matched(source, setting["size"], setting["channels"], setting["pixel_range"])
+    data = measurement.matched(source, *(setting[key] for key in PIXELS))
     least = min(n for n in measurement.without_conflicts(data).counts().values() if n)
     at = setting
     if least < setting["per_class"]:
         if not unmatched:
             images.check_matched([measurement.without_conflicts(data)], setting["per_class"])
         at = {**setting, "per_class": least}
-    rows, left_out, seen = [], [], set()
+    others, left_out, first = {}, [], _first_published()
     for record in _all_records("properties", store):
         other = record.params["dataset"]
-        if other == name or not _comparable(record):
+        if not _comparable(record) or _is_of(record, source, at, data.hash):
             continue
-        differs = [key for key in SETTING if record.params[key] != setting[key]]
+        differs = [key for key in SETTING if record.params[key] != at[key]]
         if differs and not unmatched:
             found = ", ".join(f"{key} {record.params[key]}" for key in differs)
             left_out.append((other, f"stored at {found}, and compared is {_setting_text(setting, differs)}"))
-        elif (other, record.params["image_hash"], *(record.params[key] for key in SETTING)) not in seen:
-            seen.add((other, record.params["image_hash"], *(record.params[key] for key in SETTING)))
-            rows.append({**_properties_row(record, other), "own": False})
-    shown = {row["dataset"] for row in rows}
+        else:
+            nearness = (len(differs), -record.params["size"], -record.params["per_class"])
+            others.setdefault(other, []).append((nearness, record))
+    shown = {}
+    for found in others.values():
+        _, nearest = min(found, key=lambda pair: (*pair[0], _setting_text(pair[1].params, SETTING)))
+        same = [record for _, record in found if _same(record, {key: nearest.params[key] for key in SETTING})]
+        shown |= {_identity(record, first): record for record in reversed(same)}
     keys = {"dataset": name, **at, "seed": 0, "method_version": records.METHOD_VERSIONS["properties"]}
     task = Task("properties", source, {**keys, "image_hash": data.hash}, ())
     id = records.record_id("properties", task.params)
     own = store.read("properties", id) if ("properties", id) in store else _properties(task)[0]
-    rows.append({**_properties_row(own, source), "own": True})
-    frame = _numeric(pd.DataFrame(rows))
-    kept = tuple(sorted((other, why) for other, why in set(left_out) if other not in shown))
-    return Comparison(frame, name, at, kept)
+    names = _told_apart([*shown, (name, data.hash)])
+    rows = [
+        {
+            **_properties_row(record, record.params["dataset"]),
+            **{key: record.params[key] for key in ("k", "draws")},
+            "dataset": names[key],
+            "own": False,
+            "matched": _same(record, at),
+        }
+        for key, record in shown.items()
+    ]
+    mine = {"dataset": name, "k": at["k"], "draws": at["draws"], "own": True, "matched": True}
+    rows.append({**_properties_row(own, source), **mine})
+    kept = tuple(sorted((other, why) for other, why in set(left_out) if other not in others))
+    return Comparison(_numeric(pd.DataFrame(rows)), name, at, kept)
+
+
+def _identity(record: Record, first: dict) -> tuple[str, str]:
+    """(name, hash of the images): an image set at one setting; its name alone may be that of another folder too.
+
+    first   of `_first_published`
+    """
+    q = record.params
+    return q["dataset"], first.get((q["dataset"], q["image_hash"]), q["image_hash"])
+
+
+def _first_published() -> dict[tuple[str, str], str]:
+    """{(name, hash of the images): the first hash of its name and setting} of book/records.
+
+    A name in published records is one set; one that is drawn by a program may differ in a pixel between machines.
+    """
+    first, out = {}, {}
+    for path in _published_files():
+        for kind in ("properties", "training"):
+            for record in _published(path).get(kind, {}).values():
+                q = record.params
+                hash = first.setdefault((q["dataset"], *(q[key] for key in PIXELS)), q["image_hash"])
+                out[q["dataset"], q["image_hash"]] = hash
+    return out
+
+
+def _told_apart(identities) -> dict[tuple[str, str], str]:
+    """{(name, hash): name, with the beginning of the hash where several image sets have the name}."""
+    identities = set(identities)
+    counts = Counter(name for name, _ in identities)
+    return {(name, hash): name if counts[name] == 1 else f"{name} ({hash[:8]})" for name, hash in identities}
+
+
+def _is_of(record: Record, source, setting: dict, image_hash: str) -> bool:
+    """Whether a record is of the images of a source, which have `image_hash` at the size and range of `setting`.
+
+    Of a catalogue set all records of its name are. One of a path's name at another size is where the images match.
+    """
+    q = record.params
+    if _same(record, {key: setting[key] for key in PIXELS}) and q["image_hash"] == image_hash:
+        return True
+    if q["dataset"] != _set_name(source) or _in_catalogue(source):
+        return q["dataset"] == _set_name(source)
+    return measurement.matched(source, *(q[key] for key in PIXELS)).hash == q["image_hash"]
+
+
+def _in_catalogue(source) -> bool:
+    """Whether a source is a set of the catalogue, whose name is its own, and no path."""
+    return bool(source.about) if isinstance(source, images.Entry) else source in images.catalogue()
 
 
 def setting_of(p: Params) -> dict:
@@ -1164,48 +1247,93 @@ PIXELS = ("size", "channels", "pixel_range")
 def runs_at(model: str, setting: dict | None = None, *, store: Store | None = None) -> pd.DataFrame:
     """Fitted runs of a network on all image sets in the records, trained alike at one setting.
 
-    One row a run: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f. Trained
-    alike: as most of them. setting as of `compare`. Raises CampaignError where there is no run.
+    One row a run: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f,
+    n_classes. Trained alike: as most of them. setting as of `compare`. Raises CampaignError where there is no run, and
+    models.UnknownModel.
     """
     store = store or default_store()
     setting = dict(setting or stored_setting(store))
-    sets, runs = _sets_at(setting, store), _fitted_runs(model, setting, store)
-    runs = [record for record in runs if record.params["dataset"] in sets]
+    runs, first = _fitted_runs(models.known(model), setting, store), _first_published()
+    sets = _sets_at(setting, store, first)
+    of = {record.id: _identity(record, first) for record in runs}
+    runs = [record for record in runs if of[record.id] in sets]
     if not runs:
         raise CampaignError(f"no fitted run of {model} is stored at {_setting_text(setting, PIXELS)}")
-    return _trained_alike(runs, sets, runs)
+    names = _told_apart(of[record.id] for record in runs)
+    rows = {record.id: {**sets[of[record.id]], "dataset": names[of[record.id]]} for record in runs}
+    return _trained_alike(runs, runs, rows)
 
 
 def runs_beside(source: str, model: str, setting: dict | None = None, *, store: Store | None = None) -> pd.DataFrame:
     """Fitted runs of a network on an image set, and on all others in the records that were trained alike.
 
-    As of `runs_at`, but trained as most runs of the set; attrs["dataset"] is the set's name. A set that was measured
-    already is not read. Raises CampaignError where the set has no run.
+    As of `runs_at`, but trained as most runs of the set; attrs["dataset"] is the set's name. Its runs are those of the
+    same images, whatever their name. Where images of a catalogue set are not on this machine, or are drawn by a program
+    and not those of any run, they are the runs of its name, published ones first.
+    Raises images.UnknownImageSet and models.UnknownModel for what does not exist, and CampaignError where the set has
+    no run, or no K_F at M images a class.
     """
     store = store or default_store()
     setting, name = dict(setting or stored_setting(store)), _set_name(source)
-    sets, runs = _sets_at(setting, store), _fitted_runs(model, setting, store)
-    own = [record for record in runs if record.params["dataset"] == name]
+    runs, first = _fitted_runs(models.known(model), setting, store), _first_published()
+    named = [record for record in runs if record.params["dataset"] == name]
+    entry = source if isinstance(source, images.Entry) else images.catalogue().get(source)
+    here, now = entry is None or entry.present(), ""
+    if here:
+        now = measurement.matched(source, *(setting[key] for key in PIXELS)).hash
+    by_name = entry is not None and (not here or entry.location is None)
+    if by_name and now not in (record.params["image_hash"] for record in named):
+        known = published_keys()
+        best = [record for record in named if (record.kind, record.id) in known] or named
+        now = best[0].params["image_hash"] if best else now
+    own = [record for record in named if record.params["image_hash"] == now]
+    if not own:  # the same images may have been trained under another name
+        same = [record for record in runs if record.params["image_hash"] == now]
+        own = [record for record in same if record.params["dataset"] == same[0].params["dataset"]]
     if not own:
+        others = "; those stored under this name are of other images" if named else ""
         raise CampaignError(
-            f"no fitted run of {model} on {name} is stored at {_setting_text(setting, PIXELS)}, so its curve is not "
-            "known; train it at two sizes N at least, with `--add` where a parameter file does not name it: "
+            f"no fitted run of {model} on {source} is stored at {_setting_text(setting, PIXELS)}{others}, so its curve "
+            "is not known; train it at two sizes N at least, with `--add` where a parameter file does not name it: "
             f"`intrinsic run PARAMS.yaml --add {source}`"
         )
-    if name not in sets:
-        rows = compare(source, setting, store=store).rows
-        sets[name] = rows[rows.own].iloc[0].to_dict()
-    frame = _trained_alike([record for record in runs if record.params["dataset"] in sets], sets, own)
+    sets, mine = _sets_at(setting, store, first), (name, now)
+    of = {record.id: _identity(record, first) for record in runs}
+    own_key = of[own[0].id]
+    of_own = sets.get(own_key) or _own_properties(source, here, setting, store)
+    also = {one for one in sets if one[0] == name} if _in_catalogue(source) else set()
+    beside = [
+        record
+        for record in runs
+        if record.params["image_hash"] != now and of[record.id] in sets.keys() - also - {own_key}
+    ]
+    names = _told_apart([mine, *(of[record.id] for record in beside)])
+    rows = {record.id: {**sets[of[record.id]], "dataset": names[of[record.id]]} for record in beside}
+    rows |= {record.id: {**of_own, "dataset": name} for record in own}
+    frame = _trained_alike([*own, *beside], own, rows)
     frame.attrs["dataset"] = name
     return frame
 
 
-def _sets_at(setting: dict, store: Store) -> dict[str, dict]:
-    """{image set: properties} of the records at one setting."""
+def _own_properties(source, here: bool, setting: dict, store: Store) -> dict:
+    """Those of the set that is forecast, measured where they are not in the records."""
+    if not here:
+        raise CampaignError(
+            f"d_data and K_F of {source} are not in the records at {_setting_text(setting, SETTING)}, and its images "
+            f"are not on this machine, so nothing can be forecast; `intrinsic datasets {source}` says how to get them"
+        )
+    if why := _too_few(measurement.matched(source, *(setting[key] for key in PIXELS)), setting["per_class"]):
+        raise CampaignError(f"{_set_name(source)}: {why}, run it again and name it by --params")
+    rows = compare(source, setting, store=store).rows
+    return rows[rows.own].iloc[0].to_dict()
+
+
+def _sets_at(setting: dict, store: Store, first: dict) -> dict[tuple[str, str], dict]:
+    """{identity of an image set: properties} of the records at one setting."""
     sets = {}
     for record in _all_records("properties", store):
-        if _comparable(record) and all(record.params[key] == setting[key] for key in SETTING):
-            sets.setdefault(record.params["dataset"], _properties_row(record, record.params["dataset"]))
+        if _comparable(record) and _same(record, {key: setting[key] for key in SETTING}):
+            sets.setdefault(_identity(record, first), _properties_row(record, record.params["dataset"]))
     return sets
 
 
@@ -1218,13 +1346,14 @@ def _fitted_runs(model: str, setting: dict, store: Store) -> list[Record]:
     ]
 
 
-def _trained_alike(runs: list[Record], sets: dict, model_of: list[Record]) -> pd.DataFrame:
-    """The runs that were trained as most of `model_of`, with the properties of their sets."""
+def _trained_alike(runs: list[Record], model_of: list[Record], rows: dict[str, dict]) -> pd.DataFrame:
+    """The runs that were trained as most of `model_of`, each with the properties of its set, rows[id of the run]."""
     most = Counter(tuple(record.params[key] for key in HOW) for record in model_of).most_common(1)[0][0]
-    of_set, of_run = ("domain", "family", "d_data", "k_f"), ("test_loss_nats", "test_accuracy", "n_test")
+    of_set = ("dataset", "domain", "family", "d_data", "k_f", "n_classes")
+    of_run = ("test_loss_nats", "test_accuracy", "n_test")
     return pd.DataFrame(
-        {key: record.params[key] for key in ("dataset", "n_train", "seed")}
-        | {key: sets[record.params["dataset"]][key] for key in of_set}
+        {key: rows[record.id][key] for key in of_set}
+        | {key: record.params[key] for key in ("n_train", "seed")}
         | {key: record.metrics[key] for key in of_run}
         for record in runs
         if tuple(record.params[key] for key in HOW) == most

@@ -75,12 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--size", type=int, help="resize to SIZE x SIZE pixels first")
     measure.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels first")
     measure.add_argument("--k", type=_count, default=20, help="neighbors of the maximum-likelihood dimension (20)")
-    measure.add_argument("--per-class", type=_count, default=250, metavar="M", help="images a class for K_F at M (250)")
+    measure.add_argument("--per-class", type=_count, metavar="M",
+                         help="images a class for K_F at M (250), also in --compare")  # fmt: skip
     measure.add_argument("--flagged", type=Path, metavar="FILE.csv", help="write copies and other suspects to a table")
     _add_reading(measure)
     measure.add_argument("--compare", action="store_true", help="place it, matched, among the sets in the records")
     measure.add_argument("--params", metavar="PARAMS.yaml", help="compare at the setting of this file")
-    measure.add_argument("--unmatched", action="store_true", help="compare with sets at other settings too")
+    measure.add_argument("--unmatched", action="store_true", help="show sets at other settings too, without a rank")
 
     forecast = add(
         "forecast",
@@ -91,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     forecast.add_argument("--target-accuracy", type=float, metavar="A", help="how many images reach this accuracy")
     forecast.add_argument("--target-loss", type=float, metavar="NATS", help="how many images reach this test loss")
     forecast.add_argument("--model", default="resnet18", help="the network (resnet18)")
-    forecast.add_argument("--at", type=int, nargs="+", default=[500, 1000, 1750], metavar="N",
-                          help="sizes to forecast (500 1000 1750)")  # fmt: skip
+    forecast.add_argument("--at", type=int, nargs="+", metavar="N",
+                          help="sizes to forecast (2, 5 and 10 times the largest trained)")  # fmt: skip
     forecast.add_argument("--params", metavar="PARAMS.yaml", help="take size, channels, M and k from this file")
     forecast.add_argument("--json", action="store_true", help="print one JSON object")
     _add_catalogue(forecast)
@@ -298,6 +299,7 @@ def _params(arguments):
 
 
 def _measure(arguments) -> int:
+    from intrinsic import images
     from intrinsic.measurement import measure
 
     _together(arguments, ("params", "unmatched"), "compare")
@@ -307,7 +309,7 @@ def _measure(arguments) -> int:
         size=arguments.size,
         channels=arguments.channels,
         k=arguments.k,
-        per_class=arguments.per_class,
+        per_class=250 if arguments.per_class is None else arguments.per_class,
         flagged=arguments.flagged,
         pixel_range=arguments.pixel_range,
         progress=not arguments.json,
@@ -318,6 +320,8 @@ def _measure(arguments) -> int:
             facts["compared"] = compared = _compare(arguments, source)
         except ValueError as error:  # what was measured is shown all the same
             why = f"intrinsic measure: not compared: {error}"
+            if isinstance(error, images.Unmatched):
+                why += "; --per-class asks for that M, --unmatched shows the set at its own M beside others"
     if arguments.json:
         print(json.dumps(facts, allow_nan=False))
         return _said(why)
@@ -378,13 +382,18 @@ def _compare(arguments, source) -> dict:
     """The set, matched, among those in the records, as plain numbers; writes the picture."""
     from intrinsic import book, campaign
 
-    found = campaign.compare(source, _setting(arguments), unmatched=arguments.unmatched)
-    columns = ["dataset", "domain", "d_data", "d_data_low", "d_data_high", "k_f", "k_f_low", "k_f_high", "own"]
+    setting = _setting(arguments) or campaign.stored_setting()
+    if arguments.per_class is not None:
+        setting = {**setting, "per_class": arguments.per_class}
+    found = campaign.compare(source, setting, unmatched=arguments.unmatched)
+    columns = ["dataset", "domain", "size", "channels", "pixel_range", "per_class", "draws", "k", "matched",
+               "d_data", "d_data_low", "d_data_high", "k_f", "k_f_low", "k_f_high", "own"]  # fmt: skip
     rows = found.rows[columns].sort_values("k_f", ascending=False)
-    below = {column: list(found.rank(column)) for column in ("d_data", "k_f")}
+    below = {column: found.rank(column) for column in ("d_data", "k_f")}
     return {
         "setting": found.setting,
-        "sets_below": below,
+        "per_class_asked": setting["per_class"],
+        "sets_below": {column: list(pair) if pair else None for column, pair in below.items()},
         "sets": json.loads(rows.to_json(orient="records")),
         "left_out": [list(pair) for pair in found.left_out],
         "picture": str(book.plane_page(found)),
@@ -399,18 +408,32 @@ def _setting(arguments) -> dict | None:
 
 
 def _show_compared(compared: dict) -> None:
-    at = compared["setting"]
-    print(f"  among the sets in the records, at {at['size']} x {at['size']} pixels, {at['channels']} channel"
-          f"{'s' if at['channels'] > 1 else ''}, M = {at['per_class']} a class, k = {at['k']}:")  # fmt: skip
-    print(f"    {'':<2}{'set':<28}{'domain':<11}{'d_data':<22}K_F")
+    at, asked = compared["setting"], compared["per_class_asked"]
+    print("  among the sets in the records (d_data and K_F change with size, channels, range, M and k)")
+    if at["per_class"] < asked:
+        print(f"    yours at M = {at['per_class']}, its smallest class, and not at {asked}")
+    print(f"    {'':<2}{'set':<28}{'domain':<11}{'size':<6}{'ch.':<5}{'range':<8}{'M':<6}{'k':<4}{'d_data':<22}K_F")
+
+    def shown(row, name, digits):
+        if row[name] is None:
+            return "not measured"
+        low, high = row[f"{name}_low"], row[f"{name}_high"]
+        ends = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+        return f"{row[name]:.{digits}f}{ends}"
+
     for row in compared["sets"]:
-        d = f"{row['d_data']:.2f} [{row['d_data_low']:.2f}, {row['d_data_high']:.2f}]"
-        k = f"{row['k_f']:.4f} [{row['k_f_low']:.4f}, {row['k_f_high']:.4f}]"
-        print(f"    {'> ' if row['own'] else '  '}{row['dataset']:<28}{row['domain']:<11}{d:<22}{k}")
-    (d_below, others), (k_below, _) = compared["sets_below"].values()
-    print(f"    of {others} other sets {d_below} have a lower d_data, {k_below} a lower K_F")
-    for name, why in compared["left_out"]:
-        print(f"    left out: {name}: {why}")
+        setting = f"{row['size']:<6}{row['channels']:<5}{row['pixel_range']:<8}{row['per_class']:<6}{row['k']:<4}"
+        print(f"    {'> ' if row['own'] else '  '}{row['dataset']:<28}{row['domain']:<11}{setting}"
+              f"{shown(row, 'd_data', 2):<22}{shown(row, 'k_f', 4)}")  # fmt: skip
+    d, k = compared["sets_below"].values()
+    if d and k:
+        rest = "" if all(row["matched"] for row in compared["sets"]) else "; sets at another setting are not counted"
+        print(f"    of {k[1]} other sets {d[0]} have a lower d_data, {k[0]} a lower K_F{rest}")
+    else:
+        more = "; --unmatched shows those at other settings" if compared["left_out"] else ""
+        print(f"    no other set has been measured at the setting of yours, so it has no rank among them{more}")
+    for why in dict.fromkeys(why for _, why in compared["left_out"]):
+        print(f"    left out: {', '.join(name for name, one in compared['left_out'] if one == why)}: {why}")
     print(f"    drawn in {compared['picture']}")
 
 
@@ -475,15 +498,19 @@ def _show_soundness(sound: dict) -> None:
 def _forecast(arguments) -> int:
     from intrinsic import campaign, forecast
 
-    targets = {}
-    if arguments.target_accuracy is not None:
-        targets["accuracy"] = (arguments.target_accuracy, forecast.ERROR, forecast.error_of(arguments.target_accuracy))
-    if arguments.target_loss is not None:
-        targets["loss"] = (arguments.target_loss, forecast.LOSS, arguments.target_loss)
     runs = forecast.with_error(campaign.runs_beside(arguments.source, arguments.model, _setting(arguments)))
     name = runs.attrs["dataset"]
     own = runs[runs["dataset"] == name]
-    found = forecast.table(runs, name, arguments.at)
+    targets = {}
+    if (wanted := arguments.target_accuracy) is not None:
+        targets["accuracy"] = (wanted, forecast.ERROR, forecast.error_of(wanted, own["n_classes"].iloc[0]))
+    if arguments.target_loss is not None:
+        targets["loss"] = (arguments.target_loss, forecast.LOSS, arguments.target_loss)
+    sizes = forecast.ahead(runs, name) if arguments.at is None else arguments.at
+    left_out = forecast.left_out(runs, name, sizes)
+    rows = []
+    if not targets or len(left_out) < len(set(sizes)):  # where a target is given, it is answered without a table too
+        rows = forecast.table(runs, name, sizes).to_dict("records")
     needed = {
         what: forecast.n_needed(runs, name, value, outcome=outcome) for what, (_, outcome, value) in targets.items()
     }
@@ -496,22 +523,26 @@ def _forecast(arguments) -> int:
             "d_data": float(own["d_data"].iloc[0]),
             "k_f": float(own["k_f"].iloc[0]),
             "sets": int(runs["dataset"].nunique()),
-            "forecasts": found.to_dict("records"),
-            "needed": {what: {"target": targets[what][0], **vars(one)} for what, one in needed.items()},
+            "forecasts": rows,
+            "left_out": [list(pair) for pair in left_out],
+            "needed": {
+                what: {"target": targets[what][0], **vars(one), "bounds": one.bounds} for what, one in needed.items()
+            },
         }
         print(json.dumps(facts, allow_nan=False))
         return 0
     print(f"{name}: {arguments.model}, from {len(own)} runs at N = {own['n_train'].min()} to {own['n_train'].max()}, "
           f"d_data {own['d_data'].iloc[0]:.2f}, K_F {own['k_f'].iloc[0]:.4f}, "
           f"pooled with {runs['dataset'].nunique() - 1} other image sets")  # fmt: skip
-    print(f"  {'N':<9}{'test loss (nats)':<32}test accuracy")
-    for row in found.itertuples():
-        loss = f"{row.loss:.3f}   [{row.loss_low:.3f}, {row.loss_high:.3f}]"
-        print(f"  {row.n_train:<9}{loss:<32}{row.accuracy:.3f}   [{row.accuracy_low:.3f}, {row.accuracy_high:.3f}]")
-    left_out = sorted(set(arguments.at) - set(found["n_train"]))
-    if left_out:
-        print(f"  {', '.join(map(str, left_out))}: more than {forecast.MAX_FOLD} times the largest N trained, "
-              "where nothing is forecast")  # fmt: skip
+    if rows:
+        print(f"  {'N':<9}{'test loss (nats)':<32}test accuracy")
+    for row in rows:
+        loss, accuracy = (
+            f"{row[what]:.3f}   [{row[f'{what}_low']:.3f}, {row[f'{what}_high']:.3f}]" for what in ("loss", "accuracy")
+        )
+        print(f"  {row['n_train']:<9}{loss:<32}{accuracy}")
+    for n, why in left_out:
+        print(f"  {n}: {why}, where nothing is forecast")
     for what, one in needed.items():
         print(f"  {what} {targets[what][0]:g} needs {one}")
     print("  intervals: 95 %, for one run; the page on labels says how such forecasts did on the records")
@@ -546,7 +577,9 @@ def _run(arguments) -> int:
     if arguments.dry_run:
         return _dry_run(p, arguments.gpu_teraflops or TERAFLOPS)
     settings = _engine_settings(p, arguments, retries=arguments.retries)
-    outcome = campaign.run(p, progress=not arguments.no_progress, settings=settings)
+    made = campaign.plan(p)
+    _show_incomparable(made)
+    outcome = campaign.run(p, progress=not arguments.no_progress, settings=settings, made=made)
     if outcome.left:
         print(f"{p.name}: {len(outcome.left)} tasks are left, first {outcome.left[0]}; the same command continues")
     for label, reason in outcome.unreachable:
@@ -576,6 +609,12 @@ def _counted(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
+def _show_incomparable(found) -> None:
+    """The sets of a plan, or of its status, that have too few images for M a class."""
+    for name, why in found.incomparable:
+        print(f"not comparable: {name}: {why}")
+
+
 def _dry_run(p, teraflops: float) -> int:
     import pandas as pd
 
@@ -583,6 +622,7 @@ def _dry_run(p, teraflops: float) -> int:
 
     store, away = campaign.default_store(), campaign.absent(p)
     made = campaign.plan(campaign.without(p, away))
+    _show_incomparable(made)
     todo = made.todo(store)
     seconds = campaign.estimate_seconds(todo, store, calibrate=True)
     rows = [
@@ -633,6 +673,7 @@ def _status(arguments) -> int:
     html = None if arguments.html is None else records.writable(arguments.html, ".html", ".htm")
     p = _params(arguments)
     found = progress.status(p)
+    _show_incomparable(found)
     table = found.frame()
     shown = table.drop(columns="reason") if not table["reason"].any() else table
     print(shown.to_string(index=False))

@@ -11,7 +11,8 @@ from intrinsic.statistics import NotEnough, ols
 
 LEAST_SETS = 8  # from which a comparison of methods is more than an illustration
 METHODS = ("pooled", "own_power_law", "mean_curve")
-MAX_FOLD = 10  # beyond this multiple of a set's largest N nothing is forecast
+MAX_FOLD = 10  # beyond this multiple of a set's largest N nothing is forecast, nor below its smallest
+AHEAD = (2, 5, 10)  # multiples of a set's largest N that are forecast where no size is named
 LOSS, ERROR = "test_loss_nats", "test_error"  # what is forecast, both positive and falling in N
 
 
@@ -34,11 +35,26 @@ def with_error(runs) -> pd.DataFrame:
     return runs.assign(**{ERROR: (wrong + 0.5) / (runs["n_test"] + 1)})
 
 
-def error_of(accuracy: float) -> float:
-    """The test error of a target accuracy; raises NotEnough outside (0, 1)."""
+def error_of(accuracy: float, n_classes: float | None = None) -> float:
+    """The test error of a target accuracy, 1 - accuracy, a share.
+
+    n_classes   of the image set, where it is known: chance is 1 / n_classes on a balanced test set
+    Raises NotEnough outside (0, 1), and where the target is not above chance.
+    """
     if not 0 < accuracy < 1:
         raise NotEnough(f"a target accuracy of {accuracy:g} cannot be forecast; give one between 0 and 1")
+    if n_classes and accuracy <= 1 / n_classes:
+        raise NotEnough(
+            f"a target accuracy of {accuracy:g} is not above chance, {1 / n_classes:.3g} with {n_classes:.0f} classes, "
+            "and guessing needs no labels; give a higher one"
+        )
     return 1 - accuracy
+
+
+def _chance_error(own) -> float | None:
+    """1 - 1 / n_classes, where the runs of a set have a column n_classes."""
+    n_classes = own["n_classes"].iloc[0] if "n_classes" in own else None
+    return 1 - 1 / n_classes if n_classes and n_classes >= 2 else None
 
 
 def _terms(n_train, dimension, sharpness):
@@ -56,7 +72,7 @@ def pooled(runs, target, n_train, level=0.95, outcome=LOSS) -> Forecast:
     unbiased one, its interval counts the error of a, b, s, u, v and e and uses t(G - 3) for G sets.
     runs   frame: dataset, n_train, the outcome, d_data, k_f (K_F at M images a class, per unit of L2)
     Raises NotEnough for fewer than 5 sets, fewer than 2 sizes of the target, a value that is not
-    positive and finite, or n_train beyond MAX_FOLD times the target's largest.
+    positive and finite, or n_train below the target's smallest or beyond MAX_FOLD times its largest.
     Source: Henderson 1975 (prediction); Patterson & Thompson 1971 (restricted likelihood).
     """
     columns = ["n_train", outcome, "d_data", "k_f"]
@@ -73,6 +89,8 @@ def pooled(runs, target, n_train, level=0.95, outcome=LOSS) -> Forecast:
         raise NotEnough(
             f"N = {n_train:g} is beyond {MAX_FOLD} times the largest trained, {own[:, 0].max():g}; train at a larger N"
         )
+    if not n_train >= own[:, 0].min():
+        raise NotEnough(f"N = {n_train:g} is below the smallest trained, {own[:, 0].min():g}; train at a smaller N")
     x = _terms(values[:, 0], values[:, 2], values[:, 3])
     y = np.log(values[:, 1])
     middle = np.log(values[:, 0]).mean()
@@ -137,37 +155,51 @@ def _two_sizes(sizes, whose: str) -> None:
 
 @dataclass(frozen=True)
 class Needed:
-    """Smallest N whose forecast is at most the target: `smallest` means at most that, None more than `largest`."""
+    """Smallest whole N whose forecast is at most the target, with the ends of its interval.
 
-    n_train: float | None
-    low: float | None
-    high: float | None
-    smallest: float
-    largest: float
+    n_train, low, high   `smallest` means at most that, None more than `largest`
+    smallest, largest    the target's smallest N trained, and MAX_FOLD times its largest
+    """
+
+    n_train: int | None
+    low: int | None
+    high: int | None
+    smallest: int
+    largest: int
+
+    @property
+    def bounds(self) -> dict[str, str]:
+        """What n_train, low and high are each known to be: "= 410", "<= 62" or "> 2500"."""
+
+        def bound(n):
+            return f"> {self.largest}" if n is None else f"<= {n}" if n == self.smallest else f"= {n}"
+
+        return {name: bound(getattr(self, name)) for name in ("n_train", "low", "high")}
 
     def __str__(self):
-        def shown(n):
-            if n is None:
-                return f"more than {self.largest:.0f}"
-            return f"at most {n:.0f}" if n == self.smallest else f"{n:.0f}"
-
-        return f"N: {shown(self.n_train)}, interval from {shown(self.low)} to {shown(self.high)}"
+        said = {">": "more than ", "<=": "at most ", "=": ""}
+        shown = [said[sign] + n for sign, n in (bound.split() for bound in self.bounds.values())]
+        ends = "" if len(set(shown)) == 1 else f", interval from {shown[1]} to {shown[2]}"
+        known = (self.n_train, self.low, self.high)
+        notes = [f"{self.smallest} is the smallest N trained"] * (self.smallest in known)
+        notes += [f"{self.largest} is {MAX_FOLD} times the largest"] * (None in known)
+        return f"N: {shown[0]}{ends}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def n_needed(runs, target, value, level=0.95, points=25, outcome=LOSS) -> Needed:
-    """Smallest N at which `pooled` forecasts at most `value` (nats of loss, or error) for image set `target`.
+    """Smallest whole N at which `pooled` forecasts at most `value` (nats of loss, or error) for image set `target`.
 
     Its interval: the N at which the lower and the upper end of the prediction interval reach `value`.
     Searched on `points` sizes, equally spaced in log N, from the target's smallest N to MAX_FOLD times
-    its largest; one that is not reached there is None, "more than N". Raises NotEnough as `pooled`.
+    its largest, and rounded up; one that is not reached there is None, "more than N". Raises NotEnough as `pooled`.
     """
     if not (math.isfinite(value) and value > 0):
         raise NotEnough(f"a target of {value} has no logarithm; give a positive one")
     own = runs.loc[runs["dataset"] == target, "n_train"]
     _two_sizes(own, target)
-    largest = MAX_FOLD * float(own.max())
-    sizes = np.geomspace(own.min(), largest, points)
-    sizes[-1] = largest  # geomspace may end a rounding beyond it
+    smallest, largest = int(own.min()), MAX_FOLD * int(own.max())
+    sizes = np.geomspace(smallest, largest, points)
+    sizes[0], sizes[-1] = smallest, largest  # geomspace may end a rounding beyond them
     forecasts = [pooled(runs, target, n, level, outcome) for n in sizes]
 
     def reached(values):
@@ -176,31 +208,65 @@ def n_needed(runs, target, value, level=0.95, points=25, outcome=LOSS) -> Needed
             return None
         i = below[0]
         if i == 0:
-            return float(sizes[0])
+            return smallest
         ends = np.log(values[i - 1 : i + 1])
         share = (ends[0] - math.log(value)) / (ends[0] - ends[1])
-        return float(sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** share)
+        return min(math.ceil(sizes[i - 1] * (sizes[i] / sizes[i - 1]) ** share), largest)
 
     middle, low, high = (reached([getattr(f, end) for f in forecasts]) for end in ("value", "low", "high"))
-    return Needed(middle, low, high, float(sizes[0]), largest)
+    return Needed(middle, low, high, smallest, largest)
 
 
-def table(runs, target, sizes, level=0.95) -> pd.DataFrame:
-    """Forecasts of `pooled` for image set `target`, one row a size N.
+def ahead(runs, target) -> list[int]:
+    """The sizes N that are forecast where none is named: AHEAD times the largest of image set `target`."""
+    largest = int(runs.loc[runs["dataset"] == target, "n_train"].max())
+    return [fold * largest for fold in AHEAD]
 
-    Columns: n_train, loss, loss_low, loss_high (nats), accuracy, accuracy_low, accuracy_high. Sizes beyond MAX_FOLD
-    times the target's largest are left out. Raises NotEnough as `pooled`, and where no size is left.
+
+def left_out(runs, target, sizes) -> list[tuple[int, str]]:
+    """(N, reason) of the sizes at which nothing is forecast for image set `target`.
+
+    They are those below its smallest N and beyond MAX_FOLD times its largest. Raises NotEnough for an N that is no
+    positive number.
+    """
+    own = runs.loc[runs["dataset"] == target, "n_train"]
+    found = []
+    for n in dict.fromkeys(sizes):
+        if not 1 <= n < math.inf:
+            raise NotEnough(f"N = {n} is no number of training images, so nothing is known there; give 1 or more")
+        if n > MAX_FOLD * own.max():
+            found.append((n, f"more than {MAX_FOLD} times the largest N trained, {own.max():g}"))
+        elif n < own.min():
+            found.append((n, f"fewer than the smallest N trained, {own.min():g}"))
+    return found
+
+
+def table(runs, target, sizes=None, level=0.95) -> pd.DataFrame:
+    """Forecasts of `pooled` for image set `target`, one row a size N; sizes None: `ahead`.
+
+    Columns: n_train, loss, loss_low, loss_high (nats), accuracy, accuracy_low, accuracy_high. Sizes that `left_out`
+    names are left out. Where the runs have a column n_classes, C, a forecast accuracy is at least 1/C, that of chance,
+    and its lower end at least 1/C - z sqrt((1 - 1/C) / (C n_test)), what a guess gets on as many test images, with z
+    the normal quantile of `level`. Raises NotEnough as `pooled` and `left_out`, and where no size is left.
     """
     runs = with_error(runs)
-    own = runs.loc[runs["dataset"] == target, "n_train"]
-    _two_sizes(own, target)
-    near = [n for n in sizes if n <= MAX_FOLD * own.max()]
+    own = runs[runs["dataset"] == target]
+    _two_sizes(own["n_train"], target)
+    sizes = list(dict.fromkeys(ahead(runs, target) if sizes is None else sizes))
+    out = dict(left_out(runs, target, sizes))
+    near = [n for n in sizes if n not in out]
     if not near:
-        raise NotEnough(f"every size asked for is more than {MAX_FOLD} times the largest trained, {own.max():g}")
+        said = "; ".join(f"{n} is {why}" for n, why in out.items())
+        raise NotEnough(f"no size asked for can be forecast ({said}); give others, or train there")
+    worst, guess = 1.0, 0.0
+    if (chance := _chance_error(own)) is not None:
+        worst = chance
+        guess = stats.norm.ppf((1 + level) / 2) * math.sqrt(chance * (1 - chance) / own["n_test"].median())
     rows = []
     for n in near:
         loss, error = (pooled(runs, target, n, level, outcome) for outcome in (LOSS, ERROR))
-        value, high, low = (max(1 - one, 0.0) for one in (error.value, error.low, error.high))
+        value, high = (1 - min(one, worst) for one in (error.value, error.low))
+        low = 1 - min(error.high, worst + guess, 1)
         rows.append({"n_train": n, "loss": loss.value, "loss_low": loss.low, "loss_high": loss.high,
                      "accuracy": value, "accuracy_low": low, "accuracy_high": high})  # fmt: skip
     return pd.DataFrame(rows)

@@ -48,11 +48,12 @@ def _failure(notes: dict, task) -> Failure | None:
 
 @dataclass(frozen=True)
 class Status:
-    """state of each task in the order of the plan; failures; (label, reason) of what no set can reach."""
+    """State of each task in the order of the plan; failures; (label, reason) of what no set can reach or compare."""
 
     states: tuple[tuple[campaign.Task, str], ...]
     failures: tuple[Failure, ...]
     unreachable: tuple[tuple[str, str], ...]
+    incomparable: tuple[tuple[str, str], ...] = ()
 
     def frame(self) -> pd.DataFrame:
         """One row an image set, model and size: how many tasks are in each state, with the reason of the last two."""
@@ -92,11 +93,12 @@ class Status:
             f"<pre>{html.escape(one.traceback)}</pre></details>"
             for one in self.failures
         )
+        few = "".join(f"<p>{html.escape(f'not comparable: {one}: {why}')}</p>" for one, why in self.incomparable)
         title = html.escape(f"Campaign {name}")
         return (
             f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
             "<style>body{font-family:sans-serif;margin:2em}td,th{padding:.2em .6em;text-align:left}</style></head>"
-            f"<body><h1>{title}</h1><p>{html.escape(said)}</p>{table.to_html(index=False, border=0)}"
+            f"<body><h1>{title}</h1><p>{html.escape(said)}</p>{few}{table.to_html(index=False, border=0)}"
             f"{'<h2>Failures</h2>' if failed else ''}{failed}</body></html>\n"
         )
 
@@ -117,7 +119,7 @@ def status(p: campaign.Params, *, store: Store | None = None) -> Status:
             states.append((task, "failed"))
         else:
             states.append((task, "to do"))
-    return Status(tuple(states), tuple(failures), made.unreachable)
+    return Status(tuple(states), tuple(failures), made.unreachable, made.incomparable)
 
 
 def retry(p: campaign.Params, only: str = "*", *, store: Store | None = None) -> list[str]:

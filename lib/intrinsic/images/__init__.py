@@ -17,7 +17,7 @@ Submodules in order; each imports only those above it:
 """
 
 from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, of_path
-from intrinsic.images.matching import Matching, Unmatched, check_matched, match
+from intrinsic.images.matching import Matching, Unmatched, check_matched, match, smallest_class
 from intrinsic.images.published import (
     PUBLISHED_OUTPUTS,
     published_pairs,
@@ -85,6 +85,7 @@ __all__ = [
     "published_subset",
     "reachable",
     "regroup",
+    "smallest_class",
     "split",
     "yaml_reason",
 ]

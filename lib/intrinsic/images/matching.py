@@ -81,12 +81,17 @@ def check_matched(sets: Sequence[ImageSet], per_class: int | None = None) -> Non
             _check_per_class(images, per_class)
 
 
+def smallest_class(images: ImageSet) -> tuple[str, int]:
+    """(name, number of images) of the smallest class that has any."""
+    return min(((c, n) for c, n in images.counts().items() if n), key=lambda pair: pair[1])
+
+
 def _check_per_class(images: ImageSet, per_class: int) -> None:
-    name, least = min(((c, n) for c, n in images.counts().items() if n), key=lambda pair: pair[1])
+    name, least = smallest_class(images)
     if least < per_class:
         raise Unmatched(
             f"{images.name}: class {name!r} has {least} images, and the comparison is at M = {per_class} a class, on "
-            f"which K_F depends: leave it out, compare all sets at M = {least} or less (per_class), or say --unmatched"
+            f"which K_F depends: leave it out, or compare all sets at M = {least} or less (per_class)"
         )
 
 
