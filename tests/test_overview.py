@@ -69,6 +69,16 @@ def test_each_verdict_says_what_becomes_of_it_under_published_choices():
         assert re.search(r"; the same under \d of \d published choices", row.split("|")[3])
 
 
+def test_verdicts_of_a_campaign_under_way_are_interim(monkeypatch):
+    runs = simulated(9, seed=1)
+    runs = runs.assign(d_data_all=runs["d_data"], k_f_all=runs["k_f"])
+    for planned, interim in ((len(runs), False), (len(runs) + 1, True)):
+        monkeypatch.setattr(overview.campaign, "cells", lambda p, planned=planned: [None] * planned)
+        table = overview.verdicts(overview.Shown(P, pd.DataFrame(), runs))
+        assert ("An interim look" in table) == interim
+        assert table.count("** so far") == (len(statistics.CLAIMS) if interim else 0)
+
+
 def test_coverage_counts_what_is_stored_and_names_what_is_out_of_reach():
     cells = [("digits_0_1", "resnet18", 64, 0), ("digits_0_1", "vgg13", 64, 1)]
     found = overview.Shown(P, properties(["digits_0_1", "digits_4_9"]), runs(cells))

@@ -126,6 +126,7 @@ def verdicts(found: Shown) -> str:
     With each verdict stands what becomes of it under the choices that the audit corrects (`audit.robustness`).
     """
     tests = statistics.primary_tests()
+    runs, planned = len(found.runs), len(campaign.cells(found.params))
     if found.runs.empty:
         rows = {name: None for name in tests}
     else:
@@ -144,14 +145,12 @@ def verdicts(found: Shown) -> str:
         if row is None:
             cells = ["**no run is published yet**", "none", "none", "0"]
         else:
-            verdict = f"**{_plain(row['verdict'])}**"
+            verdict = f"**{_plain(row['verdict'])}**{' so far' if runs < planned else ''}"
             for more in (*claims[name].caveats, *([robust[name]] if name in robust else [])):
                 verdict += f"; {_plain(more)}"
             p = f"{_number(row['p_holm'], 2)}; {_number(row['smallest_p'], 1)}"
             cells = [verdict, _effect(row["effect"], row["low"], row["high"]), p, str(int(row["n_sets"]))]
         lines.append(f"| {i} | {what} | {' | '.join(cells)} |")
-    runs = len(found.runs)
-    planned = len(campaign.cells(found.params))
     interim = "An interim look, whose $p$ is not adjusted for the looks to come: " if runs < planned else ""
     amended = [str(i) for i, test in enumerate(tests.values(), start=1) if test.amended]
     which = f"{'claims' if len(amended) > 1 else 'claim'} {' and '.join(amended)}"
