@@ -649,7 +649,7 @@ def test_a_set_alone_in_its_family_keeps_its_name():
 def test_a_verdict_says_what_it_does_not_say():
     strong = claim_data_dimension(simulated(9, **STRONG))
     assert strong.caveats == ()
-    assert "not refutable here" in replace(strong, refutable=False).caveats[0]
+    assert "could not have refuted it" in replace(strong, refutable=False).caveats[0]
     steep = replace(claim_sharpness_generalization(simulated(9, **STRONG)), effect=3.0, low=2.0, high=4.0)
     assert steep.verdict == "supported"
     assert steep.caveats == ("1, the size claimed, is outside the interval",)

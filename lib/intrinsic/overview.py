@@ -123,7 +123,8 @@ def _small(png: bytes) -> bytes:
 def verdicts(found: Shown) -> str:
     """The table of verdicts over the published runs: claim and test, verdict, effect, p, sets.
 
-    With each verdict stands what becomes of it under the choices that the audit corrects (`audit.robustness`).
+    Below it stands what each verdict does not say (`Verdict.caveats`), and what becomes of it under the choices that
+    the audit corrects (`audit.robustness`).
     """
     tests = statistics.primary_tests()
     runs, planned = len(found.runs), len(campaign.cells(found.params))
@@ -139,6 +140,7 @@ def verdicts(found: Shown) -> str:
         "| families of sets |",
         "|-|-|-|-|-|-|",
     ]
+    beside = []
     for i, (name, row) in enumerate(rows.items(), start=1):
         stated = tests[name].stated()
         what = f"[{stated['claim']}](claims/{CLAIM_PAGES[name]}.ipynb): {_plain(stated['quantity'])}"
@@ -146,8 +148,8 @@ def verdicts(found: Shown) -> str:
             cells = ["**no run is published yet**", "none", "none", "0"]
         else:
             verdict = f"**{_plain(row['verdict'])}**{' so far' if runs < planned else ''}"
-            for more in (*claims[name].caveats, *([robust[name]] if name in robust else [])):
-                verdict += f"; {_plain(more)}"
+            if more := (*claims[name].caveats, *([robust[name]] if name in robust else [])):
+                beside.append(f"- Claim {i}: {'; '.join(map(_plain, more))}.")
             p = f"{_number(row['p_holm'], 2)}; {_number(row['smallest_p'], 1)}"
             cells = [verdict, _effect(row["effect"], row["low"], row["high"]), p, str(int(row["n_sets"]))]
         lines.append(f"| {i} | {what} | {' | '.join(cells)} |")
@@ -157,6 +159,7 @@ def verdicts(found: Shown) -> str:
     since = f"; what of {which} was amended since, and when, its page says" if amended else ""
     lines += [
         "",
+        *(["What goes with each verdict:", "", *beside, ""] if beside else []),
         f"{interim or 'From '}{runs:,} of {planned:,} planned runs of the published campaign "
         "([which](reference/coverage.md)). Sets made of the same pictures are one family and count once. "
         f"The tests stood in `params/claims.yaml` before the first of these runs{since}. The smallest attainable $p$, "

@@ -1171,7 +1171,9 @@ class Verdict:
         """What the verdict does not say, in words: that sets could not refute, or that a claimed size is excluded."""
         found = list(self.reservations)
         if self.n_sets and not self.refutable:
-            found.insert(0, "not refutable here, where the bound says nothing about enough sets")
+            found.insert(
+                0, "these sets could not have refuted it, since its bound says something about too few of them"
+            )
         outside = self.claimed is not None and not self.low <= self.claimed <= self.high
         if self.verdict == "supported" and outside:
             found.append(f"{_number(self.claimed)}, the size claimed, is outside the interval")
