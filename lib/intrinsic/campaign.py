@@ -75,19 +75,16 @@ class RunBlock(BaseModel):
             models.known(name)
         return names
 
-    @field_validator("n_train")
+    @field_validator("n_train", "seeds")
     @classmethod
-    def _enough(cls, sizes):
-        if min(sizes) < 2:
-            raise ValueError(f"{min(sizes)} images are not one for each of two classes, so give 2 or more")
-        return sizes
-
-    @field_validator("seeds")
-    @classmethod
-    def _start(cls, seeds):
-        if min(seeds) < 0:
-            raise ValueError(f"{min(seeds)} starts no random order, so give whole numbers from 0")
-        return seeds
+    def _enough(cls, values, info):
+        least, why = {
+            "n_train": (2, "images are not one for each of two classes, so give 2 or more"),
+            "seeds": (0, "starts no random order, so give whole numbers from 0"),
+        }[info.field_name]
+        if min(values) < least:
+            raise ValueError(f"{min(values)} {why}")
+        return values
 
 
 class Params(BaseModel):
