@@ -915,3 +915,15 @@ def test_predictors_of_sets_that_share_no_model_are_nan():
     assert len(rows) == 20
     assert rows["value"].isna().all()
     assert (rows["n_sets"] == 0).all()
+
+
+def test_chance_of_departures_is_that_of_simulated_sets():
+    errors = np.array([0.05, 0.1, 0.15, 0.2, 0.3])
+    share, more = statistics.chance_of_departures(errors, 0.2, 0.25)
+    off = np.abs(np.random.default_rng(0).normal(size=(200_000, 5)) * errors) > math.log(1.2)
+    assert share == pytest.approx(off.mean(), abs=0.003)
+    assert more == pytest.approx((off.mean(axis=1) > 0.25).mean(), abs=0.004)
+    same, _ = statistics.chance_of_departures([0.1] * 4)
+    assert same == pytest.approx(2 * stats.norm.sf(math.log(1.2) / 0.1))
+    with pytest.raises(statistics.NotEnough):
+        statistics.chance_of_departures([math.nan, 0.0])

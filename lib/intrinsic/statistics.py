@@ -1060,6 +1060,25 @@ def _growth_rows(sets: pd.DataFrame, tolerance: float, level: float) -> pd.DataF
     return pd.DataFrame(rows)
 
 
+def chance_of_departures(errors, tolerance: float = 0.2, share: float = 0.25) -> tuple[float, float]:
+    """How often a law that holds in every set would look broken: (mean share of sets off, P(more than `share` are)).
+
+        p_i = 2 (1 - Phi( log(1 + tolerance) / errors_i )),   the number of sets off is a sum of such coins
+
+    errors   standard error of each set's log(measured / predicted), above 0; sets are taken as independent
+    Exact for normal errors (the sum's distribution by convolution). Raises NotEnough without a set.
+    """
+    errors = np.asarray(errors, dtype=float)
+    errors = errors[np.isfinite(errors) & (errors > 0)]
+    if not len(errors):
+        raise NotEnough("no set has a known error, so nothing is known of chance; give sets with intervals")
+    off = 2 * stats.norm.sf(math.log1p(tolerance) / errors)
+    counts = np.ones(1)
+    for p in off:
+        counts = np.convolve(counts, [1 - p, p])
+    return float(off.mean()), float(counts[np.arange(len(counts)) > share * len(off)].sum())
+
+
 def domain_difference(
     frame: pd.DataFrame, column: str, *, log: bool = False, permutations: int = MONTE_CARLO
 ) -> Difference:
