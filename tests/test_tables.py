@@ -159,3 +159,13 @@ def test_frames_and_series_of_a_notebook_look_so():
     charts.enable()
     assert tables.MISSING in pd.DataFrame({"x": [np.nan, 1]})._repr_html_()
     assert tables.MISSING in pd.Series({"a": np.nan, "b": 1.0})._repr_html_()
+
+
+def test_a_small_p_is_shown_and_not_rounded_away():
+    frame = pd.DataFrame({"r": [0.12345], "p": [1.23e-6], "p_holm": [np.nan], "lists": [(1, 2)]})
+    made = tables.shown(frame)
+    assert list(made) == ["r", "p", "p_holm"]
+    assert made["r"].tolist() == [0.123]
+    assert made["p"].tolist() == ["1.2e-06"]
+    assert rows(tables.html(made)) == [["r", "p", "p_holm"], ["0.123", "1.2e-06", tables.MISSING]]
+    assert frame["p"].tolist() == [1.23e-6]

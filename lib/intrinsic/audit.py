@@ -226,13 +226,6 @@ def _span(values) -> str:
     return f"{_g(np.min(values))} to {_g(np.max(values))}"
 
 
-def shown(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """A table as a notebook shows it: rounded (p to two digits, however small), without columns that hold lists."""
-    kept = [column for column in table.columns if not table[column].map(lambda value: isinstance(value, tuple)).any()]
-    small = {c: table[c].map(lambda p: f"{p:.2g}", na_action="ignore") for c in ("p", "smallest_p") if c in kept}
-    return table[kept].round(digits).assign(**small)
-
-
 def _so(changes: bool, otherwise: str, same: str) -> str:
     return f"the choice {otherwise if changes else same}"
 

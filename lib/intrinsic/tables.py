@@ -17,6 +17,7 @@ NUMBER, TEXT, PROSE = 48, 14, 60  # characters of a number at most; of a name at
 NAME = 13  # characters from which the name of a column may break at its underscores
 MANY, MOST = 6, 9  # columns beyond which a table is set closer, and closer still
 
+P_VALUES = ("p", "p_holm", "p_family", "smallest_p")
 _JOINED = "\u2063"  # a character that no name holds
 _LOW = re.compile(r"(?:(.+?)(?:, |_| ))?low")
 _WITH_INTERVAL = re.compile(r"(\S+) (\[[^\[\]]+\]|\([^()]+\))")
@@ -121,6 +122,13 @@ def _cell(found: re.Match) -> str:
         return f'<td class="cell-number cell-interval"><span>{parts[1]}</span> <span>{parts[2]}</span></td>'
     kind = "number" if number else "prose" if len(text) > PROSE else "text" if len(text) > TEXT else ""
     return f'<td class="cell-{kind}">{text}</td>' if kind else found[0]
+
+
+def shown(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+    """A table as a notebook shows it: rounded (p to two digits, however small), without columns that hold lists."""
+    kept = [column for column in table.columns if not table[column].map(lambda value: isinstance(value, tuple)).any()]
+    small = {c: table[c].map(lambda p: f"{p:.2g}", na_action="ignore") for c in P_VALUES if c in kept}
+    return table[kept].round(digits).assign(**small)
 
 
 def _of_series(values: pd.Series) -> str:
