@@ -257,7 +257,7 @@ def network(dropout=0.3):
 
 FIXED = {"until": "epochs", "seed": 5, "device": "cpu"}
 RUNS = {  # (images, side, settings): from 48 pixels weights and moments are channels-last
-    "channels-last": (45, 48, {**FIXED, "epochs": 30, "batch_size": 8, "augment": "shift-flip"}),
+    "channels-last": (45, 48, {**FIXED, "epochs": 30, "batch_size": 8, "warmup_steps": 100, "augment": "shift-flip"}),
     "bfloat16": (37, 32, {**FIXED, "epochs": 35, "batch_size": 6, "precision": "bfloat16"}),
     "until fit": (
         41,
@@ -397,6 +397,7 @@ def test_a_damaged_checkpoint_is_told_and_the_run_starts_over(tmp_path, monkeypa
     [
         ({"learning_rate": 0.002}, "learning_rate"),
         ({"weight_decay": 0.0, "keep_checkpoint": True}, "weight_decay"),
+        ({"warmup_steps": 5}, "warmup_steps"),
         ({"class_weights": [1, 2]}, "class_weights"),
     ],
 )

@@ -144,7 +144,13 @@ def test_creating_a_network_leaves_the_callers_random_numbers_alone():
 
 @pytest.mark.parametrize(
     "function",
-    [models.create, models.representation_layer, models.default_learning_rate, models.default_batch_size],
+    [
+        models.create,
+        models.representation_layer,
+        models.default_learning_rate,
+        models.default_batch_size,
+        models.default_warmup_steps,
+    ],
 )
 def test_an_unknown_name_is_refused_with_the_known_ones(function):
     with pytest.raises(models.UnknownModel, match=r"'resnet19'.*resnet18, .*vgg19"):
@@ -165,6 +171,7 @@ def test_rates_and_batches_are_the_protocols():
         for model in (name, network):
             assert models.default_learning_rate(model) == (1e-4 if vgg else 1e-3)
             assert models.default_batch_size(model) == (16 if vgg else 64)
+            assert models.default_warmup_steps(model) == (2000 if vgg else 0)
     assert models.default_learning_rate(nn.Linear(2, 2)) == 1e-3
 
 
@@ -279,11 +286,16 @@ def test_the_first_convolution_is_replaced_with_everything_else_as_it_was():
 
 
 def test_rates_and_batches_of_a_vgg_are_for_those_without_batch_normalization():
-    for name, rate, batch in (("vgg11", 1e-4, 16), ("vgg11_bn", 1e-3, 64), ("resnet101", 1e-3, 64)):
+    for name, rate, batch, warmup in (
+        ("vgg11", 1e-4, 16, 2000),
+        ("vgg11_bn", 1e-3, 64, 0),
+        ("resnet101", 1e-3, 64, 0),
+    ):
         with torch.device("meta"):
             network = models.create(name)
         for model in (name, network):
             assert (models.default_learning_rate(model), models.default_batch_size(model)) == (rate, batch)
+            assert models.default_warmup_steps(model) == warmup
 
 
 def test_a_timm_network_without_timm_is_refused_in_one_sentence(monkeypatch):

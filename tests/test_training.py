@@ -129,14 +129,76 @@ def test_fit_is_two_successive_good_looks_once_the_running_accuracy_is_high(runn
 @pytest.mark.parametrize(("max_epochs", "min_steps", "epochs"), [(3, 10, 5), (7, 4, 7), (1, 0, 1), (2, 5, 3)])
 def test_the_cap_waits_for_both_epochs_and_steps(max_epochs, min_steps, epochs):
     x, y = Scripted.data(20)
-    result = training.train(Scripted(20, [0.5], [0.5]), x, y, batch_size=10, max_epochs=max_epochs, min_steps=min_steps)
+    result = training.train(Scripted(20, [0.9], [0.5]), x, y, batch_size=10, max_epochs=max_epochs, min_steps=min_steps)
     assert (result.epochs, result.steps, result.reason, result.fitted) == (epochs, 2 * epochs, "cap", False)
 
 
 def test_unless_told_otherwise_1500_steps_come_before_did_not_fit():
     x, y = Scripted.data(20)
-    result = training.train(Scripted(20, [0.5], [0.5]), x, y, batch_size=2, max_epochs=1)
+    result = training.train(Scripted(20, [0.9], [0.5]), x, y, batch_size=2, max_epochs=1)
     assert (result.steps, result.epochs, result.reason) == (1500, 150, "cap")
+
+
+@pytest.mark.parametrize(
+    ("running", "epochs", "reason"),
+    [
+        ([0.5], 4, "chance"),  # min_steps, at two steps an epoch
+        ([0.5, 0.5, 0.9, 0.5], 6, "cap"),  # learned once
+        ([0.5, 0.5, 0.5, 0.9], 6, "cap"),  # just in time
+        ([0.5, 0.5, 0.5, 0.5, 0.9], 4, "chance"),
+        ([0.7], 4, "chance"),  # right more often, and yet worse than a constant: .127 x .7 + 2.127 x .3 = .727 > .693
+        ([0.75], 6, "cap"),  # .627
+    ],
+)
+def test_a_run_at_chance_ends_after_the_least_steps(running, epochs, reason, monkeypatch):
+    monkeypatch.setattr(training, "CHANCE_STEPS", 0)
+    x, y = Scripted.data(20)
+    result = training.train(Scripted(20, running, [0.5]), x, y, batch_size=10, max_epochs=6, min_steps=8)
+    assert (result.epochs, result.reason, result.fitted) == (epochs, reason, False)
+
+
+def test_the_least_steps_at_chance_are_1500():
+    x, y = Scripted.data(20)
+    result = training.train(Scripted(20, [0.5], [0.5]), x, y, batch_size=2, max_epochs=200, min_steps=0)
+    assert (result.steps, result.epochs, result.reason) == (1500, 150, "chance")
+
+
+def test_a_number_of_epochs_is_kept_at_chance(monkeypatch):
+    monkeypatch.setattr(training, "CHANCE_STEPS", 0)
+    x, y = Scripted.data(20)
+    result = training.train(Scripted(20, [0.5], [0.5]), x, y, batch_size=10, until="epochs", epochs=6, min_steps=0)
+    assert (result.epochs, result.reason) == (6, "epochs")
+
+
+@pytest.mark.parametrize(
+    ("counts", "weights", "shares"),
+    [
+        ((10, 10), None, (0.5, 0.5)),
+        ((10, 30), None, (0.25, 0.75)),
+        ((10, 30), (3.0, 1.0), (0.5, 0.5)),
+        ((10, 0, 30), None, (0.25, 0.75)),  # a class without an image
+        ((10, 30), (3.0, 1.0, 9.0), (0.5, 0.5)),
+    ],
+)
+def test_the_loss_at_chance_is_that_of_the_best_constant(counts, weights, shares):
+    y = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    weights = None if weights is None else torch.tensor(weights)
+    found = training.chance_loss(y, weights)
+    assert found == pytest.approx(-sum(q * np.log(q) for q in shares), rel=1e-6)
+    # no constant output is better
+    logits = torch.zeros(len(counts), dtype=torch.float64, requires_grad=True)
+    best = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss():
+        best.zero_grad()
+        mean = functional.cross_entropy(
+            logits.expand(len(y), -1), y, None if weights is None else weights[: len(counts)].double()
+        )
+        mean.backward()
+        return mean
+
+    best.step(loss)
+    assert found - 1e-12 < float(loss().detach()) < found + 1e-3
 
 
 @pytest.mark.parametrize(
@@ -252,7 +314,8 @@ def test_batch_normalization_survives_a_last_batch_of_one_image():
     assert (result.steps, result.reason) == (2, "epochs")
 
 
-def test_a_step_is_that_of_adam_with_the_decay_in_the_gradient():
+@pytest.mark.parametrize("warmup", [0, 1, 4, 50])
+def test_a_step_is_that_of_adam_with_the_decay_in_the_gradient(warmup):
     x, y = clouds(22, n_classes=3)
     ours = tiny(n_classes=3, dropout=0.0)
     theirs = copy.deepcopy(ours)
@@ -264,6 +327,7 @@ def test_a_step_is_that_of_adam_with_the_decay_in_the_gradient():
         epochs=2,
         batch_size=8,
         learning_rate=3e-3,
+        warmup_steps=warmup,
         weight_decay=0.05,
         seed=9,
         device="cpu",
@@ -271,6 +335,8 @@ def test_a_step_is_that_of_adam_with_the_decay_in_the_gradient():
 
     generator = torch.Generator().manual_seed(9)
     optimizer = torch.optim.Adam(theirs.parameters(), lr=3e-3, weight_decay=0.05, foreach=False)
+    # torch's own: from a part of the rate at the first step to all of it `total_iters` steps later
+    rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / max(warmup, 1), total_iters=max(warmup - 1, 1))
     for _ in range(2):
         order = torch.randperm(22, generator=generator)
         torch.randint(2**62, (), generator=generator)  # the seed of dropout
@@ -281,6 +347,7 @@ def test_a_step_is_that_of_adam_with_the_decay_in_the_gradient():
             optimizer.zero_grad()
             loss.mean().backward()
             optimizer.step()
+            rise.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     # over images, although the last batch is smaller
@@ -291,6 +358,7 @@ def test_defaults_are_those_of_the_network(monkeypatch):
     x, y = clouds(24)
     monkeypatch.setattr(models, "default_batch_size", lambda _: 12)
     monkeypatch.setattr(models, "default_learning_rate", lambda _: 0.0)
+    monkeypatch.setattr(models, "default_warmup_steps", lambda _: 5)
     model = tiny()
     before = [p.clone() for p in model.parameters()]
     result = training.train(model, x, y, until="epochs", epochs=1)
@@ -437,6 +505,7 @@ def test_the_papers_protocol_is_a_hundred_epochs_with_its_batches_and_rates():
             "epochs": 100,
             "batch_size": batches[name],
             "learning_rate": 1e-4 if name.startswith("vgg") else 1e-3,
+            "warmup_steps": 0,
             "weight_decay": 1e-4,
             "augment": "none",
             "class_weights": "none",
@@ -451,9 +520,18 @@ def test_the_fit_protocol_is_what_train_does_unless_told_otherwise(name):
     defaults = {p.name: p.default for p in inspect.signature(training.train).parameters.values()}
     defaults["batch_size"] = models.default_batch_size(name)
     defaults["learning_rate"] = models.default_learning_rate(name)
+    defaults["warmup_steps"] = models.default_warmup_steps(name)
     settings = training.protocol("fit", name)
     assert settings == {key: defaults[key] for key in settings}
-    assert {"until", "max_epochs", "min_steps", "batch_size", "learning_rate", "weight_decay"} < settings.keys()
+    assert {
+        "until",
+        "max_epochs",
+        "min_steps",
+        "batch_size",
+        "learning_rate",
+        "warmup_steps",
+        "weight_decay",
+    } < settings.keys()
 
 
 @pytest.mark.parametrize(("name", "model"), [("quick", "resnet18"), ("paper", "resnet101")])

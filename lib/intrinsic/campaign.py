@@ -373,6 +373,8 @@ def _training_wanted(p: Params, source, model: str, n_train: int, seed: int) -> 
         "pretrained": None if p.pretrained is None else _file_hash(p.pretrained),
         "method_version": records.METHOD_VERSIONS["training"],
     }
+    if warmup := models.default_warmup_steps(model) if p.protocol == "fit" else 0:
+        wanted["warmup_steps"] = warmup  # where there is none, no key: records from before it are of the same setting
     if p.protocol == "paper":
         theirs = training.protocol("paper", model, _parent(source))
         wanted |= {key: theirs[key] for key in ("until", "epochs", "batch_size", "learning_rate", "weight_decay")}
@@ -663,6 +665,7 @@ def _trained(task: Task, x, y, n_classes: int, store: Store | None, progress):
         min_steps=p["min_steps"] or 0,
         batch_size=p["batch_size"],
         learning_rate=p["learning_rate"],
+        warmup_steps=p.get("warmup_steps", 0),
         weight_decay=p["weight_decay"],
         seed=p["seed"],
         precision=p["precision"],
@@ -1233,8 +1236,8 @@ def setting_of(p: Params) -> dict:
 
 #: parameters of a training run that have to agree for two runs to be of one kind
 HOW = (
-    *("method_version", "protocol", "until", "epochs", "min_steps", "batch_size", "learning_rate", "weight_decay"),
-    *("augment", "class_weights", "pretrained"),
+    *("method_version", "protocol", "until", "epochs", "min_steps", "batch_size", "learning_rate", "warmup_steps"),
+    *("weight_decay", "augment", "class_weights", "pretrained"),
 )
 
 
@@ -1345,7 +1348,7 @@ def _fitted_runs(model: str, setting: dict, store: Store) -> list[Record]:
 
 def _trained_alike(runs: list[Record], model_of: list[Record], rows: dict[str, dict]) -> pd.DataFrame:
     """The runs that were trained as most of `model_of`, each with the properties of its set, rows[id of the run]."""
-    most = Counter(tuple(record.params[key] for key in HOW) for record in model_of).most_common(1)[0][0]
+    most = Counter(tuple(record.params.get(key) for key in HOW) for record in model_of).most_common(1)[0][0]
     of_set = ("dataset", "domain", "family", "d_data", "k_f", "n_classes")
     of_run = ("test_loss_nats", "test_accuracy", "n_test")
     return pd.DataFrame(
@@ -1353,7 +1356,7 @@ def _trained_alike(runs: list[Record], model_of: list[Record], rows: dict[str, d
         | {key: record.params[key] for key in ("n_train", "seed")}
         | {key: record.metrics[key] for key in of_run}
         for record in runs
-        if tuple(record.params[key] for key in HOW) == most
+        if tuple(record.params.get(key) for key in HOW) == most
     )
 
 

@@ -33,6 +33,8 @@ SHIFT = 1 / 8  # of the side: the farthest that "shift" moves an image
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt, in malloc.h
 
 RUNS_ON_A_GPU = 4  # at most, see runs_at_once
+CHANCE_NATS = 0.01  # below the loss of a constant output, from which a run has learned anything
+CHANCE_STEPS = 1500  # the least before a run that has not ends
 CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, beside its tensors
 
 
@@ -53,7 +55,7 @@ class TrainingResult:
     history             lists with one entry an epoch, `running_accuracy` and `running_loss_nats`; and with
                         one entry a look at the whole training set, `evaluated_epoch` (from 1) and
                         `evaluated_accuracy`
-    reason              why it ended: "fit", "epochs", "cap" (did not fit) or "non-finite loss"
+    reason              why it ended: "fit", "epochs", "cap" or "chance" (did not fit), or "non-finite loss"
     physical_batch      images that a network was given at a time in a step: batch_size, or less where the
                         device's memory did not hold that many
     """
@@ -88,6 +90,7 @@ def protocol(name: str, model: str, dataset: str = "") -> dict:
             "min_steps": 1500,
             "batch_size": models.default_batch_size(model),
             "learning_rate": models.default_learning_rate(model),
+            "warmup_steps": models.default_warmup_steps(model),
             **common,
         }
     if name != "paper":
@@ -102,6 +105,7 @@ def protocol(name: str, model: str, dataset: str = "") -> dict:
         "epochs": models.PAPER_EPOCHS,
         "batch_size": models.PAPER_BATCH[model],
         "learning_rate": models.paper_learning_rate(model, dataset),
+        "warmup_steps": 0,
         **common,
     }
 
@@ -141,6 +145,7 @@ def train(
     min_steps: int = 1500,
     batch_size: int | None = None,
     learning_rate: float | None = None,
+    warmup_steps: int | None = None,
     weight_decay: float = 1e-4,
     seed: int = 0,
     precision: str = "float32",
@@ -156,7 +161,9 @@ def train(
 
     until="fit": stop once the accuracy over the whole training set in evaluation mode is at least 0.99 at two
     successive epoch ends. An epoch end is looked at where the running accuracy of its epoch is above 0.97;
-    one that is not looked at breaks the succession. The cap: `max_epochs` epochs and `min_steps` steps, both.
+    one that is not looked at breaks the succession. The cap: `max_epochs` epochs and `min_steps` steps, both;
+    for a run at chance `min_steps` and 1,500 steps. At chance: its running loss has never been 0.01 nats below
+    `chance_loss`, that of the best constant output.
     until="epochs": exactly `epochs`; `fitted` says whether the same rule holds at the last two epoch ends.
     A loss that is not finite ends the run at that epoch's end; it is a reason, not an exception.
     Where the device has not enough memory for a step, the run starts over with batches in halves, quarters, ... whose
@@ -167,6 +174,8 @@ def train(
     batch_size      None: `models.default_batch_size`. No image is dropped: a last batch of one image, which
                     batch normalization cannot take, joins the batch before
     learning_rate   None: the paper's, `models.default_learning_rate`
+    warmup_steps    W: the rate of step s = 1, 2, ... is learning_rate min(1, s / W). None:
+                    `models.default_warmup_steps`
     weight_decay    L2: added to the gradient, as torch.optim.Adam does and the paper's code did
     seed            of the order of images, of dropout and of `augment`, from a generator of its own: the caller's
                     random numbers are not disturbed. On one CPU model the same seed and number of threads give the
@@ -196,6 +205,7 @@ def train(
     y = models.network_labels(y, len(x))
     batch_size = models.default_batch_size(model) if batch_size is None else batch_size
     learning_rate = models.default_learning_rate(model) if learning_rate is None else learning_rate
+    warmup_steps = models.default_warmup_steps(model) if warmup_steps is None else warmup_steps
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if until not in ("fit", "epochs"):
         raise BadTraining(f"until is {until!r}, so it is not known when to stop; give 'fit' or 'epochs'")
@@ -213,18 +223,22 @@ def train(
             f"epochs {epochs}, max_epochs {max_epochs} and min_steps {min_steps} leave nothing to train; "
             "give at least 1, 1 and 0"
         )
+    if warmup_steps < 0:
+        raise BadTraining(f"warmup_steps is {warmup_steps}, and steps are counted from 0; give 0 or more")
     if len(x) < 2 or batch_size < 2:
         raise BadTraining(
             f"{len(x)} images in batches of {batch_size}: batch normalization takes no batch of one image; "
             "give at least two of each"
         )
     weights = _class_weights(class_weights, y)
+    at_chance = chance_loss(y, weights) - CHANCE_NATS
     file = None
     if checkpoint is not None:
         settings = {
             "until": [until, epochs] if until == "epochs" else [until, max_epochs, min_steps],
             "batch_size": batch_size,
             "learning_rate": learning_rate,
+            "warmup_steps": warmup_steps,
             "weight_decay": weight_decay,
             "seed": seed,
             "precision": precision,
@@ -259,6 +273,7 @@ def train(
                 largest = int(y.max())
                 while run.position < len(batches):
                     batch = batches[run.position].to(device)
+                    step.optimizer.set_rate(warmed_up(learning_rate, run.steps + run.position + 1, warmup_steps))
                     try:
                         run.total += step(x[batch], y[batch], largest, run.parts)
                     except torch.OutOfMemoryError:
@@ -298,6 +313,8 @@ def train(
                 run.reason = "epochs" if run.epoch == epochs else None
             elif run.looks >= LOOKS:
                 run.reason = "fit"
+            elif run.steps >= max(min_steps, CHANCE_STEPS) and min(run.history["running_loss_nats"]) > at_chance:
+                run.reason = "chance"
             elif run.epoch >= max_epochs and run.steps >= min_steps:
                 run.reason = "cap"
             report(run.epoch, run.steps, running_accuracy, running_loss)
@@ -499,6 +516,25 @@ def runs_at_once(model: nn.Module, x, *, batch_size: int | None = None, precisio
     del probe
     torch.cuda.empty_cache()
     return max(1, min(int(0.9 * free / (one + CONTEXT_BYTES)), RUNS_ON_A_GPU, os.cpu_count() or 1))
+
+
+def warmed_up(learning_rate: float, step: int, warmup_steps: int) -> float:
+    """The rate of a step, counted from 1: it rises in equal parts to the whole one at step `warmup_steps`.
+
+    Source: Goyal et al. 2017, section 2.2; Ma & Yarats 2021, for Adam.
+    """
+    return learning_rate * min(1.0, step / warmup_steps) if warmup_steps else learning_rate
+
+
+def chance_loss(y: torch.Tensor, weights: torch.Tensor | None = None) -> float:
+    """- sum over classes of q log q, nats: the least mean cross-entropy of outputs that are equal for all images.
+
+    y (n,) integers; weights of the loss by class, which enter the shares q of the classes.
+    """
+    counts = torch.bincount(y.cpu()).double()
+    shares = counts if weights is None else counts * weights[: len(counts)].double()
+    shares = shares[shares > 0] / shares.sum()
+    return float(-(shares * shares.log()).sum())
 
 
 def epoch_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
@@ -714,6 +750,11 @@ class _Adam(torch.optim.Adam):
             super().__init__(views, fused=True, **settings)
         except RuntimeError:  # not offered for this device or type
             super().__init__(views, **settings)
+
+    def set_rate(self, learning_rate: float) -> None:
+        """Of the steps from now on."""
+        for group in self.param_groups:
+            group["lr"] = learning_rate
 
     def gather(self) -> None:
         """The views take the weights' gradients: to be called before a step."""
