@@ -112,6 +112,9 @@ class Params(BaseModel):
     until: Literal["fit", "epochs"] = Field(default="fit", description="train until fit, or `epochs` epochs")
     epochs: int = Field(default=100, ge=1, description="epochs where until = epochs; the cap where until = fit")
     min_steps: int = Field(default=1500, ge=1, description="optimizer steps before 'did not fit'")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="steps over which the learning rate rises; null: the network's, 0 or 2000"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="of the products in training; auto: bfloat16 where the hardware has it"
     )
@@ -168,6 +171,11 @@ class Params(BaseModel):
 
 def _never(p: Params, blocks: list[RunBlock]) -> str:
     """Why some tasks of these blocks fail whatever two classes the images are of; "" where none is known to."""
+    if p.protocol == "paper" and p.warmup_steps:
+        return (
+            f"warmup_steps = {p.warmup_steps}, and the protocol 'paper' trains at its whole rate from the first step: "
+            "give protocol: fit or leave warmup_steps out"
+        )
     if p.k >= 2 * p.per_class:
         return (
             f"k = {p.k} neighbors are not among {2 * p.per_class} images, per_class = {p.per_class} of each of two "
@@ -373,7 +381,8 @@ def _training_wanted(p: Params, source, model: str, n_train: int, seed: int) -> 
         "pretrained": None if p.pretrained is None else _file_hash(p.pretrained),
         "method_version": records.METHOD_VERSIONS["training"],
     }
-    if warmup := models.default_warmup_steps(model) if p.protocol == "fit" else 0:
+    warmup = models.default_warmup_steps(model) if p.warmup_steps is None else p.warmup_steps
+    if warmup and p.protocol == "fit":
         wanted["warmup_steps"] = warmup  # where there is none, no key: records from before it are of the same setting
     if p.protocol == "paper":
         theirs = training.protocol("paper", model, _parent(source))
