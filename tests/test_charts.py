@@ -73,6 +73,14 @@ def exponents():
 
 PROFILE = pd.DataFrame({"k": [5, 10, 20], "d": [8.0, 8.5, 9.0], "low": [7.0, 8.0, 8.5], "high": [9.0, 9.0, 9.5]})
 GROWTH = pd.DataFrame({"per_class": [16, 64, 256], "k_f": [0.1, 0.14, 0.2]})
+COURSES = pd.DataFrame(
+    [
+        {"dataset": name, "domain": "natural", "model": model, "step": step, "running_loss_nats": 1 / step}
+        for name in ("a", "b")
+        for model in ("resnet18", "vgg13")
+        for step in (2, 4, 8)
+    ]
+).assign(chance_nats=0.69)
 SPEED = pd.DataFrame(
     {
         "method": ["ours", "other"],
@@ -179,6 +187,7 @@ def every_chart(runs, properties, exponents):
         "growth_panels": charts.growth_panels(
             pd.concat([GROWTH.assign(dataset=name, domain="natural", law=GROWTH["k_f"]) for name in ("a", "b")])
         ),
+        "courses": charts.courses(COURSES),
         "growth_exponents": charts.growth_exponents(exponents, "2 / d of the pairs"),
         "sharpness_response": charts.sharpness_response(RESPONSE, "noise, grey levels"),
         "measured_and_bound": charts.measured_and_bound(BOUNDED, "Error"),
@@ -689,3 +698,16 @@ def test_numbers_of_one_axis_are_written_in_one_way():
     small = charts._axis(alt.Scale(type="log", domain=[3e-8, 2e-2])).to_dict()
     assert small["format"] == ".3~e"
     assert charts._axis(alt.Scale(type="log", domain=[0.01, 20])).to_dict()["format"] == ".6~g"
+
+
+def test_the_course_of_a_run_is_a_line_below_the_loss_at_chance():
+    chart = charts.courses(pd.concat([COURSES, COURSES[:1].assign(running_loss_nats=np.nan)]))
+    ((encoding, rows),) = drawn(chart, "line")
+    assert (encoding["x"]["field"], encoding["y"]["field"]) == ("step", "running_loss_nats")
+    assert encoding["detail"]["field"] == "dataset"
+    assert len(rows) == 12
+    ((dashed, _),) = drawn(chart, "rule")
+    assert dashed["y"]["datum"] == 0.69
+    assert chart.to_dict()["facet"]["field"] == "model"
+    unequal = COURSES.assign(chance_nats=np.where(COURSES["dataset"] == "a", 0.69, 1.1))
+    assert not list(drawn(charts.courses(unequal), "rule"))  # no one line is that of all

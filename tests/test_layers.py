@@ -36,6 +36,7 @@ ORDER = [
     "campaign",
     "progress",
     "statistics",
+    "courses",
     "forecast",
     "audit",
     "controlled",

@@ -27,6 +27,7 @@ engine           tasks -> records on processes of this machine or a Dask cluster
 campaign         parameter file -> grid -> runs -> tidy frames
 progress         status, failures to try again, the published file
 statistics       fits, exact tests, intervals and verdicts of the claims
+courses          how training runs go: steps until fit, runs at chance, warm-up
 forecast         loss, accuracy and labels needed from small runs
 audit            the paper's choices and the corrected ones, on the same records
 controlled       effects of the controlled experiments

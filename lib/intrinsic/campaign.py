@@ -1478,6 +1478,35 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     return _numeric(frame)
 
 
+def courses_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
+    """One row an epoch of each stored training run; empty where no run is.
+
+    Columns: dataset, family, domain, model, n_train, seed, warmup_steps, epoch, epoch_steps (optimizer steps of an
+    epoch), step (at the epoch's end), running_loss_nats, chance_nats (of the best constant output, ln of the number of
+    classes, as training sets are balanced; missing where no properties of the set are stored); and of the whole run
+    fitted, reason, test_loss_nats, test_accuracy.
+    """
+    store = store or default_store()
+    table, rows = _lookup("training", store), []
+    properties = properties_frame(p, store=store)
+    classes = {} if properties.empty else dict(zip(properties["dataset"], properties["n_classes"], strict=True))
+    for source, model, n_train, seed in cells(p):
+        found = _stored(table, p, source, model, n_train, seed)
+        if not found:
+            continue
+        record = _current(found, source, p)
+        q, losses = record.params, record.series.get("running_loss_nats", ())
+        each = round(record.metrics["steps"] / record.metrics["epochs"])
+        run = {"dataset": q["dataset"], "family": _family(source)}
+        run["domain"] = record.provenance.get("domain", "unknown")
+        run |= {"model": model, "n_train": n_train, "seed": seed, "warmup_steps": q.get("warmup_steps", 0)}
+        run |= {"fitted": bool(record.metrics["fitted"]), "reason": record.provenance.get("stopped", "")}
+        run |= {key: record.metrics.get(key) for key in ("test_loss_nats", "test_accuracy")}
+        run |= {"chance_nats": math.log(classes.get(q["dataset"], math.nan)), "epoch_steps": each}
+        rows += [{**run, "epoch": i, "step": i * each, "running_loss_nats": loss} for i, loss in enumerate(losses, 1)]
+    return _numeric(pd.DataFrame(rows))
+
+
 def layers_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     """One row a training run and layer whose dimension is stored; empty where no run is.
 

@@ -628,6 +628,49 @@ def _law(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def courses(rows: pd.DataFrame, *, columns: int = 3):
+    """Running loss against optimizer steps, a line a run and a panel a network.
+
+    rows: dataset, domain, model, step, running_loss_nats; chance_nats, where known, is drawn dashed where one for all
+    """
+    if not len(rows):
+        return _nothing("Running loss against steps", "no course is stored")
+    drawn, out = _drawn(rows, ["dataset", "domain", "model", "step", "running_loss_nats"], [], "the course of runs")
+    positive = (drawn["running_loss_nats"] > 0) & (drawn["step"] > 0)
+    drawn, out = drawn[positive], out + int((~positive).sum())
+    if drawn.empty:
+        return _nothing("Running loss against steps", "no course is stored")
+    drawn = drawn.assign(running_loss_nats=drawn["running_loss_nats"].map(lambda v: float(f"{v:.3g}")))
+    chance = rows["chance_nats"].dropna().unique() if "chance_nats" in rows else []
+    y_scale, x_scale = _scale(drawn["running_loss_nats"], log=True), _scale(drawn["step"])
+    x = alt.X("step:Q", title="Optimizer steps", scale=x_scale, axis=_axis(x_scale, 3))
+    y = alt.Y("running_loss_nats:Q", title="Running loss (nats)", scale=y_scale, axis=_axis(y_scale, 4))
+    params, chosen = _answers(drawn, ("domain",))
+    base = alt.Chart(drawn).encode(x=x, y=y, color=_color(drawn), detail="dataset:N")
+    tips = _tooltip(drawn, {"step": ("Steps", ",d"), "running_loss_nats": ("Running loss (nats)", ".3g")})
+    layers = [
+        base.mark_line(strokeWidth=1.5).encode(opacity=_opacity(chosen, 0.7)),
+        base.mark_point(size=16).encode(opacity=_opacity(chosen, 0.7), tooltip=tips).add_params(*params),
+    ]
+    if len(chance) == 1:
+        layers.insert(
+            0, alt.Chart(drawn).mark_rule(strokeDash=[5, 4], color=GRID).encode(y=alt.datum(float(chance[0])))
+        )
+    order = _ordered(drawn["model"], MODEL_SHAPES)
+    panels = (
+        alt.layer(*layers)
+        .properties(width=PANEL[0], height=PANEL[1])
+        .facet(alt.Facet("model:N", title=None, sort=order), columns=min(columns, len(order)))
+    )
+    n_runs = len(drawn[["dataset", "model"]].drop_duplicates())
+    return _described(
+        panels,
+        f"Running loss against optimizer steps, {n_runs} runs of {', '.join(order)}, a panel each, on {_sets(drawn)}: "
+        f"losses from {_range(drawn['running_loss_nats'])} nats over up to {drawn['step'].max():,.0f} steps.",
+        left_out=out,
+    )
+
+
 def exponent_against_dimension(exponents: pd.DataFrame):
     """Measured exponent a of loss ~ N^(-a) against the exponent 1 / d_data that is predicted.
 

@@ -1,0 +1,140 @@
+"""How training runs go: what each protocol says of each network, steps until fit, and runs that never leave chance.
+
+Everything is read from records; nothing is trained here.
+"""
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from intrinsic import campaign, images, models, training
+from intrinsic.records import Store
+
+PUBLISHED, UNWARMED = "published.yaml", "warmup.yaml"  # in params/: the campaign, and runs of it without warm-up
+ROWS = 700  # of a chart at most, so that its data stay small
+
+
+def protocols() -> pd.DataFrame:
+    """One row a protocol and network: protocol, network, batch, learning_rate, warmup_steps, weight_decay, ends."""
+    rows = []
+    for name in ("fit", "paper"):
+        for model in models.MODELS:
+            how = training.protocol(name, model)
+            if how["until"] == "fit":
+                ends = f"once it fits; at {how['max_epochs']} epochs and {how['min_steps']:,} steps at the latest"
+            else:
+                ends = f"after {how['epochs']} epochs"
+            settings = {key: how[key] for key in ("learning_rate", "warmup_steps", "weight_decay")}
+            rows.append({"protocol": name, "network": model, "batch": how["batch_size"], **settings, "ends": ends})
+    return pd.DataFrame(rows)
+
+
+def published(name: str = PUBLISHED, *, store: Store | None = None) -> pd.DataFrame:
+    """`campaign.courses_frame` of a parameter file of the book; empty where no run is stored."""
+    return campaign.courses_frame(campaign.read(images.REPOSITORY / "params" / name), store=store)
+
+
+def ended(courses: pd.DataFrame) -> pd.DataFrame:
+    """One row a run, its last: network, N, how it ended, and the steps that it spent at chance, `steps_at_chance`.
+
+    At chance: before the first epoch whose running loss is `training.CHANCE_NATS` below `chance_nats`. All steps, where
+    there is none; missing where chance_nats is.
+    """
+    if courses.empty:
+        return courses.assign(steps_at_chance=pd.Series(dtype=float))
+    keys = ["dataset", "model", "n_train", "seed"]
+    learned = courses["running_loss_nats"] < courses["chance_nats"] - training.CHANCE_NATS
+    before = courses.assign(before=courses["step"].where(learned) - courses["epoch_steps"])
+    last = courses.sort_values("step", kind="stable").groupby(keys, as_index=False, sort=False).last()
+    first = before.groupby(keys, sort=False)["before"].min().rename("steps_at_chance").reset_index()
+    table = last.merge(first, on=keys)
+    known = table["chance_nats"].notna()
+    return table.assign(steps_at_chance=table["steps_at_chance"].fillna(table["step"]).where(known))
+
+
+def steps_until_fit(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a network and N, of `ended`'s rows.
+
+    network, n_train, runs, fitted, at_chance (runs that never left it); of fitted runs median_steps, least_steps,
+    most_steps and longest_at_chance.
+    """
+    counts, steps = ["runs", "fitted", "at_chance"], ["median_steps", "least_steps", "most_steps", "longest_at_chance"]
+    columns = ["network", "n_train", *counts, *steps]
+    rows = []
+    for (model, n_train), part in runs.groupby(["model", "n_train"], sort=False) if len(runs) else ():
+        fitted = part[part["fitted"]]
+        row = [model, n_train, len(part), len(fitted), int((part["steps_at_chance"] >= part["step"]).sum())]
+        row += [fitted["step"].median(), fitted["step"].min(), fitted["step"].max(), fitted["steps_at_chance"].max()]
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=columns)
+    place = table["network"].map({name: i for i, name in enumerate(models.MODELS)}).fillna(len(models.MODELS))
+    table = table.assign(place=place).sort_values(["place", "n_train"], kind="stable", ignore_index=True)
+    return table.drop(columns="place").astype({name: "Int64" for name in ("n_train", *counts, *steps[1:])})
+
+
+def thinned(courses: pd.DataFrame, n_train: int, rows: int = ROWS) -> pd.DataFrame:
+    """Courses at one N and the least seed of each, with as many epochs of each run as make up to `rows`.
+
+    First and last epochs are kept; those between stand in equal distances.
+    """
+    part = courses[courses["n_train"] == n_train] if len(courses) else courses
+    if part.empty:
+        return part
+    keys = ["dataset", "model"]
+    part = part[part["seed"] == part.groupby(keys)["seed"].transform("min")]
+    runs = [run.sort_values("step") for _, run in part.groupby(keys, sort=False)]
+    each = max(2, rows // len(runs))
+    places = (np.unique(np.linspace(0, len(run) - 1, min(each, len(run))).round().astype(int)) for run in runs)
+    return pd.concat([run.iloc[which] for run, which in zip(runs, places, strict=True)], ignore_index=True)
+
+
+def compared(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """Runs that are in both tables of `ended`, here with warm-up and there without: one row a pair.
+
+    network, dataset, n_train, seed; fitted, steps, test_loss_nats and test_accuracy of either, with the ending
+    `_warm` and `_cold`; log_loss_ratio, ln(loss with warm-up / loss without), where both fitted.
+    """
+    keys = ["model", "dataset", "n_train", "seed"]
+    numbers = ["fitted", "step", "test_loss_nats", "test_accuracy"]
+    if runs.empty or others.empty:
+        both = pd.DataFrame(columns=[*keys, *(f"{name}{end}" for name in numbers for end in ("_warm", "_cold"))])
+    else:
+        kept = runs[runs["warmup_steps"] > 0][[*keys, *numbers]]
+        theirs = others[others["warmup_steps"] == 0][[*keys, *numbers]]
+        both = kept.merge(theirs, on=keys, suffixes=("_warm", "_cold"))
+    ratio = [
+        math.log(row.test_loss_nats_warm / row.test_loss_nats_cold) if row.fitted_warm and row.fitted_cold else math.nan
+        for row in both.itertuples()
+    ]
+    shown = {"model": "network", "step_warm": "steps_warm", "step_cold": "steps_cold"}
+    return both.assign(log_loss_ratio=pd.Series(ratio, dtype=float)).rename(columns=shown)
+
+
+def coverage_of_fit(runs: pd.DataFrame) -> str:
+    """How many of `ended`'s runs fitted, and which networks have runs at chance, in a sentence."""
+    if runs.empty:
+        return "No run is stored."
+    stuck = runs[runs["steps_at_chance"] >= runs["step"]]
+    counts = stuck["model"].value_counts()
+    named = ", ".join(f"{n} of {name}" for name, n in counts.items())
+    return f"{int(runs['fitted'].sum())} of {len(runs)} runs fitted; {named or 'none'} never left chance."
+
+
+def said(pairs: pd.DataFrame) -> str:
+    """What `compared` shows, in a sentence or two; nothing that pairs do not show."""
+    if pairs.empty:
+        return "No run is stored both with and without warm-up, so nothing is known of its effect."
+    warm, cold = pairs["fitted_warm"].astype(bool), pairs["fitted_cold"].astype(bool)
+    text = (
+        f"Of {len(pairs)} run{'s' if len(pairs) > 1 else ''} trained both ways {int(warm.sum())} fitted with warm-up "
+        f"and {int(cold.sum())} without."
+    )
+    both = pairs[warm & cold]
+    if len(both):
+        text += (
+            f" Where both fitted, the test loss with warm-up is {np.exp(both['log_loss_ratio'].mean()):.2g} times that "
+            f"without (geometric mean of {len(both)} pair{'s' if len(both) > 1 else ''} on "
+            f"{both['dataset'].nunique()} image set{'s' if both['dataset'].nunique() > 1 else ''})."
+        )
+    return text
