@@ -920,23 +920,29 @@ def _passes(task: Task) -> float:
     return GRADIENT * gradients + FORWARD * forwards
 
 
+def _step_keys(q: dict) -> tuple[tuple, tuple]:
+    """Under which a training run's steps are kept, the closer kind first."""
+    warmup = q.get("warmup_steps", 0)
+    return (q["model"], warmup), (q["batch_size"], warmup)
+
+
 def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float]:
     """Seconds that each task will take on one worker.
 
         (steps x batch size + passes of what hangs on the run) x seconds per image
 
-    steps      until fit: sqrt(n_train) times the median of steps / sqrt(n_train) over stored runs of the model (where
-               it has none, of models with its batch size, and TYPICAL_STEPS where none is stored), within the caps;
-               else known
+    steps      until fit: sqrt(n_train) times the median of steps / sqrt(n_train) over stored runs of the model and
+               warm-up (where there is none, of models with its batch size and warm-up, and TYPICAL_STEPS where none is
+               stored), within the caps; else known
     seconds    per image: training steps measured here (calibrate=True); or, for the weights of a progress bar,
                the median over stored runs of the model, or from its number of operations
     """
-    steps: dict[str | int, list[float]] = {}
+    steps: dict[tuple, list[float]] = {}
     rates: dict[tuple, list[float]] = {}
     for record in _all_records("training", store):
         q, how, found = record.params, record.provenance, record.metrics
         if q["until"] == "fit" and found.get("steps"):
-            for name in (q["model"], q["batch_size"]):
+            for name in _step_keys(q):
                 steps.setdefault(name, []).append(found["steps"] / math.sqrt(q["n_train"]))
         if how.get("training_seconds") and found.get("epochs"):
             key = q["model"], q["size"], q["channels"]
@@ -950,7 +956,7 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
         n, batch, key = q["n_train"], q["batch_size"], (q["model"], q["size"], q["channels"])
         seen = q["epochs"] * n
         if q["until"] == "fit":
-            known = steps.get(q["model"]) or steps.get(batch) or [TYPICAL_STEPS]
+            known = next((steps[name] for name in _step_keys(q) if name in steps), [TYPICAL_STEPS])
             seen = min(max(seen, (q["min_steps"] or 0) * batch), float(np.median(known)) * math.sqrt(n) * min(batch, n))
         if calibrate:
             each = _seconds_per_image(*key, batch, q["precision"])
