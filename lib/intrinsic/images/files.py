@@ -117,6 +117,7 @@ class _Picture:
     pixels: np.ndarray  # uint8 (H, W) where all channels are equal, else (H, W, 3)
     colour: bool  # stored in color, whatever the pixels are
     mapped: bool  # brought to 8 bits by levels
+    clear: bool = False  # some of it is transparent, wholly or in part
 
 
 @dataclass
@@ -137,6 +138,7 @@ def read(root: Path, table: pd.DataFrame, reading: Reading, *, skip=False, progr
     images   uint8 (n, H, W) or (n, H, W, 3), of the rows that were read: a bool mask, all True unless skip
     skip     leave files out that cannot be read; the third value names each: ((path, reason), ...)
     threads  how many; the result does not depend on it. None: one a core
+    Warns where pictures are transparent in places.
     Files are decoded once: sets of 500 files or 4 MiB and more come from the cache afterwards.
     Raises BadImageFile (Undecided), MixedSizes, MixedFiles: for the first file in the order of rows.
     """
@@ -176,8 +178,9 @@ def read(root: Path, table: pd.DataFrame, reading: Reading, *, skip=False, progr
         _refuse(files, errors)
     del results, decoded, picture  # the pictures are held by one list alone, which is emptied as they are stacked
     rows = sorted(pictures)
+    clear = sum(picture.clear for picture in pictures.values())
     images = _stacked(root, table["path"].iloc[rows], [pictures.pop(row) for row in rows], reading)
-    facts = {"errors": [[row, errors[row]] for row in sorted(errors)]}
+    facts = {"errors": [[row, errors[row]] for row in sorted(errors)], "clear": clear}
     if keep:
         cache.store(_key(table, files, digests, reading), images, facts)
     return _chosen(files, images, facts, skip)
@@ -216,6 +219,12 @@ def _chosen(files, images, facts, skip):
     errors = {row: why for row, why in facts["errors"]}
     if errors and not skip:
         _refuse(files, errors)
+    if clear := facts.get("clear", 0):
+        warnings.warn(
+            f"{clear:,} of {len(images):,} pictures are transparent in places, which are read as black: give pictures "
+            "without transparency if that is not what they show",
+            stacklevel=3,
+        )
     good = np.ones(sum(len(file.rows) for file in files), dtype=bool)
     good[list(errors)] = False
     return images, good, tuple((file.name, why) for file, why in _bad(files, errors))
@@ -409,7 +418,7 @@ def _finished(picture: _Picture, reading: Reading) -> _Picture:
     pixels = np.ascontiguousarray(pixels)
     if reading.size is not None:
         pixels = resize(pixels, reading.size)
-    return _Picture(pixels, picture.colour, picture.mapped)
+    return _Picture(pixels, picture.colour, picture.mapped, picture.clear)
 
 
 def eight_bit(values: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -492,10 +501,10 @@ def _of_pillow(picture: Image.Image, data: bytes, levels: Levels | None) -> _Pic
     bits = max(tags.get(258, (8,)))
     deep_png = picture.format == "PNG" and data[24] == 16
     if deep_png and picture.mode in ("RGB", "RGBA"):  # Pillow drops the lower byte of these
-        values, colour = _deep_png(data, picture)
+        values, colour, clear = _deep_png(data, picture)
         full, inverse = (0, 2**16 - 1), False
     elif picture.mode.startswith(("I", "F")):
-        values, colour = np.asarray(ImageOps.exif_transpose(picture)), False
+        values, colour, clear = np.asarray(ImageOps.exif_transpose(picture)), False, False
         kind = tags.get(339, (1,))[0]  # SampleFormat: 1 unsigned, 2 signed, 3 floating-point
         bits = 16 if deep_png else bits
         if kind == 1 and bits == 32 and values.dtype == np.int32:
@@ -505,28 +514,33 @@ def _of_pillow(picture: Image.Image, data: bytes, levels: Levels | None) -> _Pic
     elif bits > 8:
         raise BadImageFile(f"holds color in {bits} bits as TIFF, of which only 8 could be read; save it as PNG instead")
     else:
-        return _Picture(_of_eight_bits(picture), picture.mode not in ("1", "L", "LA", "La"), False)
+        pixels, clear = _of_eight_bits(picture)
+        return _Picture(pixels, picture.mode not in ("1", "L", "LA", "La"), False, clear)
     _refuse_nonfinite(values)
     if levels is None:
         example = "full" if full else f"range:{values.min():g},{values.max():g}"
         raise Undecided(f"{_DEEP.format(values.min(), values.max())}, {_SAY.format(example)}")
     pixels = eight_bit(values, *_bounds(levels, full, lambda: values))
-    return _Picture(255 - pixels if inverse else pixels, colour, True)
+    return _Picture(255 - pixels if inverse else pixels, colour, True, clear)
 
 
-def _deep_png(data: bytes, picture: Image.Image) -> tuple[np.ndarray, bool]:
-    """(uint16 (H, W) or (H, W, 3), whether stored in color) of a PNG of 16 bits with color or alpha, over black."""
+def _deep_png(data: bytes, picture: Image.Image) -> tuple[np.ndarray, bool, bool]:
+    """uint16 (H, W) or (H, W, 3) of a PNG of 16 bits with color or alpha, over black; and whether there is any of each.
+
+    Alpha counts where a pixel is not opaque.
+    """
     import torch
     from torchvision.io import ImageReadMode, decode_image
 
     raw = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     values = decode_image(raw, mode=ImageReadMode.UNCHANGED).numpy().transpose(1, 2, 0)
-    colour = values.shape[2] > 2
+    colour, clear = values.shape[2] > 2, False
     if values.shape[2] in (2, 4):
         alpha = values[..., -1:].astype(np.uint64)
+        clear = bool((alpha < 65535).any())
         values = ((values[..., :-1] * alpha * 2 + 65535) // (2 * 65535)).astype(np.uint16)
     turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    return _upright(values if colour else values[..., 0], turn), colour
+    return _upright(values if colour else values[..., 0], turn), colour, clear
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
@@ -540,15 +554,16 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _of_eight_bits(picture: Image.Image) -> np.ndarray:
-    """Grey levels or RGB of a Pillow image of at most 8 bits a channel, upright."""
+def _of_eight_bits(picture: Image.Image) -> tuple[np.ndarray, bool]:
+    """Grey levels or RGB of a Pillow image of at most 8 bits a channel, upright; whether some of it is transparent."""
     in_grey = picture.mode in ("1", "L")
     upright = ImageOps.exif_transpose(picture)
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
         black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
-        return np.asarray(Image.alpha_composite(black, upright).convert("RGB"))
-    return np.asarray(upright.convert("L" if in_grey else "RGB"))
+        clear = upright.getchannel("A").getextrema()[0] < 255
+        return np.asarray(Image.alpha_composite(black, upright).convert("RGB")), clear
+    return np.asarray(upright.convert("L" if in_grey else "RGB")), False
 
 
 # ------------------------------------------------------------------------------------------ DICOM
