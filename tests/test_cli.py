@@ -644,3 +644,15 @@ def test_a_comparison_is_at_the_images_a_class_that_are_asked_for(capsys, two_se
     assert re.search(r"torus_waves +synthetic +12 +1 +stored +20 +20 ", out)
     assert "of 1 other sets" in out
     assert "sets at another setting are not counted" in out
+
+
+@pytest.mark.parametrize(("option", "value", "size", "channels"), [("--size", "10", 10, 1), ("--channels", "3", 12, 3)])
+def test_a_comparison_is_at_the_size_and_channels_that_are_asked_for(
+    capsys, two_settings, option, value, size, channels
+):
+    code, out, _ = run(capsys, "measure", two_settings, "--compare", "--per-class", "20", option, value, "--json")
+    found = json.loads(out)["compared"]
+    assert code == 0
+    assert (found["setting"]["size"], found["setting"]["channels"]) == (size, channels)
+    assert [(row["dataset"], row["size"], row["channels"]) for row in found["sets"]] == [("mine", size, channels)]
+    assert {name for name, _ in found["left_out"]} == {"slab_waves", "torus_waves"}

@@ -72,8 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder of class folders, of DICOM or of NIfTI files; a .csv, .parquet or .npz file; a name",
     )
     measure.add_argument("--json", action="store_true", help="print one JSON object")
-    measure.add_argument("--size", type=int, help="resize to SIZE x SIZE pixels first")
-    measure.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels first")
+    measure.add_argument("--size", type=int, help="resize to SIZE x SIZE pixels first, also in --compare")
+    measure.add_argument(
+        "--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels, also in --compare"
+    )
     measure.add_argument("--k", type=_count, default=20, help="neighbors of the maximum-likelihood dimension (20)")
     measure.add_argument("--per-class", type=_count, metavar="M",
                          help="images a class for K_F at M (250), also in --compare")  # fmt: skip
@@ -383,8 +385,8 @@ def _compare(arguments, source) -> dict:
     from intrinsic import book, campaign
 
     setting = _setting(arguments) or campaign.stored_setting()
-    if arguments.per_class is not None:
-        setting = {**setting, "per_class": arguments.per_class}
+    asked = {key: getattr(arguments, key) for key in ("size", "channels", "per_class")}
+    setting = {**setting, **{key: value for key, value in asked.items() if value is not None}}
     found = campaign.compare(source, setting, unmatched=arguments.unmatched)
     columns = ["dataset", "domain", "size", "channels", "pixel_range", "per_class", "draws", "k", "matched",
                "d_data", "d_data_low", "d_data_high", "k_f", "k_f_low", "k_f_high", "own"]  # fmt: skip
