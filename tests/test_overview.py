@@ -106,3 +106,10 @@ def test_each_published_set_has_a_page_that_shows_its_runs_and_no_pixels():
     assert "| resnet18 | 64 | 1 | 1 | 0.900 | 0.300 |" in page
     assert "intrinsic report digits_0_1" in page
     assert "image}" not in page
+
+
+def test_a_sets_page_gives_the_least_and_the_most_over_seeds():
+    several = runs([("digits_0_1", "resnet18", 64, seed) for seed in (0, 1)])
+    several["test_accuracy"] = [0.8, 0.9]
+    (page,) = overview.set_pages(overview.Shown(P, properties(["digits_0_1"]), several)).values()
+    assert "| resnet18 | 64 | 2 | 2 | 0.850 (0.800 to 0.900) | 0.300 (0.300 to 0.300) |" in page

@@ -297,11 +297,13 @@ def _set_page(found: Shown, row) -> str:
         lines += [
             "## Runs",
             "",
-            "| network | $N$ | runs | fitted | test accuracy, mean | test loss (nats), mean |",
+            "Means over the runs, and the least and the most of them where there are several seeds.",
+            "",
+            "| network | $N$ | runs | fitted | test accuracy | test loss (nats) |",
             "|-|-|-|-|-|-|",
         ]
         for (model, n), group in by:
-            values = f"{group['test_accuracy'].mean():.3f} | {group['test_loss_nats'].mean():.3f}"
+            values = f"{_over_runs(group['test_accuracy'])} | {_over_runs(group['test_loss_nats'])}"
             lines.append(f"| {model} | {n:,} | {len(group)} | {int(group['fitted'].sum())} | {values} |")
         lines.append("")
     else:
@@ -392,6 +394,11 @@ def _effect(value: float, low: float, high: float) -> str:
     decimals = max(2, 1 - math.floor(math.log10(high - low))) if high > low else 2  # two digits of the width
     value, low, high = (f"{number:.{decimals}f}".replace("-", "−") for number in (value, low, high))
     return f"{value} [{low},\N{NO-BREAK SPACE}{high}]"
+
+
+def _over_runs(values: pd.Series) -> str:
+    ends = f" ({values.min():.3f} to {values.max():.3f})" if values.notna().sum() > 1 else ""
+    return f"{values.mean():.3f}{ends}"
 
 
 def _number(value: float, digits: int = 3) -> str:
