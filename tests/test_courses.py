@@ -153,8 +153,8 @@ def test_without_records_tables_are_empty_and_sentences_say_so(tmp_path):
 
 def test_runs_that_never_left_chance_are_named():
     runs = courses.ended(frame(course([0.7] * 3, fitted=False), course([0.1], seed=1)))
-    assert courses.coverage_of_fit(runs) == "1 of 2 runs fitted; 1 of vgg13 never left chance."
-    assert courses.coverage_of_fit(runs[runs["fitted"]]) == "1 of 1 runs fitted; none never left chance."
+    assert courses.coverage_of_fit(runs) == "1 of 2 runs fitted; 1 of vgg13 stayed at chance."
+    assert courses.coverage_of_fit(runs[runs["fitted"]]) == "1 of 1 runs fitted; none stayed at chance."
 
 
 def test_a_stored_course_is_that_of_its_run(tmp_path):

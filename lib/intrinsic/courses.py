@@ -118,7 +118,7 @@ def coverage_of_fit(runs: pd.DataFrame) -> str:
     stuck = runs[runs["steps_at_chance"] >= runs["step"]]
     counts = stuck["model"].value_counts()
     named = ", ".join(f"{n} of {name}" for name, n in counts.items())
-    return f"{int(runs['fitted'].sum())} of {len(runs)} runs fitted; {named or 'none'} never left chance."
+    return f"{int(runs['fitted'].sum())} of {len(runs)} runs fitted; {named or 'none'} stayed at chance."
 
 
 def said(pairs: pd.DataFrame) -> str:
