@@ -138,11 +138,65 @@ def test_a_network_without_a_stored_run_takes_the_steps_of_those_with_its_batch(
     store, p = Store(tmp_path), campaign.read(TINY)
     fit = campaign.Params(**{**p.model_dump(), "until": "fit", "min_steps": 10**6})
     _stored_run(store, fit, 100, 1.0, steps=50.0)  # of a ResNet, five times the root of its images
-    for model, factor in (("resnet50", 5.0), ("vgg13", campaign.TYPICAL_STEPS)):
+    for model, factor in (("resnet50", 5.0), ("vgg13", campaign.WARMED_UP_STEPS)):
         task, batch = _task(fit, 400, model), models.default_batch_size(model)
         each = campaign._guessed_seconds_per_image(model, task.params["size"], task.params["channels"])
         (seconds,) = campaign.estimate_seconds([task], store)
         assert (seconds - 2) / each - campaign._passes(task) == pytest.approx(factor * 20 * batch)
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "warmup"),
+    [
+        ("resnet18", {}, None),
+        ("vgg16", {}, 2000),
+        ("vgg16", {"warmup_steps": 0}, None),
+        ("resnet18", {"warmup_steps": 7}, 7),
+        ("vgg16", {"protocol": "paper"}, None),
+        ("vgg16", {"protocol": "paper", "warmup_steps": 0}, None),
+    ],
+)
+def test_a_record_names_its_warm_up_where_there_is_one(model, keys, warmup):
+    """So that records of ResNets from before there was any keep their ids."""
+    p = campaign.params(**keys)
+    wanted = campaign._training_wanted(p, "digits", model, 64, 0)
+    assert wanted.get("warmup_steps") == warmup
+    assert ("warmup_steps" in wanted) == (warmup is not None)
+
+
+def test_the_papers_protocol_has_no_warm_up():
+    with pytest.raises(campaign.CampaignError, match="trains at its whole rate from the first step"):
+        campaign.params(protocol="paper", warmup_steps=5)
+
+
+@pytest.mark.usefixtures("without_published")
+def test_an_estimate_keeps_runs_with_and_without_warm_up_apart(tmp_path):
+    store = Store(tmp_path)
+    keys = {**campaign.read(TINY).model_dump(), "until": "fit", "min_steps": 10**6}
+    warm, cold = campaign.Params(**keys), campaign.Params(**{**keys, "warmup_steps": 0})
+    task = _task(warm, 100, "vgg13")
+    found = {"steps": 400.0, "epochs": 40.0, "fitted": 1.0}
+    store.write(records.Record("training", task.params, found, {}, {}, {}))
+    each = campaign._guessed_seconds_per_image("vgg13", task.params["size"], task.params["channels"])
+    for p, factor in ((warm, 40.0), (cold, campaign.TYPICAL_STEPS)):
+        (seconds,) = campaign.estimate_seconds([_task(p, 400, "vgg13")], store)
+        assert (seconds - 2) / each - campaign._passes(_task(p, 400, "vgg13")) == pytest.approx(factor * 20 * 16)
+
+
+@pytest.mark.usefixtures("without_published")
+def test_runs_without_a_networks_warm_up_serve_only_where_there_are_no_others(tmp_path):
+    store, keys = Store(tmp_path), campaign.read(TINY).model_dump()
+    setting = {key: keys[key] for key in campaign.PIXELS}
+    found = {"steps": 4.0, "epochs": 4.0, "fitted": 1.0, "test_loss_nats": 0.5}
+
+    def kept(*warmups):
+        for i, warmup in enumerate(warmups):
+            p = campaign.Params(**{**keys, "warmup_steps": warmup})
+            store.write(records.Record("training", _task(p, 100 + i, "vgg13").params, found, {}, {}, {}))
+        return [r.params.get("warmup_steps", 0) for r in campaign._fitted_runs("vgg13", setting, store)]
+
+    assert kept(0, 0) == [0, 0]
+    assert kept(0, 0, None) == [2000]
 
 
 @pytest.mark.parametrize("start", [0.0, 0.5, 30.0])

@@ -37,9 +37,9 @@ def test_protocols_say_what_training_does():
             how["warmup_steps"],
         )
     assert set(table[table["protocol"] == "paper"]["ends"]) == {"after 100 epochs"}
-    assert set(table[table["protocol"] == "fit"]["ends"]) == {
-        "once it fits; at 100 epochs and 1,500 steps at the latest"
-    }
+    ends = table[table["protocol"] == "fit"].set_index("network")["ends"]
+    assert ends["resnet18"] == "once it fits; at 100 epochs and 1,500 steps at the latest"
+    assert ends["vgg19"] == "once it fits; at 100 epochs and 2,000 steps at the latest"  # the warm-up is longer
 
 
 @pytest.mark.parametrize(
@@ -147,14 +147,19 @@ def test_without_records_tables_are_empty_and_sentences_say_so(tmp_path):
     assert courses.thinned(none, 500).empty
     pairs = courses.compared(ended, ended)
     assert "nothing is known" in courses.said(pairs)
-    assert courses.coverage_of_fit(ended) == "No run is stored."
+    assert courses.verdict(ended, 9) == "Undecided: none of 9 planned runs is stored."
     assert "no course is stored" in charts.courses(none).to_dict()["description"]
 
 
-def test_runs_that_never_left_chance_are_named():
+def test_the_verdict_says_what_is_stored_of_what_is_planned_and_names_runs_at_chance():
     runs = courses.ended(frame(course([0.7] * 3, fitted=False), course([0.1], seed=1)))
-    assert courses.coverage_of_fit(runs) == "1 of 2 runs fitted; 1 of vgg13 stayed at chance."
-    assert courses.coverage_of_fit(runs[runs["fitted"]]) == "1 of 1 runs fitted; none stayed at chance."
+    assert courses.verdict(runs, 9) == (
+        "Refuted: of 9 planned runs 2 are stored, and 1 of these fitted. At chance until the end: 1 of vgg13."
+    )
+    fitted = runs[runs["fitted"]]
+    assert courses.verdict(fitted, 9).startswith("Not refuted so far: of 9 planned runs 1 are stored, and 1 of these")
+    assert courses.verdict(fitted, 1).startswith("Not refuted: ")
+    assert courses.verdict(fitted, 1).endswith("At chance until the end: none.")
 
 
 def test_a_stored_course_is_that_of_its_run(tmp_path):

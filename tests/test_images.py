@@ -475,7 +475,9 @@ def test_special_pictures_are_read_as_they_look(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     turned.save(tmp_path / "b" / "3.png", exif=exif)
-    with pytest.warns(UserWarning, match=r"^1 of 5 pictures are transparent in places, which are read as black"):
+    with pytest.warns(
+        UserWarning, match=r"^1 of 5 pictures are transparent in places, and are read as they look on black"
+    ):
         images = sets.load(tmp_path)
     read = dict(zip(images.paths, images.images, strict=True))
     assert (read["a/2.gif"] == 40).all()

@@ -7,6 +7,7 @@ import math
 import platform
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -142,18 +143,18 @@ def test_unless_told_otherwise_1500_steps_come_before_did_not_fit():
 @pytest.mark.parametrize(
     ("running", "epochs", "reason"),
     [
-        ([0.5], 4, "chance"),  # min_steps, at two steps an epoch
-        ([0.5, 0.5, 0.9, 0.5], 6, "cap"),  # learned once
-        ([0.5, 0.5, 0.5, 0.9], 6, "cap"),  # just in time
-        ([0.5, 0.5, 0.5, 0.5, 0.9], 4, "chance"),
-        ([0.7], 4, "chance"),  # right more often, and yet worse than a constant: .127 x .7 + 2.127 x .3 = .727 > .693
-        ([0.75], 6, "cap"),  # .627
+        ([0.5], 6, "chance"),  # min_steps, at two steps an epoch
+        ([0.5, 0.5, 0.9, 0.5], 8, "cap"),  # learned once
+        ([0.5] * 5 + [0.9], 8, "cap"),  # just in time
+        ([0.5] * 6 + [0.9], 6, "chance"),
+        ([0.7], 6, "chance"),  # right more often, and yet worse than a constant: .127 x .7 + 2.127 x .3 = .727 > .693
+        ([0.75], 8, "cap"),  # .627
     ],
 )
 def test_a_run_at_chance_ends_after_the_least_steps(running, epochs, reason, monkeypatch):
     monkeypatch.setattr(training, "CHANCE_STEPS", 0)
     x, y = Scripted.data(20)
-    result = training.train(Scripted(20, running, [0.5]), x, y, batch_size=10, max_epochs=6, min_steps=8)
+    result = training.train(Scripted(20, running, [0.5]), x, y, batch_size=10, max_epochs=8, min_steps=12)
     assert (result.epochs, result.reason, result.fitted) == (epochs, reason, False)
 
 
@@ -171,34 +172,70 @@ def test_a_number_of_epochs_is_kept_at_chance(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("counts", "weights", "shares"),
-    [
-        ((10, 10), None, (0.5, 0.5)),
-        ((10, 30), None, (0.25, 0.75)),
-        ((10, 30), (3.0, 1.0), (0.5, 0.5)),
-        ((10, 0, 30), None, (0.25, 0.75)),  # a class without an image
-        ((10, 30), (3.0, 1.0, 9.0), (0.5, 0.5)),
-    ],
+    ("counts", "shares"),
+    [((10, 10), (0.5, 0.5)), ((10, 30), (0.25, 0.75)), ((10, 0, 30), (0.25, 0.75)), ((5, 5, 10), (0.25, 0.25, 0.5))],
 )
-def test_the_loss_at_chance_is_that_of_the_best_constant(counts, weights, shares):
+def test_the_loss_at_chance_is_that_of_the_best_constant(counts, shares):
     y = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    weights = None if weights is None else torch.tensor(weights)
-    found = training.chance_loss(y, weights)
+    found = training.chance_loss(y)
     assert found == pytest.approx(-sum(q * np.log(q) for q in shares), rel=1e-6)
-    # no constant output is better
     logits = torch.zeros(len(counts), dtype=torch.float64, requires_grad=True)
     best = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe")
 
     def loss():
         best.zero_grad()
-        mean = functional.cross_entropy(
-            logits.expand(len(y), -1), y, None if weights is None else weights[: len(counts)].double()
-        )
+        mean = functional.cross_entropy(logits.expand(len(y), -1), y)
         mean.backward()
         return mean
 
-    best.step(loss)
+    best.step(loss)  # no constant output is better
     assert found - 1e-12 < float(loss().detach()) < found + 1e-3
+
+
+def test_a_run_whose_classes_have_weights_is_never_said_to_be_at_chance(monkeypatch):
+    monkeypatch.setattr(training, "CHANCE_STEPS", 0)
+    x, y = Scripted.data(20)
+    how = {"batch_size": 10, "max_epochs": 6, "min_steps": 8}
+    result = training.train(Scripted(20, [0.5], [0.5]), x, y, class_weights="balanced", **how)
+    assert (result.epochs, result.reason) == (6, "cap")
+
+
+@pytest.mark.parametrize(
+    ("running", "warmup", "epochs", "reason"),
+    [
+        (0.9, 0, 6, "cap"),
+        (0.9, 12, 6, "cap"),
+        (0.9, 13, 7, "cap"),
+        (0.9, 40, 20, "cap"),
+        (0.5, 9, 5, "chance"),
+        (0.5, 12, 6, "cap"),
+        (0.5, 40, 20, "cap"),
+    ],
+)
+def test_a_run_is_not_given_up_before_its_rate_is_whole(running, warmup, epochs, reason, monkeypatch):
+    """Two steps an epoch; at chance after 4 steps and 5 epochs, and at the cap after 6 epochs."""
+    monkeypatch.setattr(training, "CHANCE_STEPS", 4)
+    x, y = Scripted.data(20)
+    how = {"batch_size": 10, "max_epochs": 6, "min_steps": 0, "warmup_steps": warmup}
+    result = training.train(Scripted(20, [running], [0.5]), x, y, **how)
+    assert (result.epochs, result.reason, result.fitted) == (epochs, reason, False)
+
+
+@pytest.mark.parametrize(("steps", "warmup", "told"), [(6, 6, False), (6, 7, True), (6, 0, False)])
+def test_a_number_of_epochs_that_ends_in_the_warm_up_is_told(steps, warmup, told):
+    x, y = Scripted.data(20)
+    how = {"batch_size": 10, "until": "epochs", "epochs": steps // 2, "warmup_steps": warmup}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        training.train(Scripted(20, [0.5], [0.5]), x, y, **how)
+    assert [str(one.message) for one in caught] == (
+        [
+            "3 epochs are 6 steps, and the learning rate is whole from step 7 on, so this run ends before: give more "
+            "epochs or fewer warmup_steps"
+        ]
+        if told
+        else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -314,6 +351,7 @@ def test_batch_normalization_survives_a_last_batch_of_one_image():
     assert (result.steps, result.reason) == (2, "epochs")
 
 
+@pytest.mark.filterwarnings("ignore:2 epochs are 6 steps")
 @pytest.mark.parametrize("warmup", [0, 1, 4, 50])
 def test_a_step_is_that_of_adam_with_the_decay_in_the_gradient(warmup):
     x, y = clouds(22, n_classes=3)

@@ -170,7 +170,7 @@ class Params(BaseModel):
 
 
 def _never(p: Params, blocks: list[RunBlock]) -> str:
-    """Why some tasks of these blocks fail whatever two classes the images are of; "" where none is known to."""
+    """Why some tasks of these blocks fail whatever two classes the images are of, or a key changes nothing; or ""."""
     if p.protocol == "paper" and p.warmup_steps:
         return (
             f"warmup_steps = {p.warmup_steps}, and the protocol 'paper' trains at its whole rate from the first step: "
@@ -359,6 +359,13 @@ def _properties_wanted(p: Params, source: str) -> dict:
     }
 
 
+def _warmup(p: Params, model: str) -> int:
+    """Steps over which the rate rises; the paper's protocol has none."""
+    if p.protocol == "paper":
+        return 0
+    return models.default_warmup_steps(model) if p.warmup_steps is None else p.warmup_steps
+
+
 def _training_wanted(p: Params, source, model: str, n_train: int, seed: int) -> dict:
     wanted = {
         "dataset": _set_name(source),
@@ -381,8 +388,7 @@ def _training_wanted(p: Params, source, model: str, n_train: int, seed: int) -> 
         "pretrained": None if p.pretrained is None else _file_hash(p.pretrained),
         "method_version": records.METHOD_VERSIONS["training"],
     }
-    warmup = models.default_warmup_steps(model) if p.warmup_steps is None else p.warmup_steps
-    if warmup and p.protocol == "fit":
+    if warmup := _warmup(p, model):
         wanted["warmup_steps"] = warmup  # where there is none, no key: records from before it are of the same setting
     if p.protocol == "paper":
         theirs = training.protocol("paper", model, _parent(source))
@@ -492,8 +498,8 @@ def gpu_hours(p: Params, teraflops: float) -> float:
 
     A backward pass takes twice the operations of a forward pass. Attacks and dimensions come on top; a run until fit
     counts with the epochs of its cap, so this is the most that it takes: p.epochs or, where these are more, as many
-    as p.min_steps steps make, min_steps / ceil(n_train / batch) rounded up. Raises CampaignError for a rate that is not
-    above 0.
+    as p.min_steps or the warm-up's steps make, steps / ceil(n_train / batch) rounded up. Raises CampaignError for a
+    rate that is not above 0.
     """
     if not teraflops > 0:
         raise CampaignError(f"a GPU that trains at {teraflops:g} TFLOP/s never finishes, so give a rate above 0")
@@ -503,7 +509,8 @@ def gpu_hours(p: Params, teraflops: float) -> float:
         if p.protocol == "paper":
             return models.PAPER_EPOCHS
         steps = math.ceil(n / models.default_batch_size(model))
-        return max(p.epochs, math.ceil(p.min_steps / steps)) if p.until == "fit" else p.epochs
+        least = max(p.min_steps, _warmup(p, model))
+        return max(p.epochs, math.ceil(least / steps)) if p.until == "fit" else p.epochs
 
     return sum(3 * each(model) * n * epochs(model, n) for _, model, n, _ in cells(p)) / (3600e12 * teraflops)
 
@@ -866,6 +873,9 @@ def _run_tasks(todo: list[Task], store: Store, settings: engine.Settings, progre
 #: optimizer steps until fit, divided by sqrt(n_train), that an estimate assumes where no record says otherwise:
 #: ResNet-18 took 7 to 9 on the embedded sets at N = 64 to 256, 4 to 10 on three published ones at 250, 9 on mnist
 TYPICAL_STEPS = 7.0
+#: the same with a warm-up of 2,000 steps: VGG-13 took 22 and 24 on two embedded sets at N = 64, 42 on a published one
+#: at 500
+WARMED_UP_STEPS = 30.0
 #: a gradient of the image alone, and a forward pass, in units of a training step of as many images: ResNet-18 on a
 #: CPU at 64 pixels .62 and .23, ResNet-50 .55 and .22, VGG-13 in batches of 16 .40 and .18
 GRADIENT, FORWARD = 0.6, 0.22
@@ -888,7 +898,8 @@ def _seconds_per_image(model: str, size: int, channels: int, batch: int, precisi
 
         def seconds(steps):
             started = time.perf_counter()
-            training.train(network, x, y, until="epochs", epochs=steps, batch_size=batch, seed=0, precision=precision)
+            how = {"until": "epochs", "epochs": steps, "batch_size": batch, "warmup_steps": 0, "precision": precision}
+            training.train(network, x, y, seed=0, **how)
             return time.perf_counter() - started
 
         seconds(1)  # warms up
@@ -932,8 +943,8 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
         (steps x batch size + passes of what hangs on the run) x seconds per image
 
     steps      until fit: sqrt(n_train) times the median of steps / sqrt(n_train) over stored runs of the model and
-               warm-up (where there is none, of models with its batch size and warm-up, and TYPICAL_STEPS where none is
-               stored), within the caps; else known
+               warm-up (where there is none, of models with its batch size and warm-up, and TYPICAL_STEPS or
+               WARMED_UP_STEPS where none is stored), within the caps; else known
     seconds    per image: training steps measured here (calibrate=True); or, for the weights of a progress bar,
                the median over stored runs of the model, or from its number of operations
     """
@@ -956,8 +967,11 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
         n, batch, key = q["n_train"], q["batch_size"], (q["model"], q["size"], q["channels"])
         seen = q["epochs"] * n
         if q["until"] == "fit":
-            known = next((steps[name] for name in _step_keys(q) if name in steps), [TYPICAL_STEPS])
-            seen = min(max(seen, (q["min_steps"] or 0) * batch), float(np.median(known)) * math.sqrt(n) * min(batch, n))
+            warmup = q.get("warmup_steps", 0)
+            typical = [WARMED_UP_STEPS if warmup else TYPICAL_STEPS]
+            known = next((steps[name] for name in _step_keys(q) if name in steps), typical)
+            cap = max(seen, max(q["min_steps"] or 0, warmup) * batch)
+            seen = min(cap, float(np.median(known)) * math.sqrt(n) * min(batch, n))
         if calibrate:
             each = _seconds_per_image(*key, batch, q["precision"])
         else:
@@ -1353,12 +1367,16 @@ def _sets_at(setting: dict, store: Store, first: dict) -> dict[tuple[str, str], 
 
 
 def _fitted_runs(model: str, setting: dict, store: Store) -> list[Record]:
-    return [
+    """Those with the network's own warm-up where there are any, so that runs of params/warmup.yaml stay apart."""
+    found = [
         record
         for record in _all_records("training", store)
         if record.params["model"] == model and record.metrics["fitted"] and record.metrics.get("test_loss_nats")
         if all(record.params[key] == setting[key] for key in PIXELS)
     ]
+    own = models.default_warmup_steps(model)
+    usual = [r for r in found if r.params["protocol"] == "paper" or r.params.get("warmup_steps", 0) == own]
+    return usual or found
 
 
 def _trained_alike(runs: list[Record], model_of: list[Record], rows: dict[str, dict]) -> pd.DataFrame:

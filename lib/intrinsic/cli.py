@@ -76,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels, also in --compare"
     )
-    measure.add_argument("--k", type=_count, default=20, help="neighbors of the maximum-likelihood dimension (20)")
+    measure.add_argument(
+        "--k", type=_count, help="neighbors of the maximum-likelihood dimension (20), also in --compare"
+    )
     measure.add_argument("--per-class", type=_count, metavar="M",
                          help="images a class for K_F at M (250), also in --compare")  # fmt: skip
     measure.add_argument("--flagged", type=Path, metavar="FILE.csv", help="write copies and other suspects to a table")
@@ -310,7 +312,7 @@ def _measure(arguments) -> int:
         source,
         size=arguments.size,
         channels=arguments.channels,
-        k=arguments.k,
+        k=20 if arguments.k is None else arguments.k,
         per_class=250 if arguments.per_class is None else arguments.per_class,
         flagged=arguments.flagged,
         pixel_range=arguments.pixel_range,
@@ -385,7 +387,7 @@ def _compare(arguments, source) -> dict:
     from intrinsic import book, campaign
 
     setting = _setting(arguments) or campaign.stored_setting()
-    asked = {key: getattr(arguments, key) for key in ("size", "channels", "per_class")}
+    asked = {key: getattr(arguments, key) for key in ("size", "channels", "per_class", "k")}
     setting = {**setting, **{key: value for key, value in asked.items() if value is not None}}
     found = campaign.compare(source, setting, unmatched=arguments.unmatched)
     columns = ["dataset", "domain", "size", "channels", "pixel_range", "per_class", "draws", "k", "matched",

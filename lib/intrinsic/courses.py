@@ -22,7 +22,8 @@ def protocols() -> pd.DataFrame:
         for model in models.MODELS:
             how = training.protocol(name, model)
             if how["until"] == "fit":
-                ends = f"once it fits; at {how['max_epochs']} epochs and {how['min_steps']:,} steps at the latest"
+                least = max(how["min_steps"], how["warmup_steps"])
+                ends = f"once it fits; at {how['max_epochs']} epochs and {least:,} steps at the latest"
             else:
                 ends = f"after {how['epochs']} epochs"
             settings = {key: how[key] for key in ("learning_rate", "warmup_steps", "weight_decay")}
@@ -111,14 +112,27 @@ def compared(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     return both.assign(log_loss_ratio=pd.Series(ratio, dtype=float)).rename(columns=shown)
 
 
-def coverage_of_fit(runs: pd.DataFrame) -> str:
-    """How many of `ended`'s runs fitted, and which networks have runs at chance, in a sentence."""
+def verdict(runs: pd.DataFrame, planned: int) -> str:
+    """Whether every network can be trained until it fits, by `ended`'s runs, in two sentences.
+
+    "refuted" where a stored run did not fit; "not refuted" where all planned runs are stored and did; else "not refuted
+    so far". planned: runs of the campaign
+    """
     if runs.empty:
-        return "No run is stored."
+        return f"Undecided: none of {planned} planned runs is stored."
     stuck = runs[runs["steps_at_chance"] >= runs["step"]]
     counts = stuck["model"].value_counts()
     named = ", ".join(f"{n} of {name}" for name, n in counts.items())
-    return f"{int(runs['fitted'].sum())} of {len(runs)} runs fitted; {named or 'none'} stayed at chance."
+    said = "Refuted" if not runs["fitted"].all() else "Not refuted" if len(runs) >= planned else "Not refuted so far"
+    return (
+        f"{said}: of {planned} planned runs {len(runs)} are stored, and {int(runs['fitted'].sum())} of these fitted. "
+        f"At chance until the end: {named or 'none'}."
+    )
+
+
+def planned(name: str = PUBLISHED) -> int:
+    """Training runs of a parameter file of the book."""
+    return len(campaign.cells(campaign.read(images.REPOSITORY / "params" / name)))
 
 
 def said(pairs: pd.DataFrame) -> str:

@@ -34,7 +34,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt, in ma
 
 RUNS_ON_A_GPU = 4  # at most, see runs_at_once
 CHANCE_NATS = 0.01  # below the loss of a constant output, from which a run has learned anything
-CHANCE_STEPS = 1500  # the least before a run that has not ends
+CHANCE_STEPS, CHANCE_EPOCHS = 1500, 5  # the least of both before a run that has not ends
 CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, beside its tensors
 
 
@@ -161,8 +161,9 @@ def train(
 
     until="fit": stop once the accuracy over the whole training set in evaluation mode is at least 0.99 at two
     successive epoch ends. An epoch end is looked at where the running accuracy of its epoch is above 0.97;
-    one that is not looked at breaks the succession. The cap: `max_epochs` epochs and `min_steps` steps, both;
-    for a run at chance `min_steps` and 1,500 steps. At chance: its running loss has never been 0.01 nats below
+    one that is not looked at breaks the succession. The cap: `max_epochs` epochs and `min_steps` steps, both, and no
+    earlier than the end of the warm-up. A run at chance ends after 1,500 steps, 5 epochs, `min_steps` and the warm-up,
+    if that is before the cap. At chance: no class has a weight, and no epoch's running loss has been 0.01 nats below
     `chance_loss`, that of the best constant output.
     until="epochs": exactly `epochs`; `fitted` says whether the same rule holds at the last two epoch ends.
     A loss that is not finite ends the run at that epoch's end; it is a reason, not an exception.
@@ -230,15 +231,22 @@ def train(
             f"{len(x)} images in batches of {batch_size}: batch normalization takes no batch of one image; "
             "give at least two of each"
         )
+    steps = epochs * len(epoch_batches(torch.arange(len(x)), batch_size))
+    if until == "epochs" and steps < warmup_steps:
+        warnings.warn(
+            f"{epochs} epochs are {steps} steps, and the learning rate is whole from step {warmup_steps} on, so this "
+            "run ends before: give more epochs or fewer warmup_steps",
+            stacklevel=3,
+        )
     weights = _class_weights(class_weights, y)
-    at_chance = chance_loss(y, weights) - CHANCE_NATS
+    at_chance = chance_loss(y) - CHANCE_NATS if weights is None else math.inf
     file = None
     if checkpoint is not None:
         settings = {
             "until": [until, epochs] if until == "epochs" else [until, max_epochs, min_steps],
             "batch_size": batch_size,
             "learning_rate": learning_rate,
-            "warmup_steps": warmup_steps,
+            **({"warmup_steps": warmup_steps} if warmup_steps else {}),  # as in a record
             "weight_decay": weight_decay,
             "seed": seed,
             "precision": precision,
@@ -293,11 +301,11 @@ def train(
                 run.parts = parts
                 _free_memory(device)
                 continue
-            running_loss, running_accuracy = (run.total / len(x)).tolist()
+            losses, (running_loss, running_accuracy) = run.history["running_loss_nats"], (run.total / len(x)).tolist()
             run.epoch, run.steps = run.epoch + 1, run.steps + len(batches)
             run.order, run.position, run.total = None, 0, torch.zeros_like(run.total)
             run.history["running_accuracy"].append(running_accuracy)
-            run.history["running_loss_nats"].append(running_loss)
+            losses.append(running_loss)
 
             scores = None
             wanted = until == "fit" or run.epoch > epochs - LOOKS
@@ -313,10 +321,12 @@ def train(
                 run.reason = "epochs" if run.epoch == epochs else None
             elif run.looks >= LOOKS:
                 run.reason = "fit"
-            elif run.steps >= max(min_steps, CHANCE_STEPS) and min(run.history["running_loss_nats"]) > at_chance:
-                run.reason = "chance"
-            elif run.epoch >= max_epochs and run.steps >= min_steps:
+            elif run.steps < max(min_steps, warmup_steps):
+                pass  # whatever is said of a run, it is said of one whose rate has been whole
+            elif run.epoch >= max_epochs:
                 run.reason = "cap"
+            elif run.epoch >= CHANCE_EPOCHS and run.steps >= CHANCE_STEPS and min(losses) > at_chance:
+                run.reason = "chance"
             report(run.epoch, run.steps, running_accuracy, running_loss)
 
     model.eval()
@@ -526,14 +536,13 @@ def warmed_up(learning_rate: float, step: int, warmup_steps: int) -> float:
     return learning_rate * min(1.0, step / warmup_steps) if warmup_steps else learning_rate
 
 
-def chance_loss(y: torch.Tensor, weights: torch.Tensor | None = None) -> float:
+def chance_loss(y: torch.Tensor) -> float:
     """- sum over classes of q log q, nats: the least mean cross-entropy of outputs that are equal for all images.
 
-    y (n,) integers; weights of the loss by class, which enter the shares q of the classes.
+    y (n,) integers, of which class c has the share q
     """
     counts = torch.bincount(y.cpu()).double()
-    shares = counts if weights is None else counts * weights[: len(counts)].double()
-    shares = shares[shares > 0] / shares.sum()
+    shares = counts[counts > 0] / counts.sum()
     return float(-(shares * shares.log()).sum())
 
 

@@ -38,6 +38,7 @@ DICOMS = (".dcm", ".dicom")
 NIFTIS = (".nii", ".nii.gz")
 PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP")
 MAX_VOXELS = 2**29  # of one volume: 512 x 512 x 2,048
+FACTS = "errors, clear"  # what an entry of the cache says beside the images: another one says other things
 WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below both, decoding them again is no matter
 _DEFAULT_NIFTI = "percentile:0.1,99.9"
 _DEEP = "holds grey levels from {:g} to {:g} in more than 8 bits"
@@ -211,7 +212,7 @@ def _key(table, files, digests, reading) -> str:
         for row, frame, axis in zip(file.rows, file.frames, file.axes, strict=True):
             parts[row] = f"{digest} {frame} {axis}"
     decoders = [f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")]
-    return cache.key([repr(reading), *decoders, *parts])
+    return cache.key([repr(reading), FACTS, *decoders, *parts])
 
 
 def _chosen(files, images, facts, skip):
@@ -221,8 +222,8 @@ def _chosen(files, images, facts, skip):
         _refuse(files, errors)
     if clear := facts.get("clear", 0):
         warnings.warn(
-            f"{clear:,} of {len(images):,} pictures are transparent in places, which are read as black: give pictures "
-            "without transparency if that is not what they show",
+            f"{clear:,} of {len(images):,} pictures are transparent in places, and are read as they look on "
+            "black: give pictures without transparency if that is not what they show",
             stacklevel=3,
         )
     good = np.ones(sum(len(file.rows) for file in files), dtype=bool)
