@@ -133,6 +133,7 @@ def test_pairs_are_of_one_network_set_size_and_seed():
     assert pairs.loc["vgg13", ["steps_warm", "steps_cold", "seed"]].tolist() == [2, 4, 0]
     assert pairs.loc["vgg13", "log_loss_ratio"] == pytest.approx(math.log(0.5))
     assert np.isnan(pairs.loc["vgg19", "log_loss_ratio"])
+    assert pairs["fitted"].tolist() == ["both", "with"]
     assert courses.said(pairs.reset_index()) == (
         "Of 2 runs trained both ways 2 fitted with warm-up and 1 without. Where both fitted, the test loss with "
         "warm-up is 0.5 times that without (geometric mean of 1 pair on 1 image set)."

@@ -94,7 +94,8 @@ def compared(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     """Runs that are in both tables of `ended`, here with warm-up and there without: one row a pair.
 
     network, dataset, n_train, seed; fitted, steps, test_loss_nats and test_accuracy of either, with the ending
-    `_warm` and `_cold`; log_loss_ratio, ln(loss with warm-up / loss without), where both fitted.
+    `_warm` and `_cold`; log_loss_ratio, ln(loss with warm-up / loss without), where both fitted; and `fitted`: "both",
+    "with", "without" or "neither".
     """
     keys = ["model", "dataset", "n_train", "seed"]
     numbers = ["fitted", "step", "test_loss_nats", "test_accuracy"]
@@ -108,8 +109,11 @@ def compared(runs: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
         math.log(row.test_loss_nats_warm / row.test_loss_nats_cold) if row.fitted_warm and row.fitted_cold else math.nan
         for row in both.itertuples()
     ]
+    words = {(True, True): "both", (True, False): "with", (False, True): "without", (False, False): "neither"}
+    which = [words[bool(w), bool(c)] for w, c in zip(both["fitted_warm"], both["fitted_cold"], strict=True)]
     shown = {"model": "network", "step_warm": "steps_warm", "step_cold": "steps_cold"}
-    return both.assign(log_loss_ratio=pd.Series(ratio, dtype=float)).rename(columns=shown)
+    both = both.assign(log_loss_ratio=pd.Series(ratio, dtype=float), fitted=pd.Series(which, dtype=object))
+    return both.rename(columns=shown)
 
 
 def verdict(runs: pd.DataFrame, planned: int) -> str:
