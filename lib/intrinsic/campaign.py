@@ -873,8 +873,8 @@ def _run_tasks(todo: list[Task], store: Store, settings: engine.Settings, progre
 #: optimizer steps until fit, divided by sqrt(n_train), that an estimate assumes where no record says otherwise:
 #: ResNet-18 took 7 to 9 on the embedded sets at N = 64 to 256, 4 to 10 on three published ones at 250, 9 on mnist
 TYPICAL_STEPS = 7.0
-#: the same with a warm-up of 2,000 steps: VGG-13 took 22 and 24 on two embedded sets at N = 64, 42 on a published one
-#: at 500
+#: the same with a warm-up of 2,000 steps: VGG-13 took 22 and 24 on two embedded sets at N = 64, the three VGGs took
+#: 41 to 132 on two published ones at 500
 WARMED_UP_STEPS = 30.0
 #: a gradient of the image alone, and a forward pass, in units of a training step of as many images: ResNet-18 on a
 #: CPU at 64 pixels .62 and .23, ResNet-50 .55 and .22, VGG-13 in batches of 16 .40 and .18
@@ -1438,6 +1438,18 @@ def missing(p: Params, *, store: Store | None = None) -> list[str]:
     return out
 
 
+def _stored_runs(p: Params, store: Store) -> Iterator[tuple[Record, dict]]:
+    """(training record, what names it in a frame) of each run of the grid that is stored, in the grid's order."""
+    table = _lookup("training", store)
+    for source, model, n_train, seed in cells(p):
+        if found := _stored(table, p, source, model, n_train, seed):
+            record = _current(found, source, p)
+            row = {"dataset": record.params["dataset"], "family": _family(source)}
+            row["domain"] = record.provenance.get("domain", "unknown")
+            row |= {"model": model, "n_train": n_train, "seed": seed, "fitted": bool(record.metrics["fitted"])}
+            yield record, row
+
+
 def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     """One row a training run, with its attack, its representation and its image set's properties.
 
@@ -1454,7 +1466,6 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
             if outcome.failed:
                 label, reason = outcome.failed[0]
                 raise CampaignError(f"{len(outcome.failed)} runs failed, the first: {label}: {reason}")
-    trained = _lookup("training", store)
     attacked: dict[str, Record] = {}
     wanted = {key: _attack_wanted(p)[key] for key in FGSM_KEYS}
     for record in _all_records("attack", store):
@@ -1467,16 +1478,8 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
         represented.setdefault(record.params["parent"], []).append(record)
     properties = properties_frame(p, store=store)
     rows = []
-    for source, model, n_train, seed in cells(p):
-        found = _stored(trained, p, source, model, n_train, seed)
-        if not found:
-            continue
-        record = _current(found, source, p)
-        row = {"dataset": record.params["dataset"], "family": _family(source)}
-        row["domain"] = record.provenance.get("domain", "unknown")
-        row |= {"model": model, "n_train": n_train, "seed": seed, "parent": record.id}
-        row |= record.metrics
-        row["fitted"] = bool(record.metrics["fitted"])
+    for record, named in _stored_runs(p, store):
+        row = {**named, "parent": record.id, **record.metrics, "fitted": named["fitted"]}  # there a number
         if record.id in attacked:
             row |= {
                 k: v
@@ -1487,7 +1490,7 @@ def runs_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
         if record.id in slopes:
             row |= slopes[record.id].metrics
         for other in represented.get(record.id, []):
-            if _same(other, _representation_wanted(p, model)):
+            if _same(other, _representation_wanted(p, named["model"])):
                 row |= {k: v for k, v in other.metrics.items() if k.startswith("d_")}
         rows.append(row)
     frame = pd.DataFrame(rows)
@@ -1510,23 +1513,18 @@ def courses_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     classes, as training sets are balanced; missing where no properties of the set are stored); and of the whole run
     fitted, reason, test_loss_nats, test_accuracy.
     """
-    store = store or default_store()
-    table, rows = _lookup("training", store), []
+    store, rows = store or default_store(), []
     properties = properties_frame(p, store=store)
     classes = {} if properties.empty else dict(zip(properties["dataset"], properties["n_classes"], strict=True))
-    for source, model, n_train, seed in cells(p):
-        found = _stored(table, p, source, model, n_train, seed)
-        if not found:
-            continue
-        record = _current(found, source, p)
-        q, losses = record.params, record.series.get("running_loss_nats", ())
+    for record, named in _stored_runs(p, store):
+        losses = record.series.get("running_loss_nats", ())
         each = round(record.metrics["steps"] / record.metrics["epochs"])
-        run = {"dataset": q["dataset"], "family": _family(source)}
-        run["domain"] = record.provenance.get("domain", "unknown")
-        run |= {"model": model, "n_train": n_train, "seed": seed, "warmup_steps": q.get("warmup_steps", 0)}
-        run |= {"fitted": bool(record.metrics["fitted"]), "reason": record.provenance.get("stopped", "")}
+        run = {**named, "warmup_steps": record.params.get("warmup_steps", 0), "epoch_steps": each}
+        run |= {
+            "reason": record.provenance.get("stopped", ""),
+            "chance_nats": math.log(classes.get(named["dataset"], math.nan)),
+        }
         run |= {key: record.metrics.get(key) for key in ("test_loss_nats", "test_accuracy")}
-        run |= {"chance_nats": math.log(classes.get(q["dataset"], math.nan)), "epoch_steps": each}
         rows += [{**run, "epoch": i, "step": i * each, "running_loss_nats": loss} for i, loss in enumerate(losses, 1)]
     return _numeric(pd.DataFrame(rows))
 
@@ -1539,23 +1537,15 @@ def layers_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     Only runs with more layers than the paper's one enter; `layers: blocks` in a parameter file makes them.
     """
     store = store or default_store()
-    trained, represented, rows = _lookup("training", store), {}, []
+    represented, rows = {}, []
     for record in _all_records("representation", store):
         represented.setdefault(record.params["parent"], []).append(record)
-    for source, model, n_train, seed in cells(p):
-        found = _stored(trained, p, source, model, n_train, seed)
-        if not found:
-            continue
-        run = _current(found, source, p)
-        layers = [
-            r for r in represented.get(run.id, []) if _same(r, _representation_wanted(p, model, r.params["layer"]))
-        ]
+    for run, row in _stored_runs(p, store):
+        model, found = row["model"], represented.get(run.id, [])
+        layers = [r for r in found if _same(r, _representation_wanted(p, model, r.params["layer"]))]
         if len(layers) < 2:
             continue
         order = representations.blocks(models.create(model, channels=3))
-        row = {"dataset": run.params["dataset"], "family": _family(source)}
-        row |= {"domain": run.provenance.get("domain", "unknown"), "model": model, "n_train": n_train, "seed": seed}
-        row["fitted"] = bool(run.metrics["fitted"])
         for one in sorted(layers, key=lambda r: order.index(r.params["layer"])):
             layer = one.params["layer"]
             place = {"layer": layer, "depth": order.index(layer) + 1}
