@@ -646,13 +646,19 @@ def test_a_comparison_is_at_the_images_a_class_that_are_asked_for(capsys, two_se
     assert "sets at another setting are not counted" in out
 
 
-@pytest.mark.parametrize(("option", "value", "size", "channels"), [("--size", "10", 10, 1), ("--channels", "3", 12, 3)])
-def test_a_comparison_is_at_the_size_and_channels_that_are_asked_for(
-    capsys, two_settings, option, value, size, channels
-):
+@pytest.mark.parametrize(
+    ("option", "value", "key", "asked"),
+    [
+        ("--size", "10", "size", 10),
+        ("--channels", "3", "channels", 3),
+        ("--k", "10", "k", 10),
+        ("--pixel-range", "image", "pixel_range", "image"),
+    ],
+)
+def test_a_comparison_is_at_the_setting_that_is_asked_for(capsys, two_settings, option, value, key, asked):
     code, out, _ = run(capsys, "measure", two_settings, "--compare", "--per-class", "20", option, value, "--json")
     found = json.loads(out)["compared"]
     assert code == 0
-    assert (found["setting"]["size"], found["setting"]["channels"]) == (size, channels)
-    assert [(row["dataset"], row["size"], row["channels"]) for row in found["sets"]] == [("mine", size, channels)]
+    assert found["setting"][key] == asked
+    assert [(row["dataset"], row[key]) for row in found["sets"]] == [("mine", asked)]
     assert {name for name, _ in found["left_out"]} == {"slab_waves", "torus_waves"}

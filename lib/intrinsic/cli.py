@@ -204,8 +204,8 @@ def _add_reading(parser) -> None:
     _add_rules(parser)
     parser.add_argument("--levels", help="what becomes 0 and 255 above 8 bits: full, window, range:LOW,HIGH, "
                         "percentile:LOW,HIGH")  # fmt: skip
-    parser.add_argument("--pixel-range", choices=("stored", "image"), default="stored",
-                        help="grey levels as stored, or each image's maximum at 255")  # fmt: skip
+    parser.add_argument("--pixel-range", choices=("stored", "image"),
+                        help="grey levels as stored (the default), or each image's maximum at 255")  # fmt: skip
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
 
 
@@ -315,7 +315,7 @@ def _measure(arguments) -> int:
         k=20 if arguments.k is None else arguments.k,
         per_class=250 if arguments.per_class is None else arguments.per_class,
         flagged=arguments.flagged,
-        pixel_range=arguments.pixel_range,
+        pixel_range=arguments.pixel_range or "stored",
         progress=not arguments.json,
     )
     compared, why = None, ""
@@ -387,7 +387,7 @@ def _compare(arguments, source) -> dict:
     from intrinsic import book, campaign
 
     setting = _setting(arguments) or campaign.stored_setting()
-    asked = {key: getattr(arguments, key) for key in ("size", "channels", "per_class", "k")}
+    asked = {key: getattr(arguments, key) for key in ("size", "channels", "pixel_range", "per_class", "k")}
     setting = {**setting, **{key: value for key, value in asked.items() if value is not None}}
     found = campaign.compare(source, setting, unmatched=arguments.unmatched)
     columns = ["dataset", "domain", "size", "channels", "pixel_range", "per_class", "draws", "k", "matched",
