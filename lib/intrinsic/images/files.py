@@ -220,7 +220,7 @@ def _chosen(files, images, facts, skip):
     errors = {row: why for row, why in facts["errors"]}
     if errors and not skip:
         _refuse(files, errors)
-    if clear := facts.get("clear", 0):
+    if clear := facts["clear"]:
         warnings.warn(
             f"{clear:,} of {len(images):,} pictures are transparent in places, and are read as they look on "
             "black: give pictures without transparency if that is not what they show",
