@@ -54,15 +54,16 @@ def test_protocols_say_what_training_does():
 )
 def test_steps_at_chance_end_with_the_first_epoch_below_the_best_constant(losses, classes, at_chance):
     [run] = courses.ended(frame(course(losses, chance=classes))).itertuples()
-    assert run.steps_at_chance == at_chance
+    assert run.first_at_chance == at_chance
     assert run.step == 2 * len(losses)
+    assert run.at_chance == (losses[-1] > math.log(classes) - 0.01)
 
 
-def test_a_run_of_unknown_classes_has_no_steps_at_chance():
+def test_a_run_of_unknown_classes_is_not_said_to_be_at_chance():
     rows = frame(course([0.7, 0.7]), course([0.7, 0.7], dataset="b")).assign(
         chance_nats=lambda t: t["chance_nats"].where(t["dataset"] == "a")
     )
-    found = courses.ended(rows).set_index("dataset")["steps_at_chance"]
+    found = courses.ended(rows).set_index("dataset")["first_at_chance"]
     assert found["a"] == 4
     assert np.isnan(found["b"])
     assert courses.steps_until_fit(courses.ended(rows))["at_chance"].tolist() == [1]
@@ -76,6 +77,7 @@ def test_steps_until_fit_count_fitted_runs_alone():
             course([0.7, 0.7, 0.7, 0.7, 0.1], seed=2),
             course([0.7] * 50, seed=3, fitted=False),
             course([0.7, 0.5] * 20, seed=4, fitted=False),
+            course([0.7, 0.5, 0.7, 0.7], seed=5, fitted=False),
             course([0.4], model="resnet50", n_train=64),
             course([0.4], model="resnet18", n_train=64),
             course([0.4, 0.2], model="resnet18", n_train=32),
@@ -89,7 +91,7 @@ def test_steps_until_fit_count_fitted_runs_alone():
         ("vgg13", 32),
     ]
     vgg = table.iloc[3]
-    assert (vgg["runs"], vgg["fitted"], vgg["at_chance"]) == (5, 3, 1)
+    assert (vgg["runs"], vgg["fitted"], vgg["at_chance"]) == (6, 3, 2)
     assert (vgg["median_steps"], vgg["least_steps"], vgg["most_steps"], vgg["longest_at_chance"]) == (6, 4, 10, 8)
 
 
@@ -155,12 +157,12 @@ def test_without_records_tables_are_empty_and_sentences_say_so(tmp_path):
 def test_the_verdict_says_what_is_stored_of_what_is_planned_and_names_runs_at_chance():
     runs = courses.ended(frame(course([0.7] * 3, fitted=False), course([0.1], seed=1)))
     assert courses.verdict(runs, 9) == (
-        "Refuted: of 9 planned runs 2 are stored, and 1 of these fitted. At chance until the end: 1 of vgg13."
+        "Refuted: of 9 planned runs 2 are stored, and 1 of these fitted. At chance in the end: 1 of vgg13."
     )
     fitted = runs[runs["fitted"]]
     assert courses.verdict(fitted, 9).startswith("Not refuted so far: of 9 planned runs 1 are stored, and 1 of these")
     assert courses.verdict(fitted, 1).startswith("Not refuted: ")
-    assert courses.verdict(fitted, 1).endswith("At chance until the end: none.")
+    assert courses.verdict(fitted, 1).endswith("At chance in the end: none.")
 
 
 def test_a_stored_course_is_that_of_its_run(tmp_path):

@@ -147,6 +147,8 @@ def test_unless_told_otherwise_1500_steps_come_before_did_not_fit():
         ([0.5, 0.5, 0.9, 0.5], 8, "cap"),  # learned once
         ([0.5] * 5 + [0.9], 8, "cap"),  # just in time
         ([0.5] * 6 + [0.9], 6, "chance"),
+        ([0.9, 0.5], 6, "chance"),  # learned, and lost it: five epochs at chance
+        ([0.5, 0.9, 0.5], 7, "chance"),
         ([0.7], 6, "chance"),  # right more often, and yet worse than a constant: .127 x .7 + 2.127 x .3 = .727 > .693
         ([0.75], 8, "cap"),  # .627
     ],

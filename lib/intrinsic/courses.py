@@ -1,4 +1,4 @@
-"""How training runs go: what each protocol says of each network, steps until fit, and runs that never leave chance.
+"""How training runs go: what each protocol says of each network, steps until fit, and runs that end at chance.
 
 Everything is read from records; nothing is trained here.
 """
@@ -37,36 +37,39 @@ def published(name: str = PUBLISHED, *, store: Store | None = None) -> pd.DataFr
 
 
 def ended(courses: pd.DataFrame) -> pd.DataFrame:
-    """One row a run, its last: network, N, how it ended, and the steps that it spent at chance, `steps_at_chance`.
+    """One row a run, its last epoch: network, N, how it ended; first_at_chance and at_chance.
 
-    At chance: before the first epoch whose running loss is `training.CHANCE_NATS` below `chance_nats`. All steps, where
-    there is none; missing where chance_nats is.
+    At chance is an epoch whose running loss is not `training.CHANCE_NATS` below `chance_nats`.
+
+    first_at_chance  steps before the first epoch that is not; all steps, where there is none
+    at_chance        whether the last epoch is. Both are missing or False where chance_nats is missing
     """
     if courses.empty:
-        return courses.assign(steps_at_chance=pd.Series(dtype=float))
+        return courses.assign(first_at_chance=pd.Series(dtype=float), at_chance=pd.Series(dtype=bool))
     keys = ["dataset", "model", "n_train", "seed"]
     learned = courses["running_loss_nats"] < courses["chance_nats"] - training.CHANCE_NATS
     before = courses.assign(before=courses["step"].where(learned) - courses["epoch_steps"])
     last = courses.sort_values("step", kind="stable").groupby(keys, as_index=False, sort=False).last()
-    first = before.groupby(keys, sort=False)["before"].min().rename("steps_at_chance").reset_index()
+    first = before.groupby(keys, sort=False)["before"].min().rename("first_at_chance").reset_index()
     table = last.merge(first, on=keys)
     known = table["chance_nats"].notna()
-    return table.assign(steps_at_chance=table["steps_at_chance"].fillna(table["step"]).where(known))
+    table["at_chance"] = table["running_loss_nats"] >= table["chance_nats"] - training.CHANCE_NATS
+    return table.assign(first_at_chance=table["first_at_chance"].fillna(table["step"]).where(known))
 
 
 def steps_until_fit(runs: pd.DataFrame) -> pd.DataFrame:
     """One row a network and N, of `ended`'s rows.
 
-    network, n_train, runs, fitted, at_chance (runs that never left it); of fitted runs median_steps, least_steps,
-    most_steps and longest_at_chance.
+    network, n_train, runs, fitted, at_chance (runs that ended there); of fitted runs median_steps, least_steps,
+    most_steps and longest_at_chance, the most steps before one first left it.
     """
     counts, steps = ["runs", "fitted", "at_chance"], ["median_steps", "least_steps", "most_steps", "longest_at_chance"]
     columns = ["network", "n_train", *counts, *steps]
     rows = []
     for (model, n_train), part in runs.groupby(["model", "n_train"], sort=False) if len(runs) else ():
         fitted = part[part["fitted"]]
-        row = [model, n_train, len(part), len(fitted), int((part["steps_at_chance"] >= part["step"]).sum())]
-        row += [fitted["step"].median(), fitted["step"].min(), fitted["step"].max(), fitted["steps_at_chance"].max()]
+        row = [model, n_train, len(part), len(fitted), int(part["at_chance"].sum())]
+        row += [fitted["step"].median(), fitted["step"].min(), fitted["step"].max(), fitted["first_at_chance"].max()]
         rows.append(row)
     table = pd.DataFrame(rows, columns=columns)
     place = table["network"].map({name: i for i, name in enumerate(models.MODELS)}).fillna(len(models.MODELS))
@@ -124,13 +127,12 @@ def verdict(runs: pd.DataFrame, planned: int) -> str:
     """
     if runs.empty:
         return f"Undecided: none of {planned} planned runs is stored."
-    stuck = runs[runs["steps_at_chance"] >= runs["step"]]
-    counts = stuck["model"].value_counts()
+    counts = runs[runs["at_chance"]]["model"].value_counts()
     named = ", ".join(f"{n} of {name}" for name, n in counts.items())
     said = "Refuted" if not runs["fitted"].all() else "Not refuted" if len(runs) >= planned else "Not refuted so far"
     return (
         f"{said}: of {planned} planned runs {len(runs)} are stored, and {int(runs['fitted'].sum())} of these fitted. "
-        f"At chance until the end: {named or 'none'}."
+        f"At chance in the end: {named or 'none'}."
     )
 
 

@@ -112,8 +112,8 @@ def default_batch_size(model: str | nn.Module) -> int:
 def default_warmup_steps(model: str | nn.Module) -> int:
     """Steps over which the rate rises to its value: 2,000 for a VGG, which has no batch normalization; 0 for others.
 
-    2 / (1 - beta2) of Adam's beta2 = 0.999, the rule of Ma & Yarats 2021. Without it VGG-16 stayed at chance on knee
-    X-rays (params/warmup.yaml), and VGG-19 gave 500 chest X-rays the same output, to 1e-5 of it, from 128 steps on.
+    2 / (1 - beta2) of Adam's beta2 = 0.999, the rule of Ma & Yarats 2021. Without it VGG-16 did not fit
+    500 knee X-rays and VGG-19 did not fit 500 chest X-rays in 100 epochs (params/warmup.yaml).
     """
     return 2000 if _is_vgg(model) else 0
 

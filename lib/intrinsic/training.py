@@ -33,8 +33,8 @@ SHIFT = 1 / 8  # of the side: the farthest that "shift" moves an image
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # of mallopt, in malloc.h
 
 RUNS_ON_A_GPU = 4  # at most, see runs_at_once
-CHANCE_NATS = 0.01  # below the loss of a constant output, from which a run has learned anything
-CHANCE_STEPS, CHANCE_EPOCHS = 1500, 5  # the least of both before a run that has not ends
+CHANCE_NATS = 0.01  # below the loss of a constant output, from which an epoch is not at chance
+CHANCE_STEPS, CHANCE_EPOCHS = 1500, 5  # the least of both that are at chance before a run ends
 CONTEXT_BYTES = 600 * 2**20  # of a process on a GPU, beside its tensors
 
 
@@ -162,9 +162,9 @@ def train(
     until="fit": stop once the accuracy over the whole training set in evaluation mode is at least 0.99 at two
     successive epoch ends. An epoch end is looked at where the running accuracy of its epoch is above 0.97;
     one that is not looked at breaks the succession. The cap: `max_epochs` epochs and `min_steps` steps, both, and no
-    earlier than the end of the warm-up. A run at chance ends after 1,500 steps, 5 epochs, `min_steps` and the warm-up,
-    if that is before the cap. At chance: no class has a weight, and no epoch's running loss has been 0.01 nats below
-    `chance_loss`, that of the best constant output.
+    earlier than the end of the warm-up. Between that and the cap a run ends whose last 1,500 steps and 5 epochs were at
+    chance: the running loss of an epoch is not 0.01 nats below `chance_loss`, that of the best constant output. Runs
+    whose classes have weights are never said to be at chance.
     until="epochs": exactly `epochs`; `fitted` says whether the same rule holds at the last two epoch ends.
     A loss that is not finite ends the run at that epoch's end; it is a reason, not an exception.
     Where the device has not enough memory for a step, the run starts over with batches in halves, quarters, ... whose
@@ -325,8 +325,8 @@ def train(
                 pass  # whatever is said of a run, it is said of one whose rate has been whole
             elif run.epoch >= max_epochs:
                 run.reason = "cap"
-            elif run.epoch >= CHANCE_EPOCHS and run.steps >= CHANCE_STEPS and min(losses) > at_chance:
-                run.reason = "chance"
+            elif run.epoch >= (recent := max(CHANCE_EPOCHS, -(-CHANCE_STEPS // len(batches)))):
+                run.reason = "chance" if min(losses[-recent:]) > at_chance else None
             report(run.epoch, run.steps, running_accuracy, running_loss)
 
     model.eval()
