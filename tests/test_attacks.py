@@ -611,6 +611,17 @@ def test_the_radius_is_about_that_of_bisected_pgd_with_a_fraction_of_the_gradien
     assert ratio.max() < 1.2
 
 
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+def test_the_radius_of_an_image_on_the_boundary_is_nearly_none(norm):
+    """Outputs of a black image are equal without a bias, and the first class wins; one step away the second may."""
+    model, _ = linear()
+    x = torch.zeros(2, 1, SIDE, SIDE)
+    radius, found = minimal_radius(model, x, np.array([0, 1]), norm=norm, return_images=True)
+    assert 0 < radius[0] < 1e-5
+    assert radius[1] == 0
+    assert labels_of(model, found).tolist() == [1, 0]
+
+
 def test_a_radius_that_does_not_exist_is_infinite():
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
     with torch.no_grad():

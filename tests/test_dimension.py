@@ -95,6 +95,28 @@ def test_twonn_without_discard_drops_only_the_largest_ratio():
     assert twonn_dimension(x, 0) == pytest.approx((logs @ y) / (logs @ logs), rel=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("fit", ["line", "likelihood"])
+def test_twonn_needs_ratios_that_it_keeps(fit):
+    grid = np.stack(np.meshgrid(np.arange(12.0), np.arange(12.0)), axis=-1).reshape(-1, 2)
+    grid[70] += 0.1  # its ratio, and those of its neighbors, are discarded; all others are 1
+    found = twonn_dimension(grid, fit=fit)
+    assert math.isnan(found)
+    assert math.isnan(found.low)
+    few = np.random.default_rng(0).random((15, 3))
+    found = twonn_dimension(few, 0.9, fit=fit)  # a half keeps none of its seven
+    assert math.isfinite(found)
+    assert math.isnan(found.low) == math.isnan(found.high)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("estimate", [lambda x: mle_dimension(x, 2), twonn_dimension])
+def test_four_points_have_an_estimate_and_no_interval(estimate):
+    found = estimate(np.random.default_rng(0).random((4, 3)))
+    assert found > 0
+    assert math.isnan(found.low) == math.isnan(found.high)
+
+
 def test_estimates_agree_with_scikit_dimension():
     x = ball(300, 4, ambient=12, seed=4)
     assert mle_dimension(x, 15) == pytest.approx(skdim.id.MLE().fit(x, n_neighbors=15, comb="mle").dimension_, rel=1e-9)

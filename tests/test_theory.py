@@ -294,6 +294,14 @@ def test_the_radius_of_a_logistic_classifier_is_never_below_the_bound_in_either_
     assert (theory.radius_bound(f, 1 - y, 1.0) == 0).all()
 
 
+def test_equal_points_with_different_values_have_no_interpolant():
+    points = np.array([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    with pytest.raises(BadTheory, match="no function interpolates"):
+        theory.least_slope_interpolant(points, points, [0, 1, 1])
+    with pytest.raises(BadTheory, match="no function interpolates"):
+        theory.least_slope_interpolant(points, points, [0, 0.25, 1])
+
+
 def test_the_least_slope_interpolant_attains_the_best_worst_radius():
     points, labels = manifolds.parallel_tori(300, 2, 0.3, seed=4)
     radii, k = theory.ball_radii(points, labels), theory.largest_slope(points, labels)

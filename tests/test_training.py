@@ -401,8 +401,8 @@ def test_defaults_are_those_of_the_network(monkeypatch):
     monkeypatch.setattr(models, "default_warmup_steps", lambda _: 5)
     model = tiny()
     before = [p.clone() for p in model.parameters()]
-    result = training.train(model, x, y, until="epochs", epochs=1)
-    assert result.steps == 2
+    result = training.train(model, x, y, until="epochs", epochs=3)
+    assert result.steps == 6
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 

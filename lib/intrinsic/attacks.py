@@ -26,6 +26,7 @@ NORMS = ("linf", "l2")
 ATTACKS = ("fgsm", "pgd", "apgd_ce", "apgd_margin", "fab", "square", "autoattack")
 RAY = (8, 4, 2, 1, 1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32)  # points on the way to the linearized boundary, and beyond
 _TINY = 1e-30  # in place of 0 in a denominator
+SMALLEST = 1e-6  # radius from which the search of step 2 starts at least: a fraction of a grey level
 
 
 class OutOfRange(ValueError):
@@ -416,8 +417,9 @@ def minimal_radius(
     return_images  give (radius, images): the adversarial images, or the image itself where none was found
     0 where the network is wrong at x; infinity where nothing was found, as for a network that ignores its input.
 
-    1. One gradient: the nearest point in [0, 1] of the linearized boundary, exactly; and the first of nine points
-       on the ray to it that is misclassified.
+    1. One gradient: the nearest point in [0, 1] of the linearized boundary, exactly so for two classes (for more, along
+       the gradient of the loss, which mixes the wrong classes); and the first of nine points on the ray to it that is
+       misclassified.
     2. PGD in a ball whose radius e is the image's own: from an eighth of the distance in 1 it grows by a tenth each
        step until a point is misclassified; then it shrinks by a factor 1 - g while points are misclassified and grows
        by 1 + g while they are not, never beyond the best radius. Steps are a e long, and half the last step is added.
@@ -465,6 +467,7 @@ def _nearest(model, pixels, labels, norm, gradients) -> tuple[torch.Tensor, torc
             points = (start + t * step).clamp(0, 1)
             look(rows, points, model(points))
     radius = torch.minimum(best[rows], _distance(start + step, start, norm)) / 8
+    radius = radius.clamp_min(SMALLEST)  # of two equal outputs the boundary is here, and no rate enlarges 0
     points, last, found = start, torch.zeros_like(start), torch.zeros_like(wrong[rows])
     for k in range(1, gradients + 1):
         fall = (1 + math.cos(math.pi * k / gradients)) / 2

@@ -129,6 +129,7 @@ def twonn_dimension(x, discard=0.1, *, fit="line", interval=True, group=None, se
     fit       "line" as above; "likelihood": m / (sum_{i<=m} x_i + (n - m) x_m), m = floor((1 - discard) n), the
               maximum likelihood where larger ratios are only known to be larger; n / sum log mu for discard=0
     interval, group, seed    as for mle_dimension
+    NaN where no ratio that is kept is above 1: as on a grid, whose points have several neighbors at one distance.
     Raises DuplicatePoints where T_1 = 0.
     Source: Facco et al. 2017, eq. 5, with their F_i = i/n (some codes use (i-1)/n).
     """
@@ -374,7 +375,11 @@ def _mle(near, k, norm, interval, seed):
         raise BadPoints(f'k={k} leaves no ratio of distances to average: norm "{norm}" needs k of at least {least}')
     factor = 1 if norm == "k-1" else (k - 1) / (k - 2)
     facts = {"estimator": "mle", "norm": norm}
-    return _estimate(near, k, lambda v: factor * v.mean(), interval, seed, f"MLE, {norm}", facts)
+
+    def inverse(values):  # no point of a half may have two neighbors in it
+        return factor * values.mean() if len(values) else math.nan
+
+    return _estimate(near, k, inverse, interval, seed, f"MLE, {norm}", facts)
 
 
 def _twonn_inverse(values, discard, fit):
@@ -382,10 +387,12 @@ def _twonn_inverse(values, discard, fit):
     values = np.sort(values)
     n, kept = len(values), _kept(len(values), discard, fit)
     x = values[:kept]
+    if not (x > 4 * RELATIVE_ERROR).any():  # none, or none is nearer to one neighbor than to another
+        return math.nan
     if fit == "likelihood":
         return (x.sum() + (n - kept) * x[-1]) / kept
     y = -np.log1p(-np.arange(1, kept + 1) / n)
-    return (x @ x) / (x @ y) if x.any() else math.nan  # all equally far from two neighbors: no ratio to fit
+    return (x @ x) / (x @ y)
 
 
 def _kept(n, discard, fit):
@@ -404,7 +411,8 @@ def _estimate(near, k, inverse, interval, seed, title, facts):
 
 def _with_interval(value, split, degrees, title, facts):
     """Estimate with the interval of `split`: log d of both halves of each split, (splits, 2) or empty."""
-    if not split.size:
+    split = split[np.isfinite(split).all(axis=1)] if split.size else split
+    if not len(split):
         return Estimate(value, method=title, **facts)
     half = student.ppf((1 + LEVEL) / 2, degrees) * math.sqrt(np.mean((split[:, 0] - split[:, 1]) ** 2) / 4)
     method = f"{title}; half-samples, {len(split)} splits, t({degrees})"

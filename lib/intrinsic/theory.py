@@ -279,12 +279,12 @@ def crossing(n, loss, bound, exponent, predicted):
 
 
 def least_bound(near, *, image_by_image=False):
-    """The smallest value that Theorem 1 can promise for the images of `near`, whatever network fits them.
+    """The smallest value that Theorem 1 can promise for the images of `near`, whatever network interpolates them.
 
         (K_f + K_F) E delta_N >= 2 K_F_hat E delta_N,    measured as  2 * mean T_1 / smallest distance between labels
 
     since every interpolant has K_f >= K_F_hat, and K_F >= K_F_hat. From 1 on the bound says nothing about these labels
-    at this number of images, for any network, and no exponent of a loss can speak against it.
+    at this number of images, for any interpolant, and no exponent of a loss can speak against it.
 
     near             Neighbors with labels. The result has no unit
     image_by_image   the mean of min(1, 2 K_F_hat T_1): the same proof with |f - F| <= 1 used for every image, never
@@ -346,9 +346,12 @@ def least_slope_interpolant(x, points, values, slope=None):
 
     slope   K, by default the largest slope between two of the points, which is K_F_hat for labels 0 and 1; any larger
             one interpolates too. f has slope K on all of R^D.   Source: McShane 1934; theory chapter, Theorem 2.
+    Raises BadTheory where two equal points have different values, which no function interpolates.
     """
     x, points, values = _arrays(x, points, values)
     slope = largest_slope(points, values) if slope is None else slope
+    if not math.isfinite(slope):
+        raise BadTheory("two equal points have different values, which no function interpolates; drop them first")
     return np.concatenate([np.maximum((values - slope * row).max(axis=1), 0) for row in _distances(x, points)])
 
 
@@ -364,7 +367,9 @@ def largest_slope(points, values):
     for row in _distances(points, points):
         rise = np.abs(values[start : start + len(row), None] - values)
         start += len(row)
-        best = max(best, float(np.divide(rise, row, out=np.zeros_like(row), where=rise > 0).max()))
+        with np.errstate(divide="ignore"):  # equal points: infinite
+            slopes = np.divide(rise, row, out=np.zeros_like(row), where=rise > 0)
+        best = max(best, float(slopes.max()))
     return best
 
 
