@@ -72,7 +72,7 @@ def test_verdicts_of_a_campaign_under_way_are_interim(monkeypatch):
     runs = simulated(9, seed=1)
     runs = runs.assign(d_data_all=runs["d_data"], k_f_all=runs["k_f"])
     for planned, interim in ((len(runs), False), (len(runs) + 1, True)):
-        monkeypatch.setattr(overview.campaign, "cells", lambda p, planned=planned: [None] * planned)
+        monkeypatch.setattr(overview, "within_reach", lambda _, planned=planned: planned)
         table = overview.verdicts(overview.Shown(P, pd.DataFrame(), runs))
         assert ("An interim look" in table) == interim
         assert table.count("** so far") == (len(statistics.CLAIMS) if interim else 0)
@@ -87,6 +87,12 @@ def test_coverage_counts_what_is_stored_and_names_what_is_out_of_reach():
     assert "| 64 | none | 5,000 |" in page
     assert "| none | 64 | 5,000 |" in page
     assert "| all 2 | 2 | 16 |" in page
+
+
+def test_runs_out_of_reach_are_not_waited_for():
+    found = overview.Shown(P, properties(["digits_0_1", "digits_4_9"]), pd.DataFrame())
+    assert len(overview.campaign.cells(P)) == 16
+    assert overview.within_reach(found) == 8  # half of them ask for 5,000 images
 
 
 def test_a_set_in_the_plane_leads_to_its_page_where_there_is_one():

@@ -528,20 +528,33 @@ def test_an_upper_bound_is_refuted_by_smaller_exponents_only():
     assert beside.startswith("rank correlation of log loss with d_data -1 ")
 
 
-def test_a_bound_that_says_nothing_is_not_refuted():
-    frame = simulated(20, excess=-0.4)
-    assert claim_data_dimension(frame).verdict == "not supported"
+@pytest.mark.parametrize(("excess", "said"), [(-0.4, "not supported"), (0.4, "supported")])
+def test_sets_about_which_a_bound_says_nothing_decide_nothing(excess, said):
+    frame = simulated(20, excess=excess)
+    assert claim_data_dimension(frame).verdict == said
     number = frame["dataset"].str.removeprefix("set").astype(int)
-    for below, verdict in ((20, "not supported"), (8, "not supported"), (7, "undecided"), (0, "undecided")):
+    for below, verdict in ((20, said), (8, said), (7, "undecided"), (0, "undecided")):
         found = claim_data_dimension(frame.assign(least_bound=np.where(number < below, 0.5, 1.0)))
         assert found.verdict == verdict
+        assert found.testable == (below >= 8)
+        assert found.n_sets == (below if below >= 8 else 20)
+        assert any("decide nothing either way" in caveat for caveat in found.caveats) == (below < 8)
         assert found.beside["Sets about which the bound says anything"].startswith(f"{below} set")
-    slow = frame["n_train"] ** -0.8  # the sets that can speak are fast, the others slow: nothing is refuted
+    # the sets that can speak say the opposite of the others, and are heard
     mixed = frame.assign(least_bound=np.where(number < 8, 0.5, np.nan))
-    mixed["test_loss_nats"] *= np.where(number < 8, slow, 1)
-    assert claim_data_dimension(mixed).refutable is False
-    good = simulated(12, excess=0.4).assign(least_bound=2.0)
-    assert claim_data_dimension(good).verdict == "supported"
+    mixed["test_loss_nats"] *= np.where(number < 8, frame["n_train"] ** (2.0 * excess), 1)
+    found = claim_data_dimension(mixed)
+    assert found.verdict == {"supported": "not supported", "not supported": "supported"}[said]
+
+
+def test_networks_at_one_size_enter_no_exponent_and_are_counted():
+    frame = simulated(9, excess=0.4)
+    model, size = frame["model"].iloc[0], frame["n_train"].iloc[0]
+    alone = (frame["model"] == model) & (frame["n_train"] != size)
+    found = claim_data_dimension(frame[~alone])
+    left = int(((frame["model"] == model) & ~alone).sum())
+    assert f"{left} runs of networks at one size N only" in found.sentence
+    assert model not in found.sentence
 
 
 def test_an_effect_of_zero_is_told_from_one_of_the_size_claimed():
@@ -646,10 +659,28 @@ def test_a_set_alone_in_its_family_keeps_its_name():
     assert set(found.leave_one_out["left_out"]) == {*(f"set{i}" for i in range(1, 8)), "source 0"}
 
 
+def steep_none():
+    found = claim_sharpness_generalization(simulated(9, **STRONG))
+    return replace(found, effect=0.3, low=-0.7, high=1.3, p=0.5)
+
+
+def test_one_that_cannot_be_computed_counts_in_holms_adjustment():
+    frame = simulated(9, **STRONG).assign(k_f=2.0)
+    found = claims(frame)
+    assert math.isnan(found["sharpness_generalization"].p)
+    least = min(v.p for v in found.values() if math.isfinite(v.p))
+    assert min(v.p_holm for v in found.values() if math.isfinite(v.p_holm)) == pytest.approx(4 * least)
+
+
 def test_a_verdict_says_what_it_does_not_say():
     strong = claim_data_dimension(simulated(9, **STRONG))
     assert strong.caveats == ()
-    assert "could not have refuted it" in replace(strong, refutable=False).caveats[0]
+    assert "decide nothing either way" in replace(strong, testable=False).caveats[0]
+    assert replace(strong, testable=False).verdict == "undecided"
+    moved = replace(steep_none(), claimed=2.0, claimed_before=1.0)
+    assert moved.verdict == "not supported"
+    assert moved.caveats == ("with 1, the size claimed before it was amended: undecided",)
+    assert replace(moved, claimed_before=2.0).caveats == ()
     steep = replace(claim_sharpness_generalization(simulated(9, **STRONG)), effect=3.0, low=2.0, high=4.0)
     assert steep.verdict == "supported"
     assert steep.caveats == ("1, the size claimed, is outside the interval",)
@@ -828,6 +859,16 @@ def test_a_partial_correlation_is_that_of_residuals_and_of_its_formula():
         statistics.partial_correlation(x[:3], y[:3], z[:3])
 
 
+def test_a_partial_correlation_finds_nothing_in_at_most_5_percent_where_there_is_nothing():
+    """x and y follow the third value and are otherwise unrelated; 5.8 % is two standard errors above 5 %."""
+    rng, n, hits = np.random.default_rng(3), 3000, 0
+    for _ in range(n):
+        z = rng.standard_normal(9)
+        x, y = z + rng.standard_normal((2, 9))
+        hits += statistics.partial_correlation(x, y, z, permutations=199).p <= 0.05
+    assert hits / n <= 0.058
+
+
 def test_the_interval_of_a_partial_correlation_covers_it():
     rng = np.random.default_rng(1)
     hits = 0
@@ -889,6 +930,14 @@ def growth_rows(n, factor, spread=0.02, low=0.01, seed=0):
 )
 def test_the_verdict_on_growth_follows_its_rules(rows, zero, law):
     assert statistics.growth_verdict(rows)["verdict"].tolist() == [zero, law]
+
+
+def test_sets_that_do_not_grow_are_off_the_law():
+    rows = growth_rows(12, 1.0)
+    rows.loc[:3, "exponent"] = [-0.05, 0.0, -0.01, -0.2]
+    found = statistics.growth_verdict(rows).iloc[1]
+    assert found["off"] == pytest.approx(4 / 12)
+    assert found["verdict"] == "refuted"
 
 
 def test_sets_of_one_family_count_once_in_the_verdict_on_growth():

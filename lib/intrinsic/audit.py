@@ -1138,7 +1138,7 @@ def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = T
     The first row of a claim is the corrected test itself (choice "as corrected"). Of the choices of the released code
     those are undone that records can undo: the divisor of the dimension, properties of all images in place of
     one number a class, a d_data of other images than d_repr's, runs that did not fit, and runs as units (F3: Pearson's
-    r with Student's p; "supported" where its interval lies above 0 and p <= 0.05, else "undecided").
+    r with Student's p, judged as claim 3's, with the correlation that it claims).
     A choice that changes nothing, as every run has fitted or its columns are missing, has no row; nor has any without
     runs.
 
@@ -1169,6 +1169,7 @@ def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = T
     if fitted_only and not frame["fitted"].all():
         rows += rows_of(statistics.claims(frame, fitted_only=False, **options), UNFITTED, corrected)
     level = statistics.primary_tests()["sharpness_robustness"].grey_level
+    claimed = statistics.primary_tests()["sharpness_robustness"].claimed
     outcomes = {
         "sharpness_generalization": "test_loss_nats",
         "sharpness_robustness": f"loss_penalty_nats_eps{level:g}",
@@ -1181,7 +1182,8 @@ def published_choices(frame: pd.DataFrame, *, k: int = 20, fitted_only: bool = T
             r = run_correlation(kept, "k_f", outcome)
         except statistics.NotEnough:
             continue
-        said = "supported" if r.low > 0 and r.p <= statistics.ALPHA else "undecided"
+        tried = replace(corrected[name], effect=r.value, low=r.low, high=r.high, p=r.p, p_holm=None)
+        said = replace(tried, n_sets=r.n, claimed=claimed).verdict
         numbers = {"effect": r.value, "low": r.low, "high": r.high, "p": r.p, "verdict": said}
         rows.append({"name": name, "choice": OVER_RUNS, **numbers})
     table = pd.DataFrame(rows)

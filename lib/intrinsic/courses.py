@@ -136,11 +136,6 @@ def verdict(runs: pd.DataFrame, planned: int) -> str:
     )
 
 
-def planned(name: str = PUBLISHED) -> int:
-    """Training runs of a parameter file of the book."""
-    return len(campaign.cells(campaign.read(images.REPOSITORY / "params" / name)))
-
-
 def said(pairs: pd.DataFrame) -> str:
     """What `compared` shows, in a sentence or two; nothing that pairs do not show."""
     if pairs.empty:

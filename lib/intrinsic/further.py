@@ -29,6 +29,7 @@ from intrinsic.statistics import (
     StatisticsError,
     Verdict,
     WrongClaims,
+    amended,
     amendments,
     correlation,
     excess_exponents,
@@ -84,12 +85,13 @@ class FurtherTest:
     def stated(self) -> dict:
         """Fields of a Verdict: the texts of test and rules follow from statistic, side, claimed and alpha."""
         towards, away = ("above", "below") if self.side > 0 else ("below", "above")
-        refuted = f"the whole interval lies {away} 0 and p <= {self.alpha:g}."
+        supported, refuted = (f"the whole interval lies {side} 0 and p <= {self.alpha:g}." for side in (towards, away))
         if self.statistic == "excess":
-            refuted = (
-                f"{refuted[:-1]}, and so does the interval over those sets alone about which the bound says anything "
-                f"(theory.least_bound), of which there must be {MIN_SETS} families. A bound is refuted from below only."
+            sample = (
+                " The sets are those about which the bound says anything (theory.least_bound); with fewer than "
+                f"{MIN_SETS} families of them nothing is decided."
             )
+            supported, refuted = supported + sample, f"{refuted} A bound is refuted from below only.{sample}"
         if self.claimed is not None:
             refuted = (
                 f"the interval reaches 0 and excludes {self.claimed:g}: no effect is seen, and one of that size is "
@@ -102,14 +104,13 @@ class FurtherTest:
             "test": f"{how}; {self.outcome} with {self.predictor}. A further test: it decides no verdict of the four "
             "claims, p by Holm over the further tests.",
             "quantity": self.quantity,
-            "supported_if": f"the whole interval lies {towards} 0 and p <= {self.alpha:g}.",
+            "supported_if": supported,
             "refuted_if": refuted,
             "side": self.side,
             "claimed": self.claimed,
             "alpha": self.alpha,
             "primary": False,
-            "amended": amendments(self.amended),
-        }
+        } | amended(self.amended)
 
 
 def read_further_tests(path) -> dict[str, FurtherTest]:
@@ -277,14 +278,14 @@ def _build(test, frame, *, fitted_only, exclude, permutations) -> Verdict:
     rows, notes = usable(frame, pair, positive=positive, fitted_only=fitted_only, exclude=exclude)
     _, sets_of, effect_of = STATISTICS[test.statistic]
     table, more, n_runs = sets_of(rows, test)
-    informed, beside = True, {}
+    testable, beside = True, {}
     if test.statistic == "excess" and len(table):
         sets = excess_exponents(_as_dimension(rows, test), test.outcome, test.margin)
-        informed, says = informed_sets(sets, permutations, LOSS_SLOPE.get(test.outcome, 1.0))
-        beside["Sets about which the bound says anything"] = says
+        sets, testable, beside = informed_sets(sets, permutations, LOSS_SLOPE.get(test.outcome, 1.0))
+        table, more = family_means(sets)
     return Verdict(
         **test.stated(),
-        refutable=informed,
+        testable=testable,
         beside=beside,
         n_runs=n_runs,
         fitted_only=fitted_only,
@@ -348,8 +349,7 @@ def verdict(
 def verdicts(frames: dict[str, pd.DataFrame], **options) -> dict[str, Verdict]:
     """The Verdicts of all further tests, p adjusted by Holm over those with MIN_SETS sets or more: name -> Verdict.
 
-    Tests with fewer sets decide nothing whatever their p, so they take part in no adjustment (p_holm None). How many
-    sets there are does not depend on the outcome, so the choice costs no error.
+    Tests with fewer sets decide nothing whatever their p, so they take part in no adjustment (p_holm None).
     frames   name of a table -> table, as `frames` gives them; options: those of `verdict`
     """
     found = {name: verdict(name, frames.get(test.frame), **options) for name, test in further_tests().items()}
@@ -390,13 +390,14 @@ def _published_verdicts() -> dict[str, Verdict]:
 def derived(runs: pd.DataFrame) -> pd.DataFrame:
     """Runs with the columns that the tests compute from others.
 
-    test_error = 1 - test_accuracy,    inverse_radius = 1 / median minimal L2 radius (none where that is 0)
+    test_error = 1 - test_accuracy,    inverse_radius = 1 / median minimal L2 radius of the images that the network has
+    right without an attack (over all images the median is 0 where half are wrong)
     """
     runs = runs.copy()
     if "test_accuracy" in runs.columns:
         runs["test_error"] = 1 - runs["test_accuracy"]
-    if "radius_l2_median" in runs.columns:
-        radius = pd.to_numeric(runs["radius_l2_median"], errors="coerce")
+    if "radius_l2_median_correct" in runs.columns:
+        radius = pd.to_numeric(runs["radius_l2_median_correct"], errors="coerce")
         runs["inverse_radius"] = 1 / radius.where(radius > 0)
     return runs
 

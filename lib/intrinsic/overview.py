@@ -127,7 +127,7 @@ def verdicts(found: Shown) -> str:
     the audit corrects (`audit.robustness`).
     """
     tests = statistics.primary_tests()
-    runs, planned = len(found.runs), len(campaign.cells(found.params))
+    runs, planned = len(found.runs), within_reach(found)
     if found.runs.empty:
         rows = {name: None for name in tests}
     else:
@@ -160,11 +160,13 @@ def verdicts(found: Shown) -> str:
     lines += [
         "",
         *(["What goes with each verdict:", "", *beside, ""] if beside else []),
-        f"{interim or 'From '}{runs:,} of {planned:,} planned runs of the published campaign "
+        f"{interim or 'From '}{runs:,} of {planned:,} planned runs within reach of the published campaign "
         "([which](reference/coverage.md)). Sets made of the same pictures are one family and count once. "
-        f"The tests stood in `params/claims.yaml` before the first of these runs{since}. The smallest attainable $p$, "
-        "before Holm's adjustment, is the least that a test over so many families can give, of all orders or signs, or "
-        "of 99,999 drawn ones: where it is above 0.05, no data could have supported the claim. "
+        f"The tests stood in `params/claims.yaml` before the first of these runs{since}. The warm-up of VGGs became "
+        "part of the protocol after one of them had not fitted ([what changed](methods/training.ipynb)). "
+        "The smallest attainable $p$, before Holm's adjustment, is the least that a test over so many families can "
+        "give, of all orders or signs, or of 99,999 drawn ones: where it is above 0.05, no data could have supported "
+        "the claim. "
         "Published choices are those of the released code that records can undo "
         "([the verdicts under each](beyond/audit.ipynb)).",
         "",
@@ -356,6 +358,15 @@ def _stored(runs: pd.DataFrame, source: str, model: str, n_train: int, seed: int
         (runs["dataset"] == source) & (runs["model"] == model) & (runs["n_train"] == n_train) & (runs["seed"] == seed)
     )
     return bool(same.any())
+
+
+def within_reach(found: Shown) -> int:
+    """Planned runs without those whose size N is more than their image set has."""
+    planned = 0
+    for name, cells in _by_set(found.params).items():
+        beyond = _beyond(found, name, sorted({n for _, n, _ in cells}))
+        planned += sum(n not in beyond for _, n, _ in cells)
+    return planned
 
 
 def _beyond(found: Shown, name: str, sizes: list[int]) -> list[int]:

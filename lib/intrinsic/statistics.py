@@ -335,7 +335,8 @@ def partial_correlation(
 
     x, y, given   (n,); rows where any is not finite are left out and counted in `dropped`
     Where log C = log K_F - given times a constant, log C has the same one as log K_F: what is linear in `given` goes.
-    The p counts seeded random orders (all up to n = 8) of the residuals of y with |r| at least the observed one.
+    The p counts seeded random orders (all up to n = 8) of the residuals of y, `given` taken out of each anew, with |r|
+    at least the observed one.
     No interval below n = 5. Raises NotEnough with fewer than four rows, or where nothing is left beyond `given`.
     Source: Fisher 1924; orders of residuals: Freedman & Lane 1983.
     """
@@ -353,13 +354,22 @@ def partial_correlation(
     u, v = (_standard(r) for r in residuals)
     r = float(np.clip(u @ v, -1, 1))
     orders, exact = _orders(n, permutations, seed)
-    p, smallest = _two_sided(u @ v, v[orders] @ u, exact)
+    p, smallest = _two_sided(u @ v, _beyond(v[orders], residuals[0], design, u), exact)
     low = high = math.nan
     if n >= 5 and abs(r) < 1 - 1e-12:
         z = stats.norm.ppf((1 + level) / 2) / math.sqrt(n - 4)
         low, high = math.tanh(math.atanh(r) - z), math.tanh(math.atanh(r) + z)
     method = "partial correlation, Fisher z, " + ("all orders" if exact else f"{permutations} random orders")
     return Correlation(r, low, high, p, smallest, n, method, level, dropped, "pearson")
+
+
+def _beyond(shuffled, like, design, u) -> np.ndarray:
+    """Partial correlation of u with each row of `shuffled`, from which the design is taken out again."""
+    basis = np.linalg.qr(design)[0]
+    left = shuffled - (shuffled @ basis) @ basis.T
+    length = np.linalg.norm(left, axis=1)
+    nothing = length <= 1e-9 * np.linalg.norm(shuffled, axis=1)  # an order that lies in the design has no correlation
+    return np.where(nothing, 0.0, (left @ u) / np.where(nothing, 1.0, length))
 
 
 def sets_for_correlation(r: float, given: int = 0, power: float = 0.8, alpha: float = ALPHA) -> int:
@@ -1053,11 +1063,18 @@ def _growth_rows(sets: pd.DataFrame, tolerance: float, level: float) -> pd.DataF
     above = _values(sets, "exponent_low") > 0
     row("exponent = 0", _values(units, "exponent"), float(above.mean()), lambda e: above.all() and e.low > 0)
     for name in predictions:
-        ratio = np.log(_values(sets, "exponent") / _values(sets, name))
-        off = float(np.mean(np.abs(ratio[np.isfinite(ratio)]) > math.log1p(tolerance)))
-        mean = np.log(_values(units, "exponent") / _values(units, name))
+        both = np.isfinite(_values(sets, "exponent")) & (_values(sets, name) > 0)
+        ratio = _log_ratio(sets, name)[both]
+        off = float(np.mean(~(np.abs(ratio) <= math.log1p(tolerance)))) if len(ratio) else math.nan
+        mean = _log_ratio(units, name)
         row(f"exponent = {name}", mean, off, lambda e, off=off: e.low > 0 or e.high < 0 or off > 0.25)
     return pd.DataFrame(rows)
+
+
+def _log_ratio(table: pd.DataFrame, name: str) -> np.ndarray:
+    """log(exponent / prediction) of each row; nan where the exponent is not above 0, and so is off in any case."""
+    ratio = _values(table, "exponent") / _values(table, name)
+    return np.log(np.where(ratio > 0, ratio, math.nan))
 
 
 def chance_of_departures(errors, tolerance: float = 0.2, share: float = 0.25) -> tuple[float, float]:
@@ -1122,11 +1139,12 @@ class Verdict:
     side                +1: the claim says effect > 0; -1: effect < 0
     claimed             size that the claim itself states, or None for a bound; alpha: level of p
     sets                the table of one row a set that was tested; leave_one_out: left_out, value
-    refutable           False: a bound that says nothing at these sizes, which no value can refute
+    testable            False: a bound that says something about too few of the sets to be tested by them
     beside              other numbers that decide nothing; notes: what was left out, in words
     reservations        what a verdict does not say although its name might, in words; `caveats` adds what follows
                         from the fields
     amended             changes of the test's text since it was written down, in words
+    claimed_before      the size claimed before it was amended, or None
     counted             what n_runs counts
     all_runs            the same with runs that did not fit, where this one has fitted runs only
     primary             False: a further test, which decides no claim
@@ -1134,7 +1152,8 @@ class Verdict:
     `verdict` follows from these fields alone:
     fewer than MIN_SETS sets                                      "illustration: too few sets"
     interval on the claim's side of 0 and p <= alpha              "supported"
-    for a bound: interval on the other side of 0 and p <= alpha   "not supported" if refutable
+    for a bound: interval on the other side of 0 and p <= alpha   "not supported"
+    a bound that says something about too few sets (not testable) "undecided", whatever the interval
     otherwise: interval reaches 0 and excludes the claimed size   "not supported"
     anything else                                                 "undecided"
     """
@@ -1156,7 +1175,7 @@ class Verdict:
     claimed: float | None = None
     alpha: float = ALPHA
     p_holm: float | None = None
-    refutable: bool = True
+    testable: bool = True
     fitted_only: bool = True
     notes: tuple[str, ...] = ()
     beside: dict = field(default_factory=dict)
@@ -1166,6 +1185,7 @@ class Verdict:
     primary: bool = True
     reservations: tuple[str, ...] = ()
     amended: tuple[str, ...] = ()
+    claimed_before: float | None = None
     counted: str = "run"
 
     def __float__(self):
@@ -1178,24 +1198,28 @@ class Verdict:
         p = self.p if self.p_holm is None else self.p_holm
         if not all(math.isfinite(v) for v in (self.effect, self.low, self.high, p)):
             return "undecided"
+        if not self.testable:
+            return "undecided"
         low, high = (self.low, self.high) if self.side > 0 else (-self.high, -self.low)
         if low > 0:
             return "supported" if p <= self.alpha else "undecided"
         if self.claimed is None:
-            return "not supported" if high < 0 and p <= self.alpha and self.refutable else "undecided"
+            return "not supported" if high < 0 and p <= self.alpha else "undecided"
         return "not supported" if high < self.claimed else "undecided"
 
     @property
     def caveats(self) -> tuple[str, ...]:
         """What the verdict does not say, in words: that sets could not refute, or that a claimed size is excluded."""
         found = list(self.reservations)
-        if self.n_sets and not self.refutable:
-            found.insert(
-                0, "these sets could not have refuted it, since its bound says something about too few of them"
-            )
+        if self.n_sets and not self.testable:
+            found.insert(0, "its bound says something about too few of these sets, so they decide nothing either way")
         outside = self.claimed is not None and not self.low <= self.claimed <= self.high
         if self.verdict == "supported" and outside:
             found.append(f"{_number(self.claimed)}, the size claimed, is outside the interval")
+        if self.claimed_before is not None:
+            before = replace(self, claimed=self.claimed_before, claimed_before=None).verdict
+            if before != self.verdict:
+                found.append(f"with {_number(self.claimed_before)}, the size claimed before it was amended: {before}")
         return tuple(found)
 
     def _units(self) -> str:
@@ -1297,14 +1321,20 @@ class PrimaryTest:
         names = ("claim", "hypothesis", "test", "quantity", "supported_if", "refuted_if")
         texts = {name: getattr(self, name).format(**values) for name in names}
         fixed = {"side": self.side, "claimed": self.claimed, "alpha": self.alpha}
-        return texts | fixed | {"amended": amendments(self.amended)}
+        return texts | fixed | amended(self.amended)
+
+
+def amended(entries) -> dict:
+    """Fields of a Verdict on the changes of its test: `amended` and `claimed_before`, of the first that changed it."""
+    before = [entry["claimed_before"] for entry in entries if "claimed_before" in entry]
+    return {"amended": amendments(entries), "claimed_before": before[0] if before else None}
 
 
 def amendments(entries) -> tuple[str, ...]:
     """Changes of a test in words. Raises WrongClaims where one lacks its date, change or runs, or has other keys."""
     keys = {"date", "change", "runs"}
     for entry in entries:
-        if not isinstance(entry, dict) or set(entry) != keys or not all(entry.values()):
+        if not isinstance(entry, dict) or set(entry) - {"claimed_before"} != keys or not all(entry.values()):
             raise WrongClaims(f"an amendment is date, change and runs, else nobody can judge it; found {entry!r}")
     return tuple(f"{entry['date']}: {entry['change']} (stored by then: {entry['runs']})" for entry in entries)
 
@@ -1476,17 +1506,17 @@ def claim_data_dimension(
     - Whether sets of higher dimension have the higher loss is another prediction (the paper's
       figure): sets differ in C, and a loss may lie anywhere below its bound. It stands beside, as
       `ordering_by_dimension`, and decides nothing here.
-    - It speaks against it only where the bound says anything: where the least value that Theorem 1 can
-      promise (`theory.least_bound`, a column of `campaign.runs_frame`) is below 1. With
-      that column, "not supported" also needs the whole interval over these sets alone to lie below 0; fewer
-      than MIN_SETS families of them refute nothing. Without it this is not looked at, and the table says so. It is
-      necessary, not sufficient: `theory.crossing` has the N up to which a slow loss may stay below its bound.
+    - Only sets about which the bound says anything can speak for or against it: those where the least value
+      that Theorem 1 can promise (`theory.least_bound`, a column of `campaign.runs_frame`) is below 1. With
+      that column they are the sample; where they are fewer than MIN_SETS families, the mean is over all sets and
+      decides nothing. Without it this is not looked at, and the table says so. It is necessary, not
+      sufficient: `theory.crossing` has the N up to which a slow loss may stay below its bound.
     - What a refutation hits is the bound with its assumptions, over the sizes measured: a label that
       is a Lipschitz function of the image (no label noise, no overlap of classes), a network that
       fits and whose slope K_f does not grow with N, a loss that is Lipschitz in the network's
       probability (cross-entropy is not; the same test on the Brier score, which is, stands beside),
-      and a d_data that is right. At a few hundred images the MLE is too low where d is high, 1/d
-      then too high, and the test leans towards refutation; "supported" is the careful side.
+      and a d_data that is right. At a few hundred images the MLE is off where d is high, too low on
+      cubes and spheres, 1/d then too high, and too high on flat tori: the test may lean either way.
     - An O() statement says nothing about any finite range of N; tested is its everyday reading, that
       the slope between the sizes at hand obeys it.
 
@@ -1521,23 +1551,25 @@ def excess_exponents(runs: pd.DataFrame, response: str, multiple: float = 1.0) -
     return sets.reset_index()
 
 
-def informed_sets(sets: pd.DataFrame, permutations: int = MONTE_CARLO, loss_slope: float = 1.0) -> tuple[bool, str]:
-    """(whether exponents can refute the bound, in words), from the sets about which the bound says anything.
+def informed_sets(
+    sets: pd.DataFrame, permutations: int = MONTE_CARLO, loss_slope: float = 1.0
+) -> tuple[pd.DataFrame, bool, dict[str, str]]:
+    """(sets of the test, whether they decide anything, what stands beside), by what the bound says about each.
 
-    They are those whose least bound on |f - F| is below 1 / loss_slope, K_L of the loss (`theory.loss_slope`), since
-    the loss is at most K_L times that. Their exponents refute where MIN_SETS families of them or more have a mean
-    whose whole interval lies below 0.
+    A bound can be tested by the sets whose least bound on |f - F| is below 1 / loss_slope, K_L of the loss
+    (`theory.loss_slope`), since the loss is at most K_L times that. With MIN_SETS families of them or more these are
+    the sample; with fewer it is all sets, and decides nothing. Without a column least_bound: all sets, and decided.
     """
+    title = "Sets about which the bound says anything"
     if "least_bound" not in sets.columns:
-        return True, "not looked at: no column least_bound"
+        return sets, True, {title: "not looked at: no column least_bound"}
     says = sets["least_bound"] < 1 / loss_slope
-    some = family_means(sets[says])[0]
     known = int(sets["least_bound"].notna().sum())
     text = f"{_count(int(says.sum()), 'set')} of {known} for which it is known"
-    if len(some) < MIN_SETS:
-        return False, f"{text}; too few to refute it"
-    effect = mean_effect(some["excess"], permutations=permutations)
-    return effect.high < 0, f"{text}; over these {effect}"
+    if len(family_means(sets[says])[0]) < MIN_SETS:
+        return sets, False, {title: f"{text}; too few to test it"}
+    every = mean_effect(family_means(sets)[0]["excess"], permutations=permutations)
+    return sets[says], True, {title: f"{text}; over all sets {every}"}
 
 
 def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Verdict:
@@ -1546,11 +1578,13 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
     one_size = [str(n) for n in dict.fromkeys(runs["dataset"]) if n not in set(sets["dataset"])]
     if one_size:
         notes.append(f"{_count(len(one_size), 'set')} with one size N only ({', '.join(one_size)})")
-    informed, says = informed_sets(sets, permutations)
+    networks = runs.groupby(["dataset", "model"], observed=True)["n_train"].transform("nunique") > 1
+    if alone := int((~networks & ~runs["dataset"].isin(one_size)).sum()):
+        entered = ", ".join(str(name) for name in dict.fromkeys(runs.loc[networks, "model"]))
+        notes.append(f"{_count(alone, 'run')} of networks at one size N only (exponents are of {entered})")
+    sets, testable, beside = informed_sets(sets, permutations)
     sets, more = family_means(sets)
-    beside = {}
     if len(sets):
-        beside["Sets about which the bound says anything"] = says
         own = scaling_exponents(runs, by_model=False).dropna(subset=["high", "predicted"])
         below = int((own["high"] < own["predicted"]).sum())
         beside["Sets whose own interval lies below 1/d_data"] = (
@@ -1567,7 +1601,7 @@ def _data_dimension(frame, *, fitted_only, exclude, p_holm, permutations) -> Ver
             )
     return Verdict(
         **_stated("data_dimension"),
-        refutable=informed,
+        testable=testable,
         n_runs=int(sets["n_runs"].sum()),
         p_holm=p_holm,
         fitted_only=fitted_only,
@@ -1825,5 +1859,8 @@ def claims(frame: pd.DataFrame, grey_level: int | None = None, **options) -> dic
 
 
 def _adjusted(verdicts: list[Verdict]) -> list[Verdict]:
-    adjusted = holm([v.p for v in verdicts])
-    return [replace(v, p_holm=float(p)) for v, p in zip(verdicts, adjusted, strict=True)]
+    """With p after Holm over all of them: one that cannot be computed counts, as 1."""
+    adjusted = holm([v.p if math.isfinite(v.p) else 1.0 for v in verdicts])
+    return [
+        replace(v, p_holm=float(p) if math.isfinite(v.p) else math.nan) for v, p in zip(verdicts, adjusted, strict=True)
+    ]
