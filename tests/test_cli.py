@@ -1,6 +1,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -219,9 +221,16 @@ def test_a_set_of_ones_own_is_drafted_measured_by_name_and_compared(capsys, fold
     assert code == 0
     assert "> my_scans" in out
     assert "torus_waves" in out
-    page = tmp_path / "out" / "compare" / "my_scans.html"
+    (page,) = (tmp_path / "out" / "compare").glob("my_scans-????????.html")
     assert str(page) in out
     assert "<script src" not in page.read_text(encoding="utf-8")
+    page.unlink()
+    page.parent.rmdir()
+    page.parent.write_text("in the way")
+    code, out, err = run(capsys, "measure", "my_scans", "--compare", "--catalogue", str(mine))
+    assert code == 1
+    assert "d_data, MLE" in out  # what was measured is shown all the same
+    assert "not compared: " in err
 
 
 def test_rules_for_a_set_that_has_them_already_are_refused(capsys):
@@ -281,6 +290,33 @@ def test_names_of_files_that_are_no_text_are_shown_escaped(capsys, tmp_path):
     code, out, _ = run(capsys, "measure", root, "--flagged", str(tmp_path / "flagged.csv"))
     assert code == 0
     assert (tmp_path / "flagged.csv").exists()
+
+
+def test_another_table_is_not_overwritten_by_that_of_flagged_images(capsys, tmp_path):
+    root = grey_folder(tmp_path / "x", {"a": noise(20), "b": noise(20, 1)})
+    labels = "path,label\n" + "".join(f"{c}/{i:04d}.png,{c}\n" for c in "ab" for i in range(20))
+    table = tmp_path / "x" / "labels.csv"
+    table.write_text(labels, encoding="utf-8")
+    code, out, err = run(capsys, "measure", str(table), "--flagged", str(table))
+    assert (code, out) == (1, "")
+    assert "holds another table than one of flagged images, and would be lost" in err
+    assert table.read_text(encoding="utf-8") == labels
+    own = tmp_path / "flagged.csv"
+    for _ in range(2):  # its own table it replaces
+        assert run(capsys, "measure", root, "--flagged", str(own))[0] == 0
+
+
+def test_a_terminal_without_the_letters_of_a_name_shows_them_escaped(tmp_path):
+    root = grey_folder(tmp_path / "\u65e5\u672c", {"a": noise(20), "b": noise(20, 1)})
+    run_ = subprocess.run(
+        [sys.executable, "-m", "intrinsic.cli", "measure", root],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run_.returncode == 0, run_.stderr
+    assert "\\u65e5\\u672c: 40 images" in run_.stdout
 
 
 def test_a_comparison_reads_files_as_the_measurement_does(capsys, tmp_path, monkeypatch):

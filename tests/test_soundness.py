@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
 
 from intrinsic import dimension, neighbors, soundness
 from intrinsic.images import ImageSet, TooFewImages, split
@@ -290,6 +291,28 @@ def test_nearest_images_of_other_groups_are_those_of_brute_force(each):
         assert found == pytest.approx(np.mean([hit[images.labels == c].mean() for c in (0, 1)]), abs=1e-12)
 
 
+def test_an_error_of_rounding_alone_is_no_certainty():
+    """12 patients of three images, one of which is told right: no spread over patients, and still only 12 of them."""
+    hit, groups = np.tile([1, 0, 0], 12), np.repeat(np.arange(12), 3)
+    found = soundness._accuracy(hit, np.repeat([0, 1], 18), groups)
+    assert found == pytest.approx(1 / 3)
+    n, t = 12, student.ppf(0.975, 5)  # Wilson's at 12
+    middle, half = found + t**2 / (2 * n), t * np.sqrt(found * (1 - found) / n + t**2 / (4 * n**2))
+    assert (found.low, found.high) == pytest.approx(
+        ((middle - half) / (1 + t**2 / n), (middle + half) / (1 + t**2 / n))
+    )
+
+
+def test_a_difference_that_no_image_shows_has_an_interval():
+    images, labels = noise(20) // 4, np.arange(20) % 2
+    images[labels == 1, 3:9, 3:9] += 150
+    near = neighbors.neighbors(named(images, labels, group=np.arange(20) // 2), 5)
+    by_image, by_group, drop = soundness.nearest_accuracy(near, np.arange(20))
+    assert by_image == by_group == 1
+    assert drop == 0
+    assert drop.high == -drop.low == pytest.approx(1 - by_image.low)
+
+
 # ---------------------------------------------------------------------------- sizes, balance, tables
 
 
@@ -376,11 +399,12 @@ def test_a_file_in_no_folder_is_refused(found, tmp_path):
 
 
 def test_what_was_there_stays_where_writing_fails(found, tmp_path, monkeypatch):
-    (tmp_path / "f.csv").write_text("old")
+    old = ",".join(soundness.COLUMNS)
+    (tmp_path / "f.csv").write_text(old)
     monkeypatch.setattr(pd.DataFrame, "to_csv", lambda self, path, **_: path.write_text("half") and 1 / 0)
     with pytest.raises(ZeroDivisionError):
         soundness.write_csv(found.flagged, tmp_path / "f.csv")
-    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f.csv", "old")]
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("f.csv", old)]
 
 
 def test_near_duplicate_links_are_the_planted_pairs_each_once_and_closest_first():

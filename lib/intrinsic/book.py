@@ -119,13 +119,16 @@ def report(source: str, params=None, *, output=None, progress=True) -> Path:
 def plane_page(comparison, *, output=None) -> Path:
     """The plane of d_data and K_F with the sets of a campaign.Comparison, as a page that needs no network.
 
-    Written to `compare/` of the output folder; returns its path.
+    Written to `compare/` of the output folder, under the set's name and eight digits that tell it from others of that
+    name; returns its path.
     """
     from intrinsic import charts
 
     spec = charts.plane(comparison.rows).to_dict()
-    name = re.sub(r"[^A-Za-z0-9-]+", "_", comparison.name).strip("_") or "set"
-    path = _folder(output) / "compare" / f"{name}.html"
+    name = re.sub(r"[^A-Za-z0-9-]+", "_", comparison.name).strip("_")[:60] or "set"
+    own = comparison.rows.loc[comparison.rows["own"]].to_json(default_handler=str)
+    digits = hashlib.sha256(own.encode()).hexdigest()[:8]
+    path = _folder(output) / "compare" / f"{name}-{digits}.html"
     path.parent.mkdir(parents=True, exist_ok=True)
     title = html.escape(f"{comparison.name} among other image sets")
     label = html.escape(spec.get("description") or "Chart", quote=True)

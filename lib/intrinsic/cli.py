@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels, also in --compare"
     )
     measure.add_argument(
-        "--k", type=_count, help="neighbors of the maximum-likelihood dimension (20), also in --compare"
+        "--k", type=_count, help="neighbors of the maximum-likelihood dimension (20; at least 2), also in --compare"
     )
     measure.add_argument("--per-class", type=_count, metavar="M",
                          help="images a class for K_F at M (250), also in --compare")  # fmt: skip
@@ -212,6 +212,9 @@ def _add_reading(parser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 on success, 1 on failure, 2 on wrong usage."""
     arguments = _parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is shown escaped
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     work = {
         "measure": _measure,
         "forecast": _forecast,
@@ -232,8 +235,9 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 1
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"intrinsic {arguments.command}: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        why = str(error) or "memory ran out"
+        print(f"intrinsic {arguments.command}: {why}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
 
 
@@ -322,7 +326,7 @@ def _measure(arguments) -> int:
     if arguments.compare:
         try:
             facts["compared"] = compared = _compare(arguments, source)
-        except ValueError as error:  # what was measured is shown all the same
+        except (ValueError, OSError, RuntimeError) as error:  # what was measured is shown all the same
             why = f"intrinsic measure: not compared: {error}"
             if isinstance(error, images.Unmatched):
                 why += "; --per-class asks for that M, --unmatched shows the set at its own M beside others"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from intrinsic import dimension, neighbors, overlap, records, sharpness, soundness, theory
+from intrinsic import dimension, neighbors, overlap, sharpness, soundness, theory
 from intrinsic import images as image_sets
 from intrinsic.images import ImageSet, cache
 
@@ -370,7 +370,7 @@ def measure(
     Indices of images count from 0 in the order of the set; paths stand beside where there are files.
     """
     if flagged is not None:
-        flagged = records.writable(flagged, ".csv")
+        flagged = soundness.replaceable(flagged)
     loaded = image_sets.load(
         source,
         size=size,

@@ -12,8 +12,10 @@ The interval treats the labels of groups (patients, or families of near-duplicat
 (classes x images of the class of i), a_c the share of class c that is told right and e_i = w_i (hit_i - a_c),
     se^2 = G / (G - 1) sum over images i, j that share a group of e_i e_j,
 where an image has its own group and, for nearest images, that of the image that tells it, so that a patient who is
-nearest to many widens the interval. The interval is Wilson's at the effective number a (1 - a) / se^2, with t instead
-of the normal quantile, its degrees of freedom one below the groups of the poorest class; of a difference it is +- t se.
+nearest to many widens the interval; or the same sum over images' own groups alone, where that is larger. The interval
+is Wilson's at the effective number a (1 - a) / se^2, with t instead of the normal quantile, its degrees of freedom one
+below the groups of the poorest class; of a difference it is +- t se. Where se is 0, groups are counted instead: G_c in
+class c make the effective number classes^2 / sum 1 / G_c, and a difference is +- Wilson's upper limit of a share of 0.
 Classes of fewer than five groups are left out of both.
 Sources: pairs that share a group: Aronow, Samii & Assenova 2015; effective number: Korn & Graubard 1998.
 """
@@ -23,6 +25,7 @@ import csv
 import math
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -43,6 +46,7 @@ SHORTCUT = 0.80  # balanced accuracy of brightness and border from which they ar
 LEAK = 0.05  # drop of the nearest neighbor's accuracy, lower limit, from which it is a warning
 LINKED = 0.10  # share of near-duplicates from which they are a warning: clean sets have up to that by chance
 NEARLY = 2.0  # grey levels of standard deviation below which an image is nearly constant
+NO_ERROR = 1e-9  # a standard error that is rounding only
 IMBALANCE = 2.0  # largest / smallest class
 SIZES = (500, 750, 1000, 1250, 1500, 1750)  # N of the training sets of the study
 STATISTICS = ("mean", "standard deviation", "10 %", "50 %", "90 %", "border mean", "border standard deviation")
@@ -402,7 +406,8 @@ def nearest_accuracy(near, groups) -> tuple[Estimate, Estimate, Estimate]:
     labels = np.unique(near.labels[chosen], return_inverse=True)[1]
     own, told_by, apart_by = groups[chosen], groups[index[chosen, 0]], groups[apart[chosen]]
     value, se, t = _clustered(hit.astype(float) - hit_apart, labels, own, apart_by)
-    drop = Estimate(value, max(-1, value - t * se), min(1, value + t * se))
+    half = t * se if se > NO_ERROR else t**2 / (_counted(labels, own) + t**2)
+    drop = Estimate(value, max(-1, value - half), min(1, value + half))
     return _accuracy(hit, labels, own, told_by), _accuracy(hit_apart, labels, own, apart_by), drop
 
 
@@ -437,14 +442,16 @@ def _clustered(values, labels, groups, others=None):
 
 def _accuracy(hit, labels, groups, others=None):
     value, se, t = _clustered(hit.astype(float), labels, groups, others)
-    if se > 0:
-        effective = value * (1 - value) / se**2
-    else:  # all right or all wrong
-        each = [len(np.unique(groups[labels == c])) for c in range(labels.max() + 1)]
-        effective = len(each) ** 2 / sum(1 / n for n in each)
+    effective = value * (1 - value) / se**2 if se > NO_ERROR else _counted(labels, groups)
     middle = (value + t**2 / (2 * effective)) / (1 + t**2 / effective)
     half = t / (1 + t**2 / effective) * math.sqrt(value * (1 - value) / effective + t**2 / (4 * effective**2))
     return Estimate(value, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def _counted(labels, groups):
+    """Effective number of images where all groups of a class are told alike: classes^2 / sum of 1 / its groups."""
+    each = [len(np.unique(groups[labels == c])) for c in range(labels.max() + 1)]
+    return len(each) ** 2 / sum(1 / n for n in each)
 
 
 def _folds(labels, groups, seed):
@@ -556,13 +563,30 @@ def _table(images, groups, flagged):
     )
 
 
+def replaceable(path) -> Path:
+    """The path of a table that may be written: none is there, or an empty one, or one of flagged rows.
+
+    Raises as records.writable, and BadOutput where another table would be lost, such as that of the labels.
+    """
+    path = records.writable(path, ".csv")
+    if path.exists():
+        with open(path, encoding="utf-8", errors="replace", newline="") as file:
+            header = next(csv.reader(file), [])
+        if header and tuple(header) != COLUMNS:
+            raise records.BadOutput(
+                f"{path} holds another table than one of flagged images, and would be lost: name another file"
+            )
+    return path
+
+
 def write_csv(flagged: pd.DataFrame, path) -> None:
     """Write flagged rows to a CSV file (UTF-8), whole or not at all.
 
     A text that begins with = + - @, a tab or a line break could run as a formula where a spreadsheet opens the file, so
-    an apostrophe is put before it. Raises as records.writable: the file ends in .csv and its folder exists.
+    an apostrophe is put before it. Raises as `replaceable`: the file ends in .csv, holds no other table, and its folder
+    exists.
     """
-    path = records.writable(path, ".csv")
+    path = replaceable(path)
     plain = flagged.copy()
     for column in plain.select_dtypes(exclude="number"):
         plain[column] = ["'" + text if text[:1] in tuple("=+-@\t\r\n") else text for text in plain[column].map(str)]
