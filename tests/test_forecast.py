@@ -9,6 +9,7 @@ from intrinsic.forecast import (
     LOSS,
     ahead,
     check,
+    coverage,
     error_of,
     held_out,
     judged,
@@ -51,6 +52,23 @@ def test_the_interval_covers_a_new_run_as_often_as_it_says():
         forecast = pooled(runs, "s0", 1750)
         inside.append(forecast.low <= truth <= forecast.high)
     assert 0.90 <= np.mean(inside) <= 0.99
+
+
+def test_the_interval_of_a_mean_covers_a_mean_of_as_many_runs_as_often_as_it_says():
+    inside, n_runs, sigma = [], 5, 0.6
+    for seed in range(100):
+        runs, truth = simulated(seed, sigma=sigma)
+        one, mean = (pooled(runs, "s0", 1750, n_runs=n) for n in (1, n_runs))
+        assert one.low < mean.low < mean.value == one.value < mean.high < one.high
+        others = np.random.default_rng(1000 + seed).normal(0, sigma, n_runs)  # of n_runs runs on the line of truth's
+        line = np.log(truth) - noise_of_the_hidden_run(seed, sigma)
+        inside.append(mean.low <= np.exp(line + others.mean()) <= mean.high)
+    assert 0.90 <= np.mean(inside) <= 0.99
+
+
+def noise_of_the_hidden_run(seed, sigma):
+    """log(loss of `simulated`'s hidden run / its set's line there): the difference to the same draws without noise."""
+    return np.log(simulated(seed, sigma=sigma)[1] / simulated(seed, sigma=0)[1])
 
 
 def test_beyond_tenfold_nothing_is_forecast():
@@ -162,16 +180,100 @@ def test_each_set_is_forecast_without_its_own_large_runs():
     assert hidden["error_own_power_law"].item() == pytest.approx(np.log(1 / 9), abs=0.02)
 
 
+def repeated(runs, n_runs, sigma, seed=0):
+    """The runs, those at 1,750 `n_runs` times each with noise of their own."""
+    again = runs[runs["n_train"] == 1750]
+    again = again.loc[again.index.repeat(n_runs)]
+    noise = np.random.default_rng(seed).normal(0, sigma, len(again))
+    again = again.assign(test_loss_nats=again["test_loss_nats"] * np.exp(noise))
+    return pd.concat([runs[runs["n_train"] != 1750], again], ignore_index=True)
+
+
+def test_a_mean_of_runs_is_held_against_the_interval_of_a_mean_and_each_run_against_that_of_one():
+    runs = repeated(whole(3, sigma=0.3), 5, 0.3)
+    found = held_out(runs, 1750, 250)
+    for row in found.itertuples():
+        own = runs["dataset"] == row.dataset
+        known = runs[~own | (runs["n_train"] <= 250)]
+        there = runs.loc[own & (runs["n_train"] == 1750), LOSS]
+        one, mean = (pooled(known, row.dataset, 1750, n_runs=n) for n in (1, 5))
+        assert row.runs == len(there) == 5
+        assert (row.low, row.high) == pytest.approx((mean.low, mean.high))
+        assert row.inside == (mean.low <= np.exp(np.log(there).mean()) <= mean.high)
+        assert row.runs_inside == there.between(one.low, one.high).sum()
+    total = f"{found['inside'].sum()} of 10", f"{found['runs_inside'].sum()} of 50"
+    assert tuple(coverage(found).values()) == total
+
+
+def in_families(runs, *families):
+    """The runs with a column family: sets named together are of one, all others have none."""
+    of = {name: family[0] for family in families for name in family}
+    return runs.assign(family=runs["dataset"].map(of))
+
+
+def test_a_family_is_held_back_whole():
+    runs = in_families(whole(1), ("s3", "s4", "s5"))
+    plain = held_out(runs, 1750, 250).set_index("dataset")
+    sisters = runs["dataset"].isin(["s4", "s5"])
+    moved = runs.assign(test_loss_nats=runs["test_loss_nats"] * np.where(sisters, 9, 1))
+    again = held_out(moved, 1750, 250).set_index("dataset")
+    methods = ["pooled", "low", "high", "own_power_law", "mean_curve"]
+    pd.testing.assert_series_equal(plain.loc["s3", methods], again.loc["s3", methods])
+    assert plain.loc["s6", "pooled"] != again.loc["s6", "pooled"]
+    alone = held_out(runs[~sisters], 1750, 250).set_index("dataset")
+    pd.testing.assert_series_equal(plain.loc["s3", methods], alone.loc["s3", methods])
+
+
+def test_constructed_sets_take_no_part_in_the_check():
+    runs = whole(1)
+    made = runs["dataset"].isin(["s8", "s9"])
+    runs = runs.assign(domain=np.where(made, "synthetic", "natural"))
+    pd.testing.assert_frame_equal(held_out(runs, 1750, 250), held_out(runs[~made], 1750, 250))
+    everything = held_out(runs, 1750, 250, exclude=())
+    assert len(everything) == 10
+    assert set(judged(everything)["sets"]) == {8}
+
+
+def test_too_few_families_beside_the_one_held_back_are_one_sentence():
+    runs = whole(1)
+    five = runs[runs["dataset"].isin([f"s{g}" for g in range(5)])]
+    assert len(held_out(five, 1750, 250)) == 5
+    left = held_out(in_families(runs[runs["dataset"] <= "s5"], ("s0", "s1", "s2")), 1750, 250)
+    assert sorted(left["dataset"]) == ["s3", "s4", "s5"]  # beside s0 there are three
+    with pytest.raises(NotEnough, match="fewer than 5 image sets are left"):
+        held_out(in_families(five, ("s0", "s1"), ("s2", "s3", "s4")), 1750, 250)
+
+
+def test_a_family_counts_once_in_the_judgement():
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({f"error_{m}": rng.normal(0, 0.3, 12) for m in ("pooled", "own_power_law", "mean_curve")})
+    table["dataset"] = [f"s{i}" for i in range(12)]
+    table["family"] = ["a"] * 3 + ["b"] * 2 + [f"c{i}" for i in range(7)]
+    found = judged(table).set_index("method")
+    assert set(found["sets"]) == {12}
+    assert set(found["families"]) == {9}
+    sizes = table["error_own_power_law"].abs().groupby(table["family"]).mean()
+    gains = sizes - table["error_pooled"].abs().groupby(table["family"]).mean()
+    assert found.loc["own_power_law", "mean_error"] == pytest.approx(sizes.mean())
+    assert found.loc["own_power_law", "gain"] == pytest.approx(gains.mean())
+    half = (found.loc["own_power_law", "high"] - found.loc["own_power_law", "low"]) / 2
+    assert half == pytest.approx(2.306004 * gains.std(ddof=1) / 3)
+    few = judged(table.assign(family=["a"] * 5 + [f"c{i}" for i in range(7)])[:11]).set_index("method")
+    assert set(few["families"]) == {7}
+    assert few["verdict"].tolist() == ["", "too few families", "too few families"]
+
+
 def test_the_judgement_follows_the_errors_and_flips_with_them():
     rng = np.random.default_rng(0)
     good, bad = rng.normal(0, 0.05, 12), rng.normal(1, 0.1, 12)
     table = pd.DataFrame({"error_pooled": good, "error_own_power_law": bad, "error_mean_curve": -good})
+    table["dataset"] = [f"s{i}" for i in range(12)]
     said = judged(table).set_index("method")["verdict"]
     assert said["own_power_law"] == "pooled is better"
     assert said["mean_curve"] == "undecided"
     flipped = table.rename(columns={"error_pooled": "error_own_power_law", "error_own_power_law": "error_pooled"})
     assert judged(flipped).set_index("method")["verdict"]["own_power_law"] == "pooled is worse"
-    assert set(judged(table[:5])["verdict"]) == {"", "too few sets"}
+    assert set(judged(table[:5])["verdict"]) == {"", "too few families"}
 
 
 def test_nothing_to_check_is_one_sentence():
@@ -183,7 +285,8 @@ def test_a_check_has_a_row_for_each_step_outcome_and_method():
     runs = counted(whole(1, tau=0, omega=0, sigma=0))
     found = check(runs, [(250, 1750), (250, 4000)])
     assert found.groupby(["known", "forecast", "outcome"]).size().tolist() == [3, 3, 1, 1]
-    assert set(found.loc[found["forecast"] == 1750, "inside"]) == {"10 of 10"}
+    assert set(found.loc[found["forecast"] == 1750, "means_inside"]) == {"10 of 10"}
+    assert set(found.loc[found["forecast"] == 1750, "runs_inside"]) == {"10 of 10"}
     assert found.loc[found["forecast"] == 4000, "verdict"].str.contains("no forecast can be checked").all()
     alone = held_out(with_error(runs), 1750, 250, ERROR)
     rows = found[(found["forecast"] == 1750) & (found["outcome"] == ERROR)].set_index("method")

@@ -16,7 +16,12 @@ from intrinsic import campaign, images, statistics
 
 PARAMETERS = "params/controlled.yaml"
 ALPHA = 0.05
-MIN_UNITS = 4  # fewer families x seeds are an illustration
+MIN_UNITS = 4  # fewer families x seeds are an illustration and have no p
+FEW = "illustration: too few values"
+# A slope at one K_F that is called none: half of the 1 that the law says of K_F, so that a change by any factor moves
+# the outcome less than half as far as the same factor of K_F would. axis, whose effect is a difference, is held against
+# half of what the law says of e times K_F, about the range of K_F in the digits' series.
+EQUIVALENCE = 0.5
 
 
 @dataclass(frozen=True)
@@ -216,7 +221,10 @@ def slopes(frame: pd.DataFrame, outcome: Outcome, *, fitted_only: bool = True) -
 
 
 def mean_slope(values) -> dict:
-    """Mean with its 95 % t interval and two-sided t p; nan for the interval and p of fewer than two values."""
+    """Mean with its 95 % t interval and two-sided t p.
+
+    The interval of fewer than two values is nan, and the p of fewer than MIN_UNITS.
+    """
     values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
     n = len(values)
@@ -227,8 +235,28 @@ def mean_slope(values) -> dict:
         error = values.std(ddof=1) / math.sqrt(n)
         half = stats.t.ppf((1 + 0.95) / 2, n - 1) * error
         found |= {"low": found["effect"] - half, "high": found["effect"] + half}
-        found["p"] = float(2 * stats.t.sf(abs(found["effect"]) / error, n - 1)) if error > 0 else math.nan
+        if n >= MIN_UNITS and error > 0:
+            found["p"] = float(2 * stats.t.sf(abs(found["effect"]) / error, n - 1))
     return found
+
+
+def within_families(values: pd.Series) -> dict:
+    """95 % t interval of the mean over families as they are, its error from the spread inside each.
+
+        mean -/+ t(n - F) s / sqrt(n),    s^2 = sum_f sum_i (y_fi - mean_f)^2 / (n - F)
+
+    for n values of F families: what `mean_slope` gives without what families differ by.
+    values   indexed by family, and more
+    Returns within_low and within_high; nan for one family, or one value in each.
+    """
+    values = values.dropna()
+    groups = values.groupby(level="family")
+    n, rest = len(values), len(values) - groups.ngroups
+    if groups.ngroups < 2 or not rest:
+        return {"within_low": math.nan, "within_high": math.nan}
+    spread = math.sqrt(((values - groups.transform("mean")) ** 2).sum() / rest)
+    half = float(stats.t.ppf((1 + 0.95) / 2, rest)) * spread / math.sqrt(n)
+    return {"within_low": float(values.mean()) - half, "within_high": float(values.mean()) + half}
 
 
 def _units(one: pd.DataFrame) -> pd.Series:
@@ -236,45 +264,57 @@ def _units(one: pd.DataFrame) -> pd.Series:
     return one[one["whole"]].groupby(["family", "seed"])["slope"].mean()
 
 
+def _row(series: Series, values: pd.Series, model: str, **more) -> dict:
+    """The mean over values indexed by family and seed, under the families that have one (all, where none has)."""
+    inside = set(values.index.get_level_values("family"))
+    family = " and ".join(name for name in series.sets if name in inside or not inside)
+    row = {"intervention": series.name, "family": family, "model": model, "pooled": False}
+    return row | mean_slope(values) | within_families(values) | more
+
+
 def effects(frame: pd.DataFrame, outcome: Outcome, *, fitted_only: bool = True) -> pd.DataFrame:
     """Mean slope of each intervention: models averaged over families and seeds, then each family, then each model.
 
     frame   as of `rows`
-    Returns intervention, family ("all" or one), model ("averaged" or one), effect, low, high, p, n (values averaged),
-    law (slope that the theory states; only where K_F moves).
+    Returns intervention, law (slope that the theory states; only where K_F moves), family (those that have a value, say
+    "waves and digits"), model ("averaged" or one), effect, low, high (its error from the spread over families and seeds
+    alike), within_low, within_high (as of `within_families`), p, n (values averaged), pooled (bool: over all families
+    that have a value, models averaged).
     """
     each = slopes(frame, outcome, fitted_only=fitted_only)
     found = []
     for series in SERIES:
         one = each[each["intervention"] == series.name]
         law = outcome.law if series.moves_k_f and outcome.law is not None else math.nan
-        fixed = {"intervention": series.name, "law": law}
         units = _units(one)
-        found.append({**fixed, "family": "all", "model": "averaged", **mean_slope(units)})
+        found.append(_row(series, units, "averaged", law=law, pooled=True))
         for family in series.sets:
             inside = units[units.index.get_level_values("family") == family]
-            found.append({**fixed, "family": family, "model": "averaged", **mean_slope(inside)})
+            if len(inside) < len(units):
+                found.append(_row(series, inside, "averaged", law=law, family=family))
+        whole = one[one["whole"]].set_index(["family", "seed"])
         for model in sorted(one["model"].unique()):
-            values = one.loc[(one["model"] == model) & one["whole"], "slope"]
-            found.append({**fixed, "family": "all", "model": model, **mean_slope(values)})
-    return pd.DataFrame(found)
+            found.append(_row(series, whole.loc[whole["model"] == model, "slope"], model, law=law))
+    order = ["intervention", "law", "family", "model", "effect", "low", "high", "within_low", "within_high", "p", "n"]
+    return pd.DataFrame(found)[[*order, "pooled"]]
 
 
 def decide(effect: float, low: float, high: float, p: float, n: int, law: float, alpha: float = ALPHA) -> str:
     """The verdict by rule on a slope that the theory states as `law`, or on one that is 0 where law is nan.
 
-    fewer than MIN_UNITS values                           "illustration: too few seeds"
+    fewer than MIN_UNITS values                                "illustration: too few values"
     law known:  interval on the law's side of 0, p <= alpha    "supported"
                 interval reaches 0 and excludes the law        "not supported"
     law nan:    interval on one side of 0, p <= alpha          "moves at equal K_F"
-                interval reaches 0                             "no movement seen"
+                interval holds 0, inside -/+ EQUIVALENCE       "no movement beyond 0.5"
     anything else                                              "undecided"
     """
     if n < MIN_UNITS or not all(math.isfinite(v) for v in (effect, low, high)):
-        return "illustration: too few seeds"
+        return FEW
     if math.isnan(law):
         if low <= 0 <= high:
-            return "no movement seen"
+            inside = max(-low, high) <= EQUIVALENCE
+            return f"no movement beyond {EQUIVALENCE:g}" if inside else "undecided"
         return "moves at equal K_F" if p <= alpha else "undecided"
     side = math.copysign(1, law)
     near, far = (low, high) if side > 0 else (-high, -low)
@@ -288,15 +328,16 @@ def verdicts(frame: pd.DataFrame, *, fitted_only: bool = True) -> pd.DataFrame:
 
     `law_inside` says whether the interval holds the slope that the theory states: "supported" says that the outcome
     moves as stated in direction, and not by how much. Holm is over the four primary tests (margin and pairs on both
-    outcomes), and apart over the others.
+    outcomes), and apart over the others; fewer than MIN_UNITS values have no p and do not count in it.
+    The error behind low, high and p mixes the spread between families with that over seeds; within_low and within_high
+    hold families as they are (`within_families`) and decide nothing. `families`: those that have a value.
     frame   as of `rows`
     """
     found = []
     for outcome in PRIMARY:
         table = effects(frame, outcome, fitted_only=fitted_only)
-        table = table[(table["family"] == "all") & (table["model"] == "averaged")]
-        found.append(table.assign(outcome=outcome.title))
-    found = pd.concat(found, ignore_index=True)
+        found.append(table[table["pooled"]].assign(outcome=outcome.title))
+    found = pd.concat(found, ignore_index=True).rename(columns={"family": "families"})
     found["primary"] = found["law"].notna()
     found["p_holm"] = math.nan
     for primary in (True, False):
@@ -306,9 +347,30 @@ def verdicts(frame: pd.DataFrame, *, fitted_only: bool = True) -> pd.DataFrame:
     found["verdict"] = [decide(*values) for values in found[columns].itertuples(index=False)]
     inside = found["law"].between(found["low"], found["high"]).map({True: "yes", False: "no"})
     found["law_inside"] = inside.where(found["law"].notna() & found["low"].notna())
-    order = ["intervention", "outcome", "verdict", "effect", "low", "high", "law", "law_inside", "p", "p_holm", "n"]
-    order += ["primary"]
+    order = ["intervention", "outcome", "verdict", "families", "effect", "low", "high", "within_low", "within_high"]
+    order += ["law", "law_inside", "p", "p_holm", "n", "primary"]
     return found.sort_values("primary", ascending=False, kind="stable", ignore_index=True)[order]
+
+
+def families_apart(frame: pd.DataFrame, *, fitted_only: bool = True) -> pd.DataFrame:
+    """The effects of `verdicts` beside those of each family: what the spread between families is.
+
+    frame   as of `rows`
+    Returns intervention, outcome, effect with both intervals, then of each family the effect and its interval over
+    seeds; nan where a family has none.
+    """
+    found = []
+    for outcome in PRIMARY:
+        table = effects(frame, outcome, fitted_only=fitted_only)
+        table = table[table["model"] == "averaged"]
+        one = table.loc[table["pooled"], ["intervention", "effect", "low", "high", "within_low", "within_high"]]
+        for family in dict.fromkeys(name for series in SERIES for name in series.sets):
+            own = table[table["family"] == family].set_index("intervention")
+            for column, end in (("effect", ""), ("low", "_low"), ("high", "_high")):
+                one[f"{family}{end}"] = one["intervention"].map(own[column])
+        one.insert(1, "outcome", outcome.title)
+        found.append(one)
+    return pd.concat(found, ignore_index=True)
 
 
 def control(frame: pd.DataFrame, model: str = "resnet18") -> pd.DataFrame:

@@ -1,4 +1,10 @@
-"""Test loss and accuracy at a larger N from small runs, d_data and K_F, pooled over image sets."""
+"""Test loss and accuracy at a larger N from small runs, d_data and K_F, pooled over image sets.
+
+The forecast set's runs are small, but its d_data and K_F are not of few labels: they are measured at M images a class,
+averaged over draws from all of its images, those of the test set included. Who has fewer labels has K_F at a smaller M
+(`per_class`) only, where it is smaller and noisier, and has to measure every other set at that M too; no check of
+forecasts, here or on the page, is of that case.
+"""
 
 import math
 from dataclasses import dataclass
@@ -7,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
-from intrinsic.statistics import NotEnough, ols
+from intrinsic.statistics import MIN_SETS, SYNTHETIC, NotEnough, family_means, ols
 
-LEAST_SETS = 8  # from which a comparison of methods is more than an illustration
+LEAST_POOLED = 5  # image sets, the forecast one among them
 METHODS = ("pooled", "own_power_law", "mean_curve")
 MAX_FOLD = 10  # beyond this multiple of a set's largest N nothing is forecast, nor below its smallest
 AHEAD = (2, 5, 10)  # multiples of a set's largest N that are forecast where no size is named
@@ -18,7 +24,10 @@ LOSS, ERROR = "test_loss_nats", "test_error"  # what is forecast, both positive 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A forecast (of LOSS in nats, of ERROR as a share), with its prediction interval for one run at n_train."""
+    """A forecast (of LOSS in nats, of ERROR as a share), with its prediction interval at n_train.
+
+    The interval is for one run, or for the geometric mean of as many as `pooled` was asked for.
+    """
 
     n_train: float
     value: float
@@ -63,15 +72,17 @@ def _terms(n_train, dimension, sharpness):
     return np.column_stack([np.ones(len(n)), np.log(sharpness), -np.log(n) / dimension])
 
 
-def pooled(runs, target, n_train, level=0.95, outcome=LOSS) -> Forecast:
+def pooled(runs, target, n_train, level=0.95, outcome=LOSS, n_runs=1) -> Forecast:
     """Test loss, or another outcome, of image set `target` at n_train by the theory's form, partially pooled.
 
         log loss = a + b log K_F - (s / d_data) log N + u_set + v_set (log N - m) + e
 
     u, v, e normal; their variances by restricted maximum likelihood, the forecast is the best linear
-    unbiased one, its interval counts the error of a, b, s, u, v and e and uses t(G - 3) for G sets.
-    runs   frame: dataset, n_train, the outcome, d_data, k_f (K_F at M images a class, per unit of L2)
-    Raises NotEnough for fewer than 5 sets, fewer than 2 sizes of the target, a value that is not
+    unbiased one, its interval counts the error of a, b, s, u and v, that of e by var(e) / n_runs, and uses
+    t(G - 3) for G sets.
+    runs     frame: dataset, n_train, the outcome, d_data, k_f (K_F at M images a class, per unit of L2)
+    n_runs   the interval is for the geometric mean of so many runs at n_train
+    Raises NotEnough for fewer than LEAST_POOLED sets, fewer than 2 sizes of the target, a value that is not
     positive and finite, or n_train below the target's smallest or beyond MAX_FOLD times its largest.
     Source: Henderson 1975 (prediction); Patterson & Thompson 1971 (restricted likelihood).
     """
@@ -83,8 +94,8 @@ def pooled(runs, target, n_train, level=0.95, outcome=LOSS) -> Forecast:
     own = values[names == target]
     n_sets = len(set(names))
     _two_sizes(own[:, 0], target)
-    if n_sets < 5:
-        raise NotEnough(f"{n_sets} image sets are too few to pool over; give runs of at least 5")
+    if n_sets < LEAST_POOLED:
+        raise NotEnough(f"{n_sets} image sets are too few to pool over; give runs of at least {LEAST_POOLED}")
     if n_train > MAX_FOLD * own[:, 0].max():
         raise NotEnough(
             f"N = {n_train:g} is beyond {MAX_FOLD} times the largest trained, {own[:, 0].max():g}; train at a larger N"
@@ -121,7 +132,7 @@ def pooled(runs, target, n_train, level=0.95, outcome=LOSS) -> Forecast:
     weight = linalg.cho_solve(factor, cov)
     lack = x0 - x.T @ weight
     mean = x0 @ beta + weight @ rest
-    variance = tau + omega * t0**2 + sigma - cov @ weight + lack @ np.linalg.solve(info, lack)
+    variance = tau + omega * t0**2 + sigma / n_runs - cov @ weight + lack @ np.linalg.solve(info, lack)
     half = stats.t.ppf((1 + level) / 2, n_sets - 3) * math.sqrt(variance)
     return Forecast(n_train, *np.exp([mean, mean - half, mean + half]).tolist())
 
@@ -272,29 +283,54 @@ def table(runs, target, sizes=None, level=0.95) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def held_out(runs, n_train, small, outcome=LOSS) -> pd.DataFrame:
-    """Each image set in turn forecast at n_train from its runs at N <= small and all runs of the other sets.
+def _real(table, exclude) -> pd.DataFrame:
+    """The rows whose domain is not in `exclude`; all of them without a column domain."""
+    return table[~table["domain"].isin(list(exclude))] if "domain" in table else table
 
-    One row a set that has runs at n_train and at two sizes up to `small`: dataset, domain where the frame has it,
-    measured (geometric mean of its runs at n_train), low and high of the pooled prediction interval, inside, and
-    for each of METHODS the forecast and its error, log(forecast / measured). Raises NotEnough where there is none.
+
+def _families(runs) -> pd.Series:
+    """The family of each run; that of a set without one is the set itself."""
+    return runs["family"].where(runs["family"].notna(), runs["dataset"]) if "family" in runs else runs["dataset"]
+
+
+def held_out(runs, n_train, small, outcome=LOSS, exclude=SYNTHETIC) -> pd.DataFrame:
+    """Each image set in turn forecast at n_train from its runs at N <= small and all runs of other families.
+
+    No run of another set of its own family (column `family`, where there is one) takes part, nor of a set of a domain
+    in `exclude`. K_F and d_data of the forecast set are those of its properties record: of M images a class, drawn from
+    all of its images, so of more labels than N where M n_classes is.
+    One row a set that has runs at n_train and at two sizes up to `small`: dataset, domain and family where the frame
+    has them; measured, the geometric mean of its runs at n_train; runs, their number; low and high of the pooled
+    prediction interval of a mean of as many runs; inside, whether measured lies in it; runs_inside, how many of the
+    runs lie in the interval of one run; for each of METHODS the forecast and its error, log(forecast / measured). A set
+    is left out where fewer than LEAST_POOLED - 1 others remain. Raises NotEnough where there is none.
     """
-    rows = []
+    runs, rows, few = _real(runs, exclude), [], 0
+    families = _families(runs)
     for name in runs["dataset"].unique():
         own = runs["dataset"] == name
         there = runs.loc[own & (runs["n_train"] == n_train), outcome]
-        known = runs[~own | (runs["n_train"] <= small)]
-        if not len(there) or known.loc[known["dataset"] == name, "n_train"].nunique() < 2:
+        kept = own & (runs["n_train"] <= small)
+        if not len(there) or runs.loc[kept, "n_train"].nunique() < 2:
+            continue
+        known = runs[kept | ~families.isin(families[own])]
+        if known["dataset"].nunique() < LEAST_POOLED:
+            few += 1
             continue
         measured = float(np.exp(np.log(there).mean()))
-        found = pooled(known, name, n_train, outcome=outcome)
-        row = {"dataset": name, "measured": measured, "pooled": found.value, "low": found.low, "high": found.high}
-        if "domain" in runs:
-            row["domain"] = runs.loc[own, "domain"].iloc[0]
+        one, found = (pooled(known, name, n_train, outcome=outcome, n_runs=n) for n in (1, len(there)))
+        row = runs.loc[own, [c for c in ("dataset", "domain", "family") if c in runs]].iloc[0].to_dict()
+        row |= {"measured": measured, "runs": len(there), "pooled": found.value, "low": found.low, "high": found.high}
         row["own_power_law"] = own_power_law(known, name, n_train, outcome)
         row["mean_curve"] = mean_curve(known, name, n_train, outcome)
         row["inside"] = found.low <= measured <= found.high
+        row["runs_inside"] = int(there.between(one.low, one.high).sum())
         rows.append(row | {f"error_{method}": math.log(row[method] / measured) for method in METHODS})
+    if not rows and few:
+        raise NotEnough(
+            f"fewer than {LEAST_POOLED} image sets are left to pool over where families are held back whole and "
+            "constructed sets do not count; give runs of more families"
+        )
     if not rows:
         raise NotEnough(
             f"no image set has runs at N = {n_train:g} and at two sizes up to {small:g}, so no forecast can be "
@@ -303,36 +339,51 @@ def held_out(runs, n_train, small, outcome=LOSS) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def judged(table, level=0.95) -> pd.DataFrame:
+def coverage(table) -> dict[str, str]:
+    """How many measured values of `held_out` lie in their prediction intervals: means_inside and runs_inside.
+
+    means_inside counts means over the runs of a set in intervals of such means, runs_inside single runs in intervals of
+    one run.
+    """
+    return {
+        "means_inside": f"{table['inside'].sum()} of {len(table)}",
+        "runs_inside": f"{table['runs_inside'].sum()} of {table['runs'].sum()}",
+    }
+
+
+def judged(table, level=0.95, exclude=SYNTHETIC) -> pd.DataFrame:
     """Size of the errors of `held_out` by method, and what the pooled form gains over each baseline.
 
-    One row a method: mean_error, mean |log error| over sets; gain, mean of (its |log error| - that of pooled), paired
-    over sets, with a t interval [low, high]; verdict: "pooled is better" where the interval lies above 0, "pooled is
-    worse" below, else "undecided"; fewer than LEAST_SETS sets are "too few sets".
+    One row a method. |log error| is averaged over the sets of a family, and families count once (column `family`);
+    sets of a domain in `exclude` do not count. sets, families: their numbers; mean_error: mean over families; gain:
+    mean of (its |log error| - that of pooled), paired over families, with a t interval [low, high]; verdict: "pooled is
+    better" where the interval lies above 0, "pooled is worse" below, else "undecided"; fewer than MIN_SETS families are
+    "too few families".
     """
-    rows, n = [], len(table)
-    ours = table["error_pooled"].abs()
-    for method in METHODS:
-        errors = table[f"error_{method}"].abs()
-        gain = errors - ours
+    table, rows = _real(table, exclude), []
+    columns = [f"error_{method}" for method in METHODS]
+    units, _ = family_means(table.assign(**table[columns].abs()))
+    n = len(units)
+    for method, column in zip(METHODS, columns, strict=True):
+        gain = units[column] - units["error_pooled"]
         half = stats.t.ppf((1 + level) / 2, n - 1) * gain.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
         low, high = gain.mean() - half, gain.mean() + half
         if method == "pooled":
             said = ""
-        elif n < LEAST_SETS:
-            said = "too few sets"
+        elif n < MIN_SETS:
+            said = "too few families"
         else:
             said = "pooled is better" if low > 0 else "pooled is worse" if high < 0 else "undecided"
-        rows.append({"method": method, "sets": n, "mean_error": errors.mean(), "gain": gain.mean(), "low": low,
-                     "high": high, "verdict": said})  # fmt: skip
+        rows.append({"method": method, "sets": len(table), "families": n, "mean_error": units[column].mean(),
+                     "gain": gain.mean(), "low": low, "high": high, "verdict": said})  # fmt: skip
     return pd.DataFrame(rows)
 
 
 def check(runs, steps) -> pd.DataFrame:
-    """`judged` of `held_out` for each step (known up to N, forecast at N) and both outcomes, with its coverage.
+    """`judged` of `held_out` for each step (known up to N, forecast at N) and both outcomes, with its `coverage`.
 
-    Columns before those of `judged`: known, forecast, outcome; after them, inside: how many measured values lie in
-    the pooled prediction interval. A step that no set can be checked at has one row, whose verdict says why.
+    Columns before those of `judged`: known, forecast, outcome; after them those of `coverage`. A step that no set can
+    be checked at has one row, whose verdict says why.
     """
     runs, rows = with_error(runs), []
     for small, n_train in steps:
@@ -343,6 +394,5 @@ def check(runs, steps) -> pd.DataFrame:
             except NotEnough as error:
                 rows.append(at | {"verdict": str(error)})
                 continue
-            inside = f"{found['inside'].sum()} of {len(found)}"
-            rows += [at | row | {"inside": inside} for row in judged(found).to_dict("records")]
+            rows += [at | row | coverage(found) for row in judged(found).to_dict("records")]
     return pd.DataFrame(rows)
