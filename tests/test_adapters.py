@@ -1,5 +1,7 @@
 """Adapters: which rows, labels, groups and frames a folder, a table, DICOM and NIfTI files give."""
 
+import warnings
+
 import nibabel
 import numpy as np
 import pandas as pd
@@ -91,6 +93,39 @@ def test_what_is_no_image_is_left_out_and_said_where_nothing_else_is_there(tmp_p
     (tmp_path / "c" / "scan.mha").write_bytes(b"")
     with pytest.raises(BadSource, match=r"c holds no picture, only files of other kinds, e\.g\. 'scan\.mha'"):
         load(tmp_path)
+
+
+def test_what_is_left_out_of_class_folders_and_beside_them_is_counted_in_one_warning(tmp_path):
+    names = ["a/1.png", "a/2.ppm", "a/3.pgm", "a/4.JFIF", "b/5.jpe", "b/6.jif", "b/7.dib"]
+    for i, name in enumerate(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        kind = {".ppm": "PPM", ".pgm": "PPM", ".dib": "DIB", ".png": "PNG"}.get((tmp_path / name).suffix, "JPEG")
+        Image.fromarray(flat(i)).save(tmp_path / name, format=kind)
+    beside = ("a/Thumbs.db", "a/x.txt", "b/README", "b/x.JSON", "b/SHA256SUMS", "a/1.png.md5", "a/.x.heic", "model.pt")
+    for name in beside:
+        (tmp_path / name).write_bytes(b"no image")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = load(tmp_path)
+    assert (images.paths, levels(images)) == (tuple(names), list(range(7)))
+    for name in ("a/x.heic", "a/y.HEIC", "b/z.nrrd", "b/scan"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match=r"4 files in its class folders .*\(\.heic 2, without suffix 1, \.nrrd 1\);"
+    ) as told:
+        assert load(tmp_path).content_hash() == images.content_hash()
+    level(tmp_path / "loose.png", 1)
+    said = r"not all of .* is read: 4 files .* and 1 images lie beside its class folders, e\.g\. 'loose\.png'; save"
+    with pytest.warns(UserWarning, match=said) as both:
+        assert load(tmp_path).content_hash() == images.content_hash()
+    assert len(told) == len(both) == 1
+
+
+def test_of_names_that_begin_with_underscores_two_folders_alone_are_hidden(tmp_path):
+    for i, name in enumerate(["__none/1.png", "b/__MACOSX/2.png", "b/__pycache__/3.png", "b/__x.png"]):
+        level(tmp_path / name, i)
+    images = load(tmp_path)
+    assert (images.classes, images.paths) == (("__none", "b"), ("__none/1.png", "b/__x.png"))
 
 
 @pytest.mark.timeout(20)
@@ -280,7 +315,13 @@ def test_a_second_table_is_joined_row_by_row(chest):
         ("path,label\n,1\n", {}, "names no file in row 1"),
         ("path,label\n", {}, "names no image"),
         ("", {}, "cannot be read as a table"),
-        ("path,label\na,1\nb,2,3,4\n", {}, "cannot be read as a table"),
+        ("path,label\na,1\nb,2,3,4\n", {}, r"t\.csv has 4 cells in line 3 and 2 in its first line.*as many"),
+        ("path,label\na,1,\nb,2,x\n", {}, r"t\.csv has 3 cells in row 2 and 2 in its first line"),
+        ("path,label\n0,a,1\n1,b,2\n", {}, r"t\.csv has 3 cells in row 1 and 2 in its first line"),
+        ("path,path,label\na,b,1\n", {}, r"t\.csv has 2 columns 'path', so it is open"),
+        ("path,label,label\na,1,2\n", {}, r"there are 2 columns 'label', so the label of an image is open"),
+        ("path,i,i\na,1,2\n", {"frame_column": "i"}, r"t\.csv has 2 columns 'i'"),
+        ("path,i,i\na,1,2\n", {"join": {"table": "t.csv", "column": "i"}}, r"t\.csv has 2 columns 'i'"),
         (b"path,label\n\xff\xfe,1\n", {}, "cannot be read as a table.*UTF-8"),
         ("a,1\n", {"columns": ["path"]}, "has 2 columns, and 1 names"),
         ("path,label\na,1\n", {"frame_column": "z"}, "no column 'z'"),
@@ -293,6 +334,45 @@ def test_a_table_that_lists_no_images_says_why(tmp_path, content, options, messa
     with pytest.raises(BadSource, match=message) as raised:
         load(of_path(tmp_path / "t.csv", options=options))
     assert "\n" not in str(raised.value)
+
+
+def test_columns_stand_where_the_header_says_whatever_the_form_of_a_csv(chest):
+    rows = [("png/a.png", "x", "p1"), ("png/b.png", "y", "p2"), ("png/c.png", "x", "p1")]
+
+    def seen(header, form, **fields):
+        text = "\n".join([header, *(form.format(*row) for row in rows)])
+        (chest / "t.csv").write_text(f"{text}\n", encoding="utf-8-sig")
+        images = load(of_path(chest / "t.csv", **fields))
+        return images.paths, levels(images), images.labels.tolist(), images.group.tolist()
+
+    expected = (tuple(path for path, _, _ in rows), [0, 10, 20], [0, 1, 0], [0, 1, 0])
+    assert seen("path,label,group", "{0},{1},{2}") == expected
+    assert seen("path,label,group", "{0},{1},{2},") == expected  # a comma too many in every row
+    assert seen("path,label,group,", "{0},{1},{2},") == expected
+    assert seen(",path,label,group", "7,{0},{1},{2}") == expected  # an index that has no name
+    assert seen("path, label , group", "{0}, {1}, {2}") == expected
+    assert seen(" path,label,group", " {0} ,{1},{2}") == expected  # the files exist without the spaces alone
+    assert seen("path,note,note,label,group", "{0},1.0,z,{1},{2}") == expected  # twice, and not used
+    long = "label, of, the, image"
+    assert seen(f'"path";"{long}";group', "{0};{1};{2}", labels={"column": long}) == expected
+    long = "label,of,the,image"
+    assert seen(f'"path","{long}",group', "{0},{1},{2}", labels={"column": long}) == expected
+
+
+def test_a_path_keeps_the_spaces_of_its_file(tmp_path):
+    for i, name in enumerate((" a.png", "a.png", "b.png")):
+        level(tmp_path / name, i)
+    (tmp_path / "t.csv").write_text("path,label\n a.png,x\na.png,x\n b.png,y\n")
+    images = load(tmp_path / "t.csv")
+    assert (images.paths, levels(images)) == ((" a.png", "a.png", "b.png"), [0, 1, 2])
+
+
+def test_bytes_in_parquet_are_text(chest):
+    table = pd.DataFrame({"path": [b"png/a.png", b"png/b.png"], "label": ["é".encode(), b"1"], "group": [b"7", b"8"]})
+    table.to_parquet(chest / "t.parquet")
+    images = load(chest / "t.parquet")
+    assert (images.paths, levels(images)) == (("png/a.png", "png/b.png"), [0, 10])
+    assert (images.classes, images.labels.tolist(), images.group.tolist()) == (("1", "é"), [1, 0], [7, 8])
 
 
 def test_a_damaged_parquet_file_is_named(tmp_path):
@@ -499,8 +579,24 @@ def test_patients_of_dicom_files_in_class_folders_are_the_groups(tmp_path):
     assert images.group.tolist() == [1, 0, 0, 2, 0]
     dicom(tmp_path / "well" / "9.dcm", np.stack([flat(9), flat(10)]), PatientID="c")
     assert load(tmp_path).group.tolist() == [1, 0, 0, 2, 0, 2, 2]
-    dicom(tmp_path / "well" / "nobody.dcm", flat(11))
-    assert load(tmp_path).group.tolist() == [0, 1, 2, 3, 4, 5, 5, 6]  # one is unknown: files are the groups
+    dicom(tmp_path / "well" / "nobody.dcm", np.stack([flat(11), flat(12)]))
+    said = r"the patient of well/nobody\.dcm cannot be read, as of 2 of 9 .*unmatched: own.*group: unknown.*--draft"
+    with pytest.raises(BadRule, match=said):
+        load(tmp_path)
+    own = load(of_path(tmp_path, group={"unmatched": "own"})).group
+    assert [own.tolist().index(i) for i in own] == [0, 1, 1, 3, 1, 3, 3, 7, 7]  # frames of one file stay together
+    assert load(of_path(tmp_path, group="unknown")).group is None
+    (tmp_path / "well" / "nobody.dcm").unlink()
+    level(tmp_path / "well" / "x.png", 13)
+    with pytest.raises(BadRule, match=r"the patient of well/x\.png cannot be read, as of 1 of 8"):
+        load(tmp_path)
+
+
+def test_folders_of_one_patient_each_are_no_classes_where_a_file_names_none(tmp_path):
+    for i in range(6):
+        dicom(tmp_path / f"p{i % 3}" / f"{i}.dcm", flat(i), PatientID=f"x{i % 3}" if i else "")
+    with pytest.raises(BadSource, match=r"each of the 3 folders in .* holds one patient"):
+        load(tmp_path)
 
 
 def test_a_rule_that_names_an_attribute_reads_patient_folders_as_dicom(tmp_path):
@@ -559,3 +655,16 @@ def test_names_serve_as_labels_and_groups_of_an_archive(tmp_path):
     np.savez(tmp_path / "y.npz", images=pixels.astype(np.uint16), labels=[0, 1, 0, 1])
     with pytest.raises(sets.BadImages, match="images // 257"):
         load(tmp_path / "y.npz")
+
+
+def test_spaces_around_the_names_of_an_archive_do_not_count(tmp_path):
+    pixels = np.arange(3 * 12, dtype=np.uint8).reshape(3, 4, 3)
+    np.savez(tmp_path / "x.npz", images=pixels, labels=[0, 1, 0], class_names=[" a", "b "])
+    images = load(tmp_path / "x.npz")
+    assert (images.classes, images.labels.tolist()) == (("a", "b"), [0, 1, 0])
+    np.savez(tmp_path / "x.npz", images=pixels, labels=["a", "b", "a "], group=["p", "q", " p"])
+    images = load(tmp_path / "x.npz")
+    assert (images.classes, images.labels.tolist(), images.group.tolist()) == (("a", "b"), [0, 1, 0], [0, 1, 0])
+    np.savez(tmp_path / "x.npz", images=pixels, labels=[0, 1, 2], class_names=["a", "b", "a "])
+    with pytest.raises(sets.BadImages, match=r"x\.npz: two classes have the same name"):
+        load(tmp_path / "x.npz")

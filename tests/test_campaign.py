@@ -95,13 +95,14 @@ def test_a_rate_that_is_not_above_zero_gives_no_hours(rate):
 
 def _stored_run(store, p, n_train, seconds, **metrics):
     """A stored training run of `n_train` images as a campaign would have left it."""
-    wanted = campaign._training_wanted(p, "digits_0_1", "resnet18", n_train, 0)
+    wanted = {**campaign._training_wanted(p, "digits_0_1", "resnet18", n_train, 0), "image_hash": "0"}
     found = {"steps": 20.0, "epochs": 10.0, "fitted": 1.0} | metrics
     store.write(records.Record("training", wanted, found, {}, {}, {"training_seconds": seconds}))
 
 
 def _task(p, n_train, model="resnet18"):
-    return campaign.Task("training", "digits_0_1", campaign._training_wanted(p, "digits_0_1", model, n_train, 0), ())
+    wanted = campaign._training_wanted(p, "digits_0_1", model, n_train, 0)
+    return campaign.Task("training", "digits_0_1", {**wanted, "image_hash": "0"}, ())
 
 
 @pytest.fixture
@@ -288,6 +289,18 @@ def test_the_papers_protocol_runs_on_made_up_images(tmp_path, monkeypatch):
         ("k: 20\nk: 30", "'k' is given twice, line 2"),
         ("runs: [{models: [resnet18], models: [vgg13], n_train: [64]}]", "'models' is given twice"),
         ("workers: 0", "workers: .*greater than or equal to 1"),
+        ("epochs: " + 400 * "9", "epochs: .*less than or equal to 1000000000"),
+        ("min_steps: " + 400 * "9", "min_steps: .*less than or equal to 1000000000"),
+        ("runs: [{models: [resnet18], n_train: [9999999999]}]", "n_train: 9999999999 is more than can be computed"),
+        ("runs: [{models: [resnet18], n_train: [64], seeds: [9999999999999999999]}]", "seeds: 9999999999999999999 is"),
+        ("clouds: [2, 0]", "clouds: entry 2: .*greater than or equal to 1"),
+        ("sizes: [0]", "sizes: entry 1: .*greater than or equal to 1"),
+        ("pixel_noise: [.nan]", "pixel_noise: entry 1: .*finite"),
+        ("pixel_noise: [-1]", "pixel_noise: entry 1: .*greater than or equal to 0"),
+        ("label_noise: [-0.5]", "label_noise: entry 1: .*greater than or equal to 0"),
+        ("label_noise: [0, 7]", "label_noise: entry 2: .*less than or equal to 1"),
+        ("label_noise: [.nan]", "label_noise: entry 1: "),
+        ("near_copies: [-4]", "near_copies: entry 1: .*greater than or equal to 0"),
         ("grey_levels: [-2]\ngrey_level: -2", "grey_levels: -2 is no budget .* from 0 to 255"),
         ("grey_levels: [2, 300]", "grey_levels: 300 is no budget"),
         ("pgd_levels: [256]", "pgd_levels: 256 is no budget"),
@@ -333,6 +346,8 @@ def test_a_wrong_parameter_file_gets_one_sentence(tmp_path, text, says):
         "runs: []",
         "workers: 1",
         "grey_levels: [0, 255]\ngrey_level: 255",
+        "epochs: 1000000000\nmin_steps: 1000000000",
+        "pixel_noise: [0]\nlabel_noise: [0, 1]\nnear_copies: [0]\nclouds: [1]\nsizes: [1]",
     ],
 )
 def test_what_is_just_possible_is_no_wrong_parameter_file(tmp_path, text):
@@ -353,6 +368,69 @@ def test_the_default_blocks_are_checked_when_they_are_planned(tmp_path):
     p = campaign.read(path)  # which a forecast or a page reads for its size alone
     with pytest.raises(campaign.CampaignError, match="small: size = 16, and vgg13 in block 1 of the default runs"):
         campaign.plan(p)
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Makes folders of images by name, 30 of each of two classes, in the working directory."""
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+
+    def make(*names, seed=0):
+        campaign.measurement._held.clear()
+        for k, name in enumerate(names):
+            rng = np.random.default_rng([seed, k])
+            for label in "ab":
+                (tmp_path / name / label).mkdir(parents=True, exist_ok=True)
+                for i in range(30):
+                    pixels = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+                    Image.fromarray(pixels).save(tmp_path / name / label / f"{i}.png")
+
+    yield make
+    campaign.measurement._held.clear()
+
+
+def of(*datasets, **keys):
+    """Parameters of a campaign of properties alone."""
+    few = {"size": 16, "per_class": 20, "draws": 2, "k": 5, "runs": [], "workers": 1}
+    return campaign.params(datasets=list(datasets), **{**few, **keys})
+
+
+@pytest.mark.parametrize("pair", [("A/scans", "B/scans"), ("A/scans", "./A/scans"), ("digits", "C/digits")])
+def test_two_sources_of_one_name_in_records_are_refused_wherever_they_would_be_mixed(folders, tmp_path, pair):
+    from intrinsic import progress
+
+    folders("A/scans", "B/scans", "C/digits")
+    block = campaign.RunBlock(models=["resnet18"], n_train=[32], datasets=[pair[1]])
+    for p in (of(*pair), of(pair[0], runs=[block])):
+        for read in (campaign.plan, campaign.properties_frame, campaign.runs_frame, campaign.missing, progress.status):
+            with pytest.raises(campaign.CampaignError, match=f"the image sets {pair[0]} and {pair[1]} are both"):
+                read(p)
+    assert len(campaign.plan(of(pair[0], pair[0])).tasks) == 1
+
+
+def test_a_folder_is_named_in_records_as_it_is_given(folders, tmp_path, monkeypatch):
+    folders("in/scans.v1")
+    os.symlink("scans.v1", tmp_path / "in" / "link")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    named = {"in/scans.v1": "scans.v1", "in/scans.v1/": "scans.v1", "~/in/scans.v1": "scans.v1", "in/link": "link"}
+    named |= {"in/scans.v1/..": "in", "~": tmp_path.name, "gone/scans.v1": "scans", "x.npz": "x"}
+    assert {source: campaign._set_name(source) for source in named} == named
+    monkeypatch.chdir(tmp_path / "in" / "scans.v1")
+    assert [campaign._set_name(source) for source in (".", "..", "../../in/.")] == ["scans.v1", "in", "in"]
+    assert [task.params["dataset"] for task in campaign.plan(of(".")).tasks] == ["scans.v1"]
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("precious")
+    monkeypatch.setenv("INTRINSIC_STORE", str(tmp_path / "file"))
+    for command in (["run", str(TINY)], ["run", str(TINY), "--dry-run"], ["status", str(TINY)]):
+        assert cli.main(command) == 1
+        said = capsys.readouterr().err
+        assert "file is a file, so it holds no records: name a folder in INTRINSIC_STORE" in said
+        assert said.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_missing_parameter_file_names_those_that_exist(tmp_path):
@@ -512,7 +590,107 @@ def test_a_damaged_record_is_named(tiny, finished, tmp_path):
         campaign.runs_frame(tiny, store=Store(copy))
 
 
+@pytest.mark.usefixtures("without_published")
+def test_a_run_computes_anew_what_cannot_be_read(tiny, finished, tmp_path):
+    _, finished = finished
+    store = Store(shutil.copytree(finished.root, tmp_path / "copy"))
+    task = campaign.plan(tiny).tasks[0]
+    path = store.path(*task.keys[0])
+    path.write_text("")
+    with pytest.warns(UserWarning, match=rf"count as missing: 1, the first: .*{path.name}"):
+        assert campaign.plan(tiny).todo(store) == [task]
+    with pytest.warns(UserWarning, match=rf"count as missing: 1, the first: .*{path.name}"):
+        outcome = campaign.run(tiny, store=store, progress=False)
+    assert (outcome.computed, outcome.stored, outcome.failed) == (1, 5, ())
+    assert strip(store.read(*task.keys[0])) == strip(finished.read(*task.keys[0]))
+    assert campaign.run(tiny, store=store, progress=False).computed == 0
+
+
+@pytest.mark.usefixtures("without_published")
+def test_a_record_of_another_version_is_not_computed_anew(tiny, finished, tmp_path):
+    store = Store(shutil.copytree(finished[1].root, tmp_path / "copy"))
+    path = next(store.root.glob("properties/*.json"))
+    text = path.read_text().replace('"schema": 1', '"schema": 99')
+    path.write_text(text)
+    with pytest.raises(records.OtherSchema, match=rf"{path.name} has schema 99"):
+        campaign.run(tiny, store=store, progress=False)
+    assert path.read_text() == text
+
+
 # ----------------------------------------------------------------------------------------- frames
+
+
+@pytest.mark.usefixtures("without_published")
+def test_images_that_have_changed_have_no_row(folders, tmp_path):
+    """Neither that of the folder as it was, nor that of another folder of its name; and one that is away keeps it."""
+    p, store = of("A/scans"), Store(tmp_path / "store")
+    folders("A/scans")
+    found = {}
+    for seed in (0, 1):
+        folders("A/scans", seed=seed)
+        assert campaign.properties_frame(p, store=store).empty
+        assert campaign.stored_properties(p, store=store).empty
+        campaign.complete(campaign.plan(p).tasks[0], store)
+        found[seed] = campaign.properties_frame(p, store=store)["k_f"].item()
+    assert found[0] != found[1]
+    for seed in (0, 1):
+        folders("A/scans", seed=seed)
+        assert campaign.properties_frame(p, store=store)["k_f"].item() == found[seed]
+        assert campaign.stored_properties(p, store=store)["k_f"].item() == found[seed]
+    folders("A/scans", seed=2)
+    assert campaign.properties_frame(p, store=store).empty
+    shutil.rmtree(tmp_path / "A")
+    campaign.measurement._held.clear()
+    assert campaign.properties_frame(p, store=store)["k_f"].item() in found.values()
+
+
+@pytest.mark.usefixtures("without_published")
+def test_a_run_on_images_that_have_changed_is_missing(folders, tmp_path):
+    p, store = of("A/scans", runs=[{"models": ["resnet18"], "n_train": [16]}]), Store(tmp_path / "store")
+    folders("A/scans")
+    task = next(task for task in campaign.plan(p).tasks if task.kind == "training")
+    store.write(records.Record("training", task.params, {"fitted": 1.0}))
+    assert len(campaign.runs_frame(p, store=store)) == 1
+    assert campaign.missing(p, store=store) == []
+    folders("A/scans", seed=1)
+    assert campaign.missing(p, store=store) == [task.label]
+    with pytest.raises(campaign.CampaignError, match="no run of the campaign"):
+        campaign.runs_frame(p, store=store)
+
+
+@pytest.mark.filterwarnings("ignore:.*lack of params")
+def test_a_record_that_lacks_params_of_its_kind_is_left_out_with_a_warning(tiny, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign, "_published_files", list)
+    store = Store(shutil.copytree(finished[1].root, tmp_path / "copy"))
+    before = campaign.runs_frame(tiny, store=store)
+    foreign = [records.Record(kind, {"a": a}, {}) for kind in records.KINDS for a in (1, 2)]
+    for record in foreign:
+        store.write(record)
+    lack = "left out for lack of params: 2, the first: "
+    with pytest.warns(UserWarning, match=f"{lack}properties .* has no channels"):
+        assert set(campaign.compare("digits_4_9", store=store).rows["dataset"]) >= {"digits_0_1", "torus_waves"}
+    with pytest.warns(UserWarning, match=f"{lack}training .* has no batch_size"):
+        assert len(campaign.estimate_seconds([_task(tiny, 64)], store)) == 1
+    with pytest.warns(UserWarning, match=f"{lack}attack .* has no parent"):
+        assert campaign.runs_frame(tiny, store=store).equals(before)
+    publish((r for kind in records.KINDS for r in store.records(kind) if "method_version" in r.params), tmp_path / "p")
+    (tmp_path / "p").write_text((tmp_path / "p").read_text() + foreign[0].to_json() + "\n")
+    monkeypatch.setattr(campaign, "_published_files", lambda: [tmp_path / "p"])
+    with pytest.warns(UserWarning, match="p: left out for lack of params: 1"):
+        assert len(campaign.published_keys()) == 14
+
+
+@pytest.mark.usefixtures("without_published")
+def test_a_record_of_no_plan_that_cannot_be_read_does_not_stop_an_estimate(tiny, tmp_path):
+    records.write_text(tmp_path / "training" / "0123456789abcdef.json", "")
+    with pytest.warns(UserWarning, match="training records left out of the estimate: 1, the first: .*0123456789abcdef"):
+        assert len(campaign.estimate_seconds([_task(tiny, 64)], Store(tmp_path))) == 1
+
+
+def test_every_published_record_is_read_and_found():
+    files = sorted((images.REPOSITORY / "book" / "records").glob("*.jsonl"))
+    made = [record for path in files for record in records.read_published(path)]
+    assert {(record.kind, record.id) for record in made} == campaign.published_keys()
 
 
 def test_the_frame_has_one_row_a_run_with_all_its_numbers(tiny, finished):

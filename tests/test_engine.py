@@ -306,13 +306,19 @@ def test_the_slurm_file_makes_the_job_that_it_describes():
         ("- a\n", "holds a list, so .*the keys class, jobs and options"),
         ("", "cluster.yaml is empty, so it describes no jobs; .*the keys class, jobs and options"),
         ("class: SLURMCluster\njobs: 2\njobs: 3\n", "'jobs' is given twice, line 3"),
+        ("class: SLURMCluster\noptions: {cores: abc, memory: 1GB}\n", "SLURMCluster does not take these options"),
+        ("class: SLURMCluster\noptions: {cores: 1, memory: 1GB, foo: 1}\n", "SLURMCluster does not take .*'foo'"),
+        ("class: SLURMCluster\noptions: {1: 1}\n", "options.*valid string"),
+        ("class: JobQueueCluster\noptions: {cores: 1, memory: 1GB}\n", "JobQueueCluster does not take"),
+        ("class: SLURMCluster\noptions: {cores: 1, memory: 1GB, scheduler_options: [1]}\n", "scheduler_options is"),
     ],
 )
 def test_a_cluster_file_that_cannot_be_used_is_refused(text, says, tmp_path):
     path = tmp_path / "cluster.yaml"
     path.write_text(text)
-    with pytest.raises(engine.ClusterError, match=says):
+    with pytest.raises(engine.ClusterError, match=says) as caught:
         engine.make_cluster(engine.read_cluster(path))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("settings", [{"limit_minutes": 0}, {"run_minutes": -1}, {"retries": -1}, {"workers": 0}])

@@ -136,6 +136,21 @@ def test_lossless_pictures_give_every_pixel_by_content_whatever_the_suffix(tmp_p
         assert np.array_equal(read_all(tmp_path, name)[0][0], RGB)
 
 
+def test_netpbm_pictures_give_every_pixel_in_8_bits_and_are_refused_in_more(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "x.pgm")
+    Image.fromarray(RGB).save(tmp_path / "x.ppm")
+    Image.fromarray(GREY > 99).save(tmp_path / "x.pbm")
+    (tmp_path / "plain.pnm").write_bytes(b"P2\n# levels to 3\n2 2\n3\n0 1\n2 3\n")
+    assert np.array_equal(read_all(tmp_path, "x.pgm")[0][0], GREY)
+    assert np.array_equal(read_all(tmp_path, "x.ppm")[0][0], RGB)
+    assert np.array_equal(read_all(tmp_path, "x.pbm")[0][0], np.where(GREY > 99, 255, 0))
+    assert read_all(tmp_path, "plain.pnm")[0][0].tolist() == [[0, 85], [170, 255]]
+    for head, width in ((b"P5 2 2 65535\n", 2), (b"P5 2 2 4095\n", 2), (b"P6 2 2 65535\n", 6), (b"Pf 2 2 -1\n", 4)):
+        (tmp_path / "deep.ppm").write_bytes(head + bytes(4 * width))
+        with pytest.raises(BadImageFile, match=r"deep\.ppm holds more than 8 bits as PNM.*save it as PNG"):
+            read_all(tmp_path, "deep.ppm")
+
+
 def test_a_jpeg_is_what_its_decoder_gives(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "x.jpeg", quality=90)
     assert np.array_equal(read_all(tmp_path, "x.jpeg")[0][0], np.asarray(Image.open(tmp_path / "x.jpeg")))
@@ -346,6 +361,20 @@ def test_other_windows_follow_the_standard(tmp_path, function):
     data = pydicom.dcmread(tmp_path / "x.dcm")
     theirs = (apply_voi_lut(pixel_array(data), data) + 2**15) / (2**16 - 1) * 255
     assert np.abs(read_all(tmp_path, "x.dcm")[0][0] - theirs).max() <= 0.5 + 1e-9
+
+
+@pytest.mark.parametrize(("function", "width"), [("LINEAR", 0), ("LINEAR", -5), ("LINEAR", 0.5), (None, 0),
+                                                   ("LINEAR_EXACT", 0), ("SIGMOID", 0), ("SIGMOID", -1)])  # fmt: skip
+def test_a_window_without_width_is_refused_with_its_file_unless_levels_are_chosen(tmp_path, function, width):
+    dicom(tmp_path / "good.dcm", CT, bits=16, WindowCenter=500, WindowWidth=1)
+    tags = {"VOILUTFunction": function} if function else {}
+    dicom(tmp_path / "x.dcm", CT, bits=16, WindowCenter=500, WindowWidth=width, **tags)
+    with pytest.raises(
+        BadImageFile, match=rf"x\.dcm has a window of center 500 and width {width:g}, .*--levels.*1 of 2"
+    ):
+        read_all(tmp_path, "good.dcm", "x.dcm")
+    assert read_all(tmp_path, "good.dcm", "x.dcm", skip=True)[1].tolist() == [True, False]
+    assert len(read_all(tmp_path, "good.dcm", "x.dcm", levels="full")[0]) == 2
 
 
 def test_monochrome1_is_inverted(tmp_path):

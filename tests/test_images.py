@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 import zlib
 from dataclasses import replace
 
@@ -661,6 +662,32 @@ def test_an_image_set_of_ones_own_is_an_entry_in_a_catalogue(tmp_path):
         ("tiny:", "../tiny:", "name: "),
         ("tiny:", "- tiny:", "not plain YAML|holds a list"),
         ("tiny:", "4:", "4 is not a name"),
+        (
+            "title: a set of my own",
+            "title: 2024-13-45",
+            r"sets\.yaml is not plain YAML .*'2024-13-45' is no timestamp"
+            r" \(month must be in 1\.\.12.*\), line 3",
+        ),
+        ("title: a set of my own", "title: !!int 'x'", r"'x' is no int \(invalid literal.*line 3"),
+        ("title: a set of my own", "title: !!float 'x'", r"'x' is no float \(could not.*line 3"),
+        ("title: a set of my own", "title: !!bool 'x'", r"'x' is no bool, line 3"),
+        pytest.param("a set of my own", "9" * 5000, r"'9{40}\.\.\.' is no int \(.*line 3", id="digits"),
+        (
+            "show_pixels:",
+            "pairs: {values: 200000}\n  show_pixels:",
+            r"'tiny': pairs\.values: Input should be less than or equal to 10000$",
+        ),
+        (
+            "show_pixels:",
+            "group: {pattern: '('}\n  show_pixels:",
+            r"'tiny': group\.pattern: '\(' is not a regular expression \([^)]*\), [^;]*$",
+        ),
+        (
+            "show_pixels:",
+            "group: {patern: a}\n  show_pixels:",
+            "'tiny': unknown key 'group.patern'; did you mean 'parent'.$",
+        ),
+        ("show_pixels:", "group: none\n  show_pixels:", "group: Input should be a valid dict.*'unknown', not 'none'$"),
     ],
 )
 def test_a_faulty_catalogue_says_where_and_what(tmp_path, old, new, message):
@@ -739,6 +766,24 @@ def test_an_unknown_name_is_answered_with_the_closest_one(tmp_path):
         sets.load(tmp_path / "nowhere")
     with pytest.raises(sets.UnknownImageSet, match="does not exist"):
         sets.load("nowhere/digits")
+
+
+def test_a_folder_with_the_name_of_a_set_is_told_of_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez(tmp_path / "tiny.npz", images=make(30, classes=3).images, labels=np.arange(30) % 3)
+    (tmp_path / "sets.yaml").write_text(ENTRY % "tiny.npz")
+    fill(tmp_path, {"tiny/a/1.png": (4, 4), "tiny/b/1.png": (4, 4)})
+    with pytest.warns(UserWarning, match=r"there is also a folder tiny: \./tiny names the folder") as told:
+        assert len(sets.load("tiny", catalogue="sets.yaml")) == 30
+    assert told[0].filename == __file__
+    (tmp_path / "own").mkdir()
+    (tmp_path / "tiny.npz").rename(tmp_path / "own" / "tiny.npz")
+    (tmp_path / "own.yaml").write_text((ENTRY % "own/tiny.npz").replace("tiny:", "own:"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert sets.find("tiny", "sets.yaml").location == "tiny.npz"  # told already
+        assert len(sets.load("./tiny")) == 2
+        assert len(sets.load("own", catalogue="own.yaml")) == 30  # the folder is where the set is
 
 
 def test_every_entry_says_what_it_is_and_what_it_is_not():

@@ -64,6 +64,25 @@ def test_every_task_is_in_one_state_and_a_silent_claim_is_none(tiny, own_store):
     assert [one.reason for one in found.failures] == ["no memory <b>"]
 
 
+def test_a_record_that_cannot_be_read_is_to_do_and_one_warning_counts_all(tiny, own_store):
+    store, tasks = Store(own_store), campaign.plan(tiny).tasks
+    fill(store, tasks)
+    first, second = store.path(*tasks[1].keys[0]), store.path(*tasks[3].keys[2])
+    first.write_text("")
+    second.write_text(second.read_text()[:60])
+    with pytest.warns(UserWarning, match=rf"count as missing: 2, the first: .*{first.name}") as told:
+        found = progress.status(tiny)
+    assert len(told) == 1
+    assert [state for _, state in found.states] == ["done", "to do", "done", "to do", "done", "done"]
+    assert first.exists()
+
+
+def test_a_foreign_claim_is_none_of_the_plan(tiny, own_store):
+    for i, text in enumerate(["[]", '{"a": 1}']):
+        records.write_text(own_store / "claims" / f"x{i}.json", text)
+    assert {state for _, state in progress.status(tiny).states} == {"to do"}
+
+
 def test_what_is_published_is_done_and_what_is_stored_afterwards_has_not_failed(tiny, own_store, published, tmp_path):
     store, tasks = Store(own_store), campaign.plan(tiny).tasks
     fill(store, tasks)
@@ -147,6 +166,27 @@ def test_pieces_from_two_machines_add_up_to_one_file(tiny, tmp_path):
     made = progress.publish(tiny, path, store=two)
     assert (made.total, made.added, made.replaced, made.kept) == (14, 0, 0, 14)  # equal records are no others
     assert path.read_bytes() == before
+
+
+def test_two_that_publish_to_one_file_at_once_lose_nothing(tiny, tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    tasks, path = campaign.plan(tiny).tasks, tmp_path / "out" / "tiny.jsonl"
+    path.parent.mkdir()
+    stores, publish = [Store(tmp_path / name) for name in "ab"], records.publish
+    fill(stores[0], tasks[:3])
+    fill(stores[1], tasks[3:])
+
+    def slow(*given):
+        time.sleep(0.3)
+        return publish(*given)
+
+    monkeypatch.setattr(records, "publish", slow)
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda store: progress.publish(tiny, path, store=store), stores))
+    assert sorted(one.total for one in made) in ([5, 14], [9, 14])
+    assert len(read_published(path)) == 14
+    assert [p.name for p in path.parent.iterdir()] == ["tiny.jsonl"]
 
 
 def test_records_of_another_campaign_are_left_out_unless_all_are_asked_for(tiny, tmp_path):

@@ -91,6 +91,78 @@ def test_a_damaged_or_altered_file_is_named(tmp_path):
         store.read("training", path.stem)
 
 
+def test_a_record_under_another_name_is_refused(tmp_path):
+    """So that no run is taken for another."""
+    store = Store(tmp_path)
+    one, other = store.write(training(seed=1)), store.write(training(seed=2))
+    other.write_bytes(one.read_bytes())
+    with pytest.raises(RecordError, match=rf"{other.name} holds the training record {one.stem}"):
+        store.read("training", other.stem)
+    (tmp_path / "attack").mkdir()
+    (tmp_path / "attack" / one.name).write_bytes(one.read_bytes())
+    with pytest.raises(RecordError, match=f"attack/{one.name} holds the training record"):
+        store.read("attack", one.stem)
+    assert store.read("training", one.stem) == training(seed=1)
+
+
+BROKEN = {
+    "a list": b"[1]",
+    "a text": b'"text"',
+    "nested": b"[" * 100_000,
+    "not UTF-8": b"\xff\xfe" + training().to_json().encode(),
+    "NaN": training(rate=12.5).to_json().replace("12.5", "NaN").encode(),
+    "of no id": json.dumps({k: v for k, v in json.loads(training().to_json()).items() if k != "id"}).encode(),
+} | {
+    f"{part}: {str(value)[:12]}": json.dumps({**json.loads(training().to_json()), part: value}).encode()
+    for part, value in [
+        *(("params", [1]), ("params", None), ("metrics", [1]), ("metrics", {"a": 10**400}), ("metrics", {"a": None})),
+        *(("reasons", None), ("series", {"a": 1}), ("provenance", None), ("kind", "tarining"), ("schema", [1])),
+    ]
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN.keys())
+def test_what_is_no_record_is_named_with_its_file(tmp_path, content):
+    store = Store(tmp_path)
+    path = store.write(training())
+    path.write_bytes(content)
+    with pytest.raises(RecordError, match=rf"{path.name} is damaged"):
+        store.read("training", path.stem)
+    published = tmp_path / "p.jsonl"
+    published.write_bytes(training(seed=5).to_json().encode() + b"\n" + content + b"\n")
+    with pytest.raises(RecordError, match=r"p\.jsonl, line 2 is damaged"):
+        read_published(published)
+
+
+def test_a_record_that_is_set_aside_is_kept_and_counts_as_missing(tmp_path):
+    store = Store(tmp_path)
+    path = store.write(training())
+    path.write_text("half")
+    for _ in range(2):
+        store.set_aside("training", path.stem)
+    assert ("training", path.stem) not in store
+    assert store.ids("training") == []
+    assert [(p.name, p.read_text()) for p in path.parent.iterdir()] == [(f".{path.name}.damaged", "half")]
+
+
+def test_one_thread_at_a_time_is_alone_with_a_file_and_nothing_is_left(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    path = tmp_path / "count"
+    path.write_text("0")
+
+    def add(_):
+        with records.alone(path):
+            now = int(path.read_text())
+            time.sleep(0.001)
+            path.write_text(str(now + 1))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(80)))
+    assert path.read_text() == "80"
+    assert [p.name for p in tmp_path.iterdir()] == ["count"]
+
+
 def test_published_records_are_sorted_whole_and_of_one_method_version(tmp_path):
     made = [training(seed=s) for s in range(5)]
     path = tmp_path / "quick.jsonl"
@@ -161,6 +233,26 @@ def test_a_failure_is_noted_with_its_traceback_and_forgiven(tmp_path):
     store.forgive(*key)
     assert store.failures() == {}
     assert store.ids("training") == []
+
+
+@pytest.mark.parametrize("note", ["[1]", '{"a": 1}', "{", "\x00", '{"label": "x", "reason": "y", "traceback": ""}'])
+def test_a_note_that_says_no_failure_is_named(tmp_path, note):
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "training-ab.json").write_text(note)
+    with pytest.raises(RecordError, match=r"training-ab\.json cannot be read .*; delete it"):
+        Store(tmp_path).failures()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"pid": 1', "5"])
+def test_a_claim_that_names_no_process_is_taken_over_once_its_file_is_old(tmp_path, text):
+    store = Store(tmp_path)
+    claim = store.claim("ab", "x")
+    claim.path.write_text(text)
+    assert not claim.beat()
+    assert (store.claims()["ab"]["host"], store.claims()["ab"]["stale"]) == ("", False)
+    assert store.claim("ab", "x") is None
+    os.utime(claim.path, (time.time() - 61,) * 2)
+    assert store.claim("ab", "x").beat()
 
 
 def test_a_run_is_claimed_once_and_again_after_its_release(tmp_path):

@@ -25,7 +25,7 @@ def apply(column="grade", **rule):
 @pytest.mark.parametrize(
     ("value", "text"),
     [(1, "1"), (1.0, "1"), (np.float32(-1), "-1"), (1.5, "1.5"), (True, "1"), (np.int8(3), "3"), (None, ""),
-     (np.nan, ""), (pd.NA, ""), ("  a b ", "a b"), ("01", "01")],
+     (np.nan, ""), (pd.NA, ""), ("  a b ", "a b"), ("01", "01"), ("é".encode(), "é")],
 )  # fmt: skip
 def test_a_number_and_its_text_are_one_value(value, text):
     assert text_of(value) == text
@@ -93,6 +93,9 @@ def test_a_rule_that_does_not_fit_names_the_image_and_the_value(rule, message):
 def test_a_missing_column_is_answered_with_the_closest():
     with pytest.raises(BadRule, match=r"no column 'patent' for the patient; the columns are .*did you mean 'patient'"):
         GroupRule(column="patent", of="patient").apply(TABLE, None)
+    twice = pd.concat([TABLE, TABLE["patient"]], axis=1)
+    with pytest.raises(BadRule, match="there are 2 columns 'patient', so the patient of an image is open"):
+        GroupRule(column="patient", of="patient").apply(twice, None)
     with pytest.raises(BadRule, match="nothing says where the label"):
         LabelRule().apply(TABLE, None)
 
@@ -117,12 +120,22 @@ def test_a_rule_that_contradicts_itself_is_refused_when_it_is_read(rule, message
 def test_groups_keep_their_numbers_and_names_are_numbered_in_order():
     assert GroupRule(column="patient").apply(TABLE, None).tolist() == [7, 7, 3, 3, 12]
     assert GroupRule(pattern=r"^(p\d+)/").apply(TABLE, None).tolist() == [0, 0, 1, 2, 3]
+    written = pd.DataFrame({"patient": ["7", "007", "12", "7", "07"]})
+    with pytest.warns(
+        UserWarning, match=r"2 names of a patient differ .*, e\.g\. '007' from '07', and count as others"
+    ):
+        groups = GroupRule(column="patient", of="patient").apply(written, None)
+    assert groups.tolist() == [2, 0, 3, 2, 1]
+    assert GroupRule(column="patient", pattern=r"\d+").apply(written, None).tolist() == [7, 7, 12, 7, 7]  # numbers
+    assert LabelRule(column="patient").apply(written, None)[1] == ("007", "07", "7", "12")
 
 
 def test_an_image_without_a_group_is_refused_alone_or_makes_groups_unknown():
     rule = {"pattern": r"^(p0\d)/", "of": "patient"}
     with pytest.raises(BadRule, match=r"the patient of p10/d.png cannot be read, as of 2 of 5"):
         GroupRule(**rule).apply(TABLE, None)
+    frames = pd.concat([TABLE, TABLE.tail(1)])
+    assert len(set(GroupRule(**rule, unmatched="own").apply(frames, None).tolist())) == 4  # of one file
     own = GroupRule(**rule, unmatched="own").apply(TABLE, None)
     assert own[0] == own[1]
     assert len(set(own.tolist())) == 4

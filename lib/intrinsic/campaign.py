@@ -12,11 +12,11 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ from intrinsic import (
     slope,
     training,
 )
-from intrinsic.records import Record, Store
+from intrinsic.records import Record, RecordError, Store
 
 QUICK_RUNS = [
     {"models": ["vgg13"], "n_train": [64], "seeds": [0], "datasets": ["digits", "digits_4_9"]},
@@ -51,6 +51,7 @@ QUICK_SETS = [
 ]
 
 
+MOST = 10**9  # steps, epochs or images that a parameter file may ask for
 SLOPE_POINTS = 16  # parts of a segment on which a network's slope is searched
 
 
@@ -66,7 +67,9 @@ class RunBlock(BaseModel):
     n_train: list[int] = Field(min_length=1, description="training images in total, balanced over the classes")
     seeds: list[int] = Field(default=[0], min_length=1, description="seeds: split, first weights and order of images")
     datasets: list[str] | None = Field(default=None, min_length=1, description="image sets; null: all of the campaign")
-    radius_images: int | None = Field(default=None, ge=0, description="as the campaign's, for this block; null: its")
+    radius_images: int | None = Field(
+        default=None, ge=0, le=MOST, description="as the campaign's, for this block; null: its"
+    )
 
     @field_validator("models")
     @classmethod
@@ -78,12 +81,14 @@ class RunBlock(BaseModel):
     @field_validator("n_train", "seeds")
     @classmethod
     def _enough(cls, values, info):
-        least, why = {
-            "n_train": (2, "images are not one for each of two classes, so give 2 or more"),
-            "seeds": (0, "starts no random order, so give whole numbers from 0"),
+        least, most, why = {
+            "n_train": (2, MOST, "images are not one for each of two classes, so give 2 or more"),
+            "seeds": (0, 2**63 - 1, "starts no random order, so give whole numbers from 0"),
         }[info.field_name]
         if min(values) < least:
             raise ValueError(f"{min(values)} {why}")
+        if max(values) > most:
+            raise ValueError(f"{max(values)} is more than can be computed with, so give {most} or less")
         return values
 
 
@@ -100,9 +105,9 @@ class Params(BaseModel):
     pixel_range: Literal["stored", "image"] = Field(
         default="stored", description="grey levels as in the files, or each image's maximum at 255; for all sets"
     )
-    per_class: int = Field(default=250, ge=2, description="M, images a class for d_data and K_F")
-    draws: int = Field(default=25, ge=1, description="balanced draws of M a class that are averaged")
-    k: int = Field(default=20, ge=2, description="neighbors of the maximum-likelihood dimension")
+    per_class: int = Field(default=250, ge=2, le=MOST, description="M, images a class for d_data and K_F")
+    draws: int = Field(default=25, ge=1, le=MOST, description="balanced draws of M a class that are averaged")
+    k: int = Field(default=20, ge=2, le=MOST, description="neighbors of the maximum-likelihood dimension")
     torus_dimension: int = Field(default=5, ge=1, le=20, description="true dimension of the clouds on methods pages")
     n_points: int = Field(default=1000, ge=200, le=20_000, description="images or points of an experiment")
     simulations: int = Field(default=10, ge=2, le=1000, description="clouds of each kind averaged on methods pages")
@@ -110,10 +115,15 @@ class Params(BaseModel):
         default="fit", description="of training: this book's, or the paper's (100 epochs, its batches, float32)"
     )
     until: Literal["fit", "epochs"] = Field(default="fit", description="train until fit, or `epochs` epochs")
-    epochs: int = Field(default=100, ge=1, description="epochs where until = epochs; the cap where until = fit")
-    min_steps: int = Field(default=1500, ge=1, description="optimizer steps before 'did not fit'")
+    epochs: int = Field(
+        default=100, ge=1, le=MOST, description="epochs where until = epochs; the cap where until = fit"
+    )
+    min_steps: int = Field(default=1500, ge=1, le=MOST, description="optimizer steps before 'did not fit'")
     warmup_steps: int | None = Field(
-        default=None, ge=0, description="steps over which the learning rate rises; null: the network's, 0 or 2000"
+        default=None,
+        ge=0,
+        le=MOST,
+        description="steps over which the learning rate rises; null: the network's, 0 or 2000",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto", description="of the products in training; auto: bfloat16 where the hardware has it"
@@ -127,22 +137,34 @@ class Params(BaseModel):
     weights: Literal["none", "kept"] = Field(default="none", description="whether trained networks stay on disk")
     grey_levels: list[int] = Field(default=[1, 2, 4, 8], min_length=1, description="attack budgets, L-infinity, of 255")
     grey_level: int = Field(default=2, description="the budget of the primary test")
-    attack_images: int = Field(default=200, ge=2, description="test images attacked")
+    attack_images: int = Field(default=200, ge=2, le=MOST, description="test images attacked")
     pgd_levels: list[int] = Field(default=[], description="budgets of PGD, L-infinity, of 255")
-    pgd_steps: int = Field(default=20, ge=1, description="gradients of PGD for each image and budget")
-    radius_images: int = Field(default=0, ge=0, description="test images whose minimal adversarial radius is found")
-    sanity_images: int = Field(default=4, ge=0, description="test images of the attacks' sanity checks")
-    slope_pairs: int = Field(default=0, ge=0, description="segments between labels on which the slope is measured")
+    pgd_steps: int = Field(default=20, ge=1, le=MOST, description="gradients of PGD for each image and budget")
+    radius_images: int = Field(
+        default=0, ge=0, le=MOST, description="test images whose minimal adversarial radius is found"
+    )
+    sanity_images: int = Field(default=4, ge=0, le=MOST, description="test images of the attacks' sanity checks")
+    slope_pairs: int = Field(
+        default=0, ge=0, le=MOST, description="segments between labels on which the slope is measured"
+    )
     layers: Literal["paper", "blocks"] = Field(default="paper", description="of d_repr: the paper's, or every block")
     fitted_only: bool = Field(default=True, description="claims use fitted runs only")
     compute: bool = Field(default=False, description="a notebook trains what is missing")
     workers: int | None = Field(default=None, ge=1, description="processes of one thread; null: one a core")
-    clouds: list[int] = Field(default=[2, 4, 8], min_length=1, description="dimensions of constructed clouds")
+    clouds: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[2, 4, 8], min_length=1, description="dimensions of constructed clouds"
+    )
     gap: float = Field(default=0.3, gt=0, le=10, description="distance between constructed classes, sides are 1")
-    sizes: list[int] = Field(default=[8, 12, 16, 24], min_length=1, description="pixels a side to compare")
-    pixel_noise: list[float] = Field(default=[0, 4, 8, 16, 32], min_length=1, description="noise, grey levels")
-    label_noise: list[float] = Field(default=[0, 0.01, 0.05, 0.2], min_length=1, description="shares of wrong labels")
-    near_copies: list[int] = Field(
+    sizes: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[8, 12, 16, 24], min_length=1, description="pixels a side to compare"
+    )
+    pixel_noise: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        default=[0, 4, 8, 16, 32], min_length=1, description="noise, grey levels"
+    )
+    label_noise: list[Annotated[float, Field(ge=0, le=1)]] = Field(
+        default=[0, 0.01, 0.05, 0.2], min_length=1, description="shares of wrong labels"
+    )
+    near_copies: list[Annotated[int, Field(ge=0)]] = Field(
         default=[0, 1, 5, 25], min_length=1, description="near-copies across classes, a class"
     )
 
@@ -268,8 +290,14 @@ def params(**keys) -> Params:
 
 
 def default_store() -> Store:
-    """The working store: `_build/records` of the repository, or the folder in INTRINSIC_STORE."""
-    return Store(os.environ.get("INTRINSIC_STORE") or images.REPOSITORY / "_build" / "records")
+    """The working store: `_build/records` of the repository, or the folder in INTRINSIC_STORE.
+
+    Raises RecordError where that is no folder.
+    """
+    store = Store(os.environ.get("INTRINSIC_STORE") or images.REPOSITORY / "_build" / "records")
+    if store.root.exists() and not store.root.is_dir():
+        raise RecordError(f"{store.root} is a file, so it holds no records: name a folder in INTRINSIC_STORE")
+    return store
 
 
 # --------------------------------------------------------------------------- image sets of a campaign
@@ -280,7 +308,22 @@ def _set_name(source) -> str:
         return source.name if source.about else source.title  # as ImageSet.name
     if source in images.catalogue():
         return source
-    return Path(source).name if Path(source).is_dir() else Path(source).stem
+    path = Path(source).expanduser()
+    if not path.is_dir():
+        return path.stem
+    return path.resolve().name if path.name in ("", "..") else path.name  # a link to a folder has its own name
+
+
+def _check_names(sources) -> None:
+    """Raises CampaignError where two sources have one name in records, which does not tell them apart."""
+    first: dict[str, str] = {}
+    for source in sources:
+        name = _set_name(source)
+        if first.setdefault(name, source) != source:
+            raise CampaignError(
+                f"the image sets {first[name]} and {source} are both {name!r} in records, so numbers of one would be "
+                "taken for the other's: leave one out if they are the same, else rename it, or name it in a catalogue"
+            )
 
 
 def _family(source) -> str:
@@ -311,9 +354,16 @@ class Task:
             return f"properties {p['dataset']}"
         return f"{p['model']} {p['dataset']} N={p['n_train']} seed={p['seed']}"
 
-    def done(self, store: Store, published: Collection = frozenset()) -> bool:
-        """Whether all its records are stored, or among the published keys; at any precision where it is automatic."""
-        return any(all(key in published or key in store for key in keys) for keys in (self.keys, *self.others))
+    def done(self, store: Store, published: Collection = frozenset(), damaged: Collection = frozenset()) -> bool:
+        """Whether all its records are stored, or among the published keys; at any precision where it is automatic.
+
+        damaged   keys of stored records that cannot be read
+        """
+
+        def there(key):
+            return key in published or (key not in damaged and key in store)
+
+        return any(all(map(there, keys)) for keys in (self.keys, *self.others))
 
     @property
     def ways(self) -> tuple[tuple[tuple[str, str], ...], ...]:
@@ -338,11 +388,41 @@ class Plan:
         """What is left to compute, in order; each task names those of its records that are published.
 
         published   whether records in book/records count as stored
+        Stored records that cannot be read count as missing.
         """
+        return self.left(store, published=published, unread=damaged(self.tasks, store))
+
+    def left(self, store: Store, *, published: bool = True, unread: Collection = frozenset()) -> list[Task]:
+        """As todo, where it is known already which stored records cannot be read."""
         known = published_keys() if published else frozenset()
-        left = [task for task in self.tasks if not task.done(store, known)]
+        left = [task for task in self.tasks if not task.done(store, known, unread)]
         named = ((task, tuple(key for key in task.keys if key in known)) for task in left)
         return [replace(task, run={**task.run, "published": keys}) if keys else task for task, keys in named]
+
+
+def damaged(tasks, store: Store) -> frozenset[tuple[str, str]]:
+    """Keys of tasks whose stored records cannot be read, which count as missing; with one warning that counts them.
+
+    Raises records.OtherSchema: what another version of this package wrote is no damage.
+    """
+    found = {}
+    for key in dict.fromkeys(key for task in tasks for keys in (task.keys, *task.others) for key in keys):
+        try:
+            store.read(*key)
+        except FileNotFoundError:
+            continue
+        except records.OtherSchema:
+            raise
+        except RecordError:
+            found[key] = store.path(*key)
+    if found:
+        first = next(iter(found.values()))
+        warnings.warn(
+            f"stored records that cannot be read and count as missing: {len(found)}, the first: {first}; "
+            "`intrinsic run` computes them anew",
+            stacklevel=2,
+        )
+    return frozenset(found)
 
 
 def _properties_wanted(p: Params, source: str) -> dict:
@@ -460,7 +540,10 @@ def _layers(model: str, which: str) -> tuple[str, ...]:
 
 
 def cells(p: Params) -> dict[tuple, int | None]:
-    """{(source, model, n_train, seed): radius_images of its block}, in the order of the file; the first one counts."""
+    """{(source, model, n_train, seed): radius_images of its block}, in the order of the file; the first one counts.
+
+    Raises CampaignError where two image sets of the campaign have one name.
+    """
     found: dict[tuple, int | None] = {}
     for block in p.runs:
         for source in block.datasets if block.datasets is not None else p.datasets:
@@ -468,6 +551,7 @@ def cells(p: Params) -> dict[tuple, int | None]:
                 for seed in block.seeds:
                     for n_train in block.n_train:
                         found.setdefault((source, model, n_train, seed), block.radius_images)
+    _check_names(dict.fromkeys([*p.datasets, *(source for source, *_ in found)]))
     return found
 
 
@@ -535,7 +619,7 @@ def plan(p: Params) -> Plan:
     """All tasks of a campaign with the ids of their records, the runs and the M that a set cannot reach.
 
     Raises CampaignError where tasks can only fail: k is not below their number of images, or a network
-    cannot read images of this size.
+    cannot read images of this size; and where two image sets have one name.
     """
     if why := _never(p, p.runs):
         raise CampaignError(f"{p.name}: {why}")
@@ -843,6 +927,8 @@ def run(
 ) -> Outcome:
     """Complete a campaign: skip what is stored or published, compute the rest, store each record as it comes.
 
+    Stored records that cannot be read are set aside, with a warning, and computed anew.
+
     only        keys (kind, id) to restrict the work to
     published   whether records in book/records count as stored
     settings    where and how it is computed; None: on this machine with n_workers(p) processes of one thread
@@ -850,7 +936,10 @@ def run(
     """
     store = store or default_store()
     made = made or plan(p)
-    todo = [task for task in made.todo(store, published=published) if only is None or task.keys[0] in only]
+    wanted = replace(made, tasks=tuple(task for task in made.tasks if only is None or task.keys[0] in only))
+    for key in damaged(wanted.tasks, store):
+        store.set_aside(*key)
+    todo = wanted.left(store, published=published)
     settings = settings or engine.Settings(workers=n_workers(p), gpus=gpus())
     started = time.perf_counter()
     done = _run_tasks(todo, store, settings, progress) if todo else engine.complete([], store, complete)
@@ -937,6 +1026,19 @@ def _step_keys(q: dict) -> tuple[tuple, tuple]:
     return (q["model"], warmup), (q["batch_size"], warmup)
 
 
+def _readable(kind: str, store: Store) -> list[Record]:
+    """The stored records of a kind that can be read; one warning counts the others."""
+    found, errors = [], []
+    for id in store.ids(kind):
+        try:
+            found.append(store.read(kind, id))
+        except RecordError as error:
+            errors.append(error)
+    if errors:
+        warnings.warn(f"{kind} records left out of the estimate: {len(errors)}, the first: {errors[0]}", stacklevel=2)
+    return found
+
+
 def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float]:
     """Seconds that each task will take on one worker.
 
@@ -950,7 +1052,7 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
     """
     steps: dict[tuple, list[float]] = {}
     rates: dict[tuple, list[float]] = {}
-    for record in _all_records("training", store):
+    for record in _all_records("training", store, _readable("training", store)):
         q, how, found = record.params, record.provenance, record.metrics
         if q["until"] == "fit" and found.get("steps"):
             for name in _step_keys(q):
@@ -994,10 +1096,35 @@ def _published_files() -> list[Path]:
     return sorted((images.REPOSITORY / "book" / "records").glob("*.jsonl"))
 
 
+#: params without which a record of a kind is none of a campaign's
+REQUIRED = {
+    "properties": {"dataset", "image_hash", "size", "channels", "pixel_range", "per_class", "method_version"},
+    "training": {
+        *("dataset", "image_hash", "size", "channels", "pixel_range", "model", "n_train", "seed", "protocol"),
+        *("until", "batch_size", "method_version"),
+    },
+    "attack": {"parent"},
+    "representation": {"parent", "layer"},
+    "slope": {"parent"},
+}
+
+
+def _usable(found: Iterable[Record], where) -> Iterator[Record]:
+    """Records with the params that their kind requires; one warning counts the others."""
+    count, first = 0, ""
+    for record in found:
+        if lacking := REQUIRED.get(record.kind, set()) - record.params.keys():
+            count, first = count + 1, first or f"{record.kind} {record.id} has no {min(lacking)}"
+        else:
+            yield record
+    if count:
+        warnings.warn(f"{where}: left out for lack of params: {count}, the first: {first}; delete it", stacklevel=2)
+
+
 @lru_cache(maxsize=32)
 def _published_at(path: Path, stamp: tuple) -> dict[str, dict[str, Record]]:
     table: dict[str, dict[str, Record]] = {}
-    for record in records.read_published(path):
+    for record in _usable(records.read_published(path), path):
         table.setdefault(record.kind, {})[record.id] = record
     return table
 
@@ -1014,9 +1141,13 @@ def published_keys() -> frozenset[tuple[str, str]]:
     return frozenset((kind, id) for table in tables for kind, ids in table.items() for id in ids)
 
 
-def _all_records(kind: str, store: Store) -> list[Record]:
-    """Working records first, then published ones, each id once."""
-    found = {record.id: record for record in store.records(kind)}
+def _all_records(kind: str, store: Store, stored: Iterable[Record] | None = None) -> list[Record]:
+    """Working records first, then published ones, each id once.
+
+    stored   the working ones, where they are read already
+    """
+    working = store.records(kind) if stored is None else stored
+    found = {record.id: record for record in _usable(working, store.root / kind)}
     for path in _published_files():
         for id, record in _published(path).get(kind, {}).items():
             found.setdefault(id, record)
@@ -1030,15 +1161,30 @@ def _key(keys: dict) -> str:
     return records.record_id("training", {k: v for k, v in keys.items() if k not in HASHES})
 
 
-def _current(found: list[Record], source: str, p: Params) -> Record:
-    """The one record that belongs to the images as they are now, where several differ in their hashes."""
-    if len(found) == 1:
+def _current(found: list[Record], source, pixels: tuple) -> Record | None:
+    """Of records of one name the one that belongs to the images as they are now, None where none does.
+
+    pixels   size, channels and pixel_range
+    Where the images cannot be read the first serves; of a catalogue set also one that stands alone, unread, and else
+    the first published one.
+    """
+    named = _in_catalogue(source)
+    if named and len(found) == 1:
         return found[0]
     try:
-        now = measurement.matched(source, p.size, p.channels, p.pixel_range).hash
+        now = measurement.matched(source, *pixels).hash
     except (OSError, ValueError):
         return found[0]
-    return next((record for record in found if record.params["image_hash"] == now), found[0])
+    own = next((record for record in found if record.params["image_hash"] == now), None)
+    if own is None and named:
+        known = published_keys()
+        own = next((record for record in found if (record.kind, record.id) in known), None)
+    return own
+
+
+def _pixels(keys) -> tuple:
+    """Size, channels and pixel_range of Params."""
+    return tuple(getattr(keys, key) for key in PIXELS)
 
 
 def _stored(table: dict, p: Params, source: str, model: str, n_train: int, seed: int) -> list[Record]:
@@ -1083,6 +1229,7 @@ PROPERTY_COLUMNS = {
 def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     """One row an image set: d_data and K_F at M a class (with intervals), and from all images.
 
+    A folder or file whose images are others than those in the records has no row.
     Columns: dataset, domain, size, channels, pixel_range, per_class, n, n_classes, n_groups, n_copies,
     n_conflicting, d_data, d_data_low, d_data_high, d_data_twonn, k_f, k_f_low, k_f_high, k_f_all,
     k_f_q05, k_f_ratio, growth_exponent (with intervals), k_f_limit, least_bound.
@@ -1091,10 +1238,8 @@ def properties_frame(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     table, rows = _lookup("properties", store), []
     for source in _sources(p):
         found = table.get(_key(_properties_wanted(p, source)))
-        if not found:
-            continue
-        record = _current(found, source, p)
-        rows.append(_properties_row(record, source))
+        if found and (record := _current(found, source, _pixels(p))):
+            rows.append(_properties_row(record, source))
     return _numeric(pd.DataFrame(rows))
 
 
@@ -1432,7 +1577,8 @@ def missing(p: Params, *, store: Store | None = None) -> list[str]:
     table = _lookup("training", store)
     out = []
     for source, model, n_train, seed in cells(p):
-        if not _stored(table, p, source, model, n_train, seed):
+        found = _stored(table, p, source, model, n_train, seed)
+        if not found or _current(found, source, _pixels(p)) is None:
             wanted = _training_wanted(p, source, model, n_train, seed)
             out.append(Task("training", source, wanted, ()).label)
     return out
@@ -1442,8 +1588,8 @@ def _stored_runs(p: Params, store: Store) -> Iterator[tuple[Record, dict]]:
     """(training record, what names it in a frame) of each run of the grid that is stored, in the grid's order."""
     table = _lookup("training", store)
     for source, model, n_train, seed in cells(p):
-        if found := _stored(table, p, source, model, n_train, seed):
-            record = _current(found, source, p)
+        found = _stored(table, p, source, model, n_train, seed)
+        if found and (record := _current(found, source, _pixels(p))):
             row = {"dataset": record.params["dataset"], "family": _family(source)}
             row["domain"] = record.provenance.get("domain", "unknown")
             row |= {"model": model, "n_train": n_train, "seed": seed, "fitted": bool(record.metrics["fitted"])}
@@ -1558,17 +1704,18 @@ def stored_properties(p: Params, *, store: Store | None = None) -> pd.DataFrame:
     """As properties_frame, at every size and number of channels that is stored: one row a set and setting."""
     store = store or default_store()
     same = ("pixel_range", "per_class", "draws", "k", "seed", "method_version")
-    rows, seen = [], set()
+    rows = []
     by_set: dict[str, list[Record]] = {}
     for record in _all_records("properties", store):
         by_set.setdefault(record.params["dataset"], []).append(record)
     for source in _sources(p):
         wanted = _properties_wanted(p, source)
+        by_pixels: dict[tuple, list[Record]] = {}
         for record in by_set.get(wanted["dataset"], []):
-            place = (wanted["dataset"], record.params["size"], record.params["channels"])
-            if place not in seen and all(record.params.get(key) == wanted[key] for key in same):
-                seen.add(place)
-                rows.append(_properties_row(record, source))
+            if _same(record, {key: wanted[key] for key in same}):
+                by_pixels.setdefault(tuple(record.params[key] for key in PIXELS), []).append(record)
+        current = (_current(found, source, pixels) for pixels, found in by_pixels.items())
+        rows += [_properties_row(record, source) for record in current if record]
     return _numeric(pd.DataFrame(rows))
 
 

@@ -285,7 +285,7 @@ def _source(arguments, place: str):
         return place
     entries = images.catalogue()
     if place in entries and not (labels or group or options):
-        return images.Entry.model_validate(dict(entries[place]) | read)
+        return images.Entry.model_validate(dict(images.find(place)) | read)
     if place in entries:
         raise ValueError(f"{place} is in the catalogue, which holds its rules already; write an entry of your own "
                          f"to change them: intrinsic datasets {place}")  # fmt: skip

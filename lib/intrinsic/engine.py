@@ -31,6 +31,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -457,7 +458,7 @@ class Cluster(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     queue: str = Field(alias="class", description="a class of dask_jobqueue, such as SLURMCluster or PBSCluster")
     jobs: int = Field(default=1, ge=1, description="jobs that are kept in the queue, each one Dask worker")
-    options: dict = Field(default={}, description="what the class takes")
+    options: dict[str, Any] = Field(default={}, description="what the class takes")
 
 
 def read_cluster(path: Path | str) -> Cluster:
@@ -485,7 +486,8 @@ def read_cluster(path: Path | str) -> Cluster:
 def make_cluster(described: Cluster):
     """The cluster of dask-jobqueue without jobs yet: its scheduler runs in this process.
 
-    The scheduler listens on the loopback address unless the options name an interface or a host.
+    The scheduler listens on the loopback address unless the options name an interface or a host. Raises ClusterError
+    where the class does not take the options.
     """
     import dask_jobqueue
 
@@ -496,11 +498,24 @@ def make_cluster(described: Cluster):
             f"they are {', '.join(known)}"
         )
     options = dict(described.options)
-    scheduler = dict(options.get("scheduler_options", {}))
+    scheduler = options.get("scheduler_options", {})
+    if not isinstance(scheduler, dict):
+        raise ClusterError(
+            f"options: scheduler_options is {scheduler!r}, so no scheduler could start; give `key: value` lines, or "
+            "leave it out"
+        )
+    scheduler = dict(scheduler)
     if not (options.get("interface") or scheduler.keys() & {"interface", "host"}):
         scheduler["host"] = "127.0.0.1"
         scheduler.setdefault("dashboard_address", "127.0.0.1:8787")
-    return getattr(dask_jobqueue, described.queue)(**{**options, "scheduler_options": scheduler})
+    try:
+        return getattr(dask_jobqueue, described.queue)(**{**options, "scheduler_options": scheduler})
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())
+        raise ClusterError(
+            f"{described.queue} does not take these options ({why}), so no job could be sent; correct the options of "
+            "the cluster file"
+        ) from error
 
 
 def start_cluster(path: Path | str):

@@ -104,13 +104,14 @@ class Status:
 
 
 def status(p: campaign.Params, *, store: Store | None = None) -> Status:
-    """The state of every task of a campaign; published records count as done."""
+    """The state of every task of a campaign; published records count as done, those that cannot be read do not."""
     store = store or campaign.default_store()
     made, published = campaign.plan(p), campaign.published_keys()
     states, failures, notes = [], [], store.failures()
     claimed = {id for id, one in store.claims().items() if not one["stale"]}
+    damaged = campaign.damaged(made.tasks, store)
     for task in made.tasks:
-        if task.done(store, published):
+        if task.done(store, published, damaged):
             states.append((task, "done"))
         elif claimed.intersection(id for _, id in task.keys):
             states.append((task, "running"))
@@ -180,45 +181,52 @@ def publish(
     output       book/records/NAME.jsonl by default; what is in it stays in it
     everything   also records of the working store that are not of the campaign's plan
     A working record replaces the published one of its id where their metrics are equal or where it was written
-    later; an equal one stays as it was. Raises as records.writable, and PublishError where a kind would have records of
-    two method versions, and where there is no record at all; nothing is written then.
+    later; an equal one stays as it was. Where several publish to one file at once, no record is lost. Raises as
+    records.writable, and PublishError where a kind would have records of two method versions, and where there is no
+    record at all; nothing is written then.
     """
     store = store or campaign.default_store()
     path = images.REPOSITORY / "book" / "records" / f"{p.name}.jsonl"
     if output is not None:
         path = records.writable(output, ".jsonl")
-    found = {(one.kind, one.id): one for one in records.read_published(path)} if path.exists() else {}
-    before = len(found)
     tasks = () if everything else campaign.plan(p).tasks
     planned = {key for task in tasks for keys in (task.keys, *task.others) for key in keys}
-    added = replaced = left_out = 0
-    for kind in records.KINDS:
-        for id in store.ids(kind):
-            if not everything and (kind, id) not in planned:
-                left_out += 1
-                continue
-            record, old = store.read(kind, id), found.get((kind, id))
+    stored = [(kind, id) for kind in records.KINDS for id in store.ids(kind)]
+    taken = [key for key in stored if everything or key in planned]
+    left_out = len(stored) - len(taken)
+    working = {key: store.read(*key) for key in taken}
+    if not (working or path.exists()):
+        raise _nothing(p, left_out)
+    with records.alone(path):  # another publish could add to the file meanwhile
+        found = {(one.kind, one.id): one for one in records.read_published(path)} if path.exists() else {}
+        before, added, replaced = len(found), 0, 0
+        for key, record in working.items():
+            old = found.get(key)
             if old is None:
                 added += 1
             elif record != old and _wins(record, old):
                 replaced += 1
             else:
                 continue
-            found[kind, id] = record
-    if not found:
-        others = f"; {left_out} stored ones are of another plan, and --all takes them" if left_out else ""
-        raise PublishError(
-            f"no record of the plan of {p.name} is stored, so there is nothing to publish: run its campaign first, or "
-            f"name its store with INTRINSIC_STORE{others}"
-        )
-    versions: dict[str, set] = {}
-    for record in found.values():
-        versions.setdefault(record.kind, set()).add(str(record.params.get("method_version")))
-    for kind, seen in versions.items():
-        if len(seen) > 1:
-            raise PublishError(
-                f"{path} would hold {kind} records of method versions {', '.join(sorted(seen))}, whose numbers are not "
-                "comparable; publish to a new file with --output"
-            )
-    total = records.publish(found.values(), path)
+            found[key] = record
+        if not found:
+            raise _nothing(p, left_out)
+        versions: dict[str, set] = {}
+        for record in found.values():
+            versions.setdefault(record.kind, set()).add(str(record.params.get("method_version")))
+        for kind, seen in versions.items():
+            if len(seen) > 1:
+                raise PublishError(
+                    f"{path} would hold {kind} records of method versions {', '.join(sorted(seen))}, whose numbers are "
+                    "not comparable; publish to a new file with --output"
+                )
+        total = records.publish(found.values(), path)
     return Published(path, total, added, replaced, before - replaced, left_out)
+
+
+def _nothing(p: campaign.Params, left_out: int) -> PublishError:
+    others = f"; {left_out} stored ones are of another plan, and --all takes them" if left_out else ""
+    return PublishError(
+        f"no record of the plan of {p.name} is stored, so there is nothing to publish: run its campaign first, or "
+        f"name its store with INTRINSIC_STORE{others}"
+    )

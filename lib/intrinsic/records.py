@@ -23,6 +23,11 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 SCHEMA = 1
 
 #: {schema: what makes the JSON of the next one of it}: a record of an older schema stays readable.
@@ -38,7 +43,14 @@ KINDS = tuple(METHOD_VERSIONS)
 PAGE = "page"  # kind of the record that an executed notebook leaves, which holds no measurement
 
 
+def _no_number(text: str):
+    raise ValueError(f"{text} is no number of JSON")
+
+
 _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
+_DECODER = json.JSONDecoder(parse_constant=_no_number)
+PARTS = ("params", "metrics", "reasons", "series", "provenance")
+NOTE = {"label": str, "reason": str, "traceback": str, "attempts": int}  # what the note of a failed run says
 FLAT = frozenset({str, int, float, bool, type(None)})  # types of nearly all params
 
 
@@ -48,6 +60,10 @@ class BadOutput(ValueError):
 
 class RecordError(ValueError):
     """A record that breaks the contract, or a damaged file."""
+
+
+class OtherSchema(RecordError):
+    """A record that another version of this package wrote."""
 
 
 @dataclass(frozen=True)
@@ -103,18 +119,37 @@ class Record:
         return json.dumps(body, sort_keys=True, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str, where: str = "a record") -> "Record":
+    def from_json(cls, text: str | bytes, where: str = "a record", key: tuple[str, str] | None = None) -> "Record":
+        """The record of a JSON text. Raises RecordError, which names `where` it is from.
+
+        key   (kind, id) that the text has to be of
+        """
         try:
-            body = json.loads(text)
+            body = _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
+            named, record = (body["kind"], body["id"]), None
             while body["schema"] in MIGRATIONS:
                 body = MIGRATIONS[body["schema"]](body)
-            if body["schema"] != SCHEMA:
-                raise RecordError(f"{where} has schema {body['schema']}, this version reads {SCHEMA}")
-            record = cls(**{k: body[k] for k in ("kind", "params", "metrics", "reasons", "series", "provenance")})
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RecordError(f"{where} is damaged ({error}); delete it and run the campaign again") from error
-        if body["id"] != record.id:
-            raise RecordError(f"{where} carries the id {body['id']} but its params hash to {record.id}")
+            id, schema = body["id"], body["schema"]
+            if schema == SCHEMA:
+                if wrong := [part for part in PARTS if not isinstance(body[part], dict)]:
+                    raise TypeError(f"its {wrong[0]} are no table")
+                record = cls(body["kind"], *(body[part] for part in PARTS))
+                own = record.id
+        except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+            why = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise RecordError(f"{where} is damaged ({why}); delete it and run the campaign again") from error
+        if record is None:
+            raise OtherSchema(
+                f"{where} has schema {schema}, and this version reads {SCHEMA}: use the version that wrote it, or move "
+                "it away"
+            )
+        if id != own:
+            raise RecordError(f"{where} carries the id {id} but its params hash to {own}")
+        if key not in (None, named):
+            raise RecordError(
+                f"{where} holds the {named[0]} record {named[1]}, so one run would be taken for another; delete it and "
+                "run the campaign again"
+            )
         return record
 
 
@@ -200,6 +235,39 @@ def write_text(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def alone(path: Path):
+    """Of processes and threads that enter with one path, one at a time is inside; where the system has such locks.
+
+    The lock is that of a hidden file beside `path`, which ends with its process and is deleted on the way out.
+    """
+    if fcntl is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = path.with_name(f".{path.name}.lock.draft")  # as a draft, git does not show it where a process was killed
+    while True:
+        with open(lock, "a", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise RecordError(
+                    f"{lock} cannot be locked here ({error.strerror}), so two processes could write {path.name} at "
+                    "once and lose records: name a file in another folder"
+                ) from None
+            try:
+                same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
+            except FileNotFoundError:
+                same = False
+            if not same:  # the one before has deleted it
+                continue
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
@@ -218,13 +286,16 @@ def _read_claim(path: Path, stale_s: float) -> dict | None:
     """What a claim says, its last heartbeat and whether it is stale; None where there is no such file."""
     try:
         beat = path.stat().st_mtime
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
+    unknown = {"label": "", "host": "", "pid": 0, "started": "", "space": ""}
     try:
         body = json.loads(text)
-    except ValueError:  # its process died while writing it, or writes it now
-        body = {"label": "", "host": "", "pid": 0, "started": "", "space": ""}
+    except (RecursionError, ValueError):  # its process died while writing it, or writes it now
+        body = unknown
+    if not (isinstance(body, dict) and body.keys() >= unknown.keys()):  # no claim of this package
+        body = unknown
     body["beat"] = datetime.datetime.fromtimestamp(beat, datetime.UTC).isoformat(timespec="seconds")
     body["age_s"] = max(time.time() - beat, 0.0)
     gone = bool(body["space"]) and body["space"] == _process_space() and not Path(f"/proc/{body['pid']}").exists()
@@ -261,10 +332,11 @@ class Claim:
     def beat(self) -> bool:
         """Say that the process is alive; False where the claim is no longer its own."""
         try:
-            if json.loads(self.path.read_text(encoding="utf-8")).get("token") != self.token:
+            body = json.loads(self.path.read_bytes())
+            if not isinstance(body, dict) or body.get("token") != self.token:
                 return False
             os.utime(self.path)
-        except (OSError, ValueError):
+        except (OSError, RecursionError, ValueError):
             return False
         return True
 
@@ -301,8 +373,14 @@ class Store:
     def read(self, kind: str, id: str) -> Record:
         path = f"{self.root}/{kind}/{id}.json"  # a Path takes as long to make as the file to read
         with open(path, "rb") as file:
-            text = file.read().decode("utf-8")
-        return Record.from_json(text, where=path)
+            text = file.read()
+        return Record.from_json(text, path, (kind, id))
+
+    def set_aside(self, kind: str, id: str) -> None:
+        """Rename a record that cannot be read to `KIND/.ID.json.damaged`, so that it counts as missing."""
+        path = self.path(kind, id)
+        with contextlib.suppress(FileNotFoundError):  # another campaign was faster
+            os.replace(path, path.with_name(f".{path.name}.damaged"))
 
     def ids(self, kind: str) -> list[str]:
         return sorted(path.stem for path in (self.root / kind).glob("[!.]*.json"))
@@ -322,11 +400,14 @@ class Store:
         for path in sorted((self.root / "failed").glob("[!.]*-*.json")):
             kind, _, id = path.stem.partition("-")
             try:
-                found[kind, id] = json.loads(path.read_text(encoding="utf-8"))
+                note = json.loads(path.read_bytes())
+                if not isinstance(note, dict) or any(not isinstance(note.get(k), of) for k, of in NOTE.items()):
+                    raise ValueError(f"it holds no {', '.join(NOTE)}")
             except FileNotFoundError:  # forgiven meanwhile
                 continue
-            except (OSError, ValueError) as error:
+            except (OSError, RecursionError, ValueError) as error:
                 raise RecordError(f"the note {path} cannot be read ({error}), so it says nothing; delete it") from error
+            found[kind, id] = note
         return found
 
     def forgive(self, kind: str, id: str) -> None:
@@ -395,5 +476,5 @@ def publish(records: Iterable[Record], path: Path | str) -> int:
 
 def read_published(path: Path | str) -> list[Record]:
     """The records of one published campaign."""
-    text = Path(path).read_text(encoding="utf-8")
-    return [Record.from_json(line, where=f"{path}, line {i}") for i, line in enumerate(text.splitlines(), 1)]
+    lines = Path(path).read_bytes().splitlines()
+    return [Record.from_json(line, where=f"{path}, line {i}") for i, line in enumerate(lines, 1)]

@@ -10,6 +10,7 @@ import re
 import warnings
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ from intrinsic.images.rules import regular, text_of
 from intrinsic.images.sets import BadImageFile, BadImages, BadSource, integers, reason, suggest
 
 TABLES = (".csv", ".tsv", ".parquet")
+# What lies beside images without being one
+BESIDE = (".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf")
+BESIDE += (".md5", ".sha1", ".sha256", ".sha512")
+BESIDE_NAMES = ("thumbs.db", "desktop.ini", "readme", "license", "licence", "md5sums", "sha1sums", "sha256sums")
 
 
 class Options(pydantic.BaseModel):
@@ -177,24 +182,27 @@ def _filled(template: str, match: re.Match) -> str:
 def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
     """A folder of class folders, both sorted by name; a volume or a file of several frames is a row for each.
 
-    Columns: path, folder and, where there are such files, frame and volume (the path of the file), which is the group.
+    Columns: path, folder and, where there are such files, PatientID (of DICOM files, unless none names one), which is
+    the group, frame and volume (the path of the file), which is the group where no patient is named.
+    Warns of files of other kinds and of images beside the class folders, which are left out.
     """
     own = Path(os.path.realpath(path))
     above = {str(own), *map(str, own.parents)}
-    folders = [p for p in _listed(path) if p.is_dir() and not hidden(p) and os.path.realpath(p) not in above]
+    content = _listed(path)
+    folders = [p for p in content if p.is_dir() and not hidden(p) and os.path.realpath(p) not in above]
+    loose = [p for p in content if kind_of(p) is not None]
     if not folders:
-        loose = sum(kind_of(p) is not None for p in _listed(path))
-        found = f"{loose} pictures and no folders" if loose else "no pictures"
+        found = f"{len(loose)} pictures and no folders" if loose else "no pictures"
         raise BadSource(f"{path} holds {found}: put the pictures of each class into a folder of its own there")
     if len(folders) == 1:
         raise BadSource(
             f"{path} holds one class folder only, {folders[0].name!r}, so there are no labels to compare: "
             "give at least two class folders, or the folder that holds them"
         )
-    rows = []
+    rows, others = [], []
     for one in folders:
-        everything = list(_walk(one, above))
-        files = [(file, kind) for file in everything if (kind := kind_of(file)) is not None]
+        everything = [(file, kind_of(file)) for file in _walk(one, above)]
+        files = [(file, kind) for file, kind in everything if kind is not None]
         here = [(file, kind) for file, kind in files if file.parent == one]
         if len(here) < len(files) and not options.nested:
             deep = next(file for file, _ in files if file.parent != one).relative_to(one)
@@ -204,10 +212,12 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
                 "--group-pattern '^[^/]+/([^/]+)/'), or give the folder whose folders are the classes"
             )
         if not files:
-            other = next((file.name for file in everything), None)
+            other = next((file.name for file, _ in everything), None)
             what = f", only files of other kinds, e.g. {other!r}" if other else ""
             raise BadSource(f"class folder {one} holds no picture{what}: remove it or fill it")
         rows += [(file, one.name, kind) for file, kind in files]
+        others += [file for file, kind in everything if kind is None and not _beside(file)]
+    _tell_left_out(path, others, loose)
     table = pd.DataFrame(
         {"path": [file.relative_to(path).as_posix() for file, _, _ in rows], "folder": [name for _, name, _ in rows]},
         dtype=object,  # names of files may hold bytes that are no text
@@ -217,7 +227,7 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
     inside = _in_threads(lambda row: _inside(row[0], row[2]), rows, "listing", progress)
     several, patients = [n for n, _ in inside], [patient for _, patient in inside]
     group = None
-    if all(patients):
+    if any(patients):  # where some lack it, the group rule refuses
         table["PatientID"], group = patients, "PatientID"
         _refuse_patients_as_classes(path, table)
     if any(n is not None for n in several):
@@ -225,8 +235,29 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
     return Found(table, label="folder", group=group, root=path)
 
 
+def _beside(file: Path) -> bool:
+    return file.name.lower().endswith(BESIDE) or file.name.lower() in BESIDE_NAMES
+
+
+def _tell_left_out(path: Path, others: list[Path], loose: list[Path]) -> None:
+    """One warning of files in class folders that are not read, and of images beside these folders."""
+    parts = []
+    if others:
+        kinds = Counter(file.suffix.lower() or "without suffix" for file in others).most_common()
+        shown = ", ".join(f"{kind} {n:,}" for kind, n in kinds[:3]) + (", ..." if len(kinds) > 3 else "")
+        parts.append(f"{len(others):,} files in its class folders are of no kind that is read ({shown})")
+    if loose:
+        parts.append(f"{len(loose):,} images lie beside its class folders, e.g. {loose[0].name!r}")
+    if parts:
+        warnings.warn(
+            f"not all of {path} is read: {' and '.join(parts)}; save what is an image as PNG, in the folder of its "
+            "class",
+            stacklevel=6,
+        )
+
+
 def _refuse_patients_as_classes(path: Path, table: pd.DataFrame) -> None:
-    each = table.groupby("folder")["PatientID"].nunique()
+    each = table[table["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
     if len(each) > 2 and (each == 1).all():
         raise BadSource(
             f"each of the {len(each)} folders in {path} holds one patient (PatientID), so they are patients and no "
@@ -310,7 +341,8 @@ def table(path: Path, options: TableOptions, progress: bool = False) -> Found:
     """A table with one row an image: CSV, TSV or Parquet. Every column is there for the rules.
 
     Cells of CSV and TSV stay the text that they are, except that 1.0 is 1 outside the column of paths; empty ones and
-    NaN are missing, and so have no label. Paths may be absolute, or lead out of the root; files that are not there are
+    NaN are missing, and so have no label. Spaces around names of columns do not count, nor those around a path that
+    exists only without them. Paths may be absolute, or lead out of the root; files that are not there are
     an error only for rows that the label rule keeps.
     """
     file = path if options.table is None else path / options.table
@@ -320,6 +352,8 @@ def table(path: Path, options: TableOptions, progress: bool = False) -> Found:
         raise _no_column(file, options.path_column, rows)
     if options.frame_column is not None and options.frame_column not in rows:
         raise _no_column(file, options.frame_column, rows)
+    for column in ("path", "frame", "axis", options.path_column, options.frame_column):
+        _refuse_twice(file, column, rows)
     if options.join is not None:
         rows = _joined(rows, file, options.join, base)
     names = [text if isinstance(text, str) else text_of(text) for text in rows[options.path_column]]
@@ -335,7 +369,8 @@ def table(path: Path, options: TableOptions, progress: bool = False) -> Found:
             f"{file} names no file in row {names.index('') + 1:,} of its column {options.path_column!r}, so that image "
             "is unknown: fill the cell or remove the row"
         )
-    rows["path"] = names
+    root = file.parent if options.root is None else base / options.root
+    rows["path"] = [_without_spaces(root, name) for name in names]
     if options.frame_column is not None:
         frames = pd.to_numeric(rows[options.frame_column], errors="coerce")
         wrong = rows[options.frame_column].notna() & ~(frames.ge(0) & frames.mod(1).eq(0))
@@ -346,10 +381,24 @@ def table(path: Path, options: TableOptions, progress: bool = False) -> Found:
                 "from 0, or leave the cell empty"
             )
         rows["frame"] = frames.astype("Int64")
-    root = file.parent if options.root is None else base / options.root
     return Found(
         rows, label="label" if "label" in rows else None, group="group" if "group" in rows else None, root=root
     )
+
+
+def _without_spaces(root: Path, name: str) -> str:
+    """A path without the spaces around it where only so it exists."""
+    bare = name.strip()
+    if bare in (name, "") or os.path.lexists(root / name) or not os.path.lexists(root / bare):
+        return name
+    return bare
+
+
+def _refuse_twice(file: Path, column: str | None, rows: pd.DataFrame) -> None:
+    if (n := list(rows.columns).count(column)) > 1:
+        raise BadSource(
+            f"{file} has {n} columns {column!r}, so it is open which of them counts: give each a name of its own"
+        )
 
 
 def _no_column(file: Path, column: str, rows: pd.DataFrame) -> BadSource:
@@ -366,18 +415,9 @@ def _table_file(file: Path, columns: list[str] | None, verbatim: str | None = No
     if suffix not in TABLES:
         raise BadSource(f"{file} is no table of a known kind ({', '.join(TABLES)}): save it as one of them")
     try:
-        if suffix == ".parquet":
-            rows = pd.read_parquet(file)
-        else:
-            rows = pd.read_csv(
-                file,
-                sep=_separator(file, suffix),
-                header="infer" if columns is None else None,
-                dtype=str,
-                keep_default_na=False,
-                na_values=["", "NaN", "nan"],
-                encoding="utf-8-sig",
-            )
+        rows = pd.read_parquet(file) if suffix == ".parquet" else _text_table(file, suffix, columns is None)
+    except BadSource:
+        raise
     except FileNotFoundError:
         raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options") from None
     except (OSError, ValueError, pa.ArrowException) as error:  # pandas: its parser's errors are ValueErrors
@@ -390,20 +430,57 @@ def _table_file(file: Path, columns: list[str] | None, verbatim: str | None = No
                 f"{file} has {rows.shape[1]} columns, and {len(columns)} names are given for them: give one each"
             )
         rows.columns = columns
-    for column in rows.columns:
-        if column != verbatim and pd.api.types.infer_dtype(rows[column], skipna=True) == "string":
-            changed = {cell: plain for cell in rows[column].unique() if (plain := _plain_number(cell)) is not cell}
+    for i, column in enumerate(rows.columns):  # a name may stand twice
+        cells = rows.iloc[:, i]
+        if column != verbatim and pd.api.types.infer_dtype(cells, skipna=True) == "string":
+            changed = {cell: plain for cell in cells.unique() if (plain := _plain_number(cell)) is not cell}
             if changed:
-                rows[column] = [changed.get(cell, cell) for cell in rows[column]]
+                rows.isetitem(i, [changed.get(cell, cell) for cell in cells])
+    return rows
+
+
+def _text_table(file: Path, suffix: str, header: bool) -> pd.DataFrame:
+    """The cells of a CSV or TSV as text. A last cell more than the first line has is none if it is empty in each row.
+
+    Raises BadSource, and what pandas raises.
+    """
+    how = {"sep": _separator(file, suffix), "header": None, "dtype": str, "encoding": "utf-8-sig"}
+    first = pd.read_csv(file, nrows=1, na_filter=False, **how).iloc[0]
+    n = len(first)
+
+    def uneven(where, cells):
+        return BadSource(
+            f"{file} has {cells:,} cells in {where} and {n:,} in its first line, so it is open to which column each "
+            "belongs: give every line as many"
+        )
+
+    try:
+        rows = pd.read_csv(file, names=range(n + 1), keep_default_na=False, na_values=["", "NaN", "nan"], **how)
+    except pd.errors.ParserError as error:
+        found = re.search(r"in line (\d+), saw (\d+)", str(error))
+        if found is None:
+            raise
+        raise uneven(f"line {found[1]}", int(found[2])) from None
+    rows = rows.iloc[int(header) :].reset_index(drop=True)
+    full = next((i for i, cell in enumerate(rows[n]) if text_of(cell)), None)
+    if full is not None:
+        raise uneven(f"row {full + 1:,}", n + 1)
+    rows = rows.drop(columns=n)
+    if header:
+        rows.columns = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(first)]
     return rows
 
 
 def _separator(file: Path, suffix: str) -> str:
-    """What stands between two cells: a tab in .tsv; in .csv that of , ; and tab which the first line has most of."""
+    """What stands between two cells: a tab in .tsv; in .csv that of , ; and tab which the first line has most of.
+
+    What stands in quotes does not count.
+    """
     if suffix == ".tsv":
         return "\t"
     with file.open("rb") as stream:
-        first = stream.readline(1 << 20)
+        first = stream.readline(1 << 20).removeprefix(b"\xef\xbb\xbf")
+    first = re.sub(rb'(^|[,;\t])"(?:[^"]|"")*("|$)', rb"\1", first)
     return max(",;\t", key=lambda sign: first.count(sign.encode()))
 
 
@@ -419,6 +496,7 @@ def _joined(rows: pd.DataFrame, file: Path, join: JoinOptions, base: Path) -> pd
     for name, columns in ((file, rows), (second, other)):
         if join.column not in columns:
             raise _no_column(name, join.column, columns)
+        _refuse_twice(name, join.column, columns)
     keys = [_plain_number(text_of(cell)) for cell in other[join.column]]
     twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
     if twice is not None:
@@ -603,10 +681,10 @@ def npz(path: Path, options: NpzOptions, progress: bool = False) -> Found:
         n = len(np.atleast_1d(content["images"]))
         labels, group = content["labels"], content.get("group")
         if np.asarray(labels).dtype.kind == "U":  # names of classes stand for themselves
-            content["class_names"], labels = np.unique(labels, return_inverse=True)
+            content["class_names"], labels = np.unique(np.char.strip(labels), return_inverse=True)
         labels = integers(labels, n, "labels")
         if group is not None and np.asarray(group).dtype.kind == "U":
-            group = np.unique(group, return_inverse=True)[1]
+            group = np.unique(np.char.strip(group), return_inverse=True)[1]
         if group is not None:
             group = integers(group, n, "group")
             if not (group == -1).all() and group.min() < 0:
@@ -615,7 +693,9 @@ def npz(path: Path, options: NpzOptions, progress: bool = False) -> Found:
                     "them apart: number all groups from 0, or give -1 throughout where they are unknown"
                 )
         if "class_names" in content:
-            names = tuple(str(name) for name in np.atleast_1d(content["class_names"]))
+            names = tuple(text_of(name) for name in np.atleast_1d(content["class_names"]))
+            if len(set(names)) < len(names):
+                raise BadImages(f"two classes have the same name among {names}: give each its own")
             if labels.min() < 0 or labels.max() >= len(names):
                 raise BadImages(
                     f"labels run from {labels.min()} to {labels.max()}, and {len(names)} classes are named, so "

@@ -25,7 +25,7 @@ import numpy as np
 
 from intrinsic.images.sets import REPOSITORY, reason
 
-VERSION = 1  # raise it when the same files are decoded to other pixels
+VERSION = 2  # raise it when the same files are decoded to other pixels
 STALE = 3600  # seconds after which the draft of another process counts as left behind
 _LONGEST_HEADER = 1 << 26  # bytes
 

@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -58,14 +59,18 @@ class Pairs(pydantic.BaseModel):
 
     count    how many
     seed     of numpy's default_rng, which puts all pairs into one order: with a greater count, those of a smaller stay
-    values   the classes as the label rule finds them; or how many there are, for pairs of places such as ["#3", "#7"]
+    values   the classes as the label rule finds them; or how many there are, for pairs of places such as ["#3", "#7"];
+             10,000 at most
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     count: int = pydantic.Field(5, ge=1)
     seed: int = pydantic.Field(0, ge=0)
-    values: Annotated[int, pydantic.Field(ge=2)] | Annotated[list[Text], pydantic.Field(min_length=2)]
+    values: (
+        Annotated[int, pydantic.Field(ge=2, le=10_000)]
+        | Annotated[list[Text], pydantic.Field(min_length=2, max_length=10_000)]
+    )
 
     @pydantic.model_validator(mode="after")
     def _enough(self):
@@ -368,7 +373,7 @@ def load(
                .parquet) with the columns `path`, `label` and optionally `group`; a .npz file with `images` and
                `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`, `source` and
                `licence`; for DICOM trees and NIfTI volumes see of_path. A text is a path where it holds a slash or
-               ends like a file; else it is looked up in the catalogue first
+               ends like a file; else it is looked up in the catalogue first, with a warning where there is a folder too
     size, channels, pixel_range   as in match()
     levels     what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading; instead of the entry's
     catalogue  a catalogue file, instead of those in use
@@ -398,6 +403,7 @@ def find(source, catalogue=None) -> Entry:
     may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(FILES)
     entries = _catalogue(catalogue) if may_be_name else {}
     if may_be_name and source in entries:
+        _tell_of_folder(source, entries[source])
         return entries[source]
     path = Path(source).expanduser()
     if path.exists():
@@ -411,6 +417,26 @@ def find(source, catalogue=None) -> Entry:
             )
         )
     raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
+
+
+def _tell_of_folder(name: str, entry: Entry) -> None:
+    """Warns, once, where a folder has the name of an image set and is not that set's own."""
+    folder = Path(name).absolute()
+    try:
+        place = entry.place()
+    except BadSource:
+        place = None
+    if folder.is_dir() and not (place and folder.resolve() in (place.resolve(), *place.resolve().parents)):
+        _warn_of_folder(folder)
+
+
+@functools.cache
+def _warn_of_folder(folder: Path) -> None:
+    warnings.warn(
+        f"{folder.name} is the image set of the catalogue, and there is also a folder {folder.name}: ./{folder.name} "
+        "names the folder",
+        stacklevel=5,
+    )
 
 
 _catalogue = catalogue  # `find` has an argument of that name
@@ -557,7 +583,7 @@ def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, pr
     if isinstance(entry.group, GroupRule):
         group = entry.group.apply(table, found.group)
     elif entry.group is None and found.group is not None:
-        group = GroupRule().apply(table, found.group)
+        group = GroupRule(of="patient" if found.group == "PatientID" else "group").apply(table, found.group)
     if found.images is not None:
         pixels, unreadable, at = (found.images if kept.all() else found.images[kept]), (), "stored"
     else:

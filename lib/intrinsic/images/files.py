@@ -2,7 +2,8 @@
 
 What a file is, its content says; its suffix only where the content does not.
 
-    pictures   PNG, JPEG, BMP, TIFF, GIF, WEBP: upright, transparency over black, the first picture of an animation
+    pictures   PNG, JPEG, BMP, TIFF, GIF, WEBP, PBM, PGM, PPM: upright, transparency over black, the first picture of an
+               animation
     DICOM      modality LUT or rescale, then grey levels as Reading.levels says; MONOCHROME1 is inverted after that;
                YBR and palettes become RGB. In a file of several frames rescale and window may be those of the frame
     NIfTI      slope and intercept applied; axes in the closest canonical order (RAS), so that axis 0 is sagittal, 1
@@ -33,10 +34,11 @@ from intrinsic.images import cache
 from intrinsic.images.matching import Range, grey, resize, stretched
 from intrinsic.images.sets import BadImageFile, BadSource, MixedSizes, reason
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp")
+PICTURES += (".pbm", ".pgm", ".ppm", ".pnm")
 DICOMS = (".dcm", ".dicom")
 NIFTIS = (".nii", ".nii.gz")
-PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP")
+PILLOW_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
 MAX_VOXELS = 2**29  # of one volume: 512 x 512 x 2,048
 FACTS = "errors, clear"  # what an entry of the cache says beside the images: another one says other things
 WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below both, decoding them again is no matter
@@ -294,8 +296,8 @@ def _sides(picture: np.ndarray) -> str:
 
 
 def hidden(path: Path) -> bool:
-    """Whether a file is not meant to be seen."""
-    return path.name.startswith((".", "__"))
+    """Whether a file or folder is not meant to be seen."""
+    return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
 
 
 def kind_of(path: Path) -> str | None:
@@ -479,6 +481,8 @@ def _pictures(data: bytes, file: _File, levels: Levels | None):
         try:
             with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS) as picture:
                 _checked_size(*picture.size)
+                if picture.format == "PPM":
+                    _refuse_deep_pnm(picture)
                 if frame is not None or picture.format == "TIFF":  # of an animation the first is shown
                     picture.seek(_checked_frame(frame, getattr(picture, "n_frames", 1), "pages"))
                     _checked_size(*picture.size)
@@ -495,6 +499,13 @@ def _pictures(data: bytes, file: _File, levels: Levels | None):
             ) from None
 
     return get
+
+
+def _refuse_deep_pnm(picture: Image.Image) -> None:
+    """Of more than 8 bits Pillow drops the lower ones in color, and scales them in grey."""
+    arguments = picture.tile[0][3]  # of the decoder; its last one is the maximum, unless that is the format's own
+    if picture.mode in ("I", "F") or (isinstance(arguments, tuple) and arguments[-1] > 255):
+        raise BadImageFile("holds more than 8 bits as PNM, of which only 8 could be read; save it as PNG instead")
 
 
 def _of_pillow(picture: Image.Image, data: bytes, levels: Levels | None) -> _Picture:
@@ -697,6 +708,12 @@ def _windowed(values: np.ndarray, part, dataset) -> np.ndarray:
         return eight_bit(shown, 0, top)
     centre, width = (float(np.atleast_1d(part.get(name))[0]) for name in ("WindowCenter", "WindowWidth"))
     how = str(part.get("VOILUTFunction") or "LINEAR").upper()
+    least = 0 if how in ("SIGMOID", "LINEAR_EXACT") else 1
+    if not (width > 0 and width >= least and math.isfinite(width) and math.isfinite(centre)):
+        raise BadImageFile(
+            f"has a window of center {centre:g} and width {width:g}, where a width "
+            f"{'of at least 1' if least else 'above 0'} is needed to tell grey levels apart (--levels chooses others)"
+        )
     if how == "SIGMOID":
         return eight_bit(1 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700))), 0, 1)
     if how == "LINEAR_EXACT":

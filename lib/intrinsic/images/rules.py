@@ -5,7 +5,9 @@ or a part of its text, into labels or groups; rows that it leaves out are never 
 """
 
 import re
+import warnings
 from collections.abc import Hashable
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,9 +24,11 @@ class BadRule(BadSource):
 
 
 def text_of(value: Any) -> str:
-    """A table's value as text: 1.0 and 1 are "1", True is "1", an empty cell is ""."""
+    """A table's value as text: 1.0 and 1 are "1", True is "1", an empty cell is "", bytes are UTF-8."""
     if value is None or value is pd.NA or value is pd.NaT:
         return ""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, bool | np.bool_):
         return str(int(value))
     if isinstance(value, float | np.floating):
@@ -80,6 +84,10 @@ class _Rule(pydantic.BaseModel):
             raise BadRule(
                 f"there is no column {column!r} for the {what}; the columns are {', '.join(map(str, table.columns))}"
                 + suggest(column, [str(c) for c in table.columns])
+            )
+        if (n := list(table.columns).count(column)) > 1:
+            raise BadRule(
+                f"there are {n} columns {column!r}, so the {what} of an image is open: give each a name of its own"
             )
         values = [text_of(v) for v in table[column]]
         matched = np.ones(len(values), dtype=bool)
@@ -214,15 +222,19 @@ class GroupRule(_Rule):
 
     column, pattern   as for labels; a pattern without a column reads the path
     of                what a group is, for the reader: patient, volume, subject, ...
-    unmatched         an image whose group cannot be read: refuse | own (a group by itself) | unknown (if that is
-                      so for any image, no group is known)
+    unmatched         an image whose group cannot be read: refuse | own (a group by itself, with all that its file
+                      holds) | unknown (if that is so for any image, no group is known)
     """
 
     of: str = "group"
     unmatched: Literal["refuse", "own", "unknown"] = "refuse"
 
     def apply(self, table: pd.DataFrame, default: str | None) -> np.ndarray | None:
-        """int64 (n,); None where they are unknown. Whole numbers stay, names are numbered in sorted order."""
+        """int64 (n,); None where they are unknown.
+
+        Whole numbers stay, names are numbered in sorted order. 7 and 007 are one number where a pattern takes them
+        from a text, and two names in a column, with a warning.
+        """
         values, matched = self.values(table, default, self.of)
         empty = ~matched | np.array([not v for v in values], dtype=bool)
         if empty.any():
@@ -232,12 +244,23 @@ class GroupRule(_Rule):
             if self.unmatched == "refuse":
                 raise BadRule(
                     f"the {self.of} of {_row(table, i)} cannot be read, as of {int(empty.sum()):,} of {len(values):,} "
-                    "images, so a split could not keep it on one side; correct it, or let the group rule of a "
-                    "catalogue entry say `unmatched: own` (a group by itself)"
+                    "images, so a split could not keep it on one side; correct it, or let a catalogue entry say "
+                    "`group: {unmatched: own}` (a group by itself) or `group: unknown` (no groups); "
+                    "intrinsic datasets --draft PATH prints an entry"
                 )
-            values = [f"\0{i}" if no else v for i, (v, no) in enumerate(zip(values, empty, strict=True))]
+            names = table["path"] if "path" in table.columns else range(len(values))
+            values = [f"\0{name}" if no else v for name, v, no in zip(names, values, empty, strict=True)]
         if all(re.fullmatch(r"\d{1,18}", value) for value in values):
-            return np.array([int(value) for value in values], dtype=np.int64)
+            numbers = [int(value) for value in values]
+            spelled = sorted(set(values), key=_natural)
+            twice = [(a, b) for a, b in pairwise(spelled) if int(a) == int(b)]
+            if self.pattern or not twice:
+                return np.array(numbers, dtype=np.int64)
+            warnings.warn(
+                f"{len(twice):,} names of a {self.of} differ from another in leading zeros only, e.g. {twice[0][0]!r} "
+                f"from {twice[0][1]!r}, and count as others: write them in one way if they mean the same",
+                stacklevel=5,
+            )
         number = {name: i for i, name in enumerate(sorted(set(values), key=_natural))}
         return np.array([number[value] for value in values], dtype=np.int64)
 
@@ -254,7 +277,7 @@ def _at_place(value: str, classes: list[str]) -> str:
 
 def _natural(text: str) -> tuple:
     """Sorts numbers by value and before words: 0, 1, 2, 10, a."""
-    return (0, int(text), "") if re.fullmatch(r"-?\d{1,18}", text) else (1, 0, text)
+    return (0, int(text), text) if re.fullmatch(r"-?\d{1,18}", text) else (1, 0, text)
 
 
 def _row(table: pd.DataFrame, i: int) -> str:

@@ -377,6 +377,16 @@ class _PlainYaml(yaml.SafeLoader):
                 seen.add(key.value)
         return node
 
+    def construct_object(self, node, deep=False):
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, ArithmeticError, AttributeError) as error:  # no date or number
+            text = str(node.value)
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            why = f" ({reason(error)})" if isinstance(error, ValueError) else ""
+            problem = f"{shown!r} is no {node.tag.rpartition(':')[2]}{why}"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
+
 
 def plain_yaml(text: str):
     """What a YAML text holds: no tags that build objects, no key given twice. Raises yaml.YAMLError."""
@@ -386,7 +396,7 @@ def plain_yaml(text: str):
 def sentence(error, known):
     """What a pydantic error found, in one line."""
     parts = []
-    for found in error.errors():
+    for found in _of_one_branch(error.errors()):
         place = ".".join(str(p) for p in found["loc"])
         if found["type"] == "extra_forbidden":
             text = f"unknown key {place!r}{suggest(place.rpartition('.')[2], known)}"
@@ -399,3 +409,27 @@ def sentence(error, known):
                 text += f", not {found['input']!r}"
         parts.append(text)
     return "; ".join(parts)
+
+
+def _of_one_branch(errors):
+    """The errors without those of branches of a union that the value is not meant for, and without branches' names."""
+    unions = {e["loc"][:i] for e in errors for i, part in enumerate(e["loc"]) if "[" in str(part)}  # e.g. literal['a']
+
+    def union(found):
+        return next((place for place in unions if found["loc"][: len(place)] == place != found["loc"]), None)
+
+    def other(found):
+        place = union(found)
+        return place is not None and len(found["loc"]) == len(place) + 1 and found["type"].endswith(_OF_KIND)
+
+    kept = []
+    for found in errors:
+        place = union(found)
+        if other(found) and not all(other(e) for e in errors if union(e) == place):
+            continue
+        loc = found["loc"]
+        kept.append(found if place is None else {**found, "loc": place + loc[len(place) + 1 :]})
+    return kept
+
+
+_OF_KIND = ("_type", "literal_error")  # of pydantic: the value is of another kind altogether
