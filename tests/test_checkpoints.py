@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import random
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -104,9 +106,28 @@ def test_a_failed_write_leaves_the_file_before_and_no_draft(tmp_path, monkeypatc
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_what_a_write_leaves_where_its_process_is_killed_is_discarded(tmp_path):
+    code = (
+        "import os, torch, safetensors.torch\n"
+        "from pathlib import Path\n"
+        "from intrinsic import checkpoints\n"
+        "def killed(held, file, metadata):\n"
+        "    Path(file).parent.joinpath('.tmpX').touch()\n"
+        "    os._exit(9)\n"
+        "safetensors.torch.save_file = killed\n"
+        f"checkpoints.save({str(tmp_path / 'a')!r}, {{'a': torch.ones(2)}})\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    assert len(os.listdir(tmp_path)) == 1
+    checkpoints.discard(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+
+
 def test_discarding_removes_the_file_and_the_drafts_of_killed_processes_only(tmp_path):
     for name in ("a", ".a.123-4.draft", "b", ".b.1-1.draft", ".ab.1-1.draft"):
         (tmp_path / name).touch()
+    (tmp_path / ".a.9-9.draft").mkdir()
+    (tmp_path / ".a.9-9.draft" / ".tmpX").touch()  # as safetensors leaves it where its process is killed
     checkpoints.discard(tmp_path / "a")
     checkpoints.discard(tmp_path / "a")
     assert sorted(os.listdir(tmp_path)) == [".ab.1-1.draft", ".b.1-1.draft", "b"]

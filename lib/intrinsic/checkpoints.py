@@ -13,6 +13,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from intrinsic.records import remove
+
 FORMAT = "intrinsic-tensors-1"
 MEMORY = torch.contiguous_format
 
@@ -38,6 +40,7 @@ def content_hash(tensors: dict[str, torch.Tensor], facts=None) -> str:
 def save(path: Path | str, tensors: dict[str, torch.Tensor], facts=None) -> None:
     """Write tensors and facts (what JSON holds) to a draft beside `path`, then rename: the file is whole or untouched.
 
+    The draft is a folder, since safetensors writes to a file of another name first, which a killed process leaves.
     Raises OSError where the disk does not take them.
     """
     from safetensors import SafetensorError
@@ -50,15 +53,17 @@ def save(path: Path | str, tensors: dict[str, torch.Tensor], facts=None) -> None
     about = {"format": FORMAT, "facts": json.dumps(facts), "sha256": content_hash(held, facts)}
     draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.draft")
     try:
+        draft.mkdir(exist_ok=True)
+        made = draft / path.name
         try:
-            save_file(held, draft, metadata=about)
+            save_file(held, made, metadata=about)
         except SafetensorError as error:
-            raise OSError(f"{draft} cannot be written: {error}") from error
-        with open(draft, "rb+") as file:
+            raise OSError(f"{made} cannot be written: {error}") from error
+        with open(made, "rb+") as file:
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        os.replace(made, path)
     finally:
-        draft.unlink(missing_ok=True)
+        remove(draft)
 
 
 def load(path: Path | str) -> tuple[dict[str, torch.Tensor], object]:
@@ -78,8 +83,9 @@ def load(path: Path | str) -> tuple[dict[str, torch.Tensor], object]:
 def discard(path: Path | str) -> None:
     """Delete a file of `save`, where it exists, and the drafts that killed processes left of it."""
     path = Path(path)
-    for one in (path, *path.parent.glob(f".{path.name}.*.draft")):
-        one.unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+    for draft in path.parent.glob(f".{path.name}.*.draft"):
+        remove(draft)
 
 
 def save_weights(model: nn.Module, path: Path | str, facts=None) -> None:

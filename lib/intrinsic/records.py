@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import threading
@@ -235,6 +236,14 @@ def write_text(path: Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+def remove(draft: Path) -> None:
+    """Delete a draft, a file or a folder, where it is still there."""
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def alone(path: Path):
     """Of processes and threads that enter with one path, one at a time is inside; where the system has such locks.
@@ -447,7 +456,7 @@ class Store:
         for draft in self.root.glob("*/.*.draft"):
             with contextlib.suppress(FileNotFoundError):  # renamed, or swept by another campaign
                 if time.time() - draft.stat().st_mtime > older_s:
-                    draft.unlink()
+                    remove(draft)
 
     def state(self) -> str:
         """A hash of what the store holds."""
