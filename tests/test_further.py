@@ -85,6 +85,8 @@ def test_sets_about_which_a_bound_says_nothing_decide_nothing(name, effect, said
         found = verdict(name, frame.assign(least_bound=np.where(number < below, 0.4, silent)), permutations=499)
         assert found.verdict == expected
         assert found.beside["Sets about which the bound says anything"].startswith(f"{below} set")
+        counted = below if below >= 8 else 12
+        assert found.n_runs == (number < counted).sum()
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
-from intrinsic.statistics import MIN_SETS, SYNTHETIC, NotEnough, family_means, ols
+from intrinsic.statistics import MIN_SETS, SYNTHETIC, NotEnough, family_means, family_names, ols
 
 LEAST_POOLED = 5  # image sets, the forecast one among them
 METHODS = ("pooled", "own_power_law", "mean_curve")
@@ -288,11 +288,6 @@ def _real(table, exclude) -> pd.DataFrame:
     return table[~table["domain"].isin(list(exclude))] if "domain" in table else table
 
 
-def _families(runs) -> pd.Series:
-    """The family of each run; that of a set without one is the set itself."""
-    return runs["family"].where(runs["family"].notna(), runs["dataset"]) if "family" in runs else runs["dataset"]
-
-
 def held_out(runs, n_train, small, outcome=LOSS, exclude=SYNTHETIC) -> pd.DataFrame:
     """Each image set in turn forecast at n_train from its runs at N <= small and all runs of other families.
 
@@ -306,7 +301,7 @@ def held_out(runs, n_train, small, outcome=LOSS, exclude=SYNTHETIC) -> pd.DataFr
     is left out where fewer than LEAST_POOLED - 1 others remain. Raises NotEnough where there is none.
     """
     runs, rows, few = _real(runs, exclude), [], 0
-    families = _families(runs)
+    families = pd.Series(family_names(runs), index=runs.index)
     for name in runs["dataset"].unique():
         own = runs["dataset"] == name
         there = runs.loc[own & (runs["n_train"] == n_train), outcome]

@@ -169,8 +169,9 @@ def _as_dimension(runs, test):
 
 
 def _excess_sets(runs, test):
-    table, notes = family_means(excess_exponents(_as_dimension(runs, test), test.outcome, test.margin))
-    return table, notes, int(table["n_runs"].sum())
+    """One row a set; families are averaged once it is known which sets count."""
+    table = excess_exponents(_as_dimension(runs, test), test.outcome, test.margin)
+    return table, [], int(table["n_runs"].sum())
 
 
 def _level_sets(runs, test, log):
@@ -279,10 +280,10 @@ def _build(test, frame, *, fitted_only, exclude, permutations) -> Verdict:
     _, sets_of, effect_of = STATISTICS[test.statistic]
     table, more, n_runs = sets_of(rows, test)
     testable, beside = True, {}
-    if test.statistic == "excess" and len(table):
-        sets = excess_exponents(_as_dimension(rows, test), test.outcome, test.margin)
-        sets, testable, beside = informed_sets(sets, permutations, LOSS_SLOPE.get(test.outcome, 1.0))
-        table, more = family_means(sets)
+    if test.statistic == "excess":
+        table, testable, beside = informed_sets(table, permutations, LOSS_SLOPE.get(test.outcome, 1.0))
+        table, more = family_means(table)
+        n_runs = int(table["n_runs"].sum())
     return Verdict(
         **test.stated(),
         testable=testable,

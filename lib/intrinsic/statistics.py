@@ -354,7 +354,7 @@ def partial_correlation(
     u, v = (_standard(r) for r in residuals)
     r = float(np.clip(u @ v, -1, 1))
     orders, exact = _orders(n, permutations, seed)
-    p, smallest = _two_sided(u @ v, _beyond(v[orders], residuals[0], design, u), exact)
+    p, smallest = _two_sided(u @ v, _beyond(v[orders], design, u), exact)
     low = high = math.nan
     if n >= 5 and abs(r) < 1 - 1e-12:
         z = stats.norm.ppf((1 + level) / 2) / math.sqrt(n - 4)
@@ -363,7 +363,7 @@ def partial_correlation(
     return Correlation(r, low, high, p, smallest, n, method, level, dropped, "pearson")
 
 
-def _beyond(shuffled, like, design, u) -> np.ndarray:
+def _beyond(shuffled, design, u) -> np.ndarray:
     """Partial correlation of u with each row of `shuffled`, from which the design is taken out again."""
     basis = np.linalg.qr(design)[0]
     left = shuffled - (shuffled @ basis) @ basis.T
@@ -575,7 +575,7 @@ def family_means(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """
     if "family" not in table.columns or not len(table):
         return table.reset_index(drop=True), []
-    table = table.assign(dataset=_family_names(table)).drop(columns="family")
+    table = table.assign(dataset=family_names(table)).drop(columns="family")
     others = [c for c in table.columns if c != "dataset"]
     how = {c: "mean" if table[c].dtype.kind in "fiu" else "first" for c in others}
     if "n_runs" in how:
@@ -585,8 +585,13 @@ def family_means(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     return units, notes if len(units) < len(table) else []
 
 
-def _family_names(table: pd.DataFrame) -> np.ndarray:
-    """The name that each row goes by where families count once: its family's, or its own if no other set is there."""
+def family_names(table: pd.DataFrame) -> np.ndarray:
+    """The name that each row goes by where families count once: its family's, or its own if no other set is there.
+
+    Without a column `family`, its own.
+    """
+    if "family" not in table.columns:
+        return table["dataset"].to_numpy()
     family = table["family"].where(table["family"].notna(), table["dataset"]).astype(str)
     alone = table.groupby(family.to_numpy())["dataset"].nunique().eq(1)
     return family.where(~family.map(alone).to_numpy(dtype=bool), table["dataset"].astype(str)).to_numpy()
@@ -1034,7 +1039,7 @@ def growth_verdict(sets: pd.DataFrame, *, tolerance: float = 0.2, level: float =
     beyond the tolerance; of the plateau: with an interval above 0), smallest and largest effect with one family left
     out, verdict, and `stands`: whether it is the same without any one family.
     """
-    family = pd.Series(_family_names(sets) if "family" in sets else sets["dataset"].to_numpy(), index=sets.index)
+    family = pd.Series(family_names(sets), index=sets.index)
     names = list(dict.fromkeys(family))
     table = _growth_rows(sets, tolerance, level)
     left = [_growth_rows(sets[(family != name).to_numpy()], tolerance, level) for name in names if len(names) > 1]
@@ -1561,6 +1566,8 @@ def informed_sets(
     the sample; with fewer it is all sets, and decides nothing. Without a column least_bound: all sets, and decided.
     """
     title = "Sets about which the bound says anything"
+    if sets.empty:
+        return sets, True, {}
     if "least_bound" not in sets.columns:
         return sets, True, {title: "not looked at: no column least_bound"}
     says = sets["least_bound"] < 1 / loss_slope
