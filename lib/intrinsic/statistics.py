@@ -1159,7 +1159,7 @@ class Verdict:
     interval on the claim's side of 0 and p <= alpha              "supported"
     for a bound: interval on the other side of 0 and p <= alpha   "not supported"
     a bound that says something about too few sets (not testable) "undecided", whatever the interval
-    otherwise: interval reaches 0 and excludes the claimed size   "not supported"
+    otherwise: interval reaches 0 and excludes the claimed size   "not supported" (95 %, adjusted for no other test)
     anything else                                                 "undecided"
     """
 
