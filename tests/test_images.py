@@ -646,7 +646,7 @@ def test_an_image_set_of_ones_own_is_an_entry_in_a_catalogue(tmp_path):
     [
         ("source:", "sorce:", "'source' is missing; unknown key 'sorce'; did you mean 'source'"),
         ("adapter: npz", "adapter: nzp", "'nzp' is not among.*did you mean 'npz'"),
-        ("{classes:", "{clases: 3, classes:", "unknown key 'labels.clases'; did you mean"),
+        ("{classes:", "{clases: 3, classes:", "unknown key 'labels.clases'; did you mean 'classes'"),
         ("labels:", "options: {sheet: 3}\n  labels:", "options of adapter npz: unknown key 'sheet'"),
         ("low: [0, 1]", "low: [0, 2]", "labels.*'2' is used twice"),
         ("location:", "options:", "valid dictionary|needs a location"),
@@ -685,9 +685,15 @@ def test_an_image_set_of_ones_own_is_an_entry_in_a_catalogue(tmp_path):
         (
             "show_pixels:",
             "group: {patern: a}\n  show_pixels:",
-            "'tiny': unknown key 'group.patern'; did you mean 'parent'.$",
+            "'tiny': unknown key 'group.patern'; did you mean 'pattern'.$",
         ),
-        ("show_pixels:", "group: none\n  show_pixels:", "group: Input should be a valid dict.*'unknown', not 'none'$"),
+        (
+            "show_pixels:",
+            "group: patient\n  show_pixels:",
+            "'tiny': group: 'patient' is no rule: give `column: NAME` of a table, or a `pattern` of the paths$",
+        ),
+        ("labels:", "labels: 3 #", "'tiny': labels: 3 is no rule: give `column: NAME`"),
+        ("show_pixels:", "pairs: {values: [a]}\n  show_pixels:", r"'tiny': pairs\.values: List should have at least 2"),
     ],
 )
 def test_a_faulty_catalogue_says_where_and_what(tmp_path, old, new, message):

@@ -6,10 +6,10 @@ import os
 import re
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -67,10 +67,11 @@ class Pairs(pydantic.BaseModel):
 
     count: int = pydantic.Field(5, ge=1)
     seed: int = pydantic.Field(0, ge=0)
-    values: (
-        Annotated[int, pydantic.Field(ge=2, le=10_000)]
-        | Annotated[list[Text], pydantic.Field(min_length=2, max_length=10_000)]
-    )
+    values: Annotated[
+        Annotated[int, pydantic.Field(ge=2, le=10_000), pydantic.Tag("<count>")]
+        | Annotated[list[Text], pydantic.Field(min_length=2, max_length=10_000), pydantic.Tag("<list>")],
+        pydantic.Discriminator(lambda value: "<list>" if isinstance(value, list) else "<count>"),
+    ]
 
     @pydantic.model_validator(mode="after")
     def _enough(self):
@@ -123,7 +124,13 @@ class Entry(pydantic.BaseModel):
     location: str | None = None
     options: dict[str, Any] = {}
     labels: LabelRule = LabelRule()
-    group: GroupRule | Literal["unknown"] | None = None
+    group: (
+        Annotated[
+            Annotated[GroupRule, pydantic.Tag("<rule>")] | Annotated[Literal["unknown"], pydantic.Tag("<unknown>")],
+            pydantic.Discriminator(lambda value: "<unknown>" if value == "unknown" else "<rule>"),
+        ]
+        | None
+    ) = None
     pairs: Pairs | None = None
     size: int | None = pydantic.Field(None, ge=1)
     channels: Literal[1, 3] | None = None
@@ -162,7 +169,7 @@ class Entry(pydantic.BaseModel):
             self.checked_options()
             self.checked_options(as_published=True)
         except pydantic.ValidationError as error:
-            known = _ADAPTERS[self.adapter][0].model_fields
+            known = _keys(_ADAPTERS[self.adapter][0])
             raise ValueError(f"options of adapter {self.adapter}: {sentence(error, known)}") from None
         if (self.location is None) != (self.adapter in WITHOUT_LOCATION):
             need = "needs a location" if self.location is None else "is built in and takes no location"
@@ -269,6 +276,17 @@ class Entry(pydantic.BaseModel):
         return made
 
 
+def _keys(model: type[pydantic.BaseModel]) -> dict[str, Iterable[str]]:
+    """The keys of a model, under "", and of the models that its fields hold, under the fields' names."""
+
+    def held(annotation):
+        found = [part for inside in get_args(annotation) for part in held(inside)]
+        return [*found, annotation] if isinstance(annotation, type) and hasattr(annotation, "model_fields") else found
+
+    inside = {name: one.model_fields for name, field in model.model_fields.items() for one in held(field.annotation)}
+    return {"": model.model_fields, **inside}
+
+
 def _wrapped(start: str, text: str) -> str:
     indent = " " * len(start)
     return textwrap.fill(text, 110, initial_indent=start, subsequent_indent=indent, break_long_words=False)
@@ -341,7 +359,7 @@ def _read_catalogue(path, stamp):
             entry = Entry.model_validate({**fields, "name": name, "base": base, "parent": ""})
             made = [entry, *entry.of_pairs()]
         except pydantic.ValidationError as error:
-            raise BadCatalogue(f"{path}, image set {name!r}: {sentence(error, Entry.model_fields)}") from None
+            raise BadCatalogue(f"{path}, image set {name!r}: {sentence(error, _keys(Entry))}") from None
         for one in made:
             if one.parent and one.name in content:
                 raise BadCatalogue(
@@ -464,7 +482,7 @@ def of_path(path: Path | str, **fields) -> Entry:
     try:
         return Entry.model_validate({**made, **fields})
     except pydantic.ValidationError as error:
-        raise BadSource(f"{path}: {sentence(error, Entry.model_fields)}") from None
+        raise BadSource(f"{path}: {sentence(error, _keys(Entry))}") from None
 
 
 def _of_headers(fields: dict) -> list[str]:

@@ -58,6 +58,13 @@ class _Rule(pydantic.BaseModel):
     column: str | None = None  # of the source's table; none: the source's own (folder, label, group)
     pattern: str | None = None  # regular expression; its first group, or all that it matches, is the value
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_keys(cls, value):
+        if not isinstance(value, dict | cls):
+            raise ValueError(f"{value!r} is no rule: give `column: NAME` of a table, or a `pattern` of the paths")
+        return value
+
     @pydantic.field_validator("pattern")
     @classmethod
     def _compiles(cls, pattern):

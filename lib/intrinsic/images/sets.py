@@ -394,12 +394,13 @@ def plain_yaml(text: str):
 
 
 def sentence(error, known):
-    """What a pydantic error found, in one line."""
+    """What a pydantic error found, in one line. known: {a key that holds keys, or "": the keys inside}, for hints."""
     parts = []
-    for found in _of_one_branch(error.errors()):
-        place = ".".join(str(p) for p in found["loc"])
+    for found in error.errors():
+        place = ".".join(str(p) for p in found["loc"] if not str(p).startswith("<"))  # <>: the type of a value
         if found["type"] == "extra_forbidden":
-            text = f"unknown key {place!r}{suggest(place.rpartition('.')[2], known)}"
+            outside, _, key = place.rpartition(".")
+            text = f"unknown key {place!r}{suggest(key, known.get(outside, ()))}"
         elif found["type"] == "missing":
             text = f"key {place!r} is missing"
         else:
@@ -409,27 +410,3 @@ def sentence(error, known):
                 text += f", not {found['input']!r}"
         parts.append(text)
     return "; ".join(parts)
-
-
-def _of_one_branch(errors):
-    """The errors without those of branches of a union that the value is not meant for, and without branches' names."""
-    unions = {e["loc"][:i] for e in errors for i, part in enumerate(e["loc"]) if "[" in str(part)}  # e.g. literal['a']
-
-    def union(found):
-        return next((place for place in unions if found["loc"][: len(place)] == place != found["loc"]), None)
-
-    def other(found):
-        place = union(found)
-        return place is not None and len(found["loc"]) == len(place) + 1 and found["type"].endswith(_OF_KIND)
-
-    kept = []
-    for found in errors:
-        place = union(found)
-        if other(found) and not all(other(e) for e in errors if union(e) == place):
-            continue
-        loc = found["loc"]
-        kept.append(found if place is None else {**found, "loc": place + loc[len(place) + 1 :]})
-    return kept
-
-
-_OF_KIND = ("_type", "literal_error")  # of pydantic: the value is of another kind altogether
