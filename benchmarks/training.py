@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from neighbors import machine, mebibytes, write
+from neighbors import machine, mebibytes, product_rate, product_rates, write
 from PIL import Image
 from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
@@ -153,18 +153,6 @@ def found_files(folder, n):
 
 
 # ------------------------------------------------------------------------------------------------ measuring
-
-
-def product_rate(dtype=torch.bfloat16):
-    """The machine's own limit: billions of operations a second in a large product."""
-    a = torch.rand(2048, 4096).to(dtype)
-    a @ a.T
-    seconds = []
-    for _ in range(7):
-        started = time.perf_counter()
-        a @ a.T
-        seconds.append(time.perf_counter() - started)
-    return 2 * 2048 * 2048 * 4096 / min(seconds) / 1e9
 
 
 def operations_per_image(name, size):
@@ -362,7 +350,8 @@ def main():
         losses(arguments.loss, arguments.output)
         return
     n, turns = (120, 1) if arguments.small else (arguments.images, arguments.turns)
-    rates = {"bfloat16": product_rate(), "float32": product_rate(torch.float32)}
+    a = torch.rand(2048, 4096).to(torch.bfloat16)
+    rates = {"bfloat16": product_rate(lambda: a @ a.T), "float32": product_rates()["float32"]}
     about = machine()
     about["versions"]["torchvision"] = torchvision.__version__.split("+")[0]
     found = {"machine": about, "turns": turns, "rates": rates}
