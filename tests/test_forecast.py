@@ -274,6 +274,7 @@ def test_the_judgement_follows_the_errors_and_flips_with_them():
     flipped = table.rename(columns={"error_pooled": "error_own_power_law", "error_own_power_law": "error_pooled"})
     assert judged(flipped).set_index("method")["verdict"]["own_power_law"] == "pooled is worse"
     assert set(judged(table[:5])["verdict"]) == {"", "too few families"}
+    assert judged(table).set_index("method").loc["pooled", ["gain", "low", "high"]].isna().all()
 
 
 def test_nothing_to_check_is_one_sentence():
@@ -285,8 +286,10 @@ def test_a_check_has_a_row_for_each_step_outcome_and_method():
     runs = counted(whole(1, tau=0, omega=0, sigma=0))
     found = check(runs, [(250, 1750), (250, 4000)])
     assert found.groupby(["known", "forecast", "outcome"]).size().tolist() == [3, 3, 1, 1]
-    assert set(found.loc[found["forecast"] == 1750, "means_inside"]) == {"10 of 10"}
-    assert set(found.loc[found["forecast"] == 1750, "runs_inside"]) == {"10 of 10"}
+    for column in ("means_inside", "runs_inside"):  # of the pooled form's intervals; baselines have none
+        inside = found[found["forecast"] == 1750].set_index("method")[column]
+        assert set(inside["pooled"]) == {"10 of 10"}
+        assert inside.drop("pooled").isna().all()
     assert found.loc[found["forecast"] == 4000, "verdict"].str.contains("no forecast can be checked").all()
     alone = held_out(with_error(runs), 1750, 250, ERROR)
     rows = found[(found["forecast"] == 1750) & (found["outcome"] == ERROR)].set_index("method")

@@ -353,14 +353,14 @@ def judged(table, level=0.95, exclude=SYNTHETIC) -> pd.DataFrame:
     sets of a domain in `exclude` do not count. sets, families: their numbers; mean_error: mean over families; gain:
     mean of (its |log error| - that of pooled), paired over families, with a t interval [low, high]; verdict: "pooled is
     better" where the interval lies above 0, "pooled is worse" below, else "undecided"; fewer than MIN_SETS families are
-    "too few families".
+    "too few families". The row of pooled itself has neither.
     """
     table, rows = _real(table, exclude), []
     columns = [f"error_{method}" for method in METHODS]
     units, _ = family_means(table.assign(**table[columns].abs()))
     n = len(units)
     for method, column in zip(METHODS, columns, strict=True):
-        gain = units[column] - units["error_pooled"]
+        gain = units[column] - units["error_pooled"] if method != "pooled" else pd.Series(dtype=float)
         half = stats.t.ppf((1 + level) / 2, n - 1) * gain.std(ddof=1) / math.sqrt(n) if n > 1 else math.nan
         low, high = gain.mean() - half, gain.mean() + half
         if method == "pooled":
@@ -377,8 +377,8 @@ def judged(table, level=0.95, exclude=SYNTHETIC) -> pd.DataFrame:
 def check(runs, steps) -> pd.DataFrame:
     """`judged` of `held_out` for each step (known up to N, forecast at N) and both outcomes, with its `coverage`.
 
-    Columns before those of `judged`: known, forecast, outcome; after them those of `coverage`. A step that no set can
-    be checked at has one row, whose verdict says why.
+    Columns before those of `judged`: known, forecast, outcome; after them those of `coverage`, in the row of the pooled
+    form, whose intervals they are. A step that no set can be checked at has one row, whose verdict says why.
     """
     runs, rows = with_error(runs), []
     for small, n_train in steps:
@@ -389,5 +389,6 @@ def check(runs, steps) -> pd.DataFrame:
             except NotEnough as error:
                 rows.append(at | {"verdict": str(error)})
                 continue
-            rows += [at | row | coverage(found) for row in judged(found).to_dict("records")]
+            pooled, *others = judged(found).to_dict("records")
+            rows += [at | pooled | coverage(found), *(at | row for row in others)]
     return pd.DataFrame(rows)
