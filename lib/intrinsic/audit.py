@@ -1217,7 +1217,7 @@ def run_correlation(frame: pd.DataFrame, x: str, y: str) -> statistics.Correlati
     pair = frame[[x, y]].astype(float).dropna()
     made = statistics.correlation(pair[x], pair[y], permutations=1)
     p = float(stats.pearsonr(pair[x], pair[y]).pvalue)
-    return replace(made, p=p, smallest_p=0.0, method="pearson correlation over runs, Student's t")
+    return replace(made, p=p, smallest_p=math.nan, method="pearson correlation over runs, Student's t")
 
 
 def mean_correlation(frame: pd.DataFrame, x: str, y: str) -> statistics.Correlation:
