@@ -668,3 +668,85 @@ def test_spaces_around_the_names_of_an_archive_do_not_count(tmp_path):
     np.savez(tmp_path / "x.npz", images=pixels, labels=[0, 1, 2], class_names=["a", "b", "a "])
     with pytest.raises(sets.BadImages, match=r"x\.npz: two classes have the same name"):
         load(tmp_path / "x.npz")
+
+
+# ------------------------------------------------------------------------------------------ Tables beside images
+
+
+@pytest.fixture
+def scans(tmp_path):
+    """Three patients of two images each in a tree that holds no label: image i has the grey level i."""
+    for i in range(6):
+        patient = "ABC"[i // 2]
+        dicom(tmp_path / f"in/{patient}/study/{i % 2}.dcm", flat(i), PatientID=patient, AccessionNumber=f"X{i}")
+    return tmp_path / "in"
+
+
+def test_labels_of_dicom_files_come_from_a_table_by_patient_or_accession_number(scans):
+    by_patient, by_accession = scans.parent / "patients.csv", scans.parent / "readings.csv"
+    by_patient.write_text("name,finding\nA,none\nB,nodule\nC,none\nD,nodule\n")
+    by_accession.write_text("AccessionNumber,label\n" + "".join(f"X{i},{'ab'[i % 2]}\n" for i in range(6)))
+    joined = {"table": str(by_patient), "column": "PatientID", "other": "name"}
+    images = load(of_path(scans, options={"join": joined}, labels={"column": "finding"}))
+    assert levels(images) == [0, 1, 2, 3, 4, 5]
+    assert [images.classes[k] for k in images.labels] == ["none", "none", "nodule", "nodule", "none", "none"]
+    assert images.group.tolist() == [0, 0, 1, 1, 2, 2]
+    images = load(of_path(scans, options={"join": {"table": str(by_accession), "column": "AccessionNumber"}}))
+    assert (images.classes, images.labels.tolist()) == (("a", "b"), [0, 1, 0, 1, 0, 1])  # the table's column `label`
+    assert images.group.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_images_that_a_joined_table_does_not_hold_are_refused_or_left_out_with_a_warning(scans):
+    (scans / "labels.csv").write_text("patient,label\nA,x\nB,y\n")
+    joined = {"table": "labels.csv", "column": "PatientID", "other": "patient"}
+    with pytest.raises(BadSource, match=r"C/study/0\.dcm"):
+        load(of_path(scans, adapter="dicom", options={"join": joined}))
+    with pytest.warns(UserWarning, match=r"^2 of 6 images of .* are left out, since .*labels\.csv has no row .* 'C'$"):
+        images = load(of_path(scans, adapter="dicom", options={"join": joined | {"how": "inner"}}))
+    assert levels(images) == [0, 1, 2, 3]
+    with pytest.raises(BadSource, match=r"no image .* has a SeriesDescription .* in its column 'patient'"):
+        load(of_path(scans, adapter="dicom", options={"join": joined | {"column": "SeriesDescription"}}))
+    with pytest.raises(BadSource, match=r"labels\.csv has no column 'PatientID' \(.* patient, label\).*--join-on"):
+        load(of_path(scans, adapter="dicom", options={"join": {"table": "labels.csv", "column": "PatientID"}}))
+
+
+def test_labels_of_volumes_and_patients_of_pictures_come_from_a_table(tmp_path):
+    for i, name in enumerate("abc"):
+        nifti(tmp_path / f"mri/{name}/t1.nii.gz", layers(i, i + 100))
+    table = tmp_path / "ages.csv"
+    table.write_text("scan,old\n" + "".join(f"{name}/t1.nii.gz,{int(name == 'b')}\n" for name in "abc"))
+    joined = {"table": str(table), "column": "volume", "other": "scan"}
+    images = load(of_path(tmp_path / "mri", adapter="nifti", options={"join": joined}, labels={"column": "old"},
+                          levels="range:0,255"))  # fmt: skip
+    assert images.labels.tolist() == [0, 0, 1, 1, 0, 0]
+    assert images.group.tolist() == [0, 0, 1, 1, 2, 2]
+    for i, name in enumerate(["no/1.png", "no/2.png", "yes/1.png", "yes/2.png"]):
+        level(tmp_path / "png" / name, i)
+    table.write_text("path,who\nno/1.png,p\nno/2.png,q\nyes/1.png,p\nyes/2.png,r\n")
+    joined = {"table": str(table), "column": "path"}
+    images = load(of_path(tmp_path / "png", options={"join": joined}, group={"column": "who"}))
+    assert (images.labels.tolist(), images.group.tolist()) == ([0, 0, 1, 1], [0, 1, 0, 2])
+
+
+def test_nested_class_folders_may_hold_dicom_files(tmp_path):
+    for i, name in enumerate(["no/A/1.dcm", "no/B/1.dcm", "yes/C/1.dcm", "yes/C/2.dcm"]):
+        dicom(tmp_path / name, flat(i), PatientID=name[-7])
+    images = load(of_path(tmp_path, options={"nested": True}))
+    assert (images.classes, images.labels.tolist(), images.group.tolist()) == (
+        ("no", "yes"),
+        [0, 0, 1, 1],
+        [0, 1, 2, 2],
+    )
+    by_rule = load(of_path(tmp_path, options={"nested": True}, labels={"column": "folder"}))
+    assert (by_rule.classes, by_rule.labels.tolist()) == (images.classes, images.labels.tolist())
+
+
+def test_a_table_that_names_dicom_files_has_their_patients_as_groups(scans):
+    names = [f"{patient}/study/{i}.dcm" for patient in "ABC" for i in range(2)]
+    (scans / "all.csv").write_text(
+        "path,label,reader\n" + "".join(f"{n},{'xy'[i % 2]},{i}\n" for i, n in enumerate(names))
+    )
+    assert load(of_path(scans / "all.csv")).group.tolist() == [0, 0, 1, 1, 2, 2]
+    assert load(of_path(scans / "all.csv", group={"column": "PatientID"})).group.tolist() == [0, 0, 1, 1, 2, 2]
+    assert load(of_path(scans / "all.csv", group={"column": "reader"})).group.tolist() == list(range(6))
+    assert load(of_path(scans / "all.csv", group="unknown")).group is None

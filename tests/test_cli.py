@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from intrinsic import book, campaign, cli
@@ -476,6 +477,9 @@ TINY = os.path.join(os.path.dirname(__file__), "tiny.yaml")
         (["run", TINY, "--gpu-teraflops", "5"], "--gpu-teraflops would change nothing without --dry-run"),
         (["datasets", "--label-column", "x"], "--label-column would change nothing without --draft"),
         (["datasets", "digits", "--nested"], "--nested would change nothing without --draft"),
+        (["datasets", "--levels", "full"], "--levels would change nothing without --draft"),
+        (["measure", "clean", "--join", "x.csv"], "--join needs --join-on"),
+        (["measure", "clean", "--join-on", "path"], "--join-on would change nothing without --join"),
         (["datasets", "digits", "--draft", "clean"], "digits would change nothing beside --draft"),
         (["datasets", "digits", "--present"], "digits would change nothing beside --present"),
         (["datasets", "--present", "--draft", "clean"], "--present would change nothing beside --draft"),
@@ -698,3 +702,22 @@ def test_a_comparison_is_at_the_setting_that_is_asked_for(capsys, two_settings, 
     assert found["setting"][key] == asked
     assert [(row["dataset"], row[key]) for row in found["sets"]] == [("mine", asked)]
     assert {name for name, _ in found["left_out"]} == {"slab_waves", "torus_waves"}
+
+
+def test_a_table_of_labels_is_joined_and_kept_by_the_draft(capsys, folder, tmp_path, monkeypatch):
+    monkeypatch.delenv("INTRINSIC_CATALOGUE", raising=False)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    table = tmp_path / "labels.csv"
+    table.write_text("file,side\n" + "".join(f'"{name}",{"lr"[i % 2]}\n' for i, name in enumerate(names[:-1])))
+    asked = ["--join", str(table), "--join-on", "path=file", "--label-column", "side", "--levels", "full"]
+    code, out, err = run(capsys, "measure", str(folder), "--json", *asked)
+    assert (code, json.loads(out)["n"], set(json.loads(out)["classes"])) == (0, len(names) - 1, {"l", "r"})
+    assert f"1 of {len(names)} images" in err
+    code, out, _ = run(capsys, "datasets", "--draft", str(folder), "--skip-unreadable", *asked)
+    entry = yaml.safe_load(out)["my_scans"]
+    assert (code, entry["levels"], entry["skip_unreadable"]) == (0, "full", True)
+    assert entry["options"]["join"] == {"table": str(table), "column": "path", "other": "file", "how": "inner"}
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(out, encoding="utf-8")
+    again = json.loads(run(capsys, "measure", "my_scans", "--catalogue", str(mine), "--json")[1])
+    assert again["n"] == len(names) - 1

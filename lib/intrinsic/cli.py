@@ -197,15 +197,24 @@ def _add_rules(parser) -> None:
     parser.add_argument("--group-pattern", metavar="REGEX", help="patient: the first group of this, in the path")
     parser.add_argument("--path-column", metavar="COLUMN", help="column of a table that holds the image's path")
     parser.add_argument("--nested", action="store_true", help="read the folders inside class folders too")
+    parser.add_argument(
+        "--join", type=Path, metavar="TABLE", help="a table with more columns, such as labels by patient"
+    )
+    parser.add_argument("--join-on", metavar="A[=B]", help="a row is for images whose column, or DICOM attribute, A "
+                        "equals its column B (or A)")  # fmt: skip
+    _add_levels(parser)
 
 
 def _add_reading(parser) -> None:
     _add_catalogue(parser)
     _add_rules(parser)
-    parser.add_argument("--levels", help="what becomes 0 and 255 above 8 bits: full, window, range:LOW,HIGH, "
-                        "percentile:LOW,HIGH")  # fmt: skip
     parser.add_argument("--pixel-range", choices=("stored", "image"),
                         help="grey levels as stored (the default), or each image's maximum at 255")  # fmt: skip
+
+
+def _add_levels(parser) -> None:
+    parser.add_argument("--levels", help="what becomes 0 and 255 above 8 bits: full, window, range:LOW,HIGH, "
+                        "percentile:LOW,HIGH")  # fmt: skip
     parser.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
 
 
@@ -274,12 +283,13 @@ def _source(arguments, place: str):
 
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
     group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
-    options = {"path_column": arguments.path_column, "nested": arguments.nested or None}
-    labels, group, options = ({k: v for k, v in one.items() if v is not None} for one in (labels, group, options))
-    read = {
-        "levels": getattr(arguments, "levels", None),
-        "skip_unreadable": getattr(arguments, "skip_unreadable", False),
+    options = {
+        "path_column": arguments.path_column,
+        "nested": arguments.nested or None,
+        "join": _join(arguments, place),
     }
+    labels, group, options = ({k: v for k, v in one.items() if v is not None} for one in (labels, group, options))
+    read = {"levels": arguments.levels, "skip_unreadable": arguments.skip_unreadable}
     read = {key: value for key, value in read.items() if value}
     if not (labels or group or options or read):
         return place
@@ -292,6 +302,25 @@ def _source(arguments, place: str):
     images.find(place)  # says what is wrong with a place that is none
     fields = {"labels": labels, "group": group or None, "options": options, **read}
     return images.of_path(Path(place), **{k: v for k, v in fields.items() if v})
+
+
+def _join(arguments, place: str) -> dict | None:
+    """The option `join` of an adapter: images of a folder that the table does not hold are left out, with a warning."""
+    _together(arguments, ("join_on",), "join")
+    if arguments.join is None:
+        return None
+    if not arguments.join_on:
+        raise UsageError(
+            "--join needs --join-on, the column by which rows are found: give both, e.g. --join-on PatientID"
+        )
+    column, _, other = arguments.join_on.partition("=")
+    table = str(arguments.join.expanduser().absolute())
+    return {
+        "table": table,
+        "column": column,
+        "other": other or None,
+        "how": "inner" if Path(place).is_dir() else "left",
+    }
 
 
 def _params(arguments):
@@ -760,8 +789,8 @@ def _book(arguments) -> int:
 def _datasets(arguments) -> int:
     from intrinsic import images
 
-    rules = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested")
-    _together(arguments, rules, "draft")
+    rules = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join")
+    _together(arguments, (*rules, "levels", "skip_unreadable"), "draft")
     given = [f"--{name}" for name in ("draft", "present") if getattr(arguments, name)]
     if given and (arguments.name is not None or len(given) > 1):
         other = given[1] if len(given) > 1 else arguments.name

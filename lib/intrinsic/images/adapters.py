@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,18 +63,28 @@ class Found:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-class FolderOptions(Options):
-    """nested   read the pictures of deeper folders too; the folder below `location` stays the class."""
-
-    nested: bool = False
-
-
 class JoinOptions(Options):
-    """A second table: its file, from `location` on; the column that both share; which images stay."""
+    """A second table, whose columns are added to each image.
+
+    table    its file, from `location` on
+    column   the column of the images by which a row is found
+    other    what the second table calls that column; none: the same
+    how      left (keep all images) or inner (only those that the table holds)
+    """
 
     table: str
     column: str
+    other: str | None = None
     how: Literal["left", "inner"] = "left"
+
+
+class FolderOptions(Options):
+    """nested   read the pictures of deeper folders too; the folder below `location` stays the class
+    join     JoinOptions: a table with more about each image, found by path, folder or PatientID
+    """
+
+    nested: bool = False
+    join: JoinOptions | None = None
 
 
 class TableOptions(Options):
@@ -87,8 +97,7 @@ class TableOptions(Options):
     path_template  the path, from its groups: {0}, {1}, ... or {name}; {0} is all that matches where it has no group
     root           the folder from which paths start, from `location` on; none: the table's own
     frame_column   which frame or slice of the file, counted from 0
-    join           a second table: its rows are added where their `column` is equal; how: left (keep all images) or
-                   inner (only those that it holds)
+    join           JoinOptions: a second table, found by a column of the first
     """
 
     table: str | None = None
@@ -114,17 +123,25 @@ class TableOptions(Options):
         return regular(pattern)
 
 
+def is_tag(name: str) -> bool:
+    """Whether a name is the keyword of a DICOM attribute."""
+    from pydicom.datadict import tag_for_keyword
+
+    return tag_for_keyword(name) is not None
+
+
 class DicomOptions(Options):
-    """tags   further attributes of the header, by keyword, e.g. StationName: each becomes a column."""
+    """tags   further attributes of the header, by keyword, e.g. StationName: each becomes a column
+    join   JoinOptions: a table with more about each image, found by an attribute of the header, path or folder
+    """
 
     tags: list[str] = []
+    join: JoinOptions | None = None
 
     @pydantic.field_validator("tags")
     @classmethod
     def _known(cls, tags):
-        from pydicom.datadict import tag_for_keyword
-
-        unknown = [tag for tag in tags if tag_for_keyword(tag) is None]
+        unknown = [tag for tag in tags if not is_tag(tag)]
         if unknown:
             raise ValueError(f"{unknown[0]!r} is no keyword of a DICOM attribute, such as PatientID or StationName")
         return tags
@@ -138,6 +155,7 @@ class NiftiOptions(Options):
     step          every so many slices
     mask_pattern, mask_template   the mask of a volume: a regular expression on the volume's path, and the path of its
                   mask from its groups ({0}, {1}, ... or {name}); files that it does not match are no volumes
+    join          JoinOptions: a table with more about each volume, found by volume (its path) or folder
     """
 
     axis: Literal[0, 1, 2] = 2
@@ -146,6 +164,7 @@ class NiftiOptions(Options):
     step: int = pydantic.Field(1, ge=1)
     mask_pattern: str | None = None
     mask_template: str | None = None
+    join: JoinOptions | None = None
 
     @pydantic.field_validator("mask_pattern")
     @classmethod
@@ -223,7 +242,7 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
         dtype=object,  # names of files may hold bytes that are no text
     )
     if all(kind == "picture" for _, _, kind in rows):
-        return Found(table, label="folder", root=path)
+        return _with_table(Found(table, label="folder", root=path), path, options.join)
     inside = _in_threads(lambda row: _inside(row[0], row[2]), rows, "listing", progress)
     several, patients = [n for n, _ in inside], [patient for _, patient in inside]
     group = None
@@ -232,7 +251,7 @@ def folder(path: Path, options: FolderOptions, progress: bool = False) -> Found:
         _refuse_patients_as_classes(path, table)
     if any(n is not None for n in several):
         table, group = _each_frame(table, several), group or "volume"
-    return Found(table, label="folder", group=group, root=path)
+    return _with_table(Found(table, label="folder", group=group, root=path), path, options.join)
 
 
 def _beside(file: Path) -> bool:
@@ -401,11 +420,14 @@ def _refuse_twice(file: Path, column: str | None, rows: pd.DataFrame) -> None:
         )
 
 
-def _no_column(file: Path, column: str, rows: pd.DataFrame) -> BadSource:
+_FOR_THE_PATH = "for the path with --path-column (`path_column` in the options)"
+
+
+def _no_column(file: Path, column: str, rows: pd.DataFrame, where: str = _FOR_THE_PATH) -> BadSource:
     names = [str(name) for name in rows.columns]
     return BadSource(
-        f"{file} has no column {column!r} (its columns are {', '.join(names)}): name the right one, for the path with "
-        f"--path-column (`path_column` in the options){suggest(column, names)}"
+        f"{file} has no column {column!r} (its columns are {', '.join(names)}): name the right one, {where}"
+        f"{suggest(column, names)}"
     )
 
 
@@ -490,24 +512,65 @@ def _plain_number(cell: Any) -> Any:
     return cell if found is None else found[1]
 
 
-def _joined(rows: pd.DataFrame, file: Path, join: JoinOptions, base: Path) -> pd.DataFrame:
-    second = base / join.table
+def _joined(rows: pd.DataFrame, source: Path, join: JoinOptions, base: Path) -> pd.DataFrame:
+    """The rows with the columns of a second table. `source` is what they are of, for errors."""
+    second, theirs = base / join.table, join.other or join.column
     other = _table_file(second, None)
-    for name, columns in ((file, rows), (second, other)):
-        if join.column not in columns:
-            raise _no_column(name, join.column, columns)
-        _refuse_twice(name, join.column, columns)
-    keys = [_plain_number(text_of(cell)) for cell in other[join.column]]
+    for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
+        if column not in columns:
+            raise _no_column(name, column, columns, "with --join-on (`join` in the options)")
+        _refuse_twice(name, column, columns)
+    keys = [_plain_number(text_of(cell)) for cell in other[theirs]]
     twice = next((key for key in keys if keys.count(key) > 1), None) if len(set(keys)) < len(keys) else None
     if twice is not None:
         raise BadSource(
-            f"{second} has {twice!r} more than once in its column {join.column!r}, so it is open which row belongs to "
+            f"{second} has {twice!r} more than once in its column {theirs!r}, so it is open which row belongs to "
             "an image: keep one row for each"
         )
-    other = other.assign(**{"\0key": keys}).drop(columns=join.column)
+    other = other.assign(**{"\0key": keys}).drop(columns=theirs)
     own = rows.assign(**{"\0key": [_plain_number(text_of(cell)) for cell in rows[join.column]]})
     merged = own.merge(other, on="\0key", how=join.how, suffixes=("", f"_{Path(join.table).stem}"))
     return merged.drop(columns="\0key").reset_index(drop=True)
+
+
+def _with_table(found: Found, path: Path, join: JoinOptions | None) -> Found:
+    """What a folder holds, with the columns of a second table; a column `label` of it is the label unless a rule says.
+
+    Warns of images that an inner join leaves out. Raises BadSource where no row fits any image.
+    """
+    if join is None:
+        return found
+    table = _joined(found.table, path, join.model_copy(update={"how": "left"}), path)
+    second, theirs = path / join.table, join.other or join.column
+    known = {_plain_number(text_of(cell)) for cell in _table_file(second, None)[theirs]}
+    there = np.array([_plain_number(text_of(cell)) in known for cell in table[join.column]], dtype=bool)
+    if not there.any():
+        here, said = text_of(table[join.column].iloc[0]), next(iter(sorted(known)), "")
+        raise BadSource(
+            f"no image of {path} has a {join.column} that {second} names in its column {theirs!r} (e.g. {here!r} here, "
+            f"{said!r} there), so nothing can be joined: name the columns that hold the same"
+        )
+    if join.how == "inner" and not there.all():
+        warnings.warn(
+            f"{int((~there).sum()):,} of {len(there):,} images of {path} are left out, since {second} has no row for "
+            f"them, e.g. for {join.column} {text_of(table[join.column][~there].iloc[0])!r}",
+            stacklevel=6,
+        )
+        table = table[there].reset_index(drop=True)
+    label = "label" if "label" in table and "label" not in found.table else found.label
+    return replace(found, table=table, label=label)
+
+
+def patients(root: Path, paths: Sequence[str], progress: bool = False) -> list[str]:
+    """PatientID of each file that is DICOM, "" for others and where it is not known."""
+
+    def patient(path: str) -> str:
+        file = root / path
+        return _attribute(_header(file, ["PatientID"]), "PatientID") if kind_of(file) == "DICOM" else ""
+
+    files = list(dict.fromkeys(paths))
+    known = dict(zip(files, _in_threads(patient, files, "listing", progress), strict=True))
+    return [known[path] for path in paths]
 
 
 # ------------------------------------------------------------------------------------------ DICOM
@@ -549,7 +612,7 @@ def dicom(path: Path, options: DicomOptions, progress: bool = False) -> Found:
     if any(n is not None for n in several):
         listed = _each_frame(listed, several)
     group = "PatientID" if listed["PatientID"].ne("").any() else None
-    return Found(listed, group=group, root=path)
+    return _with_table(Found(listed, group=group, root=path), path, options.join)
 
 
 def _no_image(header) -> bool:
@@ -618,13 +681,13 @@ def nifti(path: Path, options: NiftiOptions, progress: bool = False) -> Found:
         raise BadSource(f"from {options.start:g} to {options.to:g} leaves no slice of the volumes in {path}: widen it")
     listed["axis"] = options.axis
     if options.mask_pattern is None:
-        return Found(listed, group="volume", root=path)
+        return _with_table(Found(listed, group="volume", root=path), path, options.join)
     pairs = list(zip(files, masks, strict=True))
     counts = _in_threads(lambda pair: _mask_pixels(*pair, options.axis), pairs, "masks", progress)
     pixels = [n[i] for n, taken in zip(counts, several, strict=True) for i in ([0] if taken is None else taken)]
     listed["mask_pixels"] = pixels
     listed["has_mask"] = (listed["mask_pixels"] > 0).astype(int)
-    return Found(listed, label="has_mask", group="volume", root=path)
+    return _with_table(Found(listed, label="has_mask", group="volume", root=path), path, options.join)
 
 
 def _mask_pixels(file: Path, mask: Path, axis: int) -> list[int]:

@@ -17,7 +17,17 @@ import pydantic
 import yaml
 
 from intrinsic.images import files
-from intrinsic.images.adapters import ADAPTERS, HEADER, TABLES, Found, Options, adapter_of, kind_inside
+from intrinsic.images.adapters import (
+    ADAPTERS,
+    HEADER,
+    TABLES,
+    Found,
+    Options,
+    adapter_of,
+    is_tag,
+    kind_inside,
+    patients,
+)
 from intrinsic.images.embedded import EMBEDDED
 from intrinsic.images.matching import Range, check_match, match
 from intrinsic.images.packaged import PACKAGED, PackagedOptions
@@ -464,9 +474,8 @@ def of_path(path: Path | str, **fields) -> Entry:
     """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
     path = Path(path).expanduser()
     name = path.resolve().name if path.is_dir() else path.stem
-    if path.is_dir() and "adapter" not in fields and (columns := _of_headers(fields)) and kind_inside(path) == "DICOM":
-        more = [column for column in columns if column not in HEADER]
-        fields = {**fields, "adapter": "dicom", "options": {"tags": more, **fields.get("options", {})}}
+    if path.is_dir() and "adapter" not in fields:
+        fields = _with_adapter(path, fields)
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images"
     made = {
         "name": plain,
@@ -485,10 +494,28 @@ def of_path(path: Path | str, **fields) -> Entry:
         raise BadSource(f"{path}: {sentence(error, _keys(Entry))}") from None
 
 
+def _with_adapter(path: Path, fields: dict) -> dict:
+    """The fields, with the adapter that they ask for: `nested` class folders, or rules on DICOM headers."""
+    options, columns = dict(fields.get("options") or {}), _of_headers(fields)
+    if columns and kind_inside(path) == "DICOM":
+        options.pop("nested", None)  # all folders are read
+        more = [column for column in columns if column not in HEADER and not ("join" in options and not is_tag(column))]
+        return {**fields, "adapter": "dicom", "options": ({"tags": more} if more else {}) | options}
+    if options.get("nested"):
+        if not fields.get("labels"):
+            return {**fields, "adapter": "folder"}
+        if adapter_of(path) != "folder":  # as there
+            del options["nested"]
+    return {**fields, "options": options} if "options" in fields else fields
+
+
 def _of_headers(fields: dict) -> list[str]:
     """Columns that label and group rules name and a folder of pictures does not have: attributes of DICOM headers."""
     rules = [fields.get("labels") or {}, fields.get("group") or {}]
     named = [rule.get("column") for rule in rules if isinstance(rule, dict)]
+    join = (fields.get("options") or {}).get("join")
+    if join and join["column"] != "PatientID":  # which class folders have as well
+        named.append(join["column"])
     return [column for column in named if column not in (None, "path", "folder", "frame", "volume")]
 
 
@@ -514,6 +541,8 @@ def draft(source) -> str:
         **({"options": entry.options} if entry.options else {}),
         "labels": labels,
         **({"group": entry.group.model_dump(exclude_defaults=True)} if isinstance(entry.group, GroupRule) else {}),
+        **({"levels": entry.levels} if entry.levels else {}),
+        **({"skip_unreadable": True} if entry.skip_unreadable else {}),
         "about": "WHAT THE IMAGES ARE AND WHAT THE LABEL SAYS",
         "beware": "WHAT THE SET IS NOT",
         "source": "WHERE IT IS FROM",
@@ -597,11 +626,16 @@ def _assemble(entry: Entry, found: Found, reading: files.Reading, skip: bool, pr
         labels, kept = labels[drawn], np.flatnonzero(kept)[drawn]
         kept = np.isin(np.arange(len(found.table)), kept)
     table = found.table[kept].reset_index(drop=True)
-    group = None
+    group, default = None, found.group
+    asked = isinstance(entry.group, GroupRule) and entry.group.column == "PatientID"
+    if found.images is None and "PatientID" not in table and (asked or (entry.group is None and default is None)):
+        ids = patients(found.root, list(table["path"]), progress)
+        if any(ids):
+            table["PatientID"], default = ids, default or "PatientID"
     if isinstance(entry.group, GroupRule):
-        group = entry.group.apply(table, found.group)
-    elif entry.group is None and found.group is not None:
-        group = GroupRule(of="patient" if found.group == "PatientID" else "group").apply(table, found.group)
+        group = entry.group.apply(table, default)
+    elif entry.group is None and default is not None:
+        group = GroupRule(of="patient" if default == "PatientID" else "group").apply(table, default)
     if found.images is not None:
         pixels, unreadable, at = (found.images if kept.all() else found.images[kept]), (), "stored"
     else:
