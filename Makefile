@@ -14,7 +14,7 @@ READY := $(VENV)/.ready-$(KEY)
 SETS ?=
 BENCH_FLAGS ?=
 
-.PHONY: help book test test-long test-gpu drill browser lab bench simulate lint format clean
+.PHONY: help book test test-long test-gpu drill browser lab bench simulate lint format install clean-pages clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -66,6 +66,11 @@ format: $(READY)  ## format the code and strip the notebooks
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 	@find book -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -print0 | xargs -0 $(BIN)/nbstripout
+
+install: $(READY)  ## make the virtual environment and nothing else
+
+clean-pages:  ## remove pages and decoded images, so all pictures; records and the virtual environment stay
+	cd _build 2>/dev/null && rm -rf cache compare doctrees executed html ipython jupyter_execute rendered reports source *.log || true
 
 clean:  ## remove the build, records included, and the virtual environment
 	rm -rf _build .venv .pytest_cache .ruff_cache

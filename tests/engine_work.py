@@ -62,6 +62,9 @@ def work(task, store):
         shutil.rmtree(store.root)
     if task.how == "hang":
         time.sleep(600)
+    if task.how.startswith("see "):
+        names = task.how.split()[1:]
+        (notes / f"seen{task.number}").write_text(" ".join(os.environ.get(name, "none") for name in names))
     if task.how.startswith("sleep"):
         time.sleep(float(task.how.split()[1]))
     store.write(

@@ -998,3 +998,22 @@ def test_weights_to_start_from_are_known_by_their_content(small, tmp_path):
     assert ids[0] != ids[1] == ids[2]
     with pytest.raises(campaign.CampaignError, match=r"pretrained: .*cannot be read"):
         campaign.plan(small.model_copy(update={"pretrained": str(tmp_path / "none")}))
+
+
+def test_workers_elsewhere_learn_where_image_sets_are(tmp_path, monkeypatch):
+    mine = tmp_path / "mine.yaml"
+    entry = "title: t\n  domain: unknown\n  adapter: npz\n  about: a\n  beware: b\n  source: s\n  licence: l\n"
+    mine.write_text(f"scans:\n  location: ${{MY_SCANS}}/x.npz\n  {entry}")
+    monkeypatch.setenv("INTRINSIC_CATALOGUE", os.path.relpath(mine))
+    monkeypatch.setenv("MY_SCANS", str(tmp_path))
+    monkeypatch.setenv("MY_OTHERS", "no concern")
+    monkeypatch.delenv("INTRINSIC_DATA", raising=False)
+    found = campaign._environment(["scans", "digits", "some/folder"])
+    assert sorted(found) == ["INTRINSIC_CATALOGUE", "MY_SCANS"]
+    assert found["MY_SCANS"] == str(tmp_path)
+    assert os.path.isabs(found["INTRINSIC_CATALOGUE"])
+    assert mine.samefile(found["INTRINSIC_CATALOGUE"])
+    monkeypatch.setenv("INTRINSIC_CATALOGUE", str(mine))
+    monkeypatch.chdir(tmp_path)
+    assert campaign._absolute("some/folder") == str(tmp_path / "some" / "folder")
+    assert campaign._absolute("scans") == "scans"

@@ -721,3 +721,11 @@ def test_a_table_of_labels_is_joined_and_kept_by_the_draft(capsys, folder, tmp_p
     mine.write_text(out, encoding="utf-8")
     again = json.loads(run(capsys, "measure", "my_scans", "--catalogue", str(mine), "--json")[1])
     assert again["n"] == len(names) - 1
+
+
+def test_the_status_of_a_campaign_whose_image_sets_are_elsewhere_lists_them(capsys, own_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("INTRINSIC_SETS", str(tmp_path / "nowhere"))
+    code, out, err = run(capsys, "status", "params/published.yaml")
+    assert (code, err) == (0, "")
+    assert "16 image sets are not on this machine, and not counted: knee_xray_oa, " in out
+    assert f"records: {own_store}, those published in book/records\npublished: 0 of 0 tasks done" in out

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from test_adapters import dicom
 
 from intrinsic import cli, images
 from intrinsic.records import Store
@@ -42,13 +43,18 @@ def words_of(command: str) -> list[str]:
 
 @pytest.fixture
 def scans(tmp_path):
-    """Pictures of the reader: two classes, several patients."""
+    """Pictures of the reader: two classes, several patients; beside them a tree of DICOM files and their findings."""
     rng = np.random.default_rng(0)
     for label in ("ill", "well"):
         (tmp_path / "scans" / label).mkdir(parents=True)
         for i in range(24):
             picture = Image.fromarray(rng.integers(0, 255, (64, 64), np.uint8))
             picture.save(tmp_path / "scans" / label / f"p{i // 3}_{i}.png")
+    for i in range(24):
+        dicom(tmp_path / "SCANS" / f"p{i // 3}" / "study" / f"{i}.dcm", rng.integers(0, 255, (16, 16), np.uint8),
+              PatientID=f"P{i // 3}")  # fmt: skip
+    findings = "".join(f"P{i},{'no' if i % 2 else 'yes'}\n" for i in range(8))
+    (tmp_path / "readings.csv").write_text(f"patient,finding\n{findings}")
     return tmp_path / "scans"
 
 
@@ -117,7 +123,7 @@ def test_a_quick_command_runs(command, scans):
 def test_the_commands_for_several_machines_run_on_one(tmp_path):
     text = (ROOT / "book" / "cluster.md").read_text(encoding="utf-8")
     lines = commands(text.partition("## Several machines by hand")[2].partition("\n## ")[0])
-    assert [line.split()[0] for line in lines] == ["dask", "dask", "dask", "intrinsic"]
+    assert [words_of(line)[0] for line in lines] == ["dask", "dask", "dask", "dask", "intrinsic"]
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -128,7 +134,7 @@ def test_the_commands_for_several_machines_run_on_one(tmp_path):
     started = []
     try:
         for line in lines:
-            words = line.replace("8786", port).replace("params/quick.yaml", str(tmp_path / "small.yaml")).split()
+            words = words_of(line.replace("8786", port).replace("params/quick.yaml", str(tmp_path / "small.yaml")))
             command = [sys.executable, "-m", {"dask": "dask", "intrinsic": "intrinsic.cli"}[words[0]], *words[1:]]
             if words[0] == "dask":
                 log = (tmp_path / f"{len(started)}.log").open("w")

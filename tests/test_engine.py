@@ -1,6 +1,7 @@
 """Runs in worker processes: whatever is killed, every record is there once."""
 
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -43,6 +44,29 @@ def test_every_run_is_computed_once_in_processes_that_are_used_again(store, tmp_
     again = complete(tasks(tmp_path, *["plain"] * 8), store)
     assert (again.computed, again.stored) == (0, 8)
     assert len(tries(tmp_path)) == 8
+
+
+def test_a_run_has_the_variables_of_its_campaign_where_its_machine_has_none_of_its_own(store, tmp_path, monkeypatch):
+    """A worker process elsewhere has another environment, and serves other campaigns after this one."""
+    names = ("TEST_OF_ONE", "TEST_OF_BOTH", "TEST_OF_ANOTHER")
+    monkeypatch.setenv("TEST_OF_BOTH", "worker's")
+    crew = engine._Crew([engine._caps(1)])
+    (store.root).mkdir(parents=True)
+    (store.root / engine.MARK).touch()
+    try:
+        for task, variables in zip(
+            tasks(tmp_path, *[f"see {' '.join(names)}"] * 2),
+            (dict.fromkeys(names[:2], "campaign's"), {names[2]: "another's"}),
+            strict=True,
+        ):
+            payload, about = pickle.dumps((work, task)), (task.keys[0][1], task.label, str(store.root), task.ways)
+            job = engine.Job(*about, payload, 1, variables, None, None, 1.0, 60.0)
+            assert engine.attempt(job, crew).state == "done"
+    finally:
+        crew.stop()
+        crew.all[0].kill()
+    assert (tmp_path / "seen0").read_text() == "campaign's worker's none"
+    assert (tmp_path / "seen1").read_text() == "none worker's another's"
 
 
 def test_drafts_that_killed_processes_left_are_swept_and_those_in_work_are_not(store, tmp_path):

@@ -1,6 +1,7 @@
 """What the layout promises: layers of modules, one list of requirements, strict parameters."""
 
 import ast
+import inspect
 import re
 import tomllib
 from pathlib import Path
@@ -160,3 +161,26 @@ def test_the_page_of_image_sets_gives_the_dimensions_of_the_catalogue():
     for name in ("torus_waves", "slab_waves"):
         section = text.split(f"## {name}\n")[1].split("\n## ")[0]
         assert re.search(r"true dimension(?: is)? (\d+)", section).group(1) == str(catalogue[name]["options"]["d"])
+
+
+def test_the_page_on_own_images_names_every_option_line_and_kind_of_suspect():
+    from intrinsic import cli, soundness
+    from intrinsic.images import adapters
+
+    page = (ROOT / "book" / "add_a_dataset.md").read_text(encoding="utf-8")
+    for options, _ in adapters.ADAPTERS.values():
+        for name, field in options.model_fields.items():
+            assert f"`{field.alias or name}`" in page, name
+    for name in adapters.JoinOptions.model_fields:
+        assert f"`{name}`" in page, name
+    source = inspect.getsource(cli)
+    lines = re.findall(r'print\(f?"  ([A-Za-z_][^{"]*?)(?:  +|\{)', source) + re.findall(r'show\("([^"]+)"', source)
+    assert {"classes", "same label", "limit of 1/gap", "brightness", "the same, apart"} <= set(lines)
+    said = re.findall(r"`([^`]+)`", re.sub(r"(?s)```.*?```", "", page))
+    for line in {line.rstrip(" =:") for line in lines} - {"flagged", "warning"}:
+        assert any(one.startswith(line) for one in said), line
+    for kind in (
+        soundness.EXACT, soundness.CONFLICTING, soundness.ACROSS_CLASSES, soundness.ACROSS_GROUPS, soundness.SHARPEST,
+        soundness.CONSTANT, soundness.NEARLY_CONSTANT, soundness.UNREADABLE,
+    ):  # fmt: skip
+        assert f"`{kind}`" in page, kind

@@ -59,11 +59,14 @@ class CampaignError(ValueError):
     """A parameter file, a grid or a store that cannot be used."""
 
 
+NETWORKS = f"networks: {', '.join(models.MODELS)}, others of torchvision by name, or timm:NAME"
+
+
 class RunBlock(BaseModel):
     """One block of the grid: every model x image set x size x seed in it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    models: list[str] = Field(min_length=1, description="networks by name")
+    models: list[str] = Field(min_length=1, description=NETWORKS)
     n_train: list[int] = Field(min_length=1, description="training images in total, balanced over the classes")
     seeds: list[int] = Field(default=[0], min_length=1, description="seeds: split, first weights and order of images")
     datasets: list[str] | None = Field(default=None, min_length=1, description="image sets; null: all of the campaign")
@@ -97,7 +100,11 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(default="quick", pattern=r"^[A-Za-z0-9_-]+$", description="the campaign's name")
-    datasets: list[str] = Field(default=QUICK_SETS, min_length=1, description="catalogue names or paths")
+    datasets: list[str] = Field(
+        default=QUICK_SETS,
+        min_length=1,
+        description="catalogue names, or paths, relative to where the command is started",
+    )
     dataset: str = Field(default="digits", description="the one image set of a dataset report")
     runs: list[RunBlock] = Field(default=QUICK_RUNS, validate_default=True, description="blocks of the grid")
     size: int = Field(default=32, ge=8, le=1024, description="pixels a side, for all sets")
@@ -136,7 +143,7 @@ class Params(BaseModel):
     checkpoint_minutes: float = Field(default=2, ge=0, description="between two checkpoints of a run in training")
     weights: Literal["none", "kept"] = Field(default="none", description="whether trained networks stay on disk")
     grey_levels: list[int] = Field(default=[1, 2, 4, 8], min_length=1, description="attack budgets, L-infinity, of 255")
-    grey_level: int = Field(default=2, description="the budget of the primary test")
+    grey_level: int = Field(default=2, description="the budget of the primary test, one of grey_levels")
     attack_images: int = Field(default=200, ge=2, le=MOST, description="test images attacked")
     pgd_levels: list[int] = Field(default=[], description="budgets of PGD, L-infinity, of 255")
     pgd_steps: int = Field(default=20, ge=1, le=MOST, description="gradients of PGD for each image and budget")
@@ -150,7 +157,9 @@ class Params(BaseModel):
     layers: Literal["paper", "blocks"] = Field(default="paper", description="of d_repr: the paper's, or every block")
     fitted_only: bool = Field(default=True, description="claims use fitted runs only")
     compute: bool = Field(default=False, description="a notebook trains what is missing")
-    workers: int | None = Field(default=None, ge=1, description="processes of one thread; null: one a core")
+    workers: int | None = Field(
+        default=None, ge=1, description="processes of one thread; null: one a GPU, else one a core"
+    )
     clouds: list[Annotated[int, Field(ge=1)]] = Field(
         default=[2, 4, 8], min_length=1, description="dimensions of constructed clouds"
     )
@@ -954,9 +963,30 @@ def run(
 
 
 def _run_tasks(todo: list[Task], store: Store, settings: engine.Settings, progress: bool) -> engine.Done:
-    costs = estimate_seconds(todo, store)
-    settings = replace(settings, workers=min(settings.workers, len(todo)), gpu_kinds=("training",))
+    costs, workers = estimate_seconds(todo, store), min(settings.workers, len(todo))
+    environment = _environment([task.source for task in todo]) | settings.environment
+    settings = replace(settings, workers=workers, gpu_kinds=("training",), environment=environment)
+    todo = [replace(task, source=_absolute(task.source)) for task in todo]
     return engine.complete(todo, store, complete, settings, costs=costs, progress=progress)
+
+
+def _environment(sources) -> dict[str, str]:
+    """Variables that say where image sets are: a worker on another machine needs them unless it has its own."""
+    entries = images.catalogue()
+    found = [source if isinstance(source, images.Entry) else entries.get(source) for source in sources]
+    names = {"INTRINSIC_DATA", *(name for entry in found if entry for name in entry.variables())}
+    files = os.pathsep.join(str(file.absolute()) for file in images.catalogue_files()[1:])
+    return {name: os.environ[name] for name in sorted(names) if os.environ.get(name)} | (
+        {"INTRINSIC_CATALOGUE": files} if files else {}
+    )
+
+
+def _absolute(source):
+    """A path from the root, so that it is the same file for a worker that runs in another folder; a name as it is."""
+    if isinstance(source, images.Entry) or source in images.catalogue():
+        return source
+    path = Path(source).expanduser()
+    return str(path.parent.absolute() / path.name) if path.name not in ("", "..") else str(path.resolve())
 
 
 #: optimizer steps until fit, divided by sqrt(n_train), that an estimate assumes where no record says otherwise:

@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "source",
         metavar="PATH|NAME",
-        help="a folder of class folders, of DICOM or of NIfTI files; a .csv, .parquet or .npz file; a name",
+        help="a folder of class folders, of DICOM or of NIfTI files; a .csv, .tsv, .parquet or .npz file; a name",
     )
     measure.add_argument("--json", action="store_true", help="print one JSON object")
     measure.add_argument("--size", type=int, help="resize to SIZE x SIZE pixels first, also in --compare")
@@ -136,7 +136,8 @@ def _parser() -> argparse.ArgumentParser:
 
     report = add("report", "the page of one image set, executed, as HTML", "intrinsic report digits")
     report.add_argument("source", metavar="PATH|NAME")
-    report.add_argument("--params", metavar="PARAMS.yaml", help="take size, channels, M and k from this file")
+    report.add_argument("--params", metavar="PARAMS.yaml", help="take size, channels, M and k from this file, and not "
+                        "32 pixels, grey, 250 and 20")  # fmt: skip
     _add_catalogue(report)
 
     book = add("book", "complete a campaign, execute the notebooks, build the book",
@@ -684,12 +685,7 @@ def _dry_run(p, teraflops: float) -> int:
         print(f"about {minutes:.1f} minutes with {workers} {many} on this machine")
     for line in progress.grouped(made.unreachable):
         print(f"not reachable: {line}")
-    for where in dict.fromkeys(away.values()):
-        names = [name for name, at in away.items() if at == where]
-        how = "are downloaded when they are first read" if where == "downloads" else "are not on this machine"
-        print(
-            f"{len(names)} image sets {how}: {', '.join(names)} (`intrinsic datasets NAME` says where they come from)"
-        )
+    _tell_away(away)
     cells = list(campaign.cells(p))
     seeds = len({seed for *_, seed in cells})
     if not cells:
@@ -704,16 +700,29 @@ def _dry_run(p, teraflops: float) -> int:
     return 0
 
 
+def _tell_away(away: dict[str, str]) -> None:
+    """Lines of the image sets that are not here: their tasks are in no count."""
+    for where in dict.fromkeys(away.values()):
+        names = [name for name, at in away.items() if at == where]
+        sets = f"{_counted(len(names), 'image set')} {'is' if len(names) == 1 else 'are'}"
+        how = "downloaded when first read" if where == "downloads" else "not on this machine"
+        print(
+            f"{sets} {how}, and not counted: {', '.join(names)} (`intrinsic datasets NAME` says where they come from)"
+        )
+
+
 def _status(arguments) -> int:
-    from intrinsic import progress, records
+    from intrinsic import campaign, progress, records
 
     html = None if arguments.html is None else records.writable(arguments.html, ".html", ".htm")
     p = _params(arguments)
-    found = progress.status(p)
+    away = campaign.absent(p)
+    found = progress.status(campaign.without(p, away))
     _show_incomparable(found)
     table = found.frame()
     shown = table.drop(columns="reason") if not table["reason"].any() else table
-    print(shown.to_string(index=False))
+    if len(shown):
+        print(shown.to_string(index=False))
     for failure in found.failures:
         times = f" ({failure.attempts} attempts)" if failure.attempts > 1 else ""
         print(f"failed: {failure.label}: {failure.reason}{times}")
@@ -722,6 +731,8 @@ def _status(arguments) -> int:
     counts = {state: int(table[state].sum()) for state in progress.STATES}
     done, planned = counts.pop("done"), len(found.states)
     rest = "".join(f", {n} {state}" for state, n in counts.items() if n or state == "not reachable")
+    _tell_away(away)
+    print(f"records: {campaign.default_store().root.absolute()}, those published in book/records")
     print(f"{p.name}: {done} of {planned} tasks done{rest}")
     if html is not None:
         records.write_text(html, found.html(p.name))

@@ -70,6 +70,7 @@ class Settings:
     scheduler      address of a Dask scheduler; None: this machine alone
     cluster        a file that describes a cluster of dask-jobqueue
     gpu_kinds      kinds of tasks that go to Dask workers with the resource GPU, where there are any
+    environment    variables that a run has on every machine, but where that has its own
     beat_s         seconds between two heartbeats of a claim
     stale_s        seconds without a heartbeat after which a run is taken over
     patience_s     seconds that the campaign waits for a full disk, a vanished folder or a lost scheduler
@@ -84,6 +85,7 @@ class Settings:
     scheduler: str | None = None
     cluster: Path | None = None
     gpu_kinds: tuple[str, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
     beat_s: float = 10.0
     stale_s: float = STALE_S
     patience_s: float = 60.0
@@ -138,14 +140,29 @@ def serve(handle: int) -> None:
                 os._exit(1)
 
     threading.Thread(target=listen, daemon=True).start()
+    environment = _Environment()
     while True:
-        connection.send(_computed(inbox.get()))
+        connection.send(_computed(inbox.get(), environment))
 
 
-def _computed(message: bytes) -> "Result":
+class _Environment:
+    """The variables of this process: its own, and beside them those of the run at hand."""
+
+    def __init__(self):
+        self.own, self.taken = frozenset(os.environ), []
+
+    def take(self, variables: dict[str, str]) -> None:
+        for name in self.taken:
+            os.environ.pop(name, None)
+        self.taken = [name for name in variables if name not in self.own]
+        os.environ.update({name: variables[name] for name in self.taken})
+
+
+def _computed(message: bytes, environment: _Environment) -> "Result":
     started = time.perf_counter()
     try:
-        root, threads, payload = pickle.loads(message)
+        root, threads, variables, payload = pickle.loads(message)
+        environment.take(variables)
         work, task = pickle.loads(payload)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(threads)
@@ -247,6 +264,7 @@ class Job:
     ways: tuple[tuple[tuple[str, str], ...], ...]
     payload: bytes
     threads: int
+    environment: dict[str, str]
     run_seconds: float | None
     start_before: float | None  # seconds since 1970
     beat_s: float
@@ -297,7 +315,7 @@ def _attended(job: Job, claim, crew: _Crew) -> Result:
         worker.ready()
         if crew.stopped:
             return Result("late")
-        worker.connection.send_bytes(pickle.dumps((job.root, job.threads, job.payload)))
+        worker.connection.send_bytes(pickle.dumps((job.root, job.threads, job.environment, job.payload)))
         while not worker.connection.poll(max(min(job.beat_s, end - time.monotonic()), 0)):
             if time.monotonic() >= end:
                 reason = f"it took longer than {job.run_seconds / 60:g} minutes, so its process was killed"
@@ -635,10 +653,11 @@ class _Campaign:
         job = Job(
             id=self._key(task)[1],
             label=task.label,
-            root=str(self.store.root),
+            root=str(self.store.root.absolute()),
             ways=task.ways,
             payload=pickle.dumps((self.work, task)),
             threads=settings.threads,
+            environment=settings.environment,
             run_seconds=None if settings.run_minutes is None else 60 * settings.run_minutes,
             start_before=self.start_before,
             beat_s=settings.beat_s,

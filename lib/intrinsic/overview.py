@@ -246,8 +246,9 @@ def coverage_page(found: Shown) -> str:
         f"intrinsic publish {PUBLISHED}",
         "```",
         "",
-        "The first prints what is missing and how long it would take here, the second computes it and can be stopped",
-        "at any time, the third adds the records to the book.",
+        "The first prints what is missing and how long it would take here, and names the image sets that are not here",
+        "and in no count (`intrinsic datasets NAME` says how to get one), the second computes it and can be stopped at",
+        "any time, the third adds the records to the book.",
         "",
     ]
     return "\n".join(lines)
@@ -323,7 +324,7 @@ def _set_page(found: Shown, row) -> str:
         "",
         "```bash",
         f"intrinsic datasets {name}",
-        f"intrinsic report {name}",
+        f"intrinsic report {name} --params {PUBLISHED}",
         "```",
         "",
     ]

@@ -12,6 +12,8 @@ import subprocess
 import sys
 import textwrap
 from functools import lru_cache
+from types import UnionType
+from typing import Annotated, Literal, Union, get_args, get_origin
 
 import yaml
 
@@ -200,6 +202,18 @@ def commands() -> list[str]:
     return re.findall(r"^    (\w+)(?= |$)", _help().partition("COMMAND\n")[2].partition("\n\n")[0], flags=re.MULTILINE)
 
 
+VARIABLES = {
+    "INTRINSIC_STORE": "folder of the records (`_build/records`)",
+    "INTRINSIC_CATALOGUE": "catalogue files of your own, separated by colons, as with `--catalogue`",
+    "INTRINSIC_SETS": "folder of the published campaign's image sets (`data/sets`)",
+    "INTRINSIC_DATA": "folder of the paper's image sets and of what torchvision and MedMNIST download (`data`)",
+    "INTRINSIC_OFFLINE": "1: nothing is downloaded",
+    "INTRINSIC_CACHE": "folder of decoded images (`_build/cache`)",
+    "INTRINSIC_CACHE_GIB": "its largest size (10); 0: no cache",
+    "INTRINSIC_HOME": "the checkout, where the package is not installed from it",
+}
+
+
 def _commands_page() -> str:
     parts = [
         "# Commands",
@@ -212,6 +226,9 @@ def _commands_page() -> str:
     ]
     for name in commands():
         parts += [f"(command-{name})=", f"## intrinsic {name}", "", f"```text\n{_help(name)}\n```", ""]
+    parts += ["## Environment variables", "", "| variable | what it says, and the default |", "|-|-|"]
+    parts += [f"| `{name}` | {about} |" for name, about in VARIABLES.items()]
+    parts.append("")
     return "\n".join(parts)
 
 
@@ -243,27 +260,37 @@ def _fields(schema) -> list[str]:
     for name, field in schema.model_fields.items():
         default = field.get_default(call_default_factory=True)
         shown = "required" if field.is_required() else f"default `{_short(default)}`"
-        kind = re.sub(r"typing\.|intrinsic\.campaign\.|<class '(\w+)'>", r"\1", str(field.annotation))
         about = "; ".join([escaped(field.description or ""), *map(escaped, _limits(field.metadata))]).strip("; ")
-        lines += [f"`{name}` ({escaped(_kind(kind))}; {shown})", f": {about or '...'}", ""]
+        lines += [f"`{name}` ({escaped(_kind(field.annotation))}; {shown})", f": {about or '...'}", ""]
     return lines
 
 
 def _limits(metadata) -> list[str]:
     """The bounds of a field in words."""
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    found = [f"{words[name]} {getattr(one, name)}" for one in metadata for name in words if hasattr(one, name)]
+    found = [(word, getattr(one, name)) for one in metadata for name, word in words.items() if hasattr(one, name)]
+    found = [f"{word} {limit}" for word, limit in found if limit != campaign.MOST]
     found += [f"at least {one.min_length} of them" for one in metadata if getattr(one, "min_length", None)]
     return found + [f"matches `{one.pattern}`" for one in metadata if getattr(one, "pattern", None)]
 
 
-def _kind(text: str) -> str:
-    literal = re.sub(r"Literal\[(.*?)\]", lambda found: " or ".join(found.group(1).split(", ")), text)
-    return literal.replace("NoneType", "null").replace("None", "null")
+def _kind(annotation) -> str:
+    """A type in words, such as "list of int (at least 1) or null"."""
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if origin is Literal:
+        return " or ".join(map(repr, inside))
+    if origin is Annotated:
+        limits = [limit for one in inside[1:] for limit in _limits(getattr(one, "metadata", [one]))]
+        return _kind(inside[0]) + (f" ({', '.join(limits)})" if limits else "")
+    if origin in (Union, UnionType):
+        return " or ".join(map(_kind, inside))
+    return f"{origin.__name__} of {', '.join(map(_kind, inside))}" if origin else annotation.__name__
 
 
-def _short(value, most: int = 120) -> str:
-    text = "null" if value is None else str(value)
+def _short(value, most: int = 300) -> str:
+    text = str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -191,6 +191,10 @@ class Entry(pydantic.BaseModel):
         theirs = self.as_published.options if as_published and self.as_published else {}
         return _ADAPTERS[self.adapter][0].model_validate(self.options | theirs)
 
+    def variables(self) -> list[str]:
+        """Names of the environment's variables in its location."""
+        return [found["name"] for found in re.finditer(_VARIABLE, self.location or "")]
+
     def place(self) -> Path | None:
         """Where the set is on this machine, whether or not it is there. Raises BadSource for an unset variable."""
         if self.location is None:
