@@ -11,7 +11,7 @@ from simulated_runs import simulated as simulated_campaign
 
 from intrinsic import campaign, further, images, statistics
 from intrinsic.further import FurtherTest, WrongTests, further_tests, verdict
-from intrinsic.statistics import TOO_FEW_SETS, NotEnough, power_difference, power_mean
+from intrinsic.statistics import NOT_MEASURED, TOO_FEW_SETS, NotEnough, power_difference, power_mean
 
 NAMES = list(further_tests())
 RUN_TESTS = [name for name in NAMES if further_tests()[name].frame in ("runs", "layers")]
@@ -162,7 +162,7 @@ def test_p_is_adjusted_over_the_tests_that_have_enough_sets_and_never_touches_th
 def test_what_is_missing_is_said_with_the_command_that_makes_it(name):
     for frame in (None, pd.DataFrame(), pd.DataFrame({"dataset": ["a"], "fitted": [True]})):
         found = verdict(name, frame)
-        assert (found.n_sets, found.verdict) == (0, TOO_FEW_SETS)
+        assert (found.n_sets, found.verdict) == (0, NOT_MEASURED)
         assert "intrinsic run params/beyond.yaml" in found.notes[0]
     assert (images.REPOSITORY / further.PARAMETERS).exists()
 
@@ -205,7 +205,7 @@ def test_tests_over_tables_count_image_sets_and_not_runs():
     table = simulated("several_classes", 9, 1)
     found = verdict("several_classes", table)
     assert found.counted == "image set"
-    assert f"({len(table)} image sets)" in found._repr_markdown_()
+    assert f"| Units | {len(table)} image sets |" in found._repr_markdown_()
     assert "runs)" not in found._repr_markdown_()
     for name, counted in (("several_classes", "image set"), ("brier_sharpness", "run")):
         nothing = verdict(name, None, fitted_only=False)
@@ -329,7 +329,10 @@ def test_the_smallest_effect_has_the_power_that_was_asked():
 def test_an_effect_is_seen_up_to_the_spread_at_which_its_size_is_reached():
     rows = pd.DataFrame({"between": [0.0, 0.1, 0.2], "smallest": [0.05, 0.1, 0.3]})
     assert further.seen("one", 0.1, rows, "smallest")["up_to"] == 0.1
-    assert further.seen("one", 0.01, rows, "smallest")["verdict"] == "not seen"
+    assert further.seen("one", 0.2, rows, "smallest")["up_to"] == pytest.approx(0.15)
+    assert further.seen("one", 0.2, rows, "smallest")["verdict"] == "found where sets differ by up to 0.15"
+    assert further.seen("one", 0.5, rows, "smallest")["up_to"] == 0.2  # and perhaps beyond
+    assert further.seen("one", 0.01, rows, "smallest")["verdict"] == "cannot be found"
 
 
 def test_what_is_seen_so_far_follows_from_the_spread_of_the_verdicts_own_sets():
@@ -341,7 +344,7 @@ def test_what_is_seen_so_far_follows_from_the_spread_of_the_verdicts_own_sets():
     assert row["spread"] == pytest.approx(np.std(excess, ddof=1))
     power = statistics.power_mean(row["smallest"], row["spread"], len(excess), 0.0125)
     assert power == pytest.approx(0.8, abs=1e-6)
-    assert (row["verdict"] == "seen") == (row["smallest"] <= 0.1)
+    assert (row["verdict"] == "would be found") == (row["smallest"] <= 0.1)
     row = rows.loc["a loss 2 times as high"]
     parts = [part["level"].to_numpy() for _, part in levels.groupby("domain")]
     pooled = sum(((part - part.mean()) ** 2).sum() for part in parts) / (len(levels) - 2)
@@ -354,7 +357,7 @@ def test_what_is_seen_so_far_follows_from_the_spread_of_the_verdicts_own_sets():
 
 def test_sets_of_one_size_have_no_exponent_and_are_not_counted():
     found = verdict("twonn_scaling", simulated("twonn_scaling", 9, 1.0, sizes=(64,)).assign(least_bound=0.5))
-    assert (found.n_sets, found.verdict) == (0, TOO_FEW_SETS)
+    assert (found.n_sets, found.verdict) == (0, NOT_MEASURED)
 
 
 def test_the_published_verdicts_are_those_of_the_published_records():

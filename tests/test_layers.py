@@ -184,3 +184,14 @@ def test_the_page_on_own_images_names_every_option_line_and_kind_of_suspect():
         soundness.CONSTANT, soundness.NEARLY_CONSTANT, soundness.UNREADABLE,
     ):  # fmt: skip
         assert f"`{kind}`" in page, kind
+
+
+def test_the_entries_that_the_page_on_own_images_shows_are_entries():
+    from intrinsic.images import Entry
+
+    page = (ROOT / "book" / "add_a_dataset.md").read_text(encoding="utf-8")
+    shown = [block for block in re.findall(r"(?s)```yaml\n(.*?)```", page) if "adapter:" in block]
+    assert len(shown) == 2
+    for block in shown:
+        for name, fields in yaml.safe_load(block).items():
+            Entry.model_validate({"name": name, **fields})

@@ -15,6 +15,7 @@ from simulated_runs import simulated
 from intrinsic import campaign, images, statistics
 from intrinsic.statistics import (
     MIN_SETS,
+    NOT_MEASURED,
     TOO_FEW_SETS,
     NoRecords,
     NotEnough,
@@ -386,7 +387,7 @@ def test_sets_that_share_no_model_are_not_compared():
     with pytest.raises(NotEnough, match="do not overlap"):
         set_levels(frame, "test_loss_nats")
     found = claim_sharpness_generalization(frame)
-    assert found.verdict == TOO_FEW_SETS
+    assert found.verdict == NOT_MEASURED
     assert "do not overlap" in found.sentence
     assert math.isnan(claim_sharpness_robustness(frame).effect)
 
@@ -612,7 +613,7 @@ def test_only_fitted_runs_decide_and_all_runs_stand_beside():
         assert every.n_runs == len(both)
         assert every.all_runs is None
     none = claim_data_dimension(good.assign(fitted=False))
-    assert (none.n_sets, none.verdict) == (0, TOO_FEW_SETS)
+    assert (none.n_sets, none.verdict) == (0, NOT_MEASURED)
     assert "cannot be computed" in none.sentence
     assert none.all_runs.verdict == "supported"
 

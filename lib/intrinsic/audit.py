@@ -1112,7 +1112,7 @@ def stack_finding(table: pd.DataFrame) -> Finding:
 # ----------------------------------------------------------------------------------------- verdicts under other choices
 
 CHOICE_COLUMNS = ("name", "choice", "verdict", "same", "effect", "low", "high", "p")
-OVER_RUNS = "runs as units"  # F3
+OVER_RUNS = "runs as units (Pearson's r)"  # F3
 UNFITTED = "runs that did not fit as well"  # the published fit, for a hundred epochs whatever they reach
 
 

@@ -368,11 +368,19 @@ def stated(names: Sequence[str]) -> pd.DataFrame:
 
 
 def summary(found: dict[str, Verdict], names: Sequence[str] | None = None) -> pd.DataFrame:
-    """One row a test: claim, verdict, effect, interval, p, p_holm (over the family), sets, and the ends of the effect
-    with one set left out."""
+    """One row a test: claim, verdict, effect, interval, claimed (size; none of a bound), p, p_holm (over the family),
+    sets, counted (runs or what else the values are of), the ends of the effect with one set left out, and what the
+    verdict does not say, where there is anything."""
     chosen = found if names is None else {name: found[name] for name in names}
-    columns = ["claim", "verdict", "effect", "low", "high", "p", "p_holm", "n_sets", "n_runs", "loo_low", "loo_high"]
-    return verdict_table(chosen)[columns]
+    table = verdict_table(chosen)
+    more = {
+        "claimed": [math.nan if one.claimed is None else one.claimed for one in chosen.values()],
+        "counted": [one.of for one in chosen.values()],
+        "note": ["; ".join(one.caveats) for one in chosen.values()],
+    }
+    columns = ["claim", "verdict", "effect", "low", "high", "claimed", "p", "p_holm", "n_sets", "counted"]
+    columns += ["loo_low", "loo_high", *(["note"] if any(more["note"]) else [])]
+    return table.assign(**more)[columns]
 
 
 def published_summary(names: Sequence[str] | None = None) -> pd.DataFrame:
@@ -835,14 +843,19 @@ def seen(what: str, size: float, rows: pd.DataFrame, column: str) -> dict:
     """Whether an effect of this size is found: effect, size, smallest, up_to, verdict.
 
     rows      as detectable_exponents or detectable_gaps; column: smallest, or ratio
-    smallest  of the column where sets do not differ among themselves; up_to: the largest `between` at which the
-              size is still found with some number of seeds (none: nan)
-    The verdict is "not seen" without any spread between sets, else "seen" up to that spread.
+    smallest  of the column where sets do not differ among themselves; up_to: the spread `between` sets up to which the
+              size is still found with some number of seeds, linear between the rows (none: nan)
     """
-    found = rows[rows[column] <= size]
-    up_to = float(found["between"].max()) if len(found) else math.nan
-    said = f"seen where sets differ by {up_to:.3g} or less" if len(found) else "not seen"
-    return {"effect": what, "size": size, "smallest": float(rows[column].min()), "up_to": up_to, "verdict": said}
+    least = rows.groupby("between")[column].min()
+    found = least[least <= size]
+    up_to, beyond = math.nan, least[least > size]
+    if len(found):
+        up_to = float(found.index.max())
+        if len(beyond := beyond[beyond.index > up_to]):
+            there, value = float(beyond.index[0]), float(beyond.iloc[0])
+            up_to += (there - up_to) * (size - float(found.loc[up_to])) / (value - float(found.loc[up_to]))
+    said = f"found where sets differ by up to {up_to:.2g}" if len(found) else "cannot be found"
+    return {"effect": what, "size": size, "smallest": float(least.min()), "up_to": up_to, "verdict": said}
 
 
 def seen_so_far(verdicts: dict[str, Verdict], law: float, ratio: float, alpha: float = ALPHA / 4) -> pd.DataFrame:
@@ -870,7 +883,7 @@ def seen_so_far(verdicts: dict[str, Verdict], law: float, ratio: float, alpha: f
             gap = smallest_effect(lambda effect: power_difference(effect, spread, *map(int, sizes)))
             rows.append((f"a loss {ratio:g} times as high", ratio, spread, len(known), math.exp(gap)))
     table = pd.DataFrame(rows, columns=["effect", "size", "spread", "n_sets", "smallest"])
-    return table.assign(verdict=np.where(table["smallest"] <= table["size"], "seen", "not seen"))
+    return table.assign(verdict=np.where(table["smallest"] <= table["size"], "would be found", "could not be found"))
 
 
 @dataclass(frozen=True)

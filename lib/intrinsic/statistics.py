@@ -29,7 +29,7 @@ from intrinsic import images
 
 MIN_SETS = 8
 ALPHA = 0.05  # of a verdict built by hand; those of the claims stand in params/claims.yaml
-TOO_FEW_SETS = "illustration: too few sets"
+NOT_MEASURED, TOO_FEW_SETS = "not measured", "illustration: too few sets"
 SYNTHETIC = ("synthetic",)
 
 EXACT_ORDERS = 8  # all n! orders up to this n
@@ -1155,6 +1155,7 @@ class Verdict:
     primary             False: a further test, which decides no claim
 
     `verdict` follows from these fields alone:
+    no set                                                        "not measured"
     fewer than MIN_SETS sets                                      "illustration: too few sets"
     interval on the claim's side of 0 and p <= alpha              "supported"
     for a bound: interval on the other side of 0 and p <= alpha   "not supported"
@@ -1199,7 +1200,7 @@ class Verdict:
     @property
     def verdict(self) -> str:
         if self.n_sets < MIN_SETS:
-            return TOO_FEW_SETS
+            return TOO_FEW_SETS if self.n_sets else NOT_MEASURED
         p = self.p if self.p_holm is None else self.p_holm
         if not all(math.isfinite(v) for v in (self.effect, self.low, self.high, p)):
             return "undecided"
@@ -1226,6 +1227,11 @@ class Verdict:
             if before != self.verdict:
                 found.append(f"with {_number(self.claimed_before)}, the size claimed before it was amended: {before}")
         return tuple(found)
+
+    @property
+    def of(self) -> str:
+        """What its values are of, such as 12 runs."""
+        return _count(self.n_runs, self.counted)
 
     def _units(self) -> str:
         """How many of what count: sets, or families of sets where some have several."""
@@ -1259,12 +1265,16 @@ class Verdict:
             ("Hypothesis", self.hypothesis),
             ("Primary test" if self.primary else "Test", self.test),
             ("Effect", f"{self.quantity}: {_estimate(self.effect, self.low, self.high)}"),
-            ("p", f"{_p(self.p)}, smallest attainable over so many {_p(self.smallest_p)}"),
+            ("p", _p(self.p)),
         ]
-        if self.p_holm is not None:
+        if math.isfinite(self.p):
+            none = "no smaller one is possible over so many" if self.p <= self.smallest_p else ""
+            rows[-1] = ("p", f"{_p(self.p)}, {none or f'smallest attainable over so many {_p(self.smallest_p)}'}")
+        if self.p_holm is not None and math.isfinite(self.p_holm):
             rows.append(("p after Holm", _p(self.p_holm)))
+        of = f" ({_count(self.n_runs, self.counted)}{kind})"
         rows += [
-            ("Units", f"{self._units()} ({_count(self.n_runs, self.counted)}{kind})"),
+            ("Units", f"{self._units()}{'' if of == f' ({self._units()})' else of}"),
             ("Left out", "; ".join(self.notes) or "nothing"),
             ("Supported if", self.supported_if),
             ("Refuted if", self.refuted_if),
@@ -1516,7 +1526,8 @@ def claim_data_dimension(
       that column they are the sample; where they are fewer than MIN_SETS families, the mean is over all sets and
       decides nothing. Without it this is not looked at, and the table says so. It is necessary, not
       sufficient: `theory.crossing` has the N up to which a slow loss may stay below its bound.
-    - What a refutation hits is the bound with its assumptions, over the sizes measured: a label that
+    - What a refutation hits is that the loss falls so over the sizes measured, and, if that lasts until the two
+      meet (`theory.crossing`), the bound with its assumptions: a label that
       is a Lipschitz function of the image (no label noise, no overlap of classes), a network that
       fits and whose slope K_f does not grow with N, a loss that is Lipschitz in the network's
       probability (cross-entropy is not; the same test on the Brier score, which is, stands beside),

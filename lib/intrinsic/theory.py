@@ -580,7 +580,8 @@ def verdicts(rows, alpha=ALPHA):
                     1 - alpha / number of rows here is below that of the bound, which a rule from exponents alone
                     would take for a refutation
     informed        the same over the sizes at which the bound says something; `informed_reads`
-    meets_at        N up to which a slower exponent would have to last to contradict the bound (`crossing`)
+    meets_at        N up to which a slower exponent, of all sizes or else of those, would have to last to contradict the
+                    bound (`crossing`)
     verdict         "refuted": at one size or more the value is above its bound; "not tested": the bound says nothing at
                     any size; "holds" otherwise
     """
@@ -601,8 +602,9 @@ def verdicts(rows, alpha=ALPHA):
             )
             slower = ends[name] + wider * (ends[f"{name}_high"] - ends[name]) < first["predicted"]
             row |= ends | {f"{name}_reads": "slower" if slower else "no slower" if ends[name] > 0 else "none"}
-        meets = crossing(last["n"], last["value"], last["bound"], first["exponent"], first["predicted"])
-        row["meets_at"] = meets if row["exponent_reads"] == "slower" else math.nan
+        slow = next((name for name in ("exponent", "informed") if row[f"{name}_reads"] == "slower"), None)
+        at = (last["n"], last["value"], last["bound"])
+        row["meets_at"] = crossing(*at, first[slow], first["predicted"]) if slow else math.nan
         out.append(row | {"verdict": "refuted" if above else "holds" if within else "not tested"})
     return pd.DataFrame(out)
 
