@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from test_adapters import dicom
 
 from intrinsic import book, campaign, cli
 from intrinsic.records import Record, Store
@@ -729,3 +730,28 @@ def test_the_status_of_a_campaign_whose_image_sets_are_elsewhere_lists_them(caps
     assert (code, err) == (0, "")
     assert "16 image sets are not on this machine, and not counted: knee_xray_oa, " in out
     assert f"records: {own_store}, those published in book/records\npublished: 0 of 0 tasks done" in out
+
+
+def test_a_report_knows_the_options_on_labels_groups_and_grey_levels(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("INTRINSIC_CATALOGUE", raising=False)
+    monkeypatch.setattr(book, "_folder", lambda output: tmp_path / "out")
+    rng, scans = np.random.default_rng(0), tmp_path / "scans ü"
+    for i in range(60):
+        dicom(scans / f"p{i // 2}" / f"{i}.dcm", rng.integers(0, 256, (12, 12), np.uint8), PatientID=f"P{i // 2}")
+    (tmp_path / "labels.csv").write_text("who,ill\n" + "".join(f"P{i},{i % 2}\n" for i in range(30)))
+    made = []
+
+    def executed(source, p):
+        asked = [sys.executable, "-m", "intrinsic.cli", "measure", source, "--json"]  # as a kernel: another process
+        made.append(json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout))
+        return tmp_path / "page.html"
+
+    monkeypatch.setattr(book, "report", executed)
+    joined = ["--join", str(tmp_path / "labels.csv"), "--join-on", "PatientID=who", "--label-column", "ill"]
+    code, out, err = run(capsys, "report", str(scans), *joined)
+    assert (code, out, err) == (0, f"{tmp_path / 'page.html'}\n", "")
+    assert (made[0]["classes"], made[0]["groups"]) == ({"0": 30, "1": 30}, 30)
+    assert os.environ.get("INTRINSIC_CATALOGUE", "") == ""
+    (tmp_path / "digits").symlink_to(scans)
+    code, _, err = run(capsys, "report", f"{tmp_path}/digits", *joined)
+    assert (code, "'digits' is in the catalogue already" in err) == (1, True)

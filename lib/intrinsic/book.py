@@ -116,6 +116,13 @@ def report(source: str, params=None, *, output=None, progress=True) -> Path:
     return _make(made, output, campaign.store_state(p), progress=progress, strict=False)
 
 
+def entry_file(entry: images.Entry) -> Path:
+    """The catalogue file of an entry that no other file holds, for the processes that execute its report."""
+    path = _folder(None) / "reports" / f"{entry.name}.yaml"
+    write_text(path, images.written(entry))
+    return path
+
+
 def plane_page(comparison, *, output=None) -> Path:
     """The plane of d_data and K_F with the sets of a campaign.Comparison, as a page that needs no network.
 

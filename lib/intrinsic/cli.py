@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--params", metavar="PARAMS.yaml", help="take size, channels, M and k from this file, and not "
                         "32 pixels, grey, 250 and 20")  # fmt: skip
     _add_catalogue(report)
+    _add_rules(report)
 
     book = add("book", "complete a campaign, execute the notebooks, build the book",
                "intrinsic book --params params/quick.yaml")  # fmt: skip
@@ -774,16 +775,34 @@ def _report(arguments) -> int:
     from intrinsic import book, campaign, measurement
 
     p = campaign.read(arguments.params) if arguments.params else campaign.params()
-    # first, since it says in one sentence what is wrong with the set, and no notebook runs for nothing
-    data = measurement.matched(arguments.source, p.size, p.channels, p.pixel_range)
-    distinct, needed = len(measurement.without_conflicts(data)), max(2 * p.k, 40) + 1
-    if distinct < needed:
-        raise ValueError(
-            f"{arguments.source} has {distinct} distinct images, and a report looks at {needed - 1} neighbors of each: "
-            f"give {needed} images or more, or `intrinsic measure`, which takes fewer neighbors"
-        )
-    print(book.report(arguments.source, p))
+    with _named(_source(arguments, arguments.source)) as source:
+        # first, since it says in one sentence what is wrong with the set, and no notebook runs for nothing
+        data = measurement.matched(source, p.size, p.channels, p.pixel_range)
+        distinct, needed = len(measurement.without_conflicts(data)), max(2 * p.k, 40) + 1
+        if distinct < needed:
+            raise ValueError(
+                f"{source} has {distinct} distinct images, and a report looks at {needed - 1} neighbors of each: "
+                f"give {needed} images or more, or `intrinsic measure`, which takes fewer neighbors"
+            )
+        print(book.report(source, p))
     return 0
+
+
+@contextmanager
+def _named(source):
+    """The name or path of an image set, also for processes that are started inside, which know no entry made here."""
+    from intrinsic import book, images
+
+    if isinstance(source, str):
+        yield source
+        return
+    if source.name in images.catalogue():
+        raise ValueError(
+            f"{source.name!r} is in the catalogue already, and so no name for the set of these options: rename the "
+            "folder, or write an entry with another name (intrinsic datasets --draft) and give its name"
+        )
+    with _catalogues([str(book.entry_file(source))]):
+        yield source.name
 
 
 def _book(arguments) -> int:

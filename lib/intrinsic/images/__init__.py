@@ -16,7 +16,7 @@ Submodules in order; each imports only those above it:
     splits      training and test sets without a leak
 """
 
-from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, of_path
+from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, of_path, written
 from intrinsic.images.matching import Matching, Unmatched, check_matched, match, smallest_class
 from intrinsic.images.published import (
     PUBLISHED_OUTPUTS,
@@ -87,5 +87,6 @@ __all__ = [
     "regroup",
     "smallest_class",
     "split",
+    "written",
     "yaml_reason",
 ]

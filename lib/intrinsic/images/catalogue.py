@@ -477,7 +477,9 @@ _catalogue = catalogue  # `find` has an argument of that name
 def of_path(path: Path | str, **fields) -> Entry:
     """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
     path = Path(path).expanduser()
-    name = path.resolve().name if path.is_dir() else path.stem
+    name = path.stem  # a link to a folder has its own name
+    if path.is_dir():
+        name = path.resolve().name if path.name in ("", "..") else path.name
     if path.is_dir() and "adapter" not in fields:
         fields = _with_adapter(path, fields)
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images"
@@ -554,6 +556,12 @@ def draft(source) -> str:
         "show_pixels": False,
     }
     return _DRAFT + yaml.safe_dump({entry.name: fields}, sort_keys=False, allow_unicode=True, width=110)
+
+
+def written(entry: Entry) -> str:
+    """An entry as the YAML text of a catalogue file that holds nothing else."""
+    fields = entry.model_dump(mode="json", exclude_defaults=True, exclude={"name", "base", "parent"})
+    return yaml.safe_dump({entry.name: fields}, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _existing(path: Path) -> Path:
