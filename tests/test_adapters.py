@@ -728,6 +728,17 @@ def test_labels_of_volumes_and_patients_of_pictures_come_from_a_table(tmp_path):
     assert (images.labels.tolist(), images.group.tolist()) == ([0, 0, 1, 1], [0, 1, 0, 2])
 
 
+def test_a_second_table_without_any_of_the_images_is_refused_and_an_empty_first_one_as_before(tmp_path):
+    (tmp_path / "other.csv").write_text("who,label\nq,x\n")
+    (tmp_path / "first.csv").write_text("path,who\na.png,p\n")
+    joined = {"table": "other.csv", "column": "who"}
+    with pytest.raises(BadSource, match=r"no image of .*first\.csv has a who that .*\(e\.g\. 'p' here, 'q' there\)"):
+        load(of_path(tmp_path / "first.csv", options={"join": joined}))
+    (tmp_path / "first.csv").write_text("path,who\n")
+    with pytest.raises(BadSource, match="names no image in its column 'path'"):
+        load(of_path(tmp_path / "first.csv", options={"join": joined}))
+
+
 def test_nested_class_folders_may_hold_dicom_files(tmp_path):
     for i, name in enumerate(["no/A/1.dcm", "no/B/1.dcm", "yes/C/1.dcm", "yes/C/2.dcm"]):
         dicom(tmp_path / name, flat(i), PatientID=name[-7])

@@ -374,7 +374,8 @@ def table(path: Path, options: TableOptions, progress: bool = False) -> Found:
     for column in ("path", "frame", "axis", options.path_column, options.frame_column):
         _refuse_twice(file, column, rows)
     if options.join is not None:
-        rows = _joined(rows, file, options.join, base)
+        rows, there = _joined(rows, file, options.join, base)
+        rows = rows[there].reset_index(drop=True) if options.join.how == "inner" else rows
     names = [text if isinstance(text, str) else text_of(text) for text in rows[options.path_column]]
     if options.path_pattern is not None or options.path_template is not None:
         found = [re.search(options.path_pattern or r"(?s)^.+$", name) for name in names]
@@ -512,8 +513,11 @@ def _plain_number(cell: Any) -> Any:
     return cell if found is None else found[1]
 
 
-def _joined(rows: pd.DataFrame, source: Path, join: JoinOptions, base: Path) -> pd.DataFrame:
-    """The rows with the columns of a second table. `source` is what they are of, for errors."""
+def _joined(rows: pd.DataFrame, source: Path, join: JoinOptions, base: Path) -> tuple[pd.DataFrame, np.ndarray]:
+    """(the rows with the columns of a second table, whether it holds each). `source` is what they are of, for errors.
+
+    Raises BadSource where it holds none of them.
+    """
     second, theirs = base / join.table, join.other or join.column
     other = _table_file(second, None)
     for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
@@ -527,33 +531,32 @@ def _joined(rows: pd.DataFrame, source: Path, join: JoinOptions, base: Path) -> 
             f"{second} has {twice!r} more than once in its column {theirs!r}, so it is open which row belongs to "
             "an image: keep one row for each"
         )
+    own = [_plain_number(text_of(cell)) for cell in rows[join.column]]
+    there = np.isin(np.array(own, dtype=object), np.array(keys, dtype=object))
+    if own and not there.any():
+        raise BadSource(
+            f"no image of {source} has a {join.column} that {second} names in its column {theirs!r} (e.g. {own[0]!r} "
+            f"here, {keys[0] if keys else ''!r} there), so nothing can be joined: name the columns that hold the same"
+        )
     other = other.assign(**{"\0key": keys}).drop(columns=theirs)
-    own = rows.assign(**{"\0key": [_plain_number(text_of(cell)) for cell in rows[join.column]]})
-    merged = own.merge(other, on="\0key", how=join.how, suffixes=("", f"_{Path(join.table).stem}"))
-    return merged.drop(columns="\0key").reset_index(drop=True)
+    merged = rows.assign(**{"\0key": own}).merge(
+        other, on="\0key", how="left", suffixes=("", f"_{Path(join.table).stem}")
+    )
+    return merged.drop(columns="\0key"), there
 
 
 def _with_table(found: Found, path: Path, join: JoinOptions | None) -> Found:
     """What a folder holds, with the columns of a second table; a column `label` of it is the label unless a rule says.
 
-    Warns of images that an inner join leaves out. Raises BadSource where no row fits any image.
+    Warns of images that an inner join leaves out.
     """
     if join is None:
         return found
-    table = _joined(found.table, path, join.model_copy(update={"how": "left"}), path)
-    second, theirs = path / join.table, join.other or join.column
-    known = {_plain_number(text_of(cell)) for cell in _table_file(second, None)[theirs]}
-    there = np.array([_plain_number(text_of(cell)) in known for cell in table[join.column]], dtype=bool)
-    if not there.any():
-        here, said = text_of(table[join.column].iloc[0]), next(iter(sorted(known)), "")
-        raise BadSource(
-            f"no image of {path} has a {join.column} that {second} names in its column {theirs!r} (e.g. {here!r} here, "
-            f"{said!r} there), so nothing can be joined: name the columns that hold the same"
-        )
+    table, there = _joined(found.table, path, join, path)
     if join.how == "inner" and not there.all():
         warnings.warn(
-            f"{int((~there).sum()):,} of {len(there):,} images of {path} are left out, since {second} has no row for "
-            f"them, e.g. for {join.column} {text_of(table[join.column][~there].iloc[0])!r}",
+            f"{int((~there).sum()):,} of {len(there):,} images of {path} are left out, since {path / join.table} has "
+            f"no row for them, e.g. for {join.column} {text_of(table[join.column][~there].iloc[0])!r}",
             stacklevel=6,
         )
         table = table[there].reset_index(drop=True)
