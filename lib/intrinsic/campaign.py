@@ -317,10 +317,7 @@ def _set_name(source) -> str:
         return source.name if source.about else source.title  # as ImageSet.name
     if source in images.catalogue():
         return source
-    path = Path(source).expanduser()
-    if not path.is_dir():
-        return path.stem
-    return path.resolve().name if path.name in ("", "..") else path.name  # a link to a folder has its own name
+    return images.name_of(Path(source).expanduser())
 
 
 def _check_names(sources) -> None:
@@ -985,8 +982,7 @@ def _absolute(source):
     """A path from the root, so that it is the same file for a worker that runs in another folder; a name as it is."""
     if isinstance(source, images.Entry) or source in images.catalogue():
         return source
-    path = Path(source).expanduser()
-    return str(path.parent.absolute() / path.name) if path.name not in ("", "..") else str(path.resolve())
+    return str(Path(source).expanduser().absolute())
 
 
 #: optimizer steps until fit, divided by sqrt(n_train), that an estimate assumes where no record says otherwise:

@@ -16,7 +16,7 @@ Submodules in order; each imports only those above it:
     splits      training and test sets without a leak
 """
 
-from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, of_path, written
+from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, name_of, of_path, written
 from intrinsic.images.matching import Matching, Unmatched, check_matched, match, smallest_class
 from intrinsic.images.published import (
     PUBLISHED_OUTPUTS,
@@ -77,6 +77,7 @@ __all__ = [
     "find",
     "load",
     "match",
+    "name_of",
     "of_path",
     "plain_yaml",
     "published_pairs",

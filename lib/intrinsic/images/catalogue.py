@@ -474,12 +474,17 @@ def _warn_of_folder(folder: Path) -> None:
 _catalogue = catalogue  # `find` has an argument of that name
 
 
+def name_of(path: Path) -> str:
+    """The name of a set that is a folder or a file; a link to a folder has its own name."""
+    if not path.is_dir():
+        return path.stem
+    return path.resolve().name if path.name in ("", "..") else path.name
+
+
 def of_path(path: Path | str, **fields) -> Entry:
     """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
     path = Path(path).expanduser()
-    name = path.stem  # a link to a folder has its own name
-    if path.is_dir():
-        name = path.resolve().name if path.name in ("", "..") else path.name
+    name = name_of(path)
     if path.is_dir() and "adapter" not in fields:
         fields = _with_adapter(path, fields)
     plain = re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images"
