@@ -144,9 +144,15 @@ def radius(model, x, y, norm):
             "seconds": seconds,
             "times_ours": seconds / found["ours"][0],
             "found": float(torch.isfinite(found_radius).double().mean()),
-            "median_radius": float(found_radius.median()),
-            "median_over_least": float((found_radius / least).median()),
+            "median_radius": median(found_radius),
+            "median_over_least": median(found_radius / least),
         }
+
+
+def median(v):
+    """The lower median; None where it is infinite, since JSON has no such number: half are not found."""
+    middle = float(v.median())
+    return middle if np.isfinite(middle) else None
 
 
 def distance(model, x, y, attack, norm):
@@ -178,7 +184,7 @@ def main():
     ):
         for row in part:
             rows.append(row)
-            numbers = [f"{key} {value:.4g}" for key, value in list(row.items())[5:]]
+            numbers = [f"{key} {'-' if value is None else f'{value:.4g}'}" for key, value in list(row.items())[5:]]
             print(
                 f"{row['attack']:<18} {row['method']:<22} {row['seconds']:7.2f} s  x{row['times_ours']:5.2f}  "
                 + ", ".join(numbers),
