@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from simulated_runs import simulated
 
-from intrinsic import book, campaign, overview, statistics
+from intrinsic import book, campaign, images, overview, records, statistics
 
 P = campaign.params(
     name="two",
@@ -93,6 +93,34 @@ def test_runs_out_of_reach_are_not_waited_for():
     found = overview.Shown(P, properties(["digits_0_1", "digits_4_9"]), pd.DataFrame())
     assert len(overview.campaign.cells(P)) == 16
     assert overview.within_reach(found) == 8  # half of them ask for 5,000 images
+
+
+def test_what_publishing_found_out_of_reach_is_neither_waited_for_nor_to_come():
+    cells = [(model, "digits_0_1", 64, seed) for model in ("resnet18", "vgg13") for seed in (0, 1)]
+    far = {campaign.run_label(*cell): "digits_0_1: class '1' has 20 left" for cell in cells}
+    far["resnet18 another_set N=64 seed=0"] = "of another plan"
+    found = overview.Shown(P, properties(["digits_0_1", "digits_4_9"]), pd.DataFrame(), far)
+    assert overview.within_reach(found) == 4
+    page = overview.coverage_page(found)
+    assert "| none | none | 64, 5,000 |" in page
+    assert "| none | 64 | 5,000 |" in page
+    assert page.count("- digits\\_0\\_1: class '1' has 20 left") == 1
+    assert "another plan" not in page
+
+    one = {label: why for label, why in far.items() if "seed=0" in label}
+    found = overview.Shown(P, properties(["digits_0_1", "digits_4_9"]), pd.DataFrame(), one)
+    assert overview.within_reach(found) == 6
+    assert "| none | none | 64, 5,000 |" not in overview.coverage_page(found)  # another seed's split has them
+
+
+def test_of_the_published_campaign_only_planned_runs_without_a_record_are_out_of_reach():
+    p = campaign.read(images.REPOSITORY / overview.PUBLISHED)
+    far = set(records.read_unreachable(campaign.published_file(p)))
+    stored = records.read_published(campaign.published_file(p))
+    keys = ("model", "dataset", "n_train", "seed")
+    done = {campaign.run_label(*(r.params[key] for key in keys)) for r in stored if r.kind == "training"}
+    assert far <= set(campaign.labels(p))
+    assert far.isdisjoint(done)
 
 
 def test_a_set_in_the_plane_leads_to_its_page_where_there_is_one():

@@ -1,3 +1,4 @@
+import json
 import os
 import time
 from dataclasses import replace
@@ -237,6 +238,42 @@ def test_a_place_that_cannot_be_written_to_is_refused_in_one_sentence_before_any
     assert says in said.err
     assert (tmp_path / "kept.txt").read_text() == "precious"
     assert not (tmp_path / "no").exists()
+
+
+def test_runs_that_a_set_cannot_reach_are_published_with_their_reasons(tiny, tmp_path):
+    store, path = Store(tmp_path / "store"), tmp_path / "tiny.jsonl"
+    larger = tiny.model_copy(update={"runs": [tiny.runs[0].model_copy(update={"n_train": [32, 50_000]})]})
+    fill(store, campaign.plan(tiny).tasks)
+    progress.publish(larger, path, store=store)
+    found = records.read_unreachable(path)
+    beyond = [label for label in campaign.labels(larger) if "N=50000" in label]
+    assert len(beyond) == 2
+    assert found == dict(campaign.plan(larger).unreachable)
+    assert sorted(found) == sorted(beyond)
+    assert all("ask for at most" in why for why in found.values())
+
+    progress.publish(tiny, path, store=store)  # says nothing of 50,000 images
+    assert records.read_unreachable(path) == found
+    progress.publish(tiny, path, store=store, everything=True)
+    assert records.read_unreachable(path) == found
+
+    reached, other = campaign.labels(tiny)[0], "resnet18 elsewhere N=32 seed=0"
+    records.unreachable_file(path).write_text(json.dumps({reached: "too few", other: "too few"}))
+    progress.publish(tiny, path, store=store)
+    assert records.read_unreachable(path) == {other: "too few"}
+    records.unreachable_file(path).write_text(json.dumps({reached: "too few"}))
+    progress.publish(tiny, path, store=store)
+    assert sorted(file.name for file in tmp_path.glob("tiny*")) == ["tiny.jsonl"]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a": 1}', b"\xff"])
+def test_a_damaged_file_of_unreachable_runs_is_named_and_nothing_is_written(tiny, tmp_path, text):
+    store, path = Store(tmp_path / "store"), tmp_path / "tiny.jsonl"
+    fill(store, campaign.plan(tiny).tasks)
+    records.unreachable_file(path).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(records.RecordError, match=r"tiny\.unreachable\.json is damaged: delete it"):
+        progress.publish(tiny, path, store=store)
+    assert not path.exists()
 
 
 def test_nothing_is_published_where_nothing_is_stored(tiny, tmp_path):

@@ -358,7 +358,7 @@ class Task:
         p = self.params
         if self.kind == "properties":
             return f"properties {p['dataset']}"
-        return f"{p['model']} {p['dataset']} N={p['n_train']} seed={p['seed']}"
+        return run_label(p["model"], p["dataset"], p["n_train"], p["seed"])
 
     def done(self, store: Store, published: Collection = frozenset(), damaged: Collection = frozenset()) -> bool:
         """Whether all its records are stored, or among the published keys; at any precision where it is automatic.
@@ -559,6 +559,16 @@ def cells(p: Params) -> dict[tuple, int | None]:
                         found.setdefault((source, model, n_train, seed), block.radius_images)
     _check_names(dict.fromkeys([*p.datasets, *(source for source, *_ in found)]))
     return found
+
+
+def run_label(model: str, dataset: str, n_train: int, seed: int) -> str:
+    """What a run is called in messages and in files."""
+    return f"{model} {dataset} N={n_train} seed={seed}"
+
+
+def labels(p: Params) -> list[str]:
+    """The run_label of every cell, in the order of the file."""
+    return [run_label(model, _set_name(source), n_train, seed) for source, model, n_train, seed in cells(p)]
 
 
 def _sources(p: Params) -> list[str]:
@@ -1111,11 +1121,17 @@ def estimate_seconds(tasks, store: Store, calibrate: bool = False) -> list[float
 def store_state(p: Params | None = None, store: Store | None = None) -> str:
     """A hash of the records that a page could be built from, working and published."""
     store = store or default_store()
-    published = [f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in _published_files()]
+    files = [file for path in _published_files() for file in (path, records.unreachable_file(path)) if file.exists()]
+    published = [f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in files]
     return hashlib.sha256(" ".join([store.state(), *published]).encode()).hexdigest()[:16]
 
 
 # -------------------------------------------------------------------------------------- the frames
+
+
+def published_file(p: Params) -> Path:
+    """Where `intrinsic publish` writes the records of a campaign."""
+    return images.REPOSITORY / "book" / "records" / f"{p.name}.jsonl"
 
 
 def _published_files() -> list[Path]:

@@ -8,12 +8,12 @@ import html
 import io
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 from PIL import Image
 
-from intrinsic import audit, campaign, charts, images, statistics
+from intrinsic import audit, campaign, charts, images, records, statistics
 
 PUBLISHED = "params/published.yaml"
 COVERAGE = "book/reference/coverage"
@@ -29,6 +29,7 @@ class Shown:
     params: campaign.Params
     properties: pd.DataFrame
     runs: pd.DataFrame
+    unreachable: Mapping[str, str] = field(default_factory=dict)  # campaign.run_label -> why, as published
 
 
 def shown() -> Shown:
@@ -36,7 +37,8 @@ def shown() -> Shown:
     p = campaign.read(images.REPOSITORY / PUBLISHED)
     properties = campaign.properties_frame(p)
     stored = len(campaign.missing(p)) < len(campaign.cells(p))
-    return Shown(p, properties, campaign.runs_frame(p) if stored else pd.DataFrame())
+    runs = campaign.runs_frame(p) if stored else pd.DataFrame()
+    return Shown(p, properties, runs, records.read_unreachable(campaign.published_file(p)))
 
 
 # ---------------------------------------------------------------------------------------- the first page
@@ -204,7 +206,7 @@ def coverage_page(found: Shown) -> str:
         mine = _of(runs, name)
         sizes = sorted({n for _, n, _ in cells})
         have = sorted(set(mine["n_train"])) if len(mine) else []
-        beyond = _beyond(found, name, sizes)
+        beyond = [n for n in sizes if not any(_reached(found, name, *cell) for cell in cells if cell[1] == n)]
         left = [n for n in sizes if n not in have and n not in beyond]
         fitted = int(mine["fitted"].sum()) if len(mine) else 0
         counts = [f"{len(mine)} of {len(cells)}", fitted, _known(mine, "loss_penalty"), _known(mine, "d_repr")]
@@ -216,9 +218,9 @@ def coverage_page(found: Shown) -> str:
     lines += ["", "A run that did not fit is stored, and not counted as fitted.", "", "## By size", "", *reach]
     lines += [
         "",
-        "*Out of reach* are sizes $N$ with more images than the set has beside its test images, as far as the records",
-        "tell; that groups of images stay on one side of a split can make it less. `intrinsic run` names each such run",
-        "with its reason.",
+        "*Out of reach* are sizes $N$ with more images of a class than the set has beside its test images. Groups",
+        "of images, such as patients, are not divided between training and test.",
+        *_why(found),
         "",
         "## By part of the campaign",
         "",
@@ -363,20 +365,22 @@ def _stored(runs: pd.DataFrame, source: str, model: str, n_train: int, seed: int
 
 def within_reach(found: Shown) -> int:
     """Planned runs without those whose size N is more than their image set has."""
-    planned = 0
-    for name, cells in _by_set(found.params).items():
-        beyond = _beyond(found, name, sorted({n for _, n, _ in cells}))
-        planned += sum(n not in beyond for _, n, _ in cells)
-    return planned
+    return sum(_reached(found, name, *cell) for name, cells in _by_set(found.params).items() for cell in cells)
 
 
-def _beyond(found: Shown, name: str, sizes: list[int]) -> list[int]:
-    """Sizes that the set cannot reach: training and test images together are more than it has."""
+def _reached(found: Shown, name: str, model: str, n_train: int, seed: int) -> bool:
+    """Whether the set has the images of a run: as publishing found, and not more of them than the set has in all."""
     row, mine = _of(found.properties, name), _of(found.runs, name)
-    if row.empty:
-        return []
     test = int(mine["n_test"].min()) if len(mine) else 0
-    return [n for n in sizes if n + test > row["n"].iloc[0]]
+    few = len(row) > 0 and n_train + test > row["n"].iloc[0]
+    return not few and campaign.run_label(model, name, n_train, seed) not in found.unreachable
+
+
+def _why(found: Shown) -> list[str]:
+    """Why planned runs are out of reach, each reason once, as a list in MyST."""
+    planned = set(campaign.labels(found.params))
+    whys = dict.fromkeys(why for label, why in found.unreachable.items() if label in planned)
+    return ["", *(f"- {_plain(why)}" for why in whys)]
 
 
 def _domain(name: str) -> str:

@@ -5,13 +5,14 @@ What failed and what is in work stands in the working store, in `Store.failures`
 
 import fnmatch
 import html
+import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from intrinsic import campaign, images, records
+from intrinsic import campaign, records
 from intrinsic.records import Record, Store
 
 STATES = ("done", "running", "failed", "to do", "not reachable")
@@ -183,13 +184,13 @@ def publish(
     A working record replaces the published one of its id where their metrics are equal or where it was written
     later; an equal one stays as it was. Where several publish to one file at once, no record is lost. Raises as
     records.writable, and PublishError where a kind would have records of two method versions, and where there is no
-    record at all; nothing is written then.
+    record at all; nothing is written then. Runs of the plan that their image sets cannot reach go, each with its
+    reason, into records.unreachable_file of the path; those of other plans stay in it.
     """
     store = store or campaign.default_store()
-    path = images.REPOSITORY / "book" / "records" / f"{p.name}.jsonl"
-    if output is not None:
-        path = records.writable(output, ".jsonl")
-    tasks = () if everything else campaign.plan(p).tasks
+    path = campaign.published_file(p) if output is None else records.writable(output, ".jsonl")
+    plan = None if everything else campaign.plan(p)
+    tasks = plan.tasks if plan else ()
     planned = {key for task in tasks for keys in (task.keys, *task.others) for key in keys}
     stored = [(kind, id) for kind in records.KINDS for id in store.ids(kind)]
     taken = [key for key in stored if everything or key in planned]
@@ -220,8 +221,21 @@ def publish(
                     f"{path} would hold {kind} records of method versions {', '.join(sorted(seen))}, whose numbers are "
                     "not comparable; publish to a new file with --output"
                 )
+        unreachable = records.read_unreachable(path)
         total = records.publish(found.values(), path)
+        if plan:
+            _note_unreachable(path, unreachable, campaign.labels(p), dict(plan.unreachable))
     return Published(path, total, added, replaced, before - replaced, left_out)
+
+
+def _note_unreachable(path: Path, before: dict, planned: list, now: dict) -> None:
+    """Write what the plan cannot reach, beside what other plans could not; no file where that is nothing."""
+    found = {label: why for label, why in before.items() if label not in set(planned)} | now
+    file = records.unreachable_file(path)
+    if found:
+        records.write_text(file, json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _nothing(p: campaign.Params, left_out: int) -> PublishError:

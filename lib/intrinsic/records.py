@@ -483,6 +483,26 @@ def publish(records: Iterable[Record], path: Path | str) -> int:
     return len(lines)
 
 
+def unreachable_file(path: Path | str) -> Path:
+    """NAME.unreachable.json beside the published NAME.jsonl: runs of the plan for which a set has too few images."""
+    return Path(path).with_suffix(".unreachable.json")
+
+
+def read_unreachable(path: Path | str) -> dict[str, str]:
+    """{run: why its image set cannot reach it} beside a published file, by `campaign.run_label`; {} where none is.
+
+    Raises RecordError where the file holds anything else.
+    """
+    file = unreachable_file(path)
+    try:
+        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    except ValueError:  # no JSON, or no UTF-8
+        found = None
+    if not (isinstance(found, dict) and all(isinstance(why, str) for why in found.values())):
+        raise RecordError(f"{file} is damaged: delete it, and intrinsic publish writes it anew")
+    return found
+
+
 def read_published(path: Path | str) -> list[Record]:
     """The records of one published campaign."""
     lines = Path(path).read_bytes().splitlines()
