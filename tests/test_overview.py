@@ -119,7 +119,7 @@ def test_of_the_published_campaign_only_planned_runs_without_a_record_are_out_of
     stored = records.read_published(campaign.published_file(p))
     keys = ("model", "dataset", "n_train", "seed")
     done = {campaign.run_label(*(r.params[key] for key in keys)) for r in stored if r.kind == "training"}
-    assert far <= set(campaign.labels(p))
+    assert far <= set(campaign.run_labels(p))
     assert far.isdisjoint(done)
 
 

@@ -246,7 +246,7 @@ def test_runs_that_a_set_cannot_reach_are_published_with_their_reasons(tiny, tmp
     fill(store, campaign.plan(tiny).tasks)
     progress.publish(larger, path, store=store)
     found = records.read_unreachable(path)
-    beyond = [label for label in campaign.labels(larger) if "N=50000" in label]
+    beyond = [label for label in campaign.run_labels(larger) if "N=50000" in label]
     assert len(beyond) == 2
     assert found == dict(campaign.plan(larger).unreachable)
     assert sorted(found) == sorted(beyond)
@@ -257,7 +257,7 @@ def test_runs_that_a_set_cannot_reach_are_published_with_their_reasons(tiny, tmp
     progress.publish(tiny, path, store=store, everything=True)
     assert records.read_unreachable(path) == found
 
-    reached, other = campaign.labels(tiny)[0], "resnet18 elsewhere N=32 seed=0"
+    reached, other = campaign.run_labels(tiny)[0], "resnet18 elsewhere N=32 seed=0"
     records.unreachable_file(path).write_text(json.dumps({reached: "too few", other: "too few"}))
     progress.publish(tiny, path, store=store)
     assert records.read_unreachable(path) == {other: "too few"}

@@ -566,7 +566,7 @@ def run_label(model: str, dataset: str, n_train: int, seed: int) -> str:
     return f"{model} {dataset} N={n_train} seed={seed}"
 
 
-def labels(p: Params) -> list[str]:
+def run_labels(p: Params) -> list[str]:
     """The run_label of every cell, in the order of the file."""
     return [run_label(model, _set_name(source), n_train, seed) for source, model, n_train, seed in cells(p)]
 

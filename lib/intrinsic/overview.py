@@ -378,7 +378,7 @@ def _reached(found: Shown, name: str, model: str, n_train: int, seed: int) -> bo
 
 def _why(found: Shown) -> list[str]:
     """Why planned runs are out of reach, each reason once, as a list in MyST."""
-    planned = set(campaign.labels(found.params))
+    planned = set(campaign.run_labels(found.params))
     whys = dict.fromkeys(why for label, why in found.unreachable.items() if label in planned)
     return ["", *(f"- {_plain(why)}" for why in whys)]
 

@@ -224,13 +224,13 @@ def publish(
         unreachable = records.read_unreachable(path)
         total = records.publish(found.values(), path)
         if plan:
-            _note_unreachable(path, unreachable, campaign.labels(p), dict(plan.unreachable))
+            _note_unreachable(path, unreachable, set(campaign.run_labels(p)), dict(plan.unreachable))
     return Published(path, total, added, replaced, before - replaced, left_out)
 
 
-def _note_unreachable(path: Path, before: dict, planned: list, now: dict) -> None:
+def _note_unreachable(path: Path, before: dict, planned: set, now: dict) -> None:
     """Write what the plan cannot reach, beside what other plans could not; no file where that is nothing."""
-    found = {label: why for label, why in before.items() if label not in set(planned)} | now
+    found = {label: why for label, why in before.items() if label not in planned} | now
     file = records.unreachable_file(path)
     if found:
         records.write_text(file, json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
