@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -176,6 +176,8 @@ class Params(BaseModel):
     near_copies: list[Annotated[int, Field(ge=0)]] = Field(
         default=[0, 1, 5, 25], min_length=1, description="near-copies across classes, a class"
     )
+
+    plan: dict[str, Any] = Field(default={}, description="what is stated before the runs; it changes none of them")
 
     @field_validator("grey_levels", "pgd_levels")
     @classmethod
