@@ -20,9 +20,10 @@ import torch
 import torchattacks
 from torch.nn import functional
 
-from intrinsic import attacks, images, models, training
+from intrinsic import images
+from intrinsic.campaigns.records import write_text
 from intrinsic.images import as_unit, match, split
-from intrinsic.records import write_text
+from intrinsic.networks import attacks, models, training
 
 SET, SIZE, N_TRAIN, EPOCHS = "digits_4_9", 64, 400, 9
 N_FGSM, N_PGD, N_RADIUS = 100, 24, 6

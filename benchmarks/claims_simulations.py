@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from intrinsic import forecast, images, statistics
-from intrinsic.records import write_text
+from intrinsic import images
+from intrinsic.campaigns.records import write_text
+from intrinsic.inference import forecast, statistics
 
 sys.path.append(str(images.REPOSITORY / "tests"))
 from simulated_runs import simulated

@@ -32,8 +32,11 @@ import numpy as np
 import skdim
 from scipy.stats import beta
 
-from intrinsic import dimension, images, manifolds, statistics
-from intrinsic.neighbors import neighbors
+from intrinsic import images
+from intrinsic.images import manifolds
+from intrinsic.inference import statistics
+from intrinsic.properties import dimension
+from intrinsic.properties.neighbors import neighbors
 
 K = 20
 clock = time.monotonic

@@ -14,9 +14,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import intrinsic.engine
+import intrinsic.campaigns.engine
+from intrinsic.campaigns.records import Record, Store, read_published, write_text
 from intrinsic.images import REPOSITORY
-from intrinsic.records import Record, Store, read_published, write_text
 
 sys.path.append(str(REPOSITORY / "tests"))
 from engine_work import tasks  # made-up runs, as the tests of the engine have them
@@ -35,10 +35,10 @@ def campaign(runs: int, seconds: float, workers: int) -> tuple[float, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
-        settings = intrinsic.engine.Settings(workers=workers)
+        settings = intrinsic.campaigns.engine.Settings(workers=workers)
         started = time.perf_counter()
         todo = tasks(folder, *[str(seconds)] * runs)
-        done = intrinsic.engine.complete(todo, store, here.work, settings, progress=False)
+        done = intrinsic.campaigns.engine.complete(todo, store, here.work, settings, progress=False)
         wall = time.perf_counter() - started
         if done.computed != runs:
             raise SystemExit(f"{done.computed} of {runs} runs were computed; the first that failed: {done.failed[:1]}")
@@ -47,12 +47,12 @@ def campaign(runs: int, seconds: float, workers: int) -> tuple[float, float]:
 
 def reading(count: int) -> dict:
     """Seconds of reading at least so many records of a store into a frame, and of doing it again."""
-    import intrinsic.campaign  # here, since worker processes read this file too
+    import intrinsic.campaigns.campaign  # here, since worker processes read this file too
 
     records = read_published(REPOSITORY / "book" / "records" / "published.jsonl")
     runs = [r for r in records if r.kind == "training"]
     hanging = {run.id: [r for r in records if r.params.get("parent") == run.id] for run in runs}
-    p = intrinsic.campaign.read(REPOSITORY / "params" / "published.yaml")
+    p = intrinsic.campaigns.campaign.read(REPOSITORY / "params" / "published.yaml")
     with tempfile.TemporaryDirectory() as folder:
         store, written, seed, blocks = Store(folder), 0, 0, []
         for record in records:
@@ -74,7 +74,7 @@ def reading(count: int) -> dict:
         seconds = []
         for _ in range(2):
             started = time.perf_counter()
-            frame = intrinsic.campaign.runs_frame(p, store=store)
+            frame = intrinsic.campaigns.campaign.runs_frame(p, store=store)
             seconds.append(time.perf_counter() - started)
         if len(frame) != seed:
             raise SystemExit(f"{len(frame)} of {seed} runs came into the frame")

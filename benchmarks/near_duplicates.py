@@ -13,8 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from intrinsic import images, manifolds, neighbors
-from intrinsic.records import write_text
+from intrinsic import images
+from intrinsic.campaigns.records import write_text
+from intrinsic.images import manifolds
+from intrinsic.properties import neighbors
 
 TABLE = images.REPOSITORY / "book" / "methods" / "tables" / "near_duplicates.json"
 DIMENSIONS = (1, 2, 3, 5, 10, 20)

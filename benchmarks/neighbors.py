@@ -32,8 +32,8 @@ NEAR = 1e-4  # a near-duplicate differs from its original by this, relative to i
 
 def ours(x, y):
     """Neighbors of every point and its nearest with another label; MLE, TwoNN, K_F."""
-    from intrinsic import dimension, sharpness
-    from intrinsic.neighbors import neighbors
+    from intrinsic.properties import dimension, sharpness
+    from intrinsic.properties.neighbors import neighbors
 
     near = neighbors(x, K, labels=y, device="cpu")
     dimension.mle_dimension(near, K, interval=False)
@@ -207,7 +207,7 @@ def mebibytes(size):
 
 def share_in_products(x, y):
     """How much of our time the products take: seconds inside them over seconds in all, per thread."""
-    from intrinsic import products
+    from intrinsic.properties import products
 
     spent, threads = [], torch.get_num_threads()
     originals = {cls: cls.product for cls in (products.Integers, products.Floats)}

@@ -19,8 +19,10 @@ import numpy as np
 import scipy
 from sharpness_simulations import SAMPLES, wilson
 
-from intrinsic import campaign, dimension, images, measurement, neighbors, overlap
-from intrinsic.records import write_text
+from intrinsic import images
+from intrinsic.campaigns import campaign
+from intrinsic.campaigns.records import write_text
+from intrinsic.properties import dimension, measurement, neighbors, overlap
 
 TABLE = images.REPOSITORY / "book" / "methods" / "tables" / "sharpness_growth.json"
 K, DRAWS = 20, 25

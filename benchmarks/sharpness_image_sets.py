@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from intrinsic import dimension, images, neighbors, sharpness, statistics
-from intrinsic.records import write_text
+from intrinsic import images
+from intrinsic.campaigns.records import write_text
+from intrinsic.inference import statistics
+from intrinsic.properties import dimension, neighbors, sharpness
 
 TABLE = images.REPOSITORY / "book" / "methods" / "tables" / "sharpness_image_sets.json"
 PER_CLASS, DRAWS, K = 250, 25, 20

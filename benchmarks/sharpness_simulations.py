@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 import scipy
 
-from intrinsic import images, manifolds, sharpness
-from intrinsic.records import write_text
+from intrinsic import images
+from intrinsic.campaigns.records import write_text
+from intrinsic.images import manifolds
+from intrinsic.properties import sharpness
 
 TABLES = images.REPOSITORY / "book" / "methods" / "tables"
 TARGET_SEEDS = 100_000  # seeds of the samples that give the target; those of the intervals start at 0

@@ -32,7 +32,8 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from intrinsic import convolutions, images, models, training
+from intrinsic import images
+from intrinsic.networks import convolutions, models, training
 
 MODELS = ("resnet18", "resnet50", "vgg13")
 GOAL = {"resnet18": 2.0, "resnet50": 2.0, "vgg13": 2.5}

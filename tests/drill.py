@@ -22,8 +22,9 @@ from pathlib import Path
 import nbformat
 import yaml
 
-from intrinsic import book, campaign, engine
-from intrinsic.records import KINDS, Store
+from intrinsic.campaigns import campaign, engine
+from intrinsic.campaigns.records import KINDS, Store
+from intrinsic.publishing import book
 
 WORKERS = 3
 NOTEBOOKS = 12
@@ -109,7 +110,11 @@ def busy(client: Client, store: Path) -> bool:
     """Whether a client has ended or has processes that work for it."""
     if client.process.poll() is not None:
         return True
-    words = ("intrinsic.kernels", "ipykernel") if "--notebooks" in client.command else ("intrinsic.engine",)
+    words = (
+        ("intrinsic.campaigns.kernels", "ipykernel")
+        if "--notebooks" in client.command
+        else ("intrinsic.campaigns.engine",)
+    )
     return any(processes(store, of) for of in words)
 
 
@@ -138,9 +143,9 @@ def disturbed(params: Path, folder: Path, kills: int, seed: int, until: float) -
             while not all(busy(client, store) for client in clients) and time.monotonic() < until:
                 time.sleep(0.1)  # a client that has just started has no processes yet
             victims = {"client": [client.process.pid for client in clients]}
-            victims["worker"] = processes(store, "intrinsic.engine")
+            victims["worker"] = processes(store, "intrinsic.campaigns.engine")
             # forked kernels and the process that forks them, and kernels that were started
-            victims["kernel"] = processes(store, "intrinsic.kernels") + processes(store, "ipykernel")
+            victims["kernel"] = processes(store, "intrinsic.campaigns.kernels") + processes(store, "ipykernel")
             kind = chance.choice([kind for kind, ids in victims.items() if ids])
             victim = chance.choice(sorted(victims[kind]))
             with contextlib.suppress(ProcessLookupError):

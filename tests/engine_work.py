@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from intrinsic.records import Record, record_id
+from intrinsic.campaigns.records import Record, record_id
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from intrinsic import attacks, training
-from intrinsic.attacks import (
+from intrinsic.networks import attacks, training
+from intrinsic.networks.attacks import (
     attack,
     fgsm,
     fgsm_penalties,

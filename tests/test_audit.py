@@ -11,8 +11,10 @@ import pytest
 from scipy import stats
 from simulated_runs import simulated
 
-from intrinsic import audit, images, manifolds, sharpness, statistics
-from intrinsic.images import ImageSet
+from intrinsic import images
+from intrinsic.images import ImageSet, manifolds
+from intrinsic.inference import audit, statistics
+from intrinsic.properties import sharpness
 
 PAGES = [images.REPOSITORY / "book" / "beyond" / f"{name}.ipynb" for name in ("audit", "published_values")]
 

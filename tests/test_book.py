@@ -20,8 +20,10 @@ import pytest
 import yaml
 from browser import MISSING, find_chromium
 
-from intrinsic import book, campaign, engine, images
-from intrinsic.records import Store
+from intrinsic import images
+from intrinsic.campaigns import campaign, engine
+from intrinsic.campaigns.records import Store
+from intrinsic.publishing import book
 
 TINY = Path(__file__).with_name("tiny.yaml")
 CLAIMS = [

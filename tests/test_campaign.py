@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from intrinsic import campaign, cli, engine, images, models, records
-from intrinsic.records import Store, publish
+from intrinsic import cli, images
+from intrinsic.campaigns import campaign, engine, records
+from intrinsic.campaigns.records import Store, publish
+from intrinsic.networks import models
 
 TINY = Path(__file__).with_name("tiny.yaml")
 
@@ -399,7 +401,7 @@ def of(*datasets, **keys):
 
 @pytest.mark.parametrize("pair", [("A/scans", "B/scans"), ("A/scans", "./A/scans"), ("digits", "C/digits")])
 def test_two_sources_of_one_name_in_records_are_refused_wherever_they_would_be_mixed(folders, tmp_path, pair):
-    from intrinsic import progress
+    from intrinsic.campaigns import progress
 
     folders("A/scans", "B/scans", "C/digits")
     block = campaign.RunBlock(models=["resnet18"], n_train=[32], datasets=[pair[1]])
@@ -791,7 +793,7 @@ def test_with_a_raised_method_version_only_what_depends_on_it_is_to_do(tiny, fin
 
 @pytest.mark.parametrize("native", ["float32", "bfloat16"])
 def test_with_precision_auto_runs_of_other_hardware_are_done(tiny, finished, monkeypatch, native):
-    from intrinsic import training
+    from intrinsic.networks import training
 
     _, store = finished
     monkeypatch.setattr(campaign, "_published_files", list)
@@ -817,7 +819,7 @@ def test_a_run_is_bit_for_bit_the_same_in_another_process(tiny, finished):
 
 
 def test_precision_auto_is_the_hardwares_and_reads_records_of_other_hardware(tiny, finished, monkeypatch):
-    from intrinsic import training
+    from intrinsic.networks import training
 
     _, store = finished
     auto = tiny.model_copy(update={"precision": "auto"})
@@ -987,7 +989,7 @@ def test_every_block_of_a_network_has_a_representation_record(small, tmp_path):
 
 
 def test_weights_to_start_from_are_known_by_their_content(small, tmp_path):
-    from intrinsic import checkpoints, models
+    from intrinsic.networks import checkpoints, models
 
     file = tmp_path / "start.safetensors"
     checkpoints.save_weights(models.create("resnet18", channels=1, seed=5), file)

@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from intrinsic import charts
+from intrinsic.publishing import charts
 
 SETS = [("digits", "natural", 9.0, 0.2), ("knees", "medical", 7.0, 0.5), ("torus", "synthetic", 2.0, 0.9)]
 
 
 def test_charts_load_no_grammar_and_leave_it_to_who_asks():
-    code = "import intrinsic.charts, sys; assert 'rfc3987_syntax' not in sys.modules"
+    code = "import intrinsic.publishing.charts, sys; assert 'rfc3987_syntax' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

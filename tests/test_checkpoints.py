@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from intrinsic import checkpoints, models, training
-from intrinsic.checkpoints import BadWeights, DamagedFile
+from intrinsic.networks import checkpoints, models, training
+from intrinsic.networks.checkpoints import BadWeights, DamagedFile
 
 KINDS = (torch.float32, torch.bfloat16, torch.float64, torch.int64, torch.uint8)
 
@@ -315,7 +315,7 @@ def to_the_end(name, folder):
 @pytest.mark.slow
 def test_runs_killed_at_ten_random_moments_end_as_runs_never_stopped(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["intrinsic.training"])
+    context.set_forkserver_preload(["intrinsic.networks.training"])
     moments, kills = random.Random(0), 0
     for name in RUNS:
         folder = tmp_path / name

@@ -10,8 +10,10 @@ import yaml
 from PIL import Image
 from test_adapters import dicom
 
-from intrinsic import book, campaign, cli
-from intrinsic.records import Record, Store
+from intrinsic import cli
+from intrinsic.campaigns import campaign
+from intrinsic.campaigns.records import Record, Store
+from intrinsic.publishing import book
 
 
 def run(capsys, *arguments):
@@ -451,7 +453,7 @@ def test_a_report_says_in_one_sentence_what_is_wrong_with_a_set_and_runs_no_note
         (tmp_path / "set" / name).mkdir(parents=True)
         for i in range(count):
             Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(tmp_path / "set" / name / f"{i}.png")
-    monkeypatch.setattr("intrinsic.book.report", lambda *_, **__: pytest.fail("a notebook would have run"))
+    monkeypatch.setattr("intrinsic.publishing.book.report", lambda *_, **__: pytest.fail("a notebook would have run"))
     code, out, err = run(capsys, "report", str(tmp_path / "set") if made else "no_such_set")
     assert (code, out) == (1, "")
     assert says in err

@@ -15,7 +15,7 @@ from PIL import Image
 from test_adapters import dicom
 
 from intrinsic import cli, images
-from intrinsic.records import Store
+from intrinsic.campaigns.records import Store
 
 ROOT = images.REPOSITORY
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
@@ -92,7 +92,8 @@ def test_a_target_of_make_exists(command):
 
 @pytest.mark.parametrize("command", [c for c in FOUND if words_of(c)[0] == "papermill"])
 def test_a_notebook_and_its_parameters_exist_and_fit(command):
-    from intrinsic import book, campaign
+    from intrinsic.campaigns import campaign
+    from intrinsic.publishing import book
 
     words = words_of(command)
     assert book.declared_parameters(ROOT / words[1], campaign.read(ROOT / words[words.index("-f") + 1]))

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intrinsic import campaign, controlled, statistics
+from intrinsic.campaigns import campaign
+from intrinsic.inference import controlled, statistics
 
 LAW = {"test_loss_nats": (0.7, 0.3), "radius_l2_median_correct": (-0.5, 0.0)}  # slope on K_F, on another level
 

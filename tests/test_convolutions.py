@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from intrinsic import convolutions, models
+from intrinsic.networks import convolutions, models
 
 CLOSE = 2e-5  # of the largest value: float32, with the cancellation of Winograd's transforms
 

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intrinsic import campaign, charts, courses, models, training
-from intrinsic.records import Record, Store
+from intrinsic.campaigns import campaign
+from intrinsic.campaigns.records import Record, Store
+from intrinsic.inference import courses
+from intrinsic.networks import models, training
+from intrinsic.publishing import charts
 
 
 def course(

@@ -16,8 +16,10 @@ import torch
 from scipy.spatial.distance import cdist
 from scipy.stats import kstest
 
-from intrinsic import dimension
-from intrinsic.dimension import (
+from intrinsic.images import REPOSITORY, ImageSet, TooFewImages, balanced_draws
+from intrinsic.images.manifolds import ball, cube, flat_torus, sphere, torus_images
+from intrinsic.properties import dimension
+from intrinsic.properties.dimension import (
     DuplicatePoints,
     Estimate,
     EstimatorFailed,
@@ -30,9 +32,7 @@ from intrinsic.dimension import (
     other_dimension,
     twonn_dimension,
 )
-from intrinsic.images import REPOSITORY, ImageSet, TooFewImages, balanced_draws
-from intrinsic.manifolds import ball, cube, flat_torus, sphere, torus_images
-from intrinsic.neighbors import BadPoints, neighbors
+from intrinsic.properties.neighbors import BadPoints, neighbors
 
 TABLES = REPOSITORY / "book" / "methods" / "tables"
 

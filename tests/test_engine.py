@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from engine_work import tasks, tries, work
 
-from intrinsic import engine
-from intrinsic.engine import Settings
+from intrinsic.campaigns import engine
+from intrinsic.campaigns.engine import Settings
+from intrinsic.campaigns.records import Store
 from intrinsic.images import REPOSITORY
-from intrinsic.records import Store
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -83,7 +83,7 @@ def test_drafts_that_killed_processes_left_are_swept_and_those_in_work_are_not(s
 def test_a_claim_that_a_killed_process_left_is_swept_though_nothing_is_to_do(store, tmp_path):
     """A process may be killed between the record and the end of its claim."""
     complete(tasks(tmp_path, "plain"), store)
-    code = "import sys; from intrinsic.records import Store; Store(sys.argv[1]).claim('of the dead', 'run')"
+    code = "import sys; from intrinsic.campaigns.records import Store; Store(sys.argv[1]).claim('of the dead', 'run')"
     subprocess.run([sys.executable, "-c", code, str(store.root)], check=True)
     mine = store.claim("of the living", "run")
     assert set(store.claims()) == {"of the dead", "of the living"}
@@ -177,7 +177,8 @@ def test_two_campaigns_over_one_store_compute_no_run_twice(store, tmp_path):
 
 def test_a_killed_campaign_leaves_no_process_and_the_next_one_continues(store, tmp_path):
     code = (
-        "from engine_work import tasks, work; from intrinsic import engine; from intrinsic.records import Store;"
+        "from engine_work import tasks, work; from intrinsic.campaigns import engine;"
+        "from intrinsic.campaigns.records import Store;"
         f"engine.complete(tasks({str(tmp_path)!r}, *['sleep 1'] * 6), Store({str(store.root)!r}), work, "
         "engine.Settings(workers=2), progress=False)"
     )

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intrinsic.forecast import (
+from intrinsic.inference.forecast import (
     ERROR,
     LOSS,
     ahead,
@@ -21,7 +21,7 @@ from intrinsic.forecast import (
     table,
     with_error,
 )
-from intrinsic.statistics import NotEnough
+from intrinsic.inference.statistics import NotEnough
 
 
 def simulated(seed, tau=0.3, omega=0.05, sigma=0.15, sets=10):

@@ -9,9 +9,11 @@ import pytest
 import yaml
 from simulated_runs import simulated as simulated_campaign
 
-from intrinsic import campaign, further, images, statistics
-from intrinsic.further import FurtherTest, WrongTests, further_tests, verdict
-from intrinsic.statistics import NOT_MEASURED, TOO_FEW_SETS, NotEnough, power_difference, power_mean
+from intrinsic import images
+from intrinsic.campaigns import campaign
+from intrinsic.inference import further, statistics
+from intrinsic.inference.further import FurtherTest, WrongTests, further_tests, verdict
+from intrinsic.inference.statistics import NOT_MEASURED, TOO_FEW_SETS, NotEnough, power_difference, power_mean
 
 NAMES = list(further_tests())
 RUN_TESTS = [name for name in NAMES if further_tests()[name].frame in ("runs", "layers")]

@@ -14,8 +14,7 @@ import pytest
 from PIL import Image
 
 from intrinsic import images as sets
-from intrinsic import manifolds
-from intrinsic.images import ImageSet, Split
+from intrinsic.images import ImageSet, Split, manifolds
 from intrinsic.images.embedded import package_file
 from intrinsic.images.splits import _plan, _split_hash
 

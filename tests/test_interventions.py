@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from intrinsic import dimension, interventions, sharpness
+from intrinsic.images import interventions
+from intrinsic.properties import dimension, sharpness
 
 SETTINGS = [
     {"margin": 0.1},

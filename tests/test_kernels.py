@@ -12,7 +12,8 @@ import papermill
 import pytest
 from test_book import write_notebook
 
-from intrinsic import images, kernels
+from intrinsic import images
+from intrinsic.campaigns import kernels
 
 pytestmark = [
     pytest.mark.slow,
@@ -54,7 +55,8 @@ def wait_until_gone(pids, seconds=10):
 def test_each_notebook_has_a_process_of_its_own_with_the_package_loaded(tmp_path, monkeypatch):
     monkeypatch.setenv("OF_THE_TEST", "a")
     cells = (
-        "import os, sys\nprint(os.getpid(), os.getppid(), 'torch' in sys.modules, 'intrinsic.charts' in sys.modules)",
+        "import os, sys\nprint(os.getpid(), os.getppid(), 'torch' in sys.modules, "
+        "'intrinsic.publishing.charts' in sys.modules)",
         "print(k, os.getcwd(), os.environ.get('OF_THE_TEST'), 'left' in globals())",
         "left, os.environ['OF_THE_TEST'] = 1, 'changed'",
     )

@@ -164,8 +164,9 @@ def test_the_page_of_image_sets_gives_the_dimensions_of_the_catalogue():
 
 
 def test_the_page_on_own_images_names_every_option_line_and_kind_of_suspect():
-    from intrinsic import cli, soundness
+    from intrinsic import cli
     from intrinsic.images import adapters
+    from intrinsic.properties import soundness
 
     page = (ROOT / "book" / "add_a_dataset.md").read_text(encoding="utf-8")
     for options, _ in adapters.ADAPTERS.values():

@@ -6,7 +6,7 @@ from scipy import stats
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist, pdist
 
-from intrinsic import manifolds
+from intrinsic.images import manifolds
 
 CLOUDS = [manifolds.flat_torus, manifolds.ball, manifolds.sphere, manifolds.cube]
 FAMILIES = [manifolds.torus_images, manifolds.slab_images]

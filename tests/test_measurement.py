@@ -12,9 +12,11 @@ import pytest
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from intrinsic import book, charts, cli, dimension, measurement, neighbors, overlap, sharpness, soundness, theory
+from intrinsic import cli
 from intrinsic.images import ImageSet, of_path
-from intrinsic.manifolds import overlapping_clouds, torus_images
+from intrinsic.images.manifolds import overlapping_clouds, torus_images
+from intrinsic.properties import dimension, measurement, neighbors, overlap, sharpness, soundness, theory
+from intrinsic.publishing import book, charts
 
 
 @pytest.fixture(scope="module")

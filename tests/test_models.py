@@ -10,7 +10,8 @@ import torch
 import torchvision
 from torch import nn
 
-from intrinsic import images, models, representations
+from intrinsic import images
+from intrinsic.networks import models, representations
 
 # Parameters with 3 channels and 1,000 outputs, as torchvision's documentation lists them.
 PARAMETERS = {

@@ -16,11 +16,11 @@ import pytest
 import torch
 from dask.distributed import Client, LocalCluster
 
-from intrinsic import products, tiles
 from intrinsic.images import REPOSITORY, ImageSet
-from intrinsic.manifolds import cube, flat_torus, torus_images
-from intrinsic.neighbors import BadPoints, as_points, closest_pairs, near_duplicate_components, neighbors
-from intrinsic.products import INT8_PIXELS, INT32_PIXELS, Floats, Integers, Quantized, int8_is_faithful
+from intrinsic.images.manifolds import cube, flat_torus, torus_images
+from intrinsic.properties import products, tiles
+from intrinsic.properties.neighbors import BadPoints, as_points, closest_pairs, near_duplicate_components, neighbors
+from intrinsic.properties.products import INT8_PIXELS, INT32_PIXELS, Floats, Integers, Quantized, int8_is_faithful
 
 
 def integer_squares(images):
@@ -151,8 +151,8 @@ def test_image_distances_are_exact_with_other_processor_instructions(instruction
     """Many processors add 8-bit products in 16 bits, which saturates silently: the self-test must see it."""
     code = """
         import numpy as np
-        from intrinsic.neighbors import neighbors
-        from intrinsic.products import int8_is_faithful
+        from intrinsic.properties.neighbors import neighbors
+        from intrinsic.properties.products import int8_is_faithful
         rng = np.random.default_rng(0)
         near = rng.integers(0, 256, (300, 3000)).astype(np.uint8)
         near[:3], near[3:40] = np.array([[0], [255], [1]]), 255 * rng.integers(0, 2, (37, 3000))
@@ -452,7 +452,7 @@ def test_fifty_thousand_images_need_the_images_and_one_gibibyte():
     """The peak of a process of its own, which is not its parent's, as that of getrusage may be."""
     code = """
         import numpy as np
-        from intrinsic.neighbors import neighbors
+        from intrinsic.properties.neighbors import neighbors
 
         def peak():
             (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
@@ -483,7 +483,7 @@ def test_peak_memory_follows_its_argument(tmp_path):
     np.save(tmp_path / "points.npy", rng.standard_normal((4000, 8192), dtype=np.float32))
     code = """
         import sys, numpy as np
-        from intrinsic.neighbors import neighbors
+        from intrinsic.properties.neighbors import neighbors
 
         def peak():
             (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]

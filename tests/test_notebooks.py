@@ -9,8 +9,9 @@ import nbformat
 import papermill
 import pytest
 
-from intrinsic import campaign, images
-from intrinsic.records import Store
+from intrinsic import images
+from intrinsic.campaigns import campaign
+from intrinsic.campaigns.records import Store
 
 BOOK = images.REPOSITORY / "book"
 TINY = Path(__file__).with_name("tiny.yaml")

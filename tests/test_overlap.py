@@ -5,12 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from intrinsic import measurement, overlap
-from intrinsic.dimension import Estimate
-from intrinsic.manifolds import cube, flat_torus, overlapping_clouds, sphere
-from intrinsic.neighbors import BadPoints, near_duplicate_components, neighbors
-from intrinsic.overlap import growth_law, labels_by_lot, law_kind
-from intrinsic.sharpness import growth_exponent
+from intrinsic.images.manifolds import cube, flat_torus, overlapping_clouds, sphere
+from intrinsic.properties import measurement, overlap
+from intrinsic.properties.dimension import Estimate
+from intrinsic.properties.neighbors import BadPoints, near_duplicate_components, neighbors
+from intrinsic.properties.overlap import growth_law, labels_by_lot, law_kind
+from intrinsic.properties.sharpness import growth_exponent
 
 SIZES = [19, 38, 75, 150]
 

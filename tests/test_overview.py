@@ -7,7 +7,10 @@ import pandas as pd
 import pytest
 from simulated_runs import simulated
 
-from intrinsic import book, campaign, images, overview, records, statistics
+from intrinsic import images
+from intrinsic.campaigns import campaign, records
+from intrinsic.inference import statistics
+from intrinsic.publishing import book, overview
 
 P = campaign.params(
     name="two",

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from intrinsic import campaign, cli, progress, records
-from intrinsic.records import METHOD_VERSIONS, Record, Store, read_published
+from intrinsic import cli
+from intrinsic.campaigns import campaign, progress, records
+from intrinsic.campaigns.records import METHOD_VERSIONS, Record, Store, read_published
 
 TINY = os.path.join(os.path.dirname(__file__), "tiny.yaml")
 

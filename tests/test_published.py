@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from intrinsic import images as sets
-from intrinsic import models
 from intrinsic.images import published
+from intrinsic.networks import models
 
 ENTRY = """
 mine:

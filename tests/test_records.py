@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from intrinsic import records
-from intrinsic.records import (
+from intrinsic.campaigns import records
+from intrinsic.campaigns.records import (
     METHOD_VERSIONS,
     Record,
     RecordError,
@@ -189,7 +189,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path):
 
 def test_a_killed_writer_leaves_whole_files_only(tmp_path):
     script = (
-        "import sys, itertools\nfrom intrinsic.records import Record, Store\nstore = Store(sys.argv[1])\n"
+        "import sys, itertools\nfrom intrinsic.campaigns.records import Record, Store\nstore = Store(sys.argv[1])\n"
         "for i in itertools.count():\n"
         "    store.write(Record('training', {'i': i}, {'a': 1.0}, series={'s': [0.5] * 2000}))\n"
     )
@@ -281,7 +281,7 @@ def test_a_claim_without_heartbeat_is_taken_over_and_its_first_owner_learns_of_i
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/ns/pid"), reason="process numbers are looked up in /proc")
 def test_the_claim_of_a_process_that_is_gone_is_free_at_once(tmp_path):
-    script = f"from intrinsic.records import Store; assert Store({str(tmp_path)!r}).claim('ab', 'x')"
+    script = f"from intrinsic.campaigns.records import Store; assert Store({str(tmp_path)!r}).claim('ab', 'x')"
     subprocess.run([sys.executable, "-c", script], check=True)
     assert Store(tmp_path).claims()["ab"]["stale"]
     assert Store(tmp_path).claim("ab", "x") is not None

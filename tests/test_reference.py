@@ -8,7 +8,10 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from intrinsic import book, campaign, dimension, images, reference
+from intrinsic import images
+from intrinsic.campaigns import campaign
+from intrinsic.properties import dimension
+from intrinsic.publishing import book, reference
 
 
 @pytest.fixture(scope="module")

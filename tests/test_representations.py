@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from intrinsic import dimension, models, representations
-from intrinsic.representations import UnknownLayer, random_linear_map, representation
+from intrinsic.networks import models, representations
+from intrinsic.networks.representations import UnknownLayer, random_linear_map, representation
+from intrinsic.properties import dimension
 
 
 def images(n=10, channels=1, side=6):
@@ -241,7 +242,7 @@ def test_memory_does_not_grow_with_the_width_of_a_layer():
     code = """
 import gc, torch
 from torch import nn
-from intrinsic import representations
+from intrinsic.networks import representations
 torch.set_num_threads(1)
 
 def peak():

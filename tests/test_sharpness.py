@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from intrinsic import measurement, sharpness
-from intrinsic.dimension import Estimate
 from intrinsic.images import ImageSet, TooFewImages, balanced_draws
-from intrinsic.manifolds import overlapping_clouds, parallel_planes, slab_images, torus_images
-from intrinsic.neighbors import BadPoints, neighbors
-from intrinsic.sharpness import (
+from intrinsic.images.manifolds import overlapping_clouds, parallel_planes, slab_images, torus_images
+from intrinsic.properties import measurement, sharpness
+from intrinsic.properties.dimension import Estimate
+from intrinsic.properties.neighbors import BadPoints, neighbors
+from intrinsic.properties.sharpness import (
     Sharpness,
     class_pair_sharpness,
     growth,
@@ -224,7 +224,7 @@ def test_sharpest_pairs_go_on_where_the_list_ends(monkeypatch):
     rng = np.random.default_rng(6)
     x, y = rng.standard_normal((60, 3)), np.arange(60) % 2
     expected = sharpest_pairs(x, y, 25)
-    monkeypatch.setattr("intrinsic.neighbors.PAIRS", 8)
+    monkeypatch.setattr("intrinsic.properties.neighbors.PAIRS", 8)
     near = neighbors(x[:, :3], 2, y)
     object.__setattr__(near, "pairs", sharpness.closest_pairs(x, y, count=8))
     assert sharpest_pairs(near, n=25) == expected

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from intrinsic import slope
-from intrinsic.neighbors import neighbors
-from intrinsic.slope import BadSlope, measure
+from intrinsic.networks import slope
+from intrinsic.networks.slope import BadSlope, measure
+from intrinsic.properties.neighbors import neighbors
 
 
 def generator(seed=0):

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from scipy.stats import t as student
 
-from intrinsic import dimension, neighbors, soundness
 from intrinsic.images import ImageSet, TooFewImages, split
-from intrinsic.soundness import SIZES
+from intrinsic.properties import dimension, neighbors, soundness
+from intrinsic.properties.soundness import SIZES
 
 
 def noise(n, size=12, seed=0):

@@ -12,8 +12,10 @@ import yaml
 from scipy import stats
 from simulated_runs import simulated
 
-from intrinsic import campaign, images, statistics
-from intrinsic.statistics import (
+from intrinsic import images
+from intrinsic.campaigns import campaign
+from intrinsic.inference import statistics
+from intrinsic.inference.statistics import (
     MIN_SETS,
     NOT_MEASURED,
     TOO_FEW_SETS,

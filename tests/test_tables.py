@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from intrinsic import charts, tables
+from intrinsic.publishing import charts, tables
 
 LONG = (
     "a sentence about a choice, which says in many words what was done, what should have been done, and why. " * 2

@@ -12,10 +12,11 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import cdist, pdist
 
-from intrinsic import dimension, manifolds, theory
-from intrinsic.neighbors import neighbors
-from intrinsic.sharpness import label_sharpness
-from intrinsic.theory import BadTheory
+from intrinsic.images import manifolds
+from intrinsic.properties import dimension, theory
+from intrinsic.properties.neighbors import neighbors
+from intrinsic.properties.sharpness import label_sharpness
+from intrinsic.properties.theory import BadTheory
 
 LEVEL = 1e-4
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from intrinsic import checkpoints, models, training
+from intrinsic.networks import checkpoints, models, training
 
 
 def clouds(n=60, side=8, seed=0, n_classes=2):
@@ -502,7 +502,7 @@ def test_memory_is_reused_within_a_run_and_given_back_after_it():
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from test_training import clouds
-from intrinsic import training
+from intrinsic.networks import training
 from torch import nn
 torch.set_num_threads(1)
 

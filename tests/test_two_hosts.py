@@ -10,7 +10,7 @@ import time
 import pytest
 from engine_work import tries
 
-from intrinsic.records import Store
+from intrinsic.campaigns.records import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 HOSTS = {"first": "10.213.77.1", "second": "10.213.77.2"}
@@ -59,7 +59,8 @@ def test_a_campaign_completes_though_the_link_is_cut_for_ten_seconds(hosts, tmp_
         return subprocess.Popen(words, env=environment, cwd=tmp_path, stdout=log, stderr=log)
 
     code = (
-        "from engine_work import tasks, work; from intrinsic import engine; from intrinsic.records import Store;"
+        "from engine_work import tasks, work; from intrinsic.campaigns import engine;"
+        "from intrinsic.campaigns.records import Store;"
         f"done = engine.complete(tasks({str(tmp_path)!r}, *['sleep 0.5'] * 30), Store({str(store.root)!r}), work, "
         f"engine.Settings(scheduler={address!r}, patience_s=60, beat_s=1), progress=False);"
         "assert done.computed == 30 and not done.failed, done"

@@ -327,7 +327,7 @@ def _join(arguments, place: str) -> dict | None:
 
 def _params(arguments):
     """The parameters of a file, with the image sets of --add."""
-    from intrinsic import campaign
+    from intrinsic.campaigns import campaign
 
     p = campaign.read(arguments.params)
     more = [source for source in arguments.add if source not in p.datasets]
@@ -339,7 +339,7 @@ def _params(arguments):
 
 def _measure(arguments) -> int:
     from intrinsic import images
-    from intrinsic.measurement import measure
+    from intrinsic.properties.measurement import measure
 
     _together(arguments, ("params", "unmatched"), "compare")
     source = _source(arguments, arguments.source)
@@ -419,7 +419,8 @@ def _said(why: str) -> int:
 
 def _compare(arguments, source) -> dict:
     """The set, matched, among those in the records, as plain numbers; writes the picture."""
-    from intrinsic import book, campaign
+    from intrinsic.campaigns import campaign
+    from intrinsic.publishing import book
 
     setting = _setting(arguments) or campaign.stored_setting()
     asked = {key: getattr(arguments, key) for key in ("size", "channels", "pixel_range", "per_class", "k")}
@@ -441,7 +442,7 @@ def _compare(arguments, source) -> dict:
 
 def _setting(arguments) -> dict | None:
     """Size, channels, range, M, draws and k of --params."""
-    from intrinsic import campaign
+    from intrinsic.campaigns import campaign
 
     return campaign.setting_of(campaign.read(arguments.params)) if arguments.params else None
 
@@ -535,7 +536,8 @@ def _show_soundness(sound: dict) -> None:
 
 
 def _forecast(arguments) -> int:
-    from intrinsic import campaign, forecast
+    from intrinsic.campaigns import campaign
+    from intrinsic.inference import forecast
 
     runs = forecast.with_error(campaign.runs_beside(arguments.source, arguments.model, _setting(arguments)))
     name = runs.attrs["dataset"]
@@ -593,7 +595,7 @@ def _forecast(arguments) -> int:
 
 def _engine_settings(p, arguments, **more):
     """Where and how runs and notebooks are computed, as the command line says."""
-    from intrinsic import campaign, engine
+    from intrinsic.campaigns import campaign, engine
 
     return engine.Settings(
         workers=campaign.n_workers(p),
@@ -607,7 +609,7 @@ def _engine_settings(p, arguments, **more):
 
 
 def _run(arguments) -> int:
-    from intrinsic import campaign
+    from intrinsic.campaigns import campaign
 
     _together(arguments, ("gpu_teraflops",), "dry_run")
     p = _params(arguments)
@@ -657,7 +659,7 @@ def _show_incomparable(found) -> None:
 def _dry_run(p, teraflops: float) -> int:
     import pandas as pd
 
-    from intrinsic import campaign, progress
+    from intrinsic.campaigns import campaign, progress
 
     store, away = campaign.default_store(), campaign.absent(p)
     made = campaign.plan(campaign.without(p, away))
@@ -713,7 +715,7 @@ def _tell_away(away: dict[str, str]) -> None:
 
 
 def _status(arguments) -> int:
-    from intrinsic import campaign, progress, records
+    from intrinsic.campaigns import campaign, progress, records
 
     html = None if arguments.html is None else records.writable(arguments.html, ".html", ".htm")
     p = _params(arguments)
@@ -742,7 +744,7 @@ def _status(arguments) -> int:
 
 
 def _retry(arguments) -> int:
-    from intrinsic import progress
+    from intrinsic.campaigns import progress
 
     p = _params(arguments)
     again = progress.retry(p, arguments.only)
@@ -757,7 +759,7 @@ def _retry(arguments) -> int:
 
 
 def _publish(arguments) -> int:
-    from intrinsic import progress
+    from intrinsic.campaigns import progress
 
     made = progress.publish(_params(arguments), arguments.output, everything=arguments.all)
     print(
@@ -772,7 +774,9 @@ def _publish(arguments) -> int:
 
 
 def _report(arguments) -> int:
-    from intrinsic import book, campaign, measurement
+    from intrinsic.campaigns import campaign
+    from intrinsic.properties import measurement
+    from intrinsic.publishing import book
 
     p = campaign.read(arguments.params) if arguments.params else campaign.params()
     with _named(_source(arguments, arguments.source)) as source:
@@ -791,7 +795,8 @@ def _report(arguments) -> int:
 @contextmanager
 def _named(source):
     """The name or path of an image set, also for processes that are started inside, which know no entry made here."""
-    from intrinsic import book, images
+    from intrinsic import images
+    from intrinsic.publishing import book
 
     if isinstance(source, str):
         yield source
@@ -806,7 +811,7 @@ def _named(source):
 
 
 def _book(arguments) -> int:
-    from intrinsic import book
+    from intrinsic.publishing import book
 
     p = _params(arguments)
     if arguments.workers is not None:

@@ -9,7 +9,7 @@ import pandas as pd
 import pydantic
 from PIL import Image
 
-from intrinsic import interventions, manifolds
+from intrinsic.images import interventions, manifolds
 from intrinsic.images.adapters import Found, Options
 from intrinsic.images.matching import match
 from intrinsic.images.sets import BadSource, ImageSet

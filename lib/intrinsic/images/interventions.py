@@ -1,0 +1,171 @@
+"""Labelled images of which one property is set and the others are held: sets for controlled experiments.
+
+Two makers, with one vocabulary. `striped_images` renders images of known dimension; `striped_labels` labels given
+images. In both the label alternates along one direction in `stripes` stripes, the classes are held `margin` apart, and
+`pairs` of images face each other across a boundary at `pair_margin`, the smallest distance between the classes: so
+label sharpness is K_F = 1 / pair_margin, whatever else is changed. At one seed sets share what the change leaves alone.
+"""
+
+import numpy as np
+
+from intrinsic.images import manifolds
+
+
+def striped_images(
+    n, d, size=16, margin=0.1, pair_margin=None, pairs=12, stripes=2, axis=0, span=8, random_labels=False, seed=0
+):
+    """Smooth images that fill a d-dimensional cube in pixel space, cut by parallel slabs into stripes.
+
+        image(t) = 1/2 + sum_i t_i P_i,        t in [-s, s]^d
+
+    P_i are the first `span` of the orthonormal cosine patterns of lowest frequency and s is the largest half side at
+    which no image of `span` coordinates can leave [0, 1]: s does not depend on d, so distances are in one unit for
+    all d. Coordinate t_axis is cut by stripes - 1 slabs of width `margin` into stripes of one width, in which the
+    label alternates; within its stripe an image lies uniformly. Images 2p and 2p + 1 (p < pairs) are one image on
+    either side of a slab, moved to pair_margin/2 from its middle.
+
+    Held at every setting: n, n/2 images a class, s, all coordinates but t_axis (axes other than 0 trade places).
+    margin         L2 distance that all other images keep between the classes, images in [0, 1]
+    pair_margin    of the pairs, at most margin; None: margin. K_F = 1 / pair_margin up to 8-bit rounding, at any n
+    random_labels  True: images as they are, labels permuted; a control in which the label says nothing
+    Returns uint8 (n, size, size), int64 labels (n,), int64 groups (n,) (a pair is one group, any other image its own)
+    and facts: d, half_side (s), gap_l2 = pair_margin, k_f = 1 / gap_l2, rounding_l2 as in manifolds.torus_images.
+    """
+    pair_margin = _checked(n, margin, pair_margin, pairs, stripes)
+    if d != int(d) or not 1 <= d <= span or not 0 <= axis < d:
+        raise ValueError(f"d={d}, axis={axis} and span={span} do not fit; take axis < d <= span")
+    patterns = manifolds._patterns(n, span, span, size)
+    half = 0.5 / np.abs(patterns).sum(axis=0).max()
+    width = (2 * half - (stripes - 1) * margin) / stripes
+    if width <= 0:
+        raise ValueError(f"margin={margin} leaves no width of {stripes} stripes of a side {2 * half:.3g}; take less")
+    rng = np.random.default_rng(seed)
+    u = rng.random((n, span))
+    labels = np.arange(n, dtype=np.int64) % 2
+    order = rng.permutation(n)
+    u[1 : 2 * pairs : 2] = u[0 : 2 * pairs : 2]
+    t = half * (2 * u[:, :d] - 1)
+    t[:, [0, axis]] = t[:, [axis, 0]]
+    place = u[:, 0] * (stripes // 2)
+    stripe = labels + 2 * np.floor(place).astype(np.int64)
+    t[:, axis] = -half + stripe * (width + margin) + (place % 1) * width
+    slab = np.arange(pairs) % (stripes - 1)
+    middle = -half + (slab + 1) * (width + margin) - margin / 2
+    for side in (0, 1):  # the lower side of slab b is stripe b, of label b % 2
+        t[2 * np.arange(pairs) + (slab + side) % 2, axis] = middle + (2 * side - 1) * pair_margin / 2
+    groups = np.where(np.arange(n) < 2 * pairs, np.arange(n) // 2, np.arange(n))
+    labels, groups = labels[order], groups[order]
+    if random_labels:
+        labels = rng.permutation(labels)
+    images = manifolds._grey_levels(t[order] @ patterns[:d], size)
+    facts = {"d": d, "half_side": float(half), "gap_l2": float(pair_margin), "k_f": 1 / pair_margin}
+    return images, labels, groups, {**facts, "rounding_l2": size / 255}
+
+
+def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axis=0, random_labels=False, seed=0):
+    """n of the given points, labelled in stripes along a principal component, classes held `margin` apart.
+
+    1. All points are ranked along principal component `axis`; stripes of equal count alternate in label.
+    2. Pairs: disjoint closest pairs across classes at no less than pair_margin, of which no point is nearer than
+       margin to the other class of another pair.
+    3. Points nearer than margin to the other class are left out: first those near a pair's points, then greedily the
+       one with most such neighbors until none is left.
+    4. The set: the pairs, and of what is left the first in one seeded order, until a class has n/2.
+
+    Held at every setting: n, n/2 points a class, the source, the order of step 4 (so most points are shared).
+    points         (m, D), in units in which distances count; labels are a function of a point, so none is noise
+    margin, pair_margin, pairs, random_labels   as in striped_images; distances are the points' own, so
+                   K_F = 1 / (smallest distance of a pair) is at most 1 / pair_margin, and just below it
+    Returns rows int64 (n,), labels int64 (n,), groups int64 (n,), facts: gap_l2 (exact), k_f, n_left (points that
+    step 3 leaves).
+    Raises ValueError where too few points are left.
+    """
+    pair_margin = _checked(n, margin, pair_margin, pairs, stripes)
+    points = np.asarray(points, dtype=np.float64)
+    m = len(points)
+    _, _, components = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
+    rank = np.argsort(np.argsort(points @ components[axis], kind="stable"), kind="stable")
+    if np.median(points @ components[axis]) < 0:  # the sign of a component is arbitrary
+        rank = m - 1 - rank
+    label = (rank * stripes // m % 2).astype(np.int64)
+    sides = [np.flatnonzero(label == side) for side in (0, 1)]
+    distance = _distances(points[sides[0]], points[sides[1]])
+    first, second = _facing(distance, pair_margin, margin, pairs)
+    near = distance < margin
+    kept = [~near[:, second].any(axis=1), ~near[first].any(axis=0)]
+    kept[0][first] = kept[1][second] = False
+    _part(near, kept)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(m)
+    rows = []
+    for side, paired in enumerate((first, second)):
+        inside = np.zeros(m, dtype=bool)
+        inside[sides[side][kept[side]]] = True
+        others = order[inside[order]][: n // 2 - pairs]
+        if len(others) < n // 2 - pairs:
+            raise ValueError(
+                f"margin={margin} leaves {inside.sum()} points of label {side}, too few for n={n}; take a smaller one"
+            )
+        rows.append(np.concatenate([sides[side][paired], others]))
+    chosen = np.concatenate(rows)
+    one = np.arange(n // 2)
+    groups = np.concatenate([one, np.where(one < pairs, one, one + n // 2)])
+    labels = label[chosen]
+    shuffled = rng.permutation(n)
+    if random_labels:
+        labels = rng.permutation(labels)
+    gap = float(distance[first, second].min()) if pairs else float(_distances(points[rows[0]], points[rows[1]]).min())
+    facts = {"gap_l2": gap, "k_f": 1 / gap, "n_left": int(sum(k.sum() for k in kept)) + 2 * pairs}
+    return chosen[shuffled], labels[shuffled], groups[shuffled], facts
+
+
+def _checked(n, margin, pair_margin, pairs, stripes):
+    """pair_margin, with its default; ValueError for what makes no set."""
+    pair_margin = margin if pair_margin is None else pair_margin
+    if n % 2 or n != int(n) or not 0 <= 2 * pairs <= n:
+        raise ValueError(f"n={n} images do not hold two equal classes and {pairs} pairs; take an even n >= 2 pairs")
+    if not 0 < pair_margin <= margin:
+        raise ValueError(f"pair_margin={pair_margin} and margin={margin}: take 0 < pair_margin <= margin")
+    if stripes < 2 or stripes % 2:
+        raise ValueError(f"stripes={stripes} do not make two classes alike; take an even number, at least 2")
+    return pair_margin
+
+
+def _distances(a, b):
+    """Euclidean distances (len(a), len(b)) in float64."""
+    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    return np.sqrt(np.maximum(squared, 0))
+
+
+def _facing(distance, least, apart, pairs):
+    """Rows and columns of disjoint smallest entries >= least, every other entry between them being >= apart."""
+    rows, columns = [], []
+    if not pairs:
+        return np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)
+    i, j = np.nonzero(distance >= least)
+    nearest = np.argpartition(distance[i, j], min(len(i) - 1, 20_000))[:20_000]
+    nearest = nearest[np.argsort(distance[i, j][nearest], kind="stable")]
+    for a, b in zip(i[nearest], j[nearest], strict=True):
+        free = a not in rows and b not in columns
+        if free and (distance[a, columns] >= apart).all() and (distance[rows, b] >= apart).all():
+            rows.append(a)
+            columns.append(b)
+            if len(rows) == pairs:
+                return np.array(rows), np.array(columns)
+    raise ValueError(f"only {len(rows)} of {pairs} pairs at a distance of at least {least} fit; take fewer pairs")
+
+
+def _part(near, kept):
+    """Take points out of `kept` (bool for rows, bool for columns; changed) until no entry of `near` is between them."""
+    left = near & kept[0][:, None] & kept[1]
+    of_rows, of_columns = left.sum(axis=1), left.sum(axis=0)
+    while of_rows.max(initial=0) > 0:
+        i, j = of_rows.argmax(), of_columns.argmax()
+        if of_rows[i] >= of_columns[j]:
+            kept[0][i], of_rows[i] = False, 0
+            of_columns -= left[i]
+            left[i] = False
+        else:
+            kept[1][j], of_columns[j] = False, 0
+            of_rows -= left[:, j]
+            left[:, j] = False
