@@ -8,15 +8,15 @@ _build/html/       the book
 import difflib
 import hashlib
 import json
-import multiprocessing
 import os
 import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import yaml
 from tqdm import tqdm
@@ -211,8 +211,8 @@ def execute(pages: list[Page], folder: Path, *, state: str, workers: int | None 
         stale.unlink()
     workers, failed = max(1, min(workers or cores, len(todo))), []
     environment = _environment(folder, max(1, cores // workers))
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(_execute, *job, environment) for job in todo]
+    with patch.dict(os.environ, environment), ThreadPoolExecutor(workers) as pool:  # a kernel is a process of its own
+        waiting = [pool.submit(_execute, *job) for job in todo]
         for done in tqdm(as_completed(waiting), total=len(todo), desc="pages", disable=not progress or not todo):
             if reason := done.result():
                 failed.append(reason)
@@ -221,12 +221,11 @@ def execute(pages: list[Page], folder: Path, *, state: str, workers: int | None 
     return len(todo)
 
 
-def _execute(page: Page, target: Path, key: str, environment: dict) -> str:
+def _execute(page: Page, target: Path, key: str) -> str:
     """Execute one notebook in a kernel of its own; return why it failed, or nothing."""
     import papermill
     from nbclient.exceptions import DeadKernelError
 
-    os.environ.update(environment)
     draft = target.with_suffix(".draft.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     how = {"parameters": page.parameters, "cwd": str(images.REPOSITORY), "kernel_name": "python3", "language": "python"}
@@ -264,9 +263,8 @@ def _finish(notebook: dict, page: Page, key: str) -> None:
         first["source"] = re.sub(r"\A# .*", lambda _: f"# {title}", "".join(first["source"]))
     if "injected-parameters" in tagged:
         injected, default = tagged["injected-parameters"], tagged["parameters"]
-        injected["source"] = (
-            "".join(injected["source"]).removeprefix("# Parameters\n").replace(f"{images.REPOSITORY}/", "")
-        )
+        text = "".join(injected["source"]).removeprefix("# Parameters\n").strip()
+        injected["source"] = text.replace(f"{images.REPOSITORY}/", "")
         default["metadata"]["tags"] = [*default["metadata"]["tags"], "hide-input"]
 
 

@@ -26,12 +26,12 @@ if sys.modules["rfc3987_syntax"] is None:
     del sys.modules["rfc3987_syntax"]
 
 __all__ = [
-    "DOMAIN",
     "INK",
     "PALETTE",
     "WIDTH",
     "BadFrame",
     "Picture",
+    "color_of",
     "forest",
     "gallery",
     "lines",
@@ -49,9 +49,6 @@ INK, GRID = "#767b84", "#9aa0a6"  # 4:1 or more on both pages
 WIDTH, HEIGHT, PANEL = 560, 340, (190, 150)
 LETTER, LINE = 6.6, 14  # pixels of a letter and of a line of text
 HEADING, TWIN = "\u2060", "\u200b"  # signs without width: a row that is a heading; rows of one name in several groups
-DOMAIN = alt.Color(
-    "domain:N", title="Domain", scale=alt.Scale(domain=[*DOMAIN_COLORS], range=[*DOMAIN_COLORS.values()])
-)
 
 
 class BadFrame(ValueError):
@@ -72,7 +69,7 @@ def theme() -> alt.theme.ThemeConfig:
         "background": "transparent",
         "font": "Helvetica, Arial, sans-serif",
         "view": {"stroke": None, "continuousWidth": WIDTH, "continuousHeight": HEIGHT},
-        "axis": {**text, **lines, **space, "maxExtent": 500},
+        "axis": {**text, **lines, **space, "maxExtent": 500, "labelLimit": 260},
         "legend": {**text, **legend, **symbols, "titleFontSize": 12},
         "title": {"color": INK, "subtitleColor": INK, "anchor": "start", "fontWeight": "normal"},
         "header": text,
@@ -148,7 +145,7 @@ def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
     )
     pointed = alt.selection_point(name="pointed", fields=["set"], on="pointerover", clear="pointerout")
     picked = alt.selection_point(name="picked", fields=["domain"], bind="legend")
-    color = _color(drawn, "domain")
+    color = color_of(drawn, "domain")
     strong, weak = (alt.condition(pointed & picked, alt.value(v), alt.value(0.1)) for v in (0.95, 0.55))
     base = alt.Chart(drawn).encode(color=color)
     layers = _curve(line, x, y, x_on, y_on)
@@ -199,10 +196,10 @@ def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None, colo
         ends = [end.clip(least - 1.5 * (most - least or 1e9), most + 1.5 * (most - least or 1e9)) for end in ends]
     scale = _scale([*ends, [np.nan if reference is None else reference]], "x" if log else "", "x")
     bold = {"condition": {"test": f"substring(datum.value, 0, 1) == '{HEADING}'", "value": "bold"}, "value": "normal"}
-    axis = alt.Axis(labelLimit=260, ticks=False, domain=False, labelFontWeight=bold, labelOverlap=False)
+    axis = alt.Axis(ticks=False, domain=False, labelFontWeight=bold, labelOverlap=False)
     y = alt.Y("row:N", title=None, scale=alt.Scale(domain=order), axis=axis)
     x = _x("estimate", title, scale)
-    base = alt.Chart(drawn).encode(y=y, color=_color(drawn, color))
+    base = alt.Chart(drawn).encode(y=y, color=color_of(drawn, color))
     tips = [alt.Tooltip("label:N", title="Row"), alt.Tooltip("text:N", title=_short(title))]
     layers = [] if reference is None else [_rule(reference, "x", x)]
     layers.append(base.mark_rule(strokeWidth=1.5, clip=True).encode(x=_at("estimate_low", x), x2="estimate_high"))
@@ -243,7 +240,7 @@ def lines(frame, x, y, *, titles=None, by=None, panel=None, log=None, reference=
     x_on = _x(x, x_title, _scale([drawn[x]], log, "x"), PANEL[0] if panel else WIDTH)
     y_on = _y(y, y_title, _scale(bounds, log, "y"), PANEL[1] if panel else HEIGHT)
     drawn["text"] = _texts(drawn, y)
-    base = alt.Chart(drawn).encode(x=x_on, color=_color(drawn, by))
+    base = alt.Chart(drawn).encode(x=x_on, color=color_of(drawn, by))
     layers = []
     if f"{y}_low" in drawn:
         layers.append(base.mark_area(clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high"))
@@ -375,7 +372,8 @@ def _curve(line, x, y, x_on, y_on) -> list:
     return (band if f"{y}_low" in line else []) + [base.mark_line(color=INK, clip=True).encode(y=y_on)]
 
 
-def _color(frame, by):
+def color_of(frame, by="domain"):
+    """Return the color of marks: that of their domain, or of the values of a column."""
     if by is None:
         return alt.value(DOMAIN_COLORS["natural"])
     if by == "domain":

@@ -25,8 +25,9 @@ WORDS = {"dataset": set_title, "model": network_title}
 class Table:
     """A table that shows itself in a notebook; `frame` holds the texts of its cells."""
 
-    def __init__(self, frame: pd.DataFrame, right: list[bool], caption: str | None, fold: str | None):
+    def __init__(self, frame: pd.DataFrame, right: list[bool], caption=None, fold=None, ids=None):
         self.frame, self.right, self.caption, self.fold = frame, right, caption, fold
+        self.ids = ids or [None] * len(frame)
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=False)
@@ -38,7 +39,8 @@ class Table:
             "".join(f'<td class="{s}">{html.escape(text)}</td>' for s, text in zip(sides, row, strict=True))
             for row in self.frame.itertuples(index=False, name=None)
         ]
-        lines = [f"<thead><tr>{head}</tr></thead><tbody>", *(f"<tr>{row}</tr>" for row in body), "</tbody>"]
+        rows = [f'<tr id="{i}">{row}</tr>' if i else f"<tr>{row}</tr>" for i, row in zip(self.ids, body, strict=True)]
+        lines = [f"<thead><tr>{head}</tr></thead><tbody>", *rows, "</tbody>"]
         title = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
         small = " many" if self.frame.shape[1] > MANY else ""
         made = "\n".join([f'<table class="dataframe{small}">{title}', *lines, "</table>"])
@@ -49,7 +51,7 @@ class Table:
         return made
 
 
-def table(rows, *, columns=None, caption=None, digits=3, fold=None) -> Table:
+def table(rows, *, columns=None, caption=None, digits=3, fold=None, ids=None) -> Table:
     """Make a table of a page.
 
     Parameters
@@ -64,6 +66,8 @@ def table(rows, *, columns=None, caption=None, digits=3, fold=None) -> Table:
         Significant digits of numbers.
     fold : str, optional
         Fold the table under this text.
+    ids : list of str, optional
+        Names of the rows for links to them.
 
     Returns
     -------
@@ -87,7 +91,7 @@ def table(rows, *, columns=None, caption=None, digits=3, fold=None) -> Table:
     texts = pd.DataFrame({c: _texts(frame, c, digits) for c in columns}, dtype=object)
     right = [all(_is_number(value) or _missing(value) for value in frame[c]) for c in columns]
     texts.columns = [*columns.values()]
-    return Table(texts, right, caption, fold)
+    return Table(texts, right, caption, fold, ids)
 
 
 def _texts(frame: pd.DataFrame, column: str, digits: int) -> list[str]:
