@@ -159,7 +159,7 @@ def _parameters(source: Path, values: dict) -> dict:
     declared = papermill.inspect_notebook(str(source))
     known = [*campaign.Params.model_fields, "campaign"]
     for name in declared:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
         if name not in known and near:
             raise BookError(f"{_short(source)} declares {name}, which no parameter file sets; {near[0]} may be meant")
     return {name: values[name] for name in declared if name in values}
