@@ -810,16 +810,11 @@ def _named(source):
 
 
 def _book(arguments) -> int:
-    from intrinsic.campaigns import campaign
     from intrinsic.publishing import build
 
+    where = {name: getattr(arguments, name) for name in ("scheduler", "cluster", "run_minutes")}
     how = {"compute": not arguments.no_compute, "progress": not arguments.no_progress, "output": arguments.output}
-    if arguments.params is not None:
-        p = campaign.read(arguments.params)
-        if arguments.workers is not None:
-            p = p.model_copy(update={"workers": arguments.workers})
-        how["settings"] = _engine_settings(p, arguments)
-    build.build(arguments.params, **how)
+    build.build(arguments.params, **how, **where)
     return 0
 
 

@@ -22,7 +22,7 @@ import yaml
 from tqdm import tqdm
 
 from intrinsic import images
-from intrinsic.campaigns import campaign
+from intrinsic.campaigns import execution, parameters, records
 
 TEMPLATE = "book/yours/image_set"
 SETS_PART = "Image sets on this machine"
@@ -45,7 +45,7 @@ class Page:
     title: str | None = None  # of the page of an image set
 
 
-def build(params=None, *, output=None, compute=True, settings=None, progress=True) -> Path:
+def build(params=None, *, output=None, compute=True, progress=True, **where) -> Path:
     """Complete a campaign, execute the notebooks, build the HTML.
 
     Parameters
@@ -56,10 +56,10 @@ def build(params=None, *, output=None, compute=True, settings=None, progress=Tru
         Folder for all that is made; `_build` of the repository otherwise.
     compute : bool
         Train what the campaign lacks first.
-    settings : optional
-        Where runs are computed, as for the execution of a campaign.
     progress : bool
         Draw progress bars.
+    **where
+        Where runs are computed, as for `execution.run`: `scheduler`, `cluster`, `run_minutes`.
 
     Returns
     -------
@@ -71,19 +71,19 @@ def build(params=None, *, output=None, compute=True, settings=None, progress=Tru
     BookError
         Where a run or a notebook fails, or Sphinx warns. What was finished is kept.
     """
-    p = None if params is None else campaign.read(params)
+    p = None if params is None else parameters.read(params)
     toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
     pages = plan(toc, given(params), [] if p is None else p.datasets)
     if p is not None and compute:
-        outcome = campaign.run(p, progress=progress, settings=settings)
-        if outcome.failed or outcome.left:
-            label, reason = (outcome.failed or [(outcome.left[0], "there was no time for it")])[0]
-            raise BookError(f"the book would lack {len(outcome.failed) + len(outcome.left)} runs; {label}: {reason}")
+        outcome = execution.run(p, progress=progress, **where)
+        if outcome.failed:
+            label, reason = outcome.failed[0]
+            raise BookError(f"{len(outcome.failed)} runs failed, so the book would lack them; {label}: {reason}")
     sets = [page for page in pages if page.title is not None]
     if sets:
         chapters = [{"file": page.name, "title": page.title} for page in sets]
         toc.setdefault("parts", []).append({"caption": SETS_PART, "chapters": chapters})
-    index = _make(pages, toc, _folder(output), p, progress=progress)
+    index = _make(pages, toc, _folder(output), progress=progress)
     print(index)
     return index
 
@@ -95,12 +95,11 @@ def report(source: str, params=None, *, output=None, progress=True) -> Path:
     texts = [name for name in files(toc) if (images.REPOSITORY / f"{name}.md").exists() and "/reference/" not in name]
     toc = {"format": "jb-book", "root": page.name, "chapters": [{"file": name} for name in texts]}
     folder = _folder(output) / "reports" / Path(page.name).name
-    p = None if params is None else campaign.read(params)
-    return _make([page], toc, folder, p, progress=progress, strict=False)
+    return _make([page], toc, folder, progress=progress, strict=False)
 
 
-def _make(pages, toc, folder, p, *, progress=True, strict=True) -> Path:
-    execute(pages, folder / "executed", state=campaign.store_state(p), progress=progress)
+def _make(pages, toc, folder, *, progress=True, strict=True) -> Path:
+    execute(pages, folder / "executed", state=records.state(records.default_store()), progress=progress)
     assemble(pages, toc, folder)
     return render(folder, strict=strict)
 
@@ -120,7 +119,7 @@ def given(params) -> dict:
     """Return the values that a parameter file gives to pages: its keys, and the file itself as `campaign`."""
     if params is None:
         return {}
-    p = campaign.read(params)
+    p = parameters.read(params)
     values = p.model_dump(mode="json", include=p.model_fields_set)
     return values | {"campaign": str(Path(params).resolve()), "name": p.name}
 
@@ -157,7 +156,7 @@ def _parameters(source: Path, values: dict) -> dict:
     import papermill
 
     declared = papermill.inspect_notebook(str(source))
-    known = [*campaign.Params.model_fields, "campaign"]
+    known = [*parameters.Params.model_fields, "campaign"]
     for name in declared:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
         if name not in known and near:

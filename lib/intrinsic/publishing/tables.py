@@ -51,7 +51,7 @@ class Table:
         return made
 
 
-def table(rows, *, columns=None, caption=None, digits=3, fold=None, ids=None) -> Table:
+def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
     """Make a table of a page.
 
     Parameters
@@ -62,8 +62,6 @@ def table(rows, *, columns=None, caption=None, digits=3, fold=None, ids=None) ->
         The columns that show, in order, and their names; all of them otherwise.
     caption : str, optional
         One sentence above the table.
-    digits : int
-        Significant digits of numbers.
     fold : str, optional
         Fold the table under this text.
     ids : list of str, optional
@@ -77,8 +75,8 @@ def table(rows, *, columns=None, caption=None, digits=3, fold=None, ids=None) ->
     --------
     >>> row = {"model": "resnet18", "k_f": 0.2637, "k_f_low": 0.25, "k_f_high": 0.28}
     >>> table([row], columns={"model": "Network", "k_f": "K_F"})
-      Network                  K_F
-    ResNet-18 0.264 [0.250, 0.280]
+      Network                K_F
+    ResNet-18 0.264 [0.25, 0.28]
     """
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, dtype=object)
     if columns is None:
@@ -88,22 +86,22 @@ def table(rows, *, columns=None, caption=None, digits=3, fold=None, ids=None) ->
     absent = [c for c in columns if c not in frame]
     if absent:
         raise KeyError(f"the frame has no column {absent[0]}, which the table shows; it has {', '.join(frame.columns)}")
-    texts = pd.DataFrame({c: _texts(frame, c, digits) for c in columns}, dtype=object)
+    texts = pd.DataFrame({c: _texts(frame, c) for c in columns}, dtype=object)
     right = [all(_is_number(value) or _missing(value) for value in frame[c]) for c in columns]
     texts.columns = [*columns.values()]
     return Table(texts, right, caption, fold, ids)
 
 
-def _texts(frame: pd.DataFrame, column: str, digits: int) -> list[str]:
+def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     values = frame[column].tolist()
     if f"{column}_low" in frame and f"{column}_high" in frame:
         return [*map(interval_text, values, frame[f"{column}_low"], frame[f"{column}_high"])]
     if column in P_COLUMNS:
         return [p_value(value).removeprefix("p = ").removeprefix("p ") for value in values]
-    return [_text(value, column, digits) for value in values]
+    return [_text(value, column) for value in values]
 
 
-def _text(value, column: str, digits: int) -> str:
+def _text(value, column: str) -> str:
     if hasattr(value, "low"):
         return str(value)
     if _missing(value):
@@ -111,7 +109,7 @@ def _text(value, column: str, digits: int) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if _is_number(value):
-        return number(value, digits)
+        return number(value)
     return WORDS[column](value) if column in WORDS else str(value)
 
 

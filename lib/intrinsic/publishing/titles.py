@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.catalogue import catalogue
+from intrinsic import images
+from intrinsic.properties.interval import Interval, digits
 
 WORDS = {"xray": "X-ray", "mri": "MRI", "ct": "CT", "oa": "osteoarthritis", "covid": "COVID-19", "tshirt": "T-shirt"}
 WORDS |= {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet", "pcb": "circuit board", "none": "or none"}
@@ -42,7 +43,7 @@ def set_title(name: str, *, full: bool = False) -> str:
     >>> set_title("knee_xray_oa"), set_title("photos_cat_dog"), set_title("/data/scans/")
     ('Knee X-ray osteoarthritis', 'Photos, cat or dog', 'scans')
     """
-    entry = catalogue().get(str(name))
+    entry = images.catalogue().get(str(name))
     if entry is None:
         return Path(str(name)).name or str(name)
     if full:
@@ -131,38 +132,27 @@ COLUMNS = {
 }
 
 
-def number(value, digits: int = 3) -> str:
-    """Write a number with three significant digits, a true minus and thousands with a comma.
+def number(value) -> str:
+    """Write a number with three significant digits, a whole number in full.
 
     Examples
     --------
-    >>> number(0.26377), number(-1234.5), number(5051), number(0.00001234), number(float("nan"))
-    ('0.264', '−1,234', '5,051', '1.23 × 10⁻⁵', '–')
+    >>> number(0.26377), number(-1234.5), number(5051), number(float("nan"))
+    ('0.264', '−1,230', '5,051', '–')
     """
     if value is None or pd.isna(value):
         return "–"
-    size = abs(value)
-    if isinstance(value, int | np.integer) or size >= 10.0**digits:
-        text = f"{value:,.0f}"
-    elif size and size < 1e-4:
-        digit, _, power = f"{value:.{digits - 1}e}".partition("e")
-        text = f"{digit} × 10{str(int(power)).translate(str.maketrans('-0123456789', '⁻⁰¹²³⁴⁵⁶⁷⁸⁹'))}"
-    else:
-        decimals = max(0, digits - 1 - int(np.floor(np.log10(size)))) if size else 0
-        text = f"{value:.{decimals}f}"
-    return text.replace("-", "−").replace("inf", "∞")
+    return f"{value:,}".replace("-", "−") if isinstance(value, int | np.integer) else digits(value)
 
 
 def interval_text(value, low, high) -> str:
-    """Write a value with its interval: `0.264 [0.248, 0.278]`; without ends, the value alone."""
-    if pd.isna(low) and pd.isna(high):
-        return number(value)
-    return f"{number(value)} [{number(low)}, {number(high)}]"
+    """Write a value with its interval; without ends, the value alone."""
+    return "–" if pd.isna(value) else str(Interval(value, low, high))
 
 
 def p_value(p: float) -> str:
     """Write a p-value as `p = 0.03` or `p < 0.001`."""
-    return "p < 0.001" if p < 0.001 else f"p = {number(p, 2)}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
 def percent(share: float) -> str:
