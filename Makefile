@@ -6,7 +6,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
 PIP_FLAGS ?=
-PARAMS ?= params/quick.yaml
+PARAMS ?=
 BIN := $(VENV)/bin
 KEY := $(shell cat pyproject.toml constraints.txt 2>/dev/null | sha256sum | cut -c1-16)
 READY := $(VENV)/.ready-$(KEY)
@@ -19,8 +19,8 @@ BENCH_FLAGS ?=
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
-book: $(READY)  ## build the book: the quick campaign, all notebooks, then HTML under _build/
-	@$(BIN)/intrinsic book --params $(PARAMS)
+book: $(READY)  ## build the book on the published records; PARAMS=FILE: on a campaign of your own, completed first
+	@$(BIN)/intrinsic book $(if $(PARAMS),--params $(PARAMS))
 
 test: $(READY) browser  ## run all tests (about 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
@@ -61,6 +61,7 @@ lint: $(READY)  ## check formatting, style, the layers and that notebooks carry 
 	@$(BIN)/ruff format --check .
 	@find book -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -print0 | xargs -0 $(BIN)/nbstripout --verify
 	@$(BIN)/python -m pytest -q tests/test_layers.py
+	@$(BIN)/python tests/prose.py
 
 format: $(READY)  ## format the code and strip the notebooks
 	@$(BIN)/ruff check --fix .

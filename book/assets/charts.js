@@ -83,18 +83,26 @@
     return { signal: "child_width", columns: Math.max(1, Math.min(spec.columns ?? 3, Math.floor((room - 60) / 140))) };
   }
 
-  // On a phone the names of image sets would cover each other; a tap on a mark still says which one it is.
+  // On a phone names beside marks would cover each other; a tap on a mark still says which one it is.
   function withoutNames(spec, room) {
-    if (room >= 480 || !spec.layer || spec.layer.length < 3) return spec;
-    const isName = ({ mark, encoding }) => (mark?.type ?? mark) === "text" && encoding?.text?.field === "dataset";
-    const leadsToOne = ({ mark }) => mark?.x2Offset !== undefined;
-    return { ...spec, layer: spec.layer.filter((layer) => !isName(layer) && !leadsToOne(layer)) };
+    if (room >= 480 || !spec.layer) return spec;
+    const isName = ({ mark, encoding }) => (mark?.type ?? mark) === "text" && encoding?.text?.field === "set";
+    return { ...spec, layer: spec.layer.filter((layer) => !isName(layer)) };
+  }
+
+  // Places of the book that marks lead to are written from its first folder.
+  function withPlaces(spec) {
+    const root = document.documentElement.dataset.content_root ?? "";
+    const places = (rows) => rows.map((row) => (row.page?.startsWith?.("book/") ? { ...row, page: root + row.page } : row));
+    const datasets = Object.entries(spec.datasets ?? {}).map(([name, rows]) => [name, places(rows)]);
+    return { ...spec, datasets: Object.fromEntries(datasets) };
   }
 
   function prepared(given, dark, room) {
-    const spec = withoutNames(given, room);
+    const spec = withPlaces(withoutNames(given, room));
     const { $schema, ...rest } = spec;
-    const out = { ...rest, config: merged(rest.config ?? {}, themed(dark)) };
+    const narrow = room < 480 ? { axis: { labelLimit: 150 } } : {};
+    const out = { ...rest, config: merged(merged(rest.config ?? {}, themed(dark)), narrow) };
     const { columns, signal } = rows(spec, room) ?? {};
     if (!columns) return out;
     const width = Math.max(100, (room - 80) / columns - 20);
@@ -170,7 +178,15 @@
     if (isDark() !== dark) draw(element);
   }
 
+  function markWideTables() {
+    for (const box of document.querySelectorAll(".table-scroll, .pst-scrollable-table-container")) {
+      box.classList.toggle("is-wide", box.scrollWidth > box.clientWidth + 1);
+    }
+  }
+
   function start() {
+    markWideTables();
+    addEventListener("resize", markWideTables);
     const charts = document.querySelectorAll(".vega-chart");
     if (!charts.length) return;
     const near = new IntersectionObserver(

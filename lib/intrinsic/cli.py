@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,7 +44,7 @@ def _positive(text: str) -> float:
     return number
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="intrinsic",
         description="Intrinsic dimension and label sharpness of image sets, and the book that tests four claims.",
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--traceback", action="store_true", help="show where failed runs failed")
     status.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
 
-    retry = add("retry", "make failed runs to do again", "intrinsic retry params/quick.yaml --only 'vgg13 *'")
+    retry = add("retry", "make failed runs to do again", "intrinsic retry params/quick.yaml --only 'vgg13*'")
     retry.add_argument("params", metavar="PARAMS.yaml")
     _add_sets(retry)
     retry.add_argument("--only", metavar="PATTERN", default="*", help="those whose name matches, as status prints it")
@@ -141,10 +142,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_catalogue(report)
     _add_rules(report)
 
-    book = add("book", "complete a campaign, execute the notebooks, build the book",
+    book = add("book", "execute the notebooks on the records, those of a campaign completed first, and build the book",
                "intrinsic book --params params/quick.yaml")  # fmt: skip
-    book.add_argument("--params", metavar="PARAMS.yaml", required=True)
-    _add_sets(book)
+    book.add_argument("--params", metavar="PARAMS.yaml", help="the campaign that pages show (the published records)")
     book.add_argument("--output", type=Path, help="folder for the build (_build)")
     _add_engine(book)
     book.add_argument("--no-compute", action="store_true", help="build from stored records only")
@@ -222,7 +222,7 @@ def _add_levels(parser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 on success, 1 on failure, 2 on wrong usage."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is shown escaped
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -418,9 +418,8 @@ def _said(why: str) -> int:
 
 
 def _compare(arguments, source) -> dict:
-    """The set, matched, among those in the records, as plain numbers; writes the picture."""
+    """The set, matched, among those in the records, as plain numbers."""
     from intrinsic.campaigns import campaign
-    from intrinsic.publishing import book
 
     setting = _setting(arguments) or campaign.stored_setting()
     asked = {key: getattr(arguments, key) for key in ("size", "channels", "pixel_range", "per_class", "k")}
@@ -436,7 +435,6 @@ def _compare(arguments, source) -> dict:
         "sets_below": {column: list(pair) if pair else None for column, pair in below.items()},
         "sets": json.loads(rows.to_json(orient="records")),
         "left_out": [list(pair) for pair in found.left_out],
-        "picture": str(book.plane_page(found)),
     }
 
 
@@ -474,7 +472,6 @@ def _show_compared(compared: dict) -> None:
         print(f"    no other set has been measured at the setting of yours, so it has no rank among them{more}")
     for why in dict.fromkeys(why for _, why in compared["left_out"]):
         print(f"    left out: {', '.join(name for name, one in compared['left_out'] if one == why)}: {why}")
-    print(f"    drawn in {compared['picture']}")
 
 
 def _show_sharpness(sharp: dict, show) -> None:
@@ -776,7 +773,7 @@ def _publish(arguments) -> int:
 def _report(arguments) -> int:
     from intrinsic.campaigns import campaign
     from intrinsic.properties import measurement
-    from intrinsic.publishing import book
+    from intrinsic.publishing import build
 
     p = campaign.read(arguments.params) if arguments.params else campaign.params()
     with _named(_source(arguments, arguments.source)) as source:
@@ -788,7 +785,7 @@ def _report(arguments) -> int:
                 f"{source} has {distinct} distinct images, and a report looks at {needed - 1} neighbors of each: "
                 f"give {needed} images or more, or `intrinsic measure`, which takes fewer neighbors"
             )
-        print(book.report(source, p))
+        print(build.report(source, arguments.params))
     return 0
 
 
@@ -796,7 +793,6 @@ def _report(arguments) -> int:
 def _named(source):
     """The name or path of an image set, also for processes that are started inside, which know no entry made here."""
     from intrinsic import images
-    from intrinsic.publishing import book
 
     if isinstance(source, str):
         yield source
@@ -806,18 +802,19 @@ def _named(source):
             f"{source.name!r} is in the catalogue already, and so no name for the set of these options: rename the "
             "folder, or write an entry with another name (intrinsic datasets --draft) and give its name"
         )
-    with _catalogues([str(book.entry_file(source))]):
-        yield source.name
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{source.name}.yaml")
+        path.write_text(images.written(source), encoding="utf-8")
+        with _catalogues([str(path)]):
+            yield source.name
 
 
 def _book(arguments) -> int:
-    from intrinsic.publishing import book
+    from intrinsic.publishing import build
 
-    p = _params(arguments)
-    if arguments.workers is not None:
-        p = p.model_copy(update={"workers": arguments.workers})
+    where = {name: getattr(arguments, name) for name in ("scheduler", "cluster", "run_minutes")}
     how = {"compute": not arguments.no_compute, "progress": not arguments.no_progress, "output": arguments.output}
-    book.build(p, settings=_engine_settings(p, arguments), **how)
+    build.build(arguments.params, **how, **where)
     return 0
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from intrinsic.publishing import tables
+from intrinsic.publishing import old_tables as tables
 
 
 def _quick_altair():

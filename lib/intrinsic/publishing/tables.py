@@ -1,145 +1,126 @@
-"""Frame -> table of a page. Importing `charts` in a notebook makes its frames look so: `enable()`.
+"""Frame -> table of a page: numbers in one format, a value and its interval in one cell, names in words."""
 
-Whole texts instead of clipped ones, an en dash where a value is missing, no row numbers that mean nothing, one sentence
-in place of a frame without rows, a value and its interval in one cell, as papers write them: columns `x`, `x_low` and
-`x_high`, or a column that `low` and `high` follow, read "0.31 [0.05, 0.56]" under the value's name. Cells that hold a
-number say so (class `cell-number`), so that a page can keep numbers in one line and let texts wrap (`cell-text`, and
-`cell-prose` for sentences).
-"""
-
+import html
 import re
 
 import pandas as pd
 
-MISSING = "–"
-NO_ROWS = "Nothing to list: with these parameters and the records at hand, this table has no row."
-NUMBER, TEXT, PROSE = 48, 14, 60  # characters of a number at most; of a name at most; of a short text at most
-NAME = 13  # characters from which the name of a column may break at its underscores
-MANY, MOST = 6, 9  # columns beyond which a table is set closer, and closer still
+from intrinsic.publishing.titles import (
+    COLUMNS,
+    interval_text,
+    network_title,
+    number,
+    p_value,
+    percent,
+    set_title,
+)
 
-P_VALUES = ("p", "p_holm", "p_family", "smallest_p")
-_JOINED = "\u2063"  # a character that no name holds
-_LOW = re.compile(r"(?:(.+?)(?:, |_| ))?low")
-_WITH_INTERVAL = re.compile(r"(\S+) (\[[^\[\]]+\]|\([^()]+\))")
-_NUMBER = re.compile(r"(?:[^A-Za-z]|(?<=\d)e(?=[+-]?\d)|inf)*")
+__all__ = ["Table", "number", "p_value", "percent", "table"]
+
+MANY = 8  # columns beyond which a table is set small
+P_COLUMNS = ("p", "p_holm")
+WORDS = {"dataset": set_title, "model": network_title}
 
 
-def html(frame: pd.DataFrame) -> str:
-    """The frame as an HTML table; one sentence where it has no rows.
+class Table:
+    """A table that shows itself in a notebook; `frame` holds the texts of its cells."""
 
-    Numbers are written as pandas writes them. Row labels are left out where they only count the rows, and a value, its
-    `low` and its `high` are one cell.
+    def __init__(self, frame: pd.DataFrame, right: list[bool], caption=None, fold=None, ids=None):
+        self.frame, self.right, self.caption, self.fold = frame, right, caption, fold
+        self.ids = ids or [None] * len(frame)
+
+    def __repr__(self) -> str:
+        return self.frame.to_string(index=False)
+
+    def _repr_html_(self) -> str:
+        sides = ["right" if right else "left" for right in self.right]
+        head = "".join(f'<th class="{s}">{_heading(c)}</th>' for s, c in zip(sides, self.frame, strict=True))
+        body = [
+            "".join(f'<td class="{s}">{html.escape(text)}</td>' for s, text in zip(sides, row, strict=True))
+            for row in self.frame.itertuples(index=False, name=None)
+        ]
+        rows = [f'<tr id="{i}">{row}</tr>' if i else f"<tr>{row}</tr>" for i, row in zip(self.ids, body, strict=True)]
+        lines = [f"<thead><tr>{head}</tr></thead><tbody>", *rows, "</tbody>"]
+        title = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        small = " many" if self.frame.shape[1] > MANY else ""
+        made = "\n".join([f'<table class="dataframe{small}">{title}', *lines, "</table>"])
+        name = html.escape(self.caption or self.fold or "Table", quote=True)
+        made = f'<div class="table-scroll" tabindex="0" role="region" aria-label="{name}">{made}</div>'
+        if self.fold:
+            made = f'<details class="fold"><summary>{html.escape(self.fold)}</summary>{made}</details>'
+        return made
+
+
+def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
+    """Make a table of a page.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame, or list of dict
+        A list keeps each `Interval`; a frame of floats has columns `x_low` and `x_high` beside `x` for it.
+    columns : dict or list, optional
+        The columns that show, in order, and their names; all of them otherwise.
+    caption : str, optional
+        One sentence above the table.
+    fold : str, optional
+        Fold the table under this text.
+    ids : list of str, optional
+        Names of the rows for links to them.
+
+    Returns
+    -------
+    Table
+
+    Examples
+    --------
+    >>> row = {"model": "resnet18", "k_f": 0.2637, "k_f_low": 0.25, "k_f_high": 0.28}
+    >>> table([row], columns={"model": "Network", "k_f": "K_F"})
+      Network                K_F
+    ResNet-18 0.264 [0.25, 0.28]
     """
-    if frame.empty:
-        return f'<p class="no-rows"><em>{NO_ROWS}</em></p>'
-    counted = frame.index.nlevels == 1 and frame.index.name is None and pd.api.types.is_integer_dtype(frame.index)
-    filled = pd.concat([_filled(frame.iloc[:, i]) for i in range(frame.shape[1])], axis=1)
-    joined = intervals(frame)
-    shown = frame.shape[1] - sum(1 if value is None else 2 for value, _, _ in joined)
-    filled.columns = _headings(frame.columns, joined)
-    with pd.option_context("display.max_colwidth", None):
-        made = filled.to_html(
-            index=not counted,
-            na_rep=MISSING,
-            border=0,
-            classes="many most" if shown > MOST else "many" if shown > MANY else None,
-            max_rows=None if len(frame) <= pd.get_option("display.max_rows") else pd.get_option("display.min_rows"),
-            show_dimensions="truncate",
-        )
-    head, end, body = made.partition("</thead>")
-    head = re.sub(rf"(?<=>)[^<>]{{{NAME},}}(?=</th>)", lambda m: m[0].replace("_", "_<wbr>"), head)
-    head = head.replace(f"<th>{_JOINED}</th>", "")
-    body = re.sub(r"<tr>.*?</tr>", lambda row: _joined(row[0], joined), body, flags=re.S) if joined else body
-    return head + end + re.sub(r"<td>(.*?)</td>", _cell, body, flags=re.S)
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, dtype=object)
+    if columns is None:
+        columns = [c for c in frame.columns if not re.search(r"_(low|high)$", str(c))]
+    if not isinstance(columns, dict):
+        columns = {c: COLUMNS.get(c, str(c)) for c in columns}
+    absent = [c for c in columns if c not in frame]
+    if absent:
+        raise KeyError(f"the frame has no column {absent[0]}, which the table shows; it has {', '.join(frame.columns)}")
+    texts = pd.DataFrame({c: _texts(frame, c) for c in columns}, dtype=object)
+    right = [all(_is_number(value) or _missing(value) for value in frame[c]) for c in columns]
+    texts.columns = [*columns.values()]
+    return Table(texts, right, caption, fold, ids)
 
 
-def intervals(frame: pd.DataFrame) -> list[tuple[int | None, int, int]]:
-    """Positions of (value, low, high) among the columns; no value where only its interval is there.
-
-    Names tell: `x`, `x_low`, `x_high`, also with a space or ", " for the underscore; `low` and `high` alone belong to
-    the numbers of the column just before them.
-    """
-    if frame.columns.nlevels > 1 or not frame.columns.is_unique:
-        return []
-    names, found = [str(name) for name in frame.columns], []
-    numeric = [pd.api.types.is_numeric_dtype(frame.iloc[:, i].dtype) for i in range(len(names))]
-    for low, name in enumerate(names):
-        ends = _LOW.fullmatch(name)
-        if not ends or (other := name.removesuffix("low") + "high") not in names:
-            continue
-        high, value = names.index(other), None
-        if ends[1]:
-            value = names.index(ends[1]) if ends[1] in names else None
-        elif low and high == low + 1 and numeric[low - 1]:
-            value = low - 1
-        else:
-            continue
-        if numeric[low] and numeric[high] and (value is None or numeric[value]):
-            found.append((value, low, high))
-    return found
+def _texts(frame: pd.DataFrame, column: str) -> list[str]:
+    values = frame[column].tolist()
+    if f"{column}_low" in frame and f"{column}_high" in frame:
+        return [*map(interval_text, values, frame[f"{column}_low"], frame[f"{column}_high"])]
+    if column in P_COLUMNS:
+        return [p_value(value).removeprefix("p = ").removeprefix("p ") for value in values]
+    return [_text(value, column) for value in values]
 
 
-def _headings(columns: pd.Index, joined: list) -> pd.Index | list[str]:
-    """The columns' names; of an interval that is joined to its value, a mark."""
-    if not joined:
-        return columns
-    names = list(columns)
-    for value, low, high in joined:
-        names[low] = _LOW.fullmatch(str(columns[low]))[1] if value is None else _JOINED
-        names[high] = _JOINED
-    return pd.Index(names, name=columns.name)
+def _text(value, column: str) -> str:
+    if hasattr(value, "low"):
+        return str(value)
+    if _missing(value):
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if _is_number(value):
+        return number(value)
+    return WORDS[column](value) if column in WORDS else str(value)
 
 
-def _joined(row: str, joined: list) -> str:
-    """A row of the table's body with each interval in the cell of its value."""
-    cells = list(re.finditer(r"<td>(.*?)</td>", row, flags=re.S))
-    texts = [cell[1] for cell in cells]
-    for value, low, high in joined:
-        ends = [texts[low].strip(), texts[high].strip()]
-        known = set(ends) - {MISSING, "..."}
-        place = low if value is None else value
-        before = "" if value is None else texts[value].strip()
-        texts[place] = f"{before} [{', '.join(ends)}]".strip() if known else before or ends[0]
-        texts[high] = None
-        if place != low:
-            texts[low] = None
-    kept = "".join(f"<td>{text}</td>" for text in texts if text is not None)
-    return row[: cells[0].start()] + kept + row[cells[-1].end() :] if cells else row
+def _is_number(value) -> bool:
+    return pd.api.types.is_number(value) and not isinstance(value, bool)
 
 
-def _filled(column: pd.Series) -> pd.Series:
-    """The column with its missing values as text where pandas would write None or <NA>."""
-    missing = column.isna()
-    if pd.api.types.is_float_dtype(column.dtype) and not pd.api.types.is_extension_array_dtype(column.dtype):
-        return column
-    return column.astype(object).mask(missing, MISSING) if missing.any() else column
+def _missing(value) -> bool:
+    return value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
 
 
-def _cell(found: re.Match) -> str:
-    text = found[1]
-    number = len(text) <= NUMBER and _NUMBER.fullmatch(text) and (text == MISSING or re.search(r"\d|inf", text))
-    if number and (parts := _WITH_INTERVAL.fullmatch(text)):
-        return f'<td class="cell-number cell-interval"><span>{parts[1]}</span> <span>{parts[2]}</span></td>'
-    kind = "number" if number else "prose" if len(text) > PROSE else "text" if len(text) > TEXT else ""
-    return f'<td class="cell-{kind}">{text}</td>' if kind else found[0]
-
-
-def shown(table: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """A table as a notebook shows it: rounded (p to two digits, however small), without columns that hold lists."""
-    kept = [column for column in table.columns if not table[column].map(lambda value: isinstance(value, tuple)).any()]
-    small = {c: table[c].map(lambda p: f"{p:.2g}", na_action="ignore") for c in P_VALUES if c in kept}
-    return table[kept].round(digits).assign(**small)
-
-
-def _of_series(values: pd.Series) -> str:
-    return html(values.to_frame("value" if values.name is None else values.name))
-
-
-def enable() -> None:
-    """Make frames and series show themselves so in notebooks.
-
-    pandas' own classes are told, and not the notebook's kernel: where kernels are forked it does not exist yet.
-    """
-    pd.DataFrame._repr_html_ = html
-    pd.Series._repr_html_ = _of_series
-    pd.set_option("display.max_colwidth", None)
+def _heading(text: str) -> str:
+    """A column's name, with K_F and its like as symbols."""
+    return re.sub(r"\b([A-Za-z])_([A-Za-z]+)\b", r"<i>\1</i><sub>\2</sub>", html.escape(str(text)))

@@ -1,0 +1,427 @@
+"""Theme, renderer and the charts that several pages share. Every number drawn stands in the frame that is given.
+
+Importing this module enables the theme and the renderer. A notebook then stores each chart three times:
+
+- `application/vnd.vegalite.v5+json`, which JupyterLab and the book draw;
+- `image/png`, drawn by vl-convert, for print and for pages without JavaScript;
+- `text/plain`, the description of the chart, which is its text alternative.
+"""
+
+import base64
+import io
+import sys
+import textwrap
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from intrinsic.publishing.pictures import Picture, gallery, pairs
+from intrinsic.publishing.titles import COLUMNS, interval_text, network_title, number, set_page, set_title
+
+sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would load this grammar of addresses for seconds
+import altair as alt  # noqa: E402
+
+if sys.modules["rfc3987_syntax"] is None:
+    del sys.modules["rfc3987_syntax"]
+
+__all__ = [
+    "INK",
+    "PALETTE",
+    "WIDTH",
+    "BadFrame",
+    "Picture",
+    "color_of",
+    "forest",
+    "gallery",
+    "lines",
+    "pairs",
+    "scatter_of_sets",
+]
+
+MIME_TYPE = "application/vnd.vegalite.v5+json"
+SCHEMA_URL = "https://vega.github.io/schema/vega-lite/v5.json"
+
+#: 3:1 or more on white and on the book's dark page, and told apart by color-blind readers
+DOMAIN_COLORS = {"medical": "#d55e00", "natural": "#3394d9", "synthetic": "#2b7a41", "unknown": "#8c8c8c"}
+PALETTE = ["#d55e00", "#3394d9", "#2b7a41", "#a05fc0", "#a8780a", "#8c8c8c"]
+INK, GRID = "#767b84", "#9aa0a6"  # 4:1 or more on both pages
+WIDTH, HEIGHT, PANEL = 560, 340, (190, 150)
+LETTER, LINE = 6.6, 14  # pixels of a letter and of a line of text
+HEADING, TWIN = "\u2060", "\u200b"  # signs without width: a row that is a heading; rows of one name in several groups
+
+
+class BadFrame(ValueError):
+    """A frame that lacks a column or a row that the chart draws."""
+
+
+# ------------------------------------------------------------------------------- theme and renderer
+
+
+def theme() -> alt.theme.ThemeConfig:
+    """Colors, fonts and sizes of all charts; the background is transparent."""
+    text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 13}
+    lines = {"domainColor": GRID, "tickColor": GRID, "gridColor": GRID, "gridOpacity": 0.25}
+    space = {"titleFontWeight": "normal", "titlePadding": 8, "labelOverlap": True, "labelSeparation": 6}
+    symbols = {"symbolFillColor": INK, "symbolStrokeColor": INK, "symbolSize": 90, "symbolOpacity": 1}
+    legend = {"orient": "top", "titleFontWeight": "bold", "columnPadding": 12, "labelLimit": 320}
+    config = {
+        "background": "transparent",
+        "font": "Helvetica, Arial, sans-serif",
+        "view": {"stroke": None, "continuousWidth": WIDTH, "continuousHeight": HEIGHT},
+        "axis": {**text, **lines, **space, "maxExtent": 500, "labelLimit": 260},
+        "legend": {**text, **legend, **symbols, "titleFontSize": 12},
+        "title": {"color": INK, "subtitleColor": INK, "anchor": "start", "fontWeight": "normal"},
+        "header": text,
+        "text": {"color": INK, "fontSize": 12},
+        "rule": {"color": INK, "aria": False},  # the marks carry the names
+        "line": {"strokeWidth": 2, "strokeJoin": "round", "strokeCap": "round"},
+        "point": {"filled": True, "size": 80, "opacity": 0.9},
+        "area": {"opacity": 0.16, "aria": False},
+        "bar": {"color": DOMAIN_COLORS["natural"]},
+        "range": {"category": PALETTE},
+    }
+    return {"config": config}
+
+
+def render(spec: dict, scale: float = 2.0, **_) -> tuple[dict, dict]:
+    """Return the chart as Vega-Lite, PNG and text, and the metadata of each."""
+    import vl_convert
+
+    text = spec.get("description") or "A chart without a description."
+    wanted = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    known = vl_convert.get_vegalite_versions()
+    version = wanted if wanted in known else known[-1]
+    png = vl_convert.vegalite_to_png({**spec, "background": "white"}, scale=scale, vl_version=version)
+    width, height = (round(side / scale) for side in Image.open(io.BytesIO(png)).size)
+    bundle = {MIME_TYPE: {**spec, "$schema": SCHEMA_URL}, "image/png": base64.b64encode(png).decode("ascii")}
+    metadata = {
+        MIME_TYPE: {"embed_options": {"renderer": "svg", "actions": False}},
+        "image/png": {"width": width, "height": height, "alt": text},
+    }
+    return {**bundle, "text/plain": text}, metadata
+
+
+alt.theme.register("intrinsic", enable=True)(theme)
+alt.renderers.register("intrinsic", render)
+alt.renderers.enable("intrinsic")
+alt.data_transformers.disable_max_rows()
+
+
+# ------------------------------------------------------------------------------------------- builders
+
+
+def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
+    """Draw each image set as one mark with both of its intervals.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        One row an image set: `dataset`, `domain`, `x`, `y`. Columns `x_low`, `x_high`, `y_low`, `y_high` become
+        intervals where they are there.
+    x, y : str
+        Columns of the two axes.
+    titles : tuple of str, optional
+        Titles of the axes; those of known columns are known.
+    log : str, optional
+        Logarithmic axes: "", "x", "y" or "xy". None: those on which values span a factor of 4.
+    labels : int or list of str
+        How many sets are named on the chart, or which.
+    line : pandas.DataFrame, optional
+        A curve with columns `x` and `y`, and a band where it has `y_low` and `y_high`.
+
+    Returns
+    -------
+    altair.LayerChart
+        A click on a mark opens the numbers of its set.
+    """
+    drawn = _rows(frame, ["dataset", "domain", x, y])
+    scales = [_scale([drawn.get(c) for c in (v, f"{v}_low", f"{v}_high")], log, a) for v, a in ((x, "x"), (y, "y"))]
+    x_on, y_on = (axis(v, t, s) for axis, v, t, s in zip((_x, _y), (x, y), _titles(titles, x, y), scales, strict=True))
+    drawn = drawn.assign(
+        set=[set_title(name) for name in drawn["dataset"]],
+        page=[set_page(name) for name in drawn["dataset"]],
+        **{f"{v}_text": _texts(drawn, v) for v in (x, y)},
+    )
+    pointed = alt.selection_point(name="pointed", fields=["set"], on="pointerover", clear="pointerout")
+    picked = alt.selection_point(name="picked", fields=["domain"], bind="legend")
+    color = color_of(drawn, "domain")
+    strong, weak = (alt.condition(pointed & picked, alt.value(v), alt.value(0.1)) for v in (0.95, 0.55))
+    base = alt.Chart(drawn).encode(color=color)
+    layers = _curve(line, x, y, x_on, y_on)
+    if f"{x}_low" in drawn:
+        layers.append(base.mark_rule(clip=True).encode(x=_at(f"{x}_low", x_on), x2=f"{x}_high", y=y_on, opacity=weak))
+    if f"{y}_low" in drawn:
+        layers.append(base.mark_rule(clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high", x=x_on, opacity=weak))
+    tips = [alt.Tooltip("set:N", title="Image set"), alt.Tooltip("domain:N", title="Domain")]
+    tips += [alt.Tooltip(f"{v}_text:N", title=_short(c)) for v, c in zip((x, y), _titles(titles, x, y), strict=True)]
+    points = base.mark_point(size=100).encode(x=x_on, y=y_on, opacity=strong, tooltip=tips, href="page:N")
+    layers += [points.add_params(pointed, picked), *_names(drawn, (x, y), scales, labels, (x_on, y_on))]
+    of = " against ".join(_short(title) for title in reversed(_titles(titles, x, y)))
+    text = f"{of} for {len(drawn)} image sets: {', '.join(drawn['set'])}."
+    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
+
+
+def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None, color=None):
+    """Draw estimates with their intervals, a row each, sorted by the estimate.
+
+    Parameters
+    ----------
+    rows : pandas.DataFrame or dict
+        `label`, `estimate`, `low`, `high`; or {label: Interval}.
+    title : str
+        Title of the axis, with its unit.
+    reference : float or None
+        Where a dashed rule stands.
+    log : bool
+        Draw a logarithmic axis.
+    sort : bool
+        Sort by the estimate, the largest first, within each group.
+    group, color : str, optional
+        Columns: a heading a group; a color a value.
+
+    Returns
+    -------
+    altair.LayerChart
+    """
+    if isinstance(rows, dict):
+        rows = [{"label": k, "estimate": float(v), "low": v.low, "high": v.high} for k, v in rows.items()]
+    drawn = _rows(pd.DataFrame(rows), ["label", "estimate", *([group] if group else []), *([color] if color else [])])
+    drawn = drawn.assign(estimate_low=drawn.get("low", np.nan), estimate_high=drawn.get("high", np.nan))
+    drawn["text"] = _texts(drawn, "estimate")
+    drawn, order = _stacked(drawn, group, sort)
+    ends = [drawn["estimate"], drawn["estimate_low"], drawn["estimate_high"]]
+    if not log:  # an interval of a few data does not squeeze all others
+        least, most = ends[0].min(), ends[0].max()
+        ends = [end.clip(least - 1.5 * (most - least or 1e9), most + 1.5 * (most - least or 1e9)) for end in ends]
+    scale = _scale([*ends, [np.nan if reference is None else reference]], "x" if log else "", "x")
+    bold = {"condition": {"test": f"substring(datum.value, 0, 1) == '{HEADING}'", "value": "bold"}, "value": "normal"}
+    axis = alt.Axis(ticks=False, domain=False, labelFontWeight=bold, labelOverlap=False)
+    y = alt.Y("row:N", title=None, scale=alt.Scale(domain=order), axis=axis)
+    x = _x("estimate", title, scale)
+    base = alt.Chart(drawn).encode(y=y, color=color_of(drawn, color))
+    tips = [alt.Tooltip("label:N", title="Row"), alt.Tooltip("text:N", title=_short(title))]
+    layers = [] if reference is None else [_rule(reference, "x", x)]
+    layers.append(base.mark_rule(strokeWidth=1.5, clip=True).encode(x=_at("estimate_low", x), x2="estimate_high"))
+    layers.append(base.mark_point(clip=True).encode(x=x, tooltip=tips))
+    many = f"{len(drawn)} rows from {number(drawn['estimate'].min())} to {number(drawn['estimate'].max())}"
+    listed = "; ".join(f"{label} {text}" for label, text in zip(drawn["label"], drawn["text"], strict=True))
+    text = f"{title}, {many}, with intervals: {listed}."
+    return alt.layer(*layers).properties(width=WIDTH - 160, height=max(60, 20 * len(order)), description=text)
+
+
+def lines(frame, x, y, *, titles=None, by=None, panel=None, log=None, reference=None):
+    """Draw curves through points, a color each, with a band where `y_low` and `y_high` are there.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Columns `x`, `y` and those named below.
+    x, y : str
+        Columns of the two axes.
+    titles : tuple of str, optional
+        Titles of the axes; those of known columns are known.
+    by : str, optional
+        Column whose values, six at most, have a color each.
+    panel : str, optional
+        Column whose values have a small panel each.
+    log : str, optional
+        Logarithmic axes: "", "x", "y" or "xy". None: those on which values span a factor of 4.
+    reference : float, optional
+        Height of a dashed rule.
+
+    Returns
+    -------
+    altair.LayerChart or altair.FacetChart
+    """
+    drawn = _in_words(_rows(frame, [x, y, *[c for c in (by, panel) if c]]))
+    x_title, y_title = _titles(titles, x, y)
+    bounds = [drawn.get(c) for c in (y, f"{y}_low", f"{y}_high")] + ([[reference]] if reference is not None else [])
+    x_on = _x(x, x_title, _scale([drawn[x]], log, "x"), PANEL[0] if panel else WIDTH)
+    y_on = _y(y, y_title, _scale(bounds, log, "y"), PANEL[1] if panel else HEIGHT)
+    drawn["text"] = _texts(drawn, y)
+    base = alt.Chart(drawn).encode(x=x_on, color=color_of(drawn, by))
+    layers = []
+    if f"{y}_low" in drawn:
+        layers.append(base.mark_area(clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high"))
+    tips = [alt.Tooltip(f"{c}:N", title=c.capitalize()) for c in (by, panel) if c]
+    tips += [alt.Tooltip(f"{x}:Q", title=_short(x_title), format=".4~g"), alt.Tooltip("text:N", title=_short(y_title))]
+    picked = alt.selection_point(name="picked", fields=[by], bind="legend") if by else None
+    opacity = alt.condition(picked, alt.value(0.95), alt.value(0.1)) if by else alt.value(0.95)
+    layers.append(base.mark_line().encode(y=y_on, opacity=opacity))
+    points = base.mark_point(size=45).encode(y=y_on, opacity=opacity, tooltip=tips)
+    layers.append(points.add_params(picked) if by else points)
+    if reference is not None:
+        layers.append(_rule(reference, "y", y_on, drawn))
+    of = f"; a curve for each of {', '.join(dict.fromkeys(map(str, drawn[by])))}" if by else ""
+    of += f"; a panel for each of {', '.join(dict.fromkeys(map(str, drawn[panel])))}" if panel else ""
+    text = (
+        f"{_short(y_title)} against {_short(x_title)}, from {number(drawn[y].min())} to {number(drawn[y].max())}{of}."
+    )
+    if panel is None:
+        return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
+    small = alt.layer(*layers).properties(width=PANEL[0], height=PANEL[1])
+    order = list(dict.fromkeys(drawn[panel]))
+    return small.facet(alt.Facet(f"{panel}:N", title=None, sort=order), columns=3).properties(description=text)
+
+
+# ------------------------------------------------------------------------------------------ small parts
+
+
+def _rows(frame, columns):
+    absent = [column for column in columns if column not in frame]
+    if absent:
+        has = ", ".join(map(str, frame.columns))
+        raise BadFrame(f"the frame has no column {absent[0]}, which the chart draws; its columns are {has}")
+    simple = [c for c in frame.columns if not frame[c].map(lambda value: isinstance(value, (list, tuple, dict))).any()]
+    kept = frame[simple].replace([np.inf, -np.inf], np.nan).dropna(subset=columns).reset_index(drop=True)
+    if kept.empty:
+        raise BadFrame(f"no row has a value of {' and '.join(columns)}, so there is nothing to draw")
+    return kept
+
+
+def _stacked(frame, group, sort):
+    """The rows in the order in which they stand, each with a name of its own, and all names with the headings."""
+    order, parts = [], []
+    for i, name in enumerate(dict.fromkeys(frame[group]) if group else [None]):
+        part = frame[frame[group] == name] if group else frame
+        part = part.sort_values("estimate", ascending=False) if sort else part
+        parts.append(part.assign(row=[f"{label}{TWIN * i}" for label in part["label"]]))
+        order += [f"{HEADING}{name}"] if group else []
+        order += list(parts[-1]["row"])
+    return pd.concat(parts), order
+
+
+def _in_words(frame):
+    words = {"dataset": set_title, "model": network_title}
+    return frame.assign(**{c: frame[c].map(to_words) for c, to_words in words.items() if c in frame})
+
+
+def _titles(titles, x, y) -> tuple[str, str]:
+    return titles or (COLUMNS.get(x, x), COLUMNS.get(y, y))
+
+
+def _short(title: str) -> str:
+    return title.partition(" (")[0]
+
+
+def _texts(frame, column) -> list[str]:
+    ends = [frame.get(f"{column}_{end}", pd.Series(np.nan, index=frame.index)) for end in ("low", "high")]
+    return [interval_text(*values) for values in zip(frame[column], *ends, strict=True)]
+
+
+def _scale(columns, log, axis) -> alt.Scale:
+    """The scale of an axis, with its ends written out: Vega warns of logarithmic ones that it has to find."""
+    values = np.concatenate([np.asarray(c, dtype=float).ravel() for c in columns if c is not None])
+    low, high = np.nanmin(values), np.nanmax(values)
+    if low > 0 and (axis in log if log is not None else high / low > 4):
+        margin = np.exp(0.06 * max(np.log(high / low), 0.2))
+        return alt.Scale(type="log", domain=[float(low / margin), float(high * margin)], nice=False)
+    margin = 0.06 * ((high - low) or abs(high) or 1.0)
+    return alt.Scale(domain=[float(low - margin), float(high + margin)], nice=False, zero=False)
+
+
+def _axis(scale, count) -> alt.Axis:
+    """A few round numbers; Vega leaves out most labels of a short logarithmic axis."""
+    low, high = scale.domain
+    if scale.to_dict().get("type") != "log":
+        return alt.Axis(format=",.6~g", tickCount=count)
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    for step in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), np.arange(1, 10, 0.5), np.arange(1, 10, 0.1)):
+        values = [float(f"{m * 10.0**d:.3g}") for d in decades for m in step]
+        values = [value for value in values if low <= value <= high]
+        if len(values) >= min(count, 4):
+            break
+    values = values[:: max(1, len(values) // 8)]
+    return alt.Axis(format=",.6~g" if low > 1e-4 else "~e", values=values)
+
+
+def _x(column, title, scale, length=WIDTH):
+    axis = _axis(scale, 7 if length == WIDTH else 4)
+    return alt.X(f"{column}:Q", title=_broken(title, length), scale=scale, axis=axis)
+
+
+def _y(column, title, scale, length=HEIGHT):
+    axis = _axis(scale, 6 if length == HEIGHT else 4)
+    return alt.Y(f"{column}:Q", title=_broken(title, length), scale=scale, axis=axis)
+
+
+def _broken(title, length) -> list[str]:
+    """A long title on several lines; in a small panel without its unit."""
+    return textwrap.wrap(title if length > PANEL[0] else _short(title), int(length / (LETTER + 0.4)))
+
+
+def _at(column, channel):
+    """The same axis for another column."""
+    return type(channel)(f"{column}:Q", **{k: v for k, v in channel._kwds.items() if k in ("title", "scale", "axis")})
+
+
+def _rule(value, axis, channel, frame=None):
+    """A dashed rule; in the panels of `frame`, on each."""
+    chart = alt.Chart(pd.DataFrame({"at": [float(value)]})) if frame is None else alt.Chart(frame)
+    if frame is not None:
+        chart = chart.transform_calculate(at=str(float(value)))
+    return chart.mark_rule(strokeDash=[5, 4]).encode(**{axis: _at("at", channel)})
+
+
+def _curve(line, x, y, x_on, y_on) -> list:
+    if line is None:
+        return []
+    base = alt.Chart(line).encode(x=x_on)
+    band = [base.mark_area(color=INK, clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high")]
+    return (band if f"{y}_low" in line else []) + [base.mark_line(color=INK, clip=True).encode(y=y_on)]
+
+
+def color_of(frame, by="domain"):
+    """Return the color of marks: that of their domain, or of the values of a column."""
+    if by is None:
+        return alt.value(DOMAIN_COLORS["natural"])
+    if by == "domain":
+        present = [name for name in DOMAIN_COLORS if name in set(frame["domain"])]
+        scale = alt.Scale(domain=present, range=[DOMAIN_COLORS[name] for name in present])
+        return alt.Color("domain:N", title="Domain", scale=scale)
+    return alt.Color(f"{by}:N", title=None, sort=list(dict.fromkeys(frame[by])), legend=alt.Legend(columns=2))
+
+
+def _names(frame, columns, scales, wanted, on) -> list:
+    """Names beside a few marks: the outermost first, each only where it covers no mark and no other name."""
+    at = np.column_stack([_pixels(frame[c], s, n) for c, s, n in zip(columns, scales, (WIDTH, HEIGHT), strict=True)])
+    at[:, 1] = HEIGHT - at[:, 1]
+    if isinstance(wanted, int):
+        far = np.abs((at - at.mean(axis=0)) / (at.std(axis=0) + 1e-9)).max(axis=1)
+        order, most = np.argsort(-far, kind="stable"), wanted
+    else:
+        order, most = np.flatnonzero(frame["dataset"].isin(wanted)), len(wanted)
+    taken, layers = [*_whiskers(frame, at, columns, scales), *((x - 6, y - 6, x + 6, y + 6) for x, y in at)], []
+    for i in order:
+        long = LETTER * len(frame["set"][i])
+        for align, dx, dy in (("left", 7, -9), ("right", -7, -9), ("left", 7, 10), ("right", -7, 10)):
+            left, middle = at[i, 0] + (dx if align == "left" else dx - long), at[i, 1] + dy
+            box = (left, middle - LINE / 2 + 1, left + long, middle + LINE / 2 - 1)
+            if len(layers) < most and left > 0 and box[2] < WIDTH and not any(_overlap(box, one) for one in taken):
+                taken.append(box)
+                text = alt.Chart(frame.iloc[[i]]).mark_text(align=align, dx=dx, dy=dy, baseline="middle", fontSize=11)
+                layers.append(text.encode(x=on[0], y=on[1], text="set:N"))
+                break
+    return layers
+
+
+def _whiskers(frame, at, columns, scales) -> list:
+    """Boxes of the intervals that are drawn."""
+    boxes = []
+    for axis, (column, scale, length) in enumerate(zip(columns, scales, (WIDTH, HEIGHT), strict=True)):
+        if f"{column}_low" in frame:
+            ends = [_pixels(frame[f"{column}_{end}"], scale, length) for end in ("low", "high")]
+            for (x, y), low, high in zip(at, *ends, strict=True):
+                boxes.append((low, y - 1, high, y + 1) if axis == 0 else (x - 1, HEIGHT - high, x + 1, HEIGHT - low))
+    return boxes
+
+
+def _overlap(a, b) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _pixels(values, scale, length) -> np.ndarray:
+    forward = np.log if scale.to_dict().get("type") == "log" else np.asarray
+    low, high = (forward(end) for end in scale.domain)
+    return (forward(np.asarray(values, dtype=float)) - low) / (high - low) * length

@@ -1,0 +1,166 @@
+"""Names in words: image sets, networks and pages of sets, as figures, tables and sentences write them."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from intrinsic import images
+from intrinsic.properties.interval import Interval, digits
+
+WORDS = {"xray": "X-ray", "mri": "MRI", "ct": "CT", "oa": "osteoarthritis", "covid": "COVID-19", "tshirt": "T-shirt"}
+WORDS |= {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet", "pcb": "circuit board", "none": "or none"}
+WORDS |= {"dbc": "breast MRI", "brats": "brain MRI glioma", "rsna": "head CT hemorrhage", "chexpert": "CheXpert"}
+WORDS |= {
+    "mura": "bone X-ray",
+    "oai": "knee X-ray",
+    "isic": "skin lesion",
+    "svhn": "SVHN",
+    "neu": "",
+    "gti": "",
+    "classes": "",
+}
+COVERAGE = "book/reference/coverage"
+
+
+def set_title(name: str, *, full: bool = False) -> str:
+    """Name an image set in a few words.
+
+    Parameters
+    ----------
+    name : str
+        A name in the catalogue, or a folder.
+    full : bool
+        Give the catalogue's whole title, with the two classes.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> set_title("knee_xray_oa"), set_title("photos_cat_dog"), set_title("/data/scans/")
+    ('Knee X-ray osteoarthritis', 'Photos, cat or dog', 'scans')
+    """
+    entry = images.catalogue().get(str(name))
+    if entry is None:
+        return Path(str(name)).name or str(name)
+    if full:
+        return entry.title
+    base, _, pair = str(name).partition("-pair")
+    own, _, tail = entry.title.partition(",")
+    if pair:
+        return f"{_sentence(base.split('_'))}: {entry.title.rpartition(': ')[2].replace(' against ', ' or ')}"
+    if ": " in entry.title or _plain(own) == _plain(base):
+        return own if ": " not in entry.title else entry.title
+    *head, first, second = ["", "", *base.split("_")]
+    one, against, other = tail.partition(" against ")
+    if against and _same(one.split()[-1:], first) and _same(other.split(), second):
+        of, both = _sentence(head), f"{_word(first)} or {_word(second)}"
+        return f"{of}, {both}" if of else _capital(both)
+    return _sentence([*head, first, second])
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _same(of_title: list[str], of_name: str) -> bool:
+    """Whether a word of the title is the one of the name, which may be its plural."""
+    return bool(of_name) and any(_plain(of_name).startswith(_plain(word)) for word in of_title)
+
+
+def _word(part: str) -> str:
+    return WORDS.get(part, part)
+
+
+def _sentence(parts) -> str:
+    return _capital(" ".join(word for word in map(_word, parts) if word))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def network_title(name: str) -> str:
+    """Name a network as papers do.
+
+    Examples
+    --------
+    >>> network_title("resnet18"), network_title("vgg13_bn"), network_title("mine")
+    ('ResNet-18', 'VGG-13 with batch normalization', 'mine')
+    """
+    found = re.fullmatch(r"(resnet|vgg)(\d+)(_bn)?", str(name))
+    if not found:
+        return str(name)
+    family = {"resnet": "ResNet", "vgg": "VGG"}[found[1]]
+    return f"{family}-{found[2]}" + (" with batch normalization" if found[3] else "")
+
+
+def set_page(name: str) -> str:
+    """The place of the book that holds the numbers of an image set."""
+    return f"{COVERAGE}.html#set-{re.sub(r'[^a-z0-9]+', '-', str(name).lower()).strip('-')}"
+
+
+def named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Add `set`, and `network` where there is a column `model`, in words."""
+    made = frame.assign(set=[set_title(name) for name in frame["dataset"]]) if "dataset" in frame else frame
+    return made.assign(network=[network_title(name) for name in frame["model"]]) if "model" in frame else made
+
+
+# ------------------------------------------------------------------------------------ columns and numbers
+
+COLUMNS = {
+    "dataset": "Image set",
+    "set": "Image set",
+    "network": "Network",
+    "model": "Network",
+    "domain": "Domain",
+    "n_train": "Training images N",
+    "per_class": "Images a class M",
+    "d_data": "Intrinsic dimension d_data",
+    "d_data_other_groups": "Intrinsic dimension d_data (neighbors of other patients)",
+    "k_f": "Label sharpness K_F (per unit of L2 distance, pixels in [0, 1])",
+    "d_repr": "Dimension of the representation d_repr",
+    "test_loss_nats": "Test loss (nats)",
+    "test_error": "Test error (share of test images)",
+    "test_accuracy": "Test accuracy",
+    "loss_penalty_nats_eps2": "Loss added by FGSM at 2/255 (nats)",
+    "accuracy_penalty_eps2": "Accuracy lost to FGSM at 2/255",
+    "growth_exponent": "Exponent of growth",
+}
+
+
+def number(value) -> str:
+    """Write a number with three significant digits, a whole number in full.
+
+    Examples
+    --------
+    >>> number(0.26377), number(-1234.5), number(5051), number(float("nan"))
+    ('0.264', '−1,230', '5,051', '–')
+    """
+    if value is None or pd.isna(value):
+        return "–"
+    return f"{value:,}".replace("-", "−") if isinstance(value, int | np.integer) else digits(value)
+
+
+def interval_text(value, low, high) -> str:
+    """Write a value with its interval; without ends, the value alone."""
+    return "–" if pd.isna(value) else str(Interval(value, low, high))
+
+
+def p_value(p: float) -> str:
+    """Write a p-value as `p = 0.03` or `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
+
+
+def percent(share: float) -> str:
+    """Write a share as a percentage.
+
+    Examples
+    --------
+    >>> percent(0.347)
+    '35 %'
+    """
+    return f"{100 * share:.0f} %".replace("-", "−")
