@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -47,18 +45,6 @@ def test_radii_of_the_interpolant_are_at_least_the_bound_and_one_attains_it():
     other = points[labels == 1][cdist([x], points[labels == 1]).argmin()]
     at = x + (other - x) / np.linalg.norm(other - x) * radii.min()
     assert bounds.least_slope_interpolant([at], points, labels)[0] == pytest.approx(0.5)
-
-
-def test_informative_sizes_and_crossings_are_where_the_curves_meet():
-    law = bounds.parallel_tori_law(2, 0.3)
-    n = bounds.informative_from(lambda n: bounds.error_bound(law, n, 1 / 0.3, 1 / 0.3))
-    below, at = (bounds.error_bound(law, m, 1 / 0.3, 1 / 0.3) for m in (n - 1, n))
-    assert at < 1 <= below
-    assert bounds.informative_from(lambda n: 2) == math.inf
-    meets = bounds.crossing(100, 0.1, 1.0, 0.1, 0.5)
-    assert 0.1 * (meets / 100) ** -0.1 == pytest.approx(1.0 * (meets / 100) ** -0.5)
-    assert bounds.crossing(100, 0.1, 1.0, 0.5, 0.5) == math.inf
-    assert bounds.crossing(100, 2, 1, 0.1, 0.5) == 100
 
 
 def test_what_is_no_law_and_what_no_function_interpolates_is_refused():

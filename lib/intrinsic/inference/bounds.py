@@ -4,7 +4,6 @@ Distances and radii are L2 in the unit of the points (images in [0, 1]); slopes 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,29 +76,6 @@ def error_bound(law: Law, n, network_slope: float, label_slope: float, moment: f
 def radius_bound(probability, label, slope: float):
     """Theorem 3: least L2 radius of an adversarial change, (1/2 - |f(x) - y|) / K; K is f's slope in all directions."""
     return np.maximum(0.5 - np.abs(np.asarray(probability) - label), 0) / slope
-
-
-def informative_from(bound: Callable, trivial: float = 1.0) -> float:
-    """Smallest N at which bound(N) is below the trivial value, 1 for errors; infinity beyond 2^100."""
-    powers = (2**k for k in range(101))
-    if (high := next((n for n in powers if bound(n) < trivial), None)) is None:
-        return math.inf
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if bound(middle) < trivial else (middle, high)
-    return high
-
-
-def crossing(n: float, loss: float, bound: float, exponent: float, predicted: float) -> float:
-    """N at which a loss that falls as N^(-exponent) meets a bound that falls as N^(-predicted); both are known at n.
-
-    A slower exponent contradicts the bound only if it lasts so far.
-    """
-    if loss >= bound:
-        return float(n)
-    log = math.log(n) + math.log(bound / loss) / (predicted - exponent) if exponent < predicted else math.inf
-    return math.exp(log) if log < 690 else math.inf
 
 
 def _distances(x, points):

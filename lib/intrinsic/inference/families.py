@@ -4,8 +4,6 @@ Runs of one set share its images, and so do sets cut from the same images. Runs 
 to a row a family, before anything is tested. Frames of runs are those of `campaigns.frames.runs_frame`.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -34,25 +32,11 @@ def d_data_of(frame: pd.DataFrame) -> pd.Series:
     return pd.Series(np.where(np.isnan(other), numbers(frame, "d_data"), other), index=frame.index)
 
 
-def usable(
-    frame: pd.DataFrame,
-    columns: Sequence[str],
-    *,
-    positive: bool = True,
-    n_train: int | None = None,
-    seed: int | None = None,
-    fitted: bool = True,
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Runs that can enter a test, with `d_data` of `d_data_of`, and notes on what was left out.
+def usable(frame: pd.DataFrame, columns, *, positive=True, n_train=None, seed=None, fitted=True) -> tuple:
+    """Runs that can enter a test, with `d_data` of `d_data_of`; and notes, a tuple of str, on what was left out.
 
-    Parameters
-    ----------
-    columns : sequence of str
-        Must be finite, and above 0 with `positive`, since their logarithm is taken.
-    n_train, seed : int, optional
-        Only runs of this size and this seed.
-    fitted : bool
-        Only runs that fitted their training images.
+    Their columns are finite, and with `positive` above 0, since logarithms are taken; `n_train` and `seed` are those
+    given; with `fitted`, they fitted their training images.
     """
     lacking = [c for c in ("dataset", "model", "n_train", *columns) if c not in frame]
     if lacking or frame.empty:
@@ -97,7 +81,7 @@ def levels(runs: pd.DataFrame, response: str, *, log: bool = True) -> pd.DataFra
     return _described(table, runs)
 
 
-def set_means(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+def set_means(runs: pd.DataFrame, columns) -> pd.DataFrame:
     """Mean of columns a set: over seeds, then sizes N, then networks, so that more runs weigh no more."""
     columns = list(columns)
     table = runs[["dataset", "model", "n_train"]].assign(**{c: numbers(runs, c) for c in columns})

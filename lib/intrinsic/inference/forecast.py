@@ -10,7 +10,6 @@ import pandas as pd
 from scipy import linalg, optimize, stats
 
 from intrinsic.inference.effects import NotEnough, Regression
-from intrinsic.inference.families import CONSTRUCTED
 from intrinsic.properties.interval import Interval
 
 LEAST_POOLED = 5  # image sets, the forecast one among them
@@ -156,32 +155,6 @@ def n_needed(runs: pd.DataFrame, target: str, value: float, *, outcome: str = LO
     reached = [next((n for n, e in zip(sizes, ends, strict=True) if e <= value), math.inf)
                for ends in ([float(f) for f in found], [f.low for f in found], [f.high for f in found])]  # fmt: skip
     return Interval(*reached, "where the forecast reaches the target", smallest=smallest, largest=largest)
-
-
-def held_out(runs: pd.DataFrame, n_train: int, small: int, outcome: str = LOSS) -> pd.DataFrame:
-    """Forecast each image set in turn at n_train, from its runs at N <= small and all runs of other families.
-
-    Columns: dataset, domain, family; measured (geometric mean of `runs` runs at n_train); value, low, high of `Pooled`,
-    inside; own_power_law and others_curve, the power laws of its own small runs and of all other runs.
-    """
-    runs = runs[runs["domain"] != CONSTRUCTED] if "domain" in runs else runs
-    family, rows = (runs["family"] if "family" in runs else runs["dataset"]).fillna(runs["dataset"]), []
-    for name, own in runs.groupby("dataset", sort=False):
-        there, kept = own.loc[own["n_train"] == n_train, outcome], own[own["n_train"] <= small]
-        others = runs[family != family[own.index[0]]]
-        if there.empty or kept["n_train"].nunique() < 2 or others["dataset"].nunique() < LEAST_POOLED - 1:
-            continue
-        found = Pooled(pd.concat([kept, others]), outcome).at(name, n_train, n_runs=len(there))
-        row = {c: own[c].iloc[0] for c in ("dataset", "domain", "family") if c in own}
-        row |= {"measured": float(np.exp(np.log(there).mean())), "runs": len(there)}
-        row |= {"value": float(found), "low": found.low, "high": found.high}
-        for title, part in (("own_power_law", kept), ("others_curve", others)):
-            line = np.polyfit(np.log(part["n_train"]), np.log(part[outcome]), 1)
-            row[title] = float(np.exp(np.polyval(line, math.log(n_train))))
-        rows.append(row | {"inside": found.low <= row["measured"] <= found.high})
-    if not rows:
-        raise NotEnough(f"no set has runs at N = {n_train:g} and two sizes up to {small:g}; complete such a campaign")
-    return pd.DataFrame(rows)
 
 
 def forecast_penalty(fit: Regression, k_f: float, d: float) -> Interval:

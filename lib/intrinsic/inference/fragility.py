@@ -7,7 +7,7 @@ import pandas as pd
 
 from intrinsic.inference.effects import NotEnough, Regression, ols, partial_correlation
 from intrinsic.inference.families import by_family, levels, logs, set_means, usable
-from intrinsic.inference.verdicts import Verdict, adjusted, coefficient
+from intrinsic.inference.verdicts import Verdict, adjusted, cells, coefficient
 
 NETWORKS = ("resnet18", "resnet50", "vgg13")
 PENALTY, LOSS = "loss_penalty_nats_eps2", "test_loss_nats"
@@ -16,16 +16,7 @@ IN_PLACE = ("nearest_distance", "k_f_by_lot", "k_f_between_groups")  # columns t
 BOTH = ("log_k_f", "log_d")
 
 
-def families(
-    frame: pd.DataFrame,
-    networks=NETWORKS,
-    *,
-    n_train: int | None = 500,
-    seed: int | None = 0,
-    response: str = PENALTY,
-    sign: int = 1,
-    complete: bool = True,
-) -> pd.DataFrame:
+def families(frame, networks=NETWORKS, *, n_train=500, seed=0, response=PENALTY, sign=1, complete=True) -> pd.DataFrame:
     """One row a family, with the logarithms that the regression takes.
 
     Parameters
@@ -35,6 +26,8 @@ def families(
         response, and where known those of TERMS and IN_PLACE.
     networks : sequence of str
         Of which the mean is taken.
+    n_train, seed : int or None
+        None: all.
     response, sign : str, int
         Column of the penalty; or of the minimal radius, with sign -1.
     complete : bool
@@ -107,17 +100,14 @@ def secondary(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> pd.DataFr
     `old`, `families` of the old sets, adds the domain over all. Columns: analysis, term (or why it cannot be made),
     value, low, high, p, families, r2.
     """
-    table, rows, resnet = families(frame), [], NETWORKS[:1]
+    table, rows, resnet = families(frame), [], {"networks": NETWORKS[:1]}
     tables = {"as in the primary tests": {}, "sets with one network or more": {"complete": False}}
     tables |= {f"{network} alone": {"networks": (network,)} for network in NETWORKS}
-    tables |= {
-        f"N = {n}, ResNet-18, all seeds": {"networks": resnet, "n_train": n, "seed": None}
-        for n in sorted(frame["n_train"].unique())
-    }
-    tables |= {"PGD": {"response": "loss_penalty_nats_pgd_eps2"}}
-    for end in ("", "_correct"):
-        column = f"radius_l2_median{end}"
-        tables[f"1 / {column}"] = {"networks": resnet, "response": column, "sign": -1}
+    for n in sorted(frame["n_train"].unique()):
+        tables[f"N = {n}, ResNet-18, all seeds"] = resnet | {"n_train": n, "seed": None}
+    tables["PGD"] = {"response": "loss_penalty_nats_pgd_eps2"}
+    for column in ("radius_l2_median", "radius_l2_median_correct"):
+        tables[f"1 / {column}"] = resnet | {"response": column, "sign": -1}
     plans = [(name, options, BOTH) for name, options in tables.items()]
     plans += [(f"with {c}", table, (*BOTH, f"log_{c}")) for c in TERMS if f"log_{c}" in table]
     plans += [(f"{c} in place of K_F", table, (f"log_{c}", "log_d")) for c in IN_PLACE if f"log_{c}" in table]
@@ -135,12 +125,8 @@ def secondary(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> pd.DataFr
         except NotEnough as error:
             rows.append({"analysis": name, "term": str(error)})
             continue
-        rows += [{"analysis": name, **_row(term, c), "r2": r2} for term, c in found.items()]
+        rows += [{"analysis": name, "term": term, **cells(c), "r2": r2} for term, c in found.items()]
     for term, other in (BOTH, BOTH[::-1]):
         r = partial_correlation(table["log_penalty"], table[term], table[other], kind="spearman")
-        rows.append({"analysis": "partial rank correlation", **_row(term, r)})
+        rows.append({"analysis": "partial rank correlation", "term": term, **cells(r)})
     return pd.DataFrame(rows)
-
-
-def _row(term, c):
-    return {"term": term, "value": float(c), "low": c.low, "high": c.high, "p": c.p, "families": c.n}

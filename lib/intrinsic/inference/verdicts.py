@@ -94,17 +94,25 @@ def _text(stated: dict, name: str) -> str:
     return str(stated[name]).format(**{key: value for key, value in stated.items() if isinstance(value, int | float)})
 
 
-def _cells(e: Interval) -> dict:
+def cells(e: Interval) -> dict:
+    """An effect as cells of a row."""
     return {"value": float(e), "low": e.low, "high": e.high, "p": e.p, "families": e.n}
 
 
 def _verdict(rule: dict, effect: Interval, families=None, notes=(), beside=None, deciding=None) -> Verdict:
     stated = now(rule)
-    rows = [{"quantity": name, **_cells(e)} for name, e in (beside or {}).items()]
+    rows = [{"quantity": name, **cells(e)} for name, e in (beside or {}).items()]
     return Verdict(
         stated["claim"], _text(stated, "quantity"), effect, stated["side"], stated["claimed"], stated["alpha"],
         effect.n if deciding is None else deciding, families, None, pd.DataFrame(rows), tuple(notes), rule,
     )  # fmt: skip
+
+
+def _if_enough(compute, *arguments, **options) -> Interval:
+    try:
+        return compute(*arguments, **options)
+    except NotEnough as error:
+        return Interval(math.nan, method=str(error), n=0, p=math.nan)
 
 
 def coefficient(y, of: str, **columns) -> Interval:
@@ -165,10 +173,7 @@ def _levels(frame, rule, fitted, log):
     how = {"n_train": stated.get("n_train"), "seed": stated.get("seed"), "fitted": fitted}
     runs, notes = usable(frame, [predictor], **how)
     runs, more = usable(runs, [outcome], positive=log, fitted=False)
-    table, columns = (
-        levels(runs, outcome, log=log),
-        list({predictor: 0, "d_data": 0} if "d_data" in runs else [predictor]),
-    )
+    table, columns = levels(runs, outcome, log=log), {predictor, "d_data"} & set(runs)
     means = set_means(runs, columns).set_index("dataset").loc[table["dataset"]]
     table = table.assign(**{c: means[c].to_numpy() for c in columns}, **{f"log_{c}": logs(means, c) for c in columns})
     return by_family(table), predictor, (*notes, *more)
@@ -178,9 +183,9 @@ def slope(frame: pd.DataFrame, rule: dict, *, fitted: bool = True) -> Verdict:
     """Test the slope of the log outcome's level on the log predictor over families."""
     families, x, notes = _levels(frame, rule, fitted, True)
     y, log_x = families["level"], families[f"log_{x}"]
-    beside = {"rank correlation": correlation(y, log_x, kind="spearman")} if len(y) > 3 else {}
-    if "log_d_data" in families and x != "d_data" and len(y) > 3:
-        beside["slope given log d_data"] = coefficient(y, "x", x=log_x, d=families["log_d_data"])
+    beside = {"rank correlation": _if_enough(correlation, y, log_x, kind="spearman")}
+    if "log_d_data" in families and x != "d_data":
+        beside["slope given log d_data"] = _if_enough(coefficient, y, "x", x=log_x, d=families["log_d_data"])
     return _verdict(rule, coefficient(y, "x", x=log_x), families, notes, beside)
 
 
@@ -189,10 +194,10 @@ def correlated(frame: pd.DataFrame, rule: dict, *, fitted: bool = True) -> Verdi
     log = now(rule).get("scale") == "log"
     families, x, notes = _levels(frame, rule, fitted, log)
     y, x = families["level"], families[f"log_{x}" if log else x]
-    beside = {"rank correlation": correlation(y, x, kind="spearman")}
+    beside = {"rank correlation": _if_enough(correlation, y, x, kind="spearman")}
     if log:
         raw, name, _ = _levels(frame, rule, fitted, False)
-        beside["correlation without logarithms"] = correlation(raw["level"], raw[name])
+        beside["correlation without logarithms"] = _if_enough(correlation, raw["level"], raw[name])
     return _verdict(rule, correlation(y, x), families, notes, beside)
 
 
@@ -229,21 +234,20 @@ def ratios(frame: pd.DataFrame, *, least_n: int = 500, fitted: bool = True) -> p
 
     Columns: model, estimator, map, value (mean log ratio over families), low, high, p, families, share_above (of runs).
     """
-    runs, rows = usable(frame[frame["n_train"] >= least_n], [], fitted=fitted)[0], []
-    maps = {"trained": ("d_repr", "d_data_same_images"), "untrained": ("d_repr_untrained", "d_data_same_images"),
-            "random linear map": ("d_repr_random_map", "d_data_same_images"),
+    data, rows = "d_data_same_images", []
+    maps = {"trained": ("d_repr", data), "untrained": ("d_repr_untrained", data),
+            "random linear map": ("d_repr_random_map", data),
             "trained over untrained": ("d_repr", "d_repr_untrained")}  # fmt: skip
-    for model, own in runs.groupby("model"):
+    for model, own in frame[frame["n_train"] >= least_n].groupby("model"):
         for estimator, end in (("mle", ""), ("twonn", "_twonn")):
-            for name, (above, below) in maps.items():
-                if above + end in own and below + end in own:
-                    known = own.dropna(subset=[above + end, below + end])
-                    if known["dataset"].nunique() > 1:
-                        cells = _cells(_log_ratio(known, above + end, below + end)[0])
-                        share = float((known[above + end] > known[below + end]).mean())
-                        rows.append(
-                            {"model": model, "estimator": estimator, "map": name, **cells, "share_above": share}
-                        )
+            for name, columns in maps.items():
+                pair = [column + end for column in columns]
+                try:
+                    runs, _ = usable(own, pair, fitted=fitted)
+                    row = {"model": model, "estimator": estimator, "map": name, **cells(_log_ratio(runs, *pair)[0])}
+                    rows.append(row | {"share_above": float((runs[pair[0]] > runs[pair[1]]).mean())})
+                except NotEnough:
+                    continue  # not measured
     return pd.DataFrame(rows)
 
 
@@ -282,7 +286,7 @@ def table(verdicts: dict[str, Verdict]) -> pd.DataFrame:
     """One row a verdict: name, claim, verdict, value, low, high, p, families, p_holm."""
     items = verdicts.items()
     rows = [
-        {"name": k, "claim": v.claim, "verdict": v.verdict, **_cells(v.effect), "p_holm": v.p_holm} for k, v in items
+        {"name": k, "claim": v.claim, "verdict": v.verdict, **cells(v.effect), "p_holm": v.p_holm} for k, v in items
     ]
     return pd.DataFrame(rows)
 
@@ -291,5 +295,5 @@ def by_size(frame: pd.DataFrame, rule: dict, **options) -> pd.DataFrame:
     """The rule's effect at each N, all seeds: n_train, models, value, low, high, p, families."""
     rows, rule = [], now(rule) | {"n_train": None, "seed": None}
     for n, own in frame.groupby("n_train"):
-        rows.append({"n_train": n, "models": own["model"].nunique(), **_cells(judge(own, rule, **options).effect)})
+        rows.append({"n_train": n, "models": own["model"].nunique(), **cells(judge(own, rule, **options).effect)})
     return pd.DataFrame(rows)
