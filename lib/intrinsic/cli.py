@@ -544,6 +544,8 @@ def _forecast(arguments) -> int:
     own = runs[runs["dataset"] == name]
     targets = {}
     if (wanted := arguments.target_accuracy) is not None:
+        if not 0 < wanted < 1:
+            raise ValueError(f"a target accuracy of {wanted:g} is no share of answers; give one between 0 and 1")
         targets["accuracy"] = (wanted, forecast.ERROR, 1 - wanted)
     if arguments.target_loss is not None:
         targets["loss"] = (arguments.target_loss, forecast.LOSS, arguments.target_loss)
@@ -572,7 +574,7 @@ def _forecast(arguments) -> int:
                 what: {"target": targets[what][0], "largest": one.largest}
                 | {
                     k: v if math.isfinite(v) else None
-                    for k, v in (("n", float(one)), ("low", one.low), ("high", one.high))
+                    for k, v in (("n_train", float(one)), ("low", one.low), ("high", one.high))
                 }
                 for what, one in needed.items()
             },

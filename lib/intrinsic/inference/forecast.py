@@ -41,7 +41,6 @@ class Pooled:
     """
 
     def __init__(self, runs: pd.DataFrame, outcome: str = LOSS):
-        runs = runs.sort_values("dataset", kind="stable")
         self.names, self.values = runs["dataset"].to_numpy(), runs[["n_train", "d_data", "k_f"]].to_numpy(float)
         y, self.sets = np.log(runs[outcome].where(runs[outcome] > 0)).to_numpy(float), runs["dataset"].nunique()
         if not (np.isfinite(y).all() and (self.values > 0).all()):
@@ -49,7 +48,10 @@ class Pooled:
         if self.sets < LEAST_POOLED:
             raise NotEnough(f"{self.sets} image sets are too few to pool over; give runs of at least {LEAST_POOLED}")
         self.middle, x = np.log(self.values[:, 0]).mean(), self._terms(self.values)
-        t, self.of = np.log(self.values[:, 0]) - self.middle, {name: self.names == name for name in set(self.names)}
+        t, self.of = (
+            np.log(self.values[:, 0]) - self.middle,
+            {name: self.names == name for name in dict.fromkeys(self.names)},
+        )
 
         def solved(theta):  # the covariance has a block a set
             tau, omega, sigma = np.exp(2 * theta)
