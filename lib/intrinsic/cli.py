@@ -536,19 +536,23 @@ def _forecast(arguments) -> int:
     from intrinsic.campaigns import campaign
     from intrinsic.inference import forecast
 
-    runs = forecast.with_error(campaign.runs_beside(arguments.source, arguments.model, _setting(arguments)))
+    runs = campaign.runs_beside(arguments.source, arguments.model, _setting(arguments))
     name = runs.attrs["dataset"]
     own = runs[runs["dataset"] == name]
     targets = {}
     if (wanted := arguments.target_accuracy) is not None:
-        targets["accuracy"] = (wanted, forecast.ERROR, forecast.error_of(wanted, own["n_classes"].iloc[0]))
+        if not 0 < wanted < 1:
+            raise ValueError(f"a target accuracy of {wanted:g} is no share of answers; give one between 0 and 1")
+        targets["accuracy"] = (wanted, forecast.ERROR, 1 - wanted)
     if arguments.target_loss is not None:
         targets["loss"] = (arguments.target_loss, forecast.LOSS, arguments.target_loss)
-    sizes = forecast.ahead(runs, name) if arguments.at is None else arguments.at
-    left_out = forecast.left_out(runs, name, sizes)
-    rows = []
-    if not targets or len(left_out) < len(set(sizes)):  # where a target is given, it is answered without a table too
-        rows = forecast.table(runs, name, sizes).to_dict("records")
+    try:
+        table = forecast.forecast(runs, name, arguments.at)
+        rows, left_out = table.to_dict("records"), table.attrs["left_out"]
+    except forecast.NotEnough:
+        if not targets:  # a target is answered without a table too
+            raise
+        rows, left_out = [], arguments.at
     needed = {
         what: forecast.n_needed(runs, name, value, outcome=outcome) for what, (_, outcome, value) in targets.items()
     }
@@ -562,9 +566,14 @@ def _forecast(arguments) -> int:
             "k_f": float(own["k_f"].iloc[0]),
             "sets": int(runs["dataset"].nunique()),
             "forecasts": rows,
-            "left_out": [list(pair) for pair in left_out],
+            "left_out": left_out,
             "needed": {
-                what: {"target": targets[what][0], **vars(one), "bounds": one.bounds} for what, one in needed.items()
+                what: {"target": targets[what][0], "largest": one.largest}
+                | {
+                    k: v if math.isfinite(v) else None
+                    for k, v in (("n_train", float(one)), ("low", one.low), ("high", one.high))
+                }
+                for what, one in needed.items()
             },
         }
         print(json.dumps(facts, allow_nan=False))
@@ -578,11 +587,11 @@ def _forecast(arguments) -> int:
         loss, accuracy = (
             f"{row[what]:.3f}   [{row[f'{what}_low']:.3f}, {row[f'{what}_high']:.3f}]" for what in ("loss", "accuracy")
         )
-        print(f"  {row['n_train']:<9}{loss:<32}{accuracy}")
-    for n, why in left_out:
-        print(f"  {n}: {why}, where nothing is forecast")
+        print(f"  {row['n_train']:<9}{loss:<32}{accuracy}{'' if row['informative'] else '   not informative yet'}")
+    if left_out:
+        print(f"  not forecast, too far from the sizes trained: N = {', '.join(map(str, left_out))}")
     for what, one in needed.items():
-        print(f"  {what} {targets[what][0]:g} needs {one}")
+        print(f"  {what} {targets[what][0]:g} needs N = {one} (∞: more than {one.largest})")
     print("  intervals: 95 %, for one run; the page on labels says how such forecasts did on the records")
     return 0
 

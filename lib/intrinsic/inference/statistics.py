@@ -1349,7 +1349,7 @@ def amendments(entries) -> tuple[str, ...]:
     """Changes of a test in words. Raises WrongClaims where one lacks its date, change or runs, or has other keys."""
     keys = {"date", "change", "runs"}
     for entry in entries:
-        if not isinstance(entry, dict) or set(entry) - {"claimed_before"} != keys or not all(entry.values()):
+        if not isinstance(entry, dict) or not keys <= set(entry) or not all(entry[key] for key in keys):
             raise WrongClaims(f"an amendment is date, change and runs, else nobody can judge it; found {entry!r}")
     return tuple(f"{entry['date']}: {entry['change']} (stored by then: {entry['runs']})" for entry in entries)
 
