@@ -24,8 +24,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from intrinsic import images
-from intrinsic.campaigns import engine, records
-from intrinsic.campaigns.records import Record, RecordError, Store
+from intrinsic.campaigns import engine
+from intrinsic.campaigns import old_records as records
+from intrinsic.campaigns.old_records import Record, RecordError, Store
 from intrinsic.networks import attacks, checkpoints, models, representations, slope, training
 from intrinsic.properties import measurement
 

@@ -36,7 +36,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from intrinsic.campaigns.records import STALE_S, Store, write_text
+from intrinsic.campaigns.old_records import STALE_S, Store, write_text
 from intrinsic.images import plain_yaml, yaml_reason
 
 MARK = ".campaign"  # in the folder of a store in use: without it the folder has vanished

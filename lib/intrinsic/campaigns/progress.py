@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from intrinsic.campaigns import campaign, records
-from intrinsic.campaigns.records import Record, Store
+from intrinsic.campaigns import campaign
+from intrinsic.campaigns import old_records as records
+from intrinsic.campaigns.old_records import Record, Store
 
 STATES = ("done", "running", "failed", "to do", "not reachable")
 
