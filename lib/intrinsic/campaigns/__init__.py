@@ -112,19 +112,15 @@ def open(namespace: dict) -> Campaign:
 
     file, given = parameters.of_page(namespace)
     p = parameters.read(file, given)
-    base = parameters.Params() if "runs" in given else parameters.read(file)
-    changed = {key: value for key, value in p.model_dump(mode="json").items() if key in given}
-    changed = {key: value for key, value in changed.items() if value != base.model_dump(mode="json")[key]}
-    changed.pop("compute", None)
+    if "runs" in given and Path(file).stem != p.name:  # papermill injected a whole file
+        file = f"params/{p.name}.yaml"
+    changed = parameters.changed(p, file, given)
     local = p.compute or "datasets" in changed or not records.published_file(p.name).exists()
-    found = Campaign(p, _shown_file(file, p, given), changed, records.default_store() if local else None)
+    found = Campaign(p, parameters.shown(file), changed, records.default_store() if local else None)
     if p.compute:
         from intrinsic.campaigns import execution
 
-        execution.run(p, store=found.store)
+        outcome = execution.run(p, store=found.store)
+        for label, reason in outcome.failed[:1]:
+            raise parameters.CampaignError(f"{len(outcome.failed)} runs failed, the first: {label}: {reason}")
     return found
-
-
-def _shown_file(file: str, p, given: dict) -> str:
-    """The parameter file to name; that of the campaign whose keys papermill injected as a whole."""
-    return f"params/{p.name}.yaml" if "runs" in given else Path(file).as_posix()

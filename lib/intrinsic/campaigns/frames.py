@@ -4,9 +4,11 @@ from collections.abc import Iterable
 
 import pandas as pd
 
+from intrinsic import images
 from intrinsic.campaigns import plan, records
 from intrinsic.campaigns.parameters import CampaignError, Params
 from intrinsic.campaigns.records import METHOD_VERSIONS, Record, Store
+from intrinsic.campaigns.runs import compute
 from intrinsic.networks import models
 from intrinsic.properties import measurement
 
@@ -225,6 +227,23 @@ def sets_at(setting: dict, store: Store | None = None) -> pd.DataFrame:
     rows = [properties_row(one, name) | {"image_hash": one.params["image_hash"]} for name, one in last.items()]
     frame = _numeric(pd.DataFrame(rows))
     return frame.dropna(subset=["d_data", "k_f"], ignore_index=True) if len(frame) else frame
+
+
+def beside(source, setting: dict, store: Store | None = None) -> pd.DataFrame:
+    """As `sets_at`, with an image set among them: `own` is True in its row, which is measured now where it has none.
+
+    Raises images.Unmatched where the set has fewer than M images of a class.
+    """
+    data, name = measurement.matched(source, *(setting[key] for key in plan.PIXELS)), plan.set_name(source)
+    images.check_matched([measurement.without_conflicts(data)], setting["per_class"])
+    others = sets_at(setting, store)
+    of_now = others["image_hash"].eq(data.hash) if len(others) else pd.Series(dtype=bool)
+    if not of_now.any():
+        wanted = {"dataset": name, **{key: setting[key] for key in plan.SETTING}, "seed": 0, "image_hash": data.hash}
+        own = next(compute(plan.Task("properties", source, wanted, ()), records.default_store()))
+        others = others[others["dataset"] != name] if len(others) else others
+        others = pd.concat([others, pd.DataFrame([properties_row(own, source) | {"image_hash": data.hash}])])
+    return others.assign(own=others["image_hash"] == data.hash).reset_index(drop=True)
 
 
 def runs_at(model: str, setting: dict, store: Store | None = None, *, like: str | None = None) -> pd.DataFrame:

@@ -81,7 +81,6 @@ class Params(BaseModel):
         default="auto", description="of the products in training; auto: bfloat16 where the hardware has it"
     )
     checkpoint_minutes: float = Field(default=2, ge=0, description="between two checkpoints of a run in training")
-    weights: Literal["none", "kept"] = Field(default="none", description="whether trained networks stay on disk")
 
     grey_levels: list[Annotated[int, Field(ge=0, le=255)]] = Field(
         default=[1, 2, 4, 8], min_length=1, description="attack budgets, L-infinity, of 255"
@@ -213,6 +212,26 @@ def _checked(body: dict, where: str) -> Params:
         raise CampaignError(_sentence(error, where)) from None
 
 
+def _found(path: Path | str) -> Path:
+    """A path as it is given, or in the repository where it does not exist here."""
+    path = Path(path).expanduser()
+    there = images.REPOSITORY / path
+    return there if not path.exists() and there.exists() else path
+
+
+def shown(path: Path | str) -> str:
+    """A parameter file as a reader knows it: from the repository's root where it lies there."""
+    path = _found(path)
+    return (path.relative_to(images.REPOSITORY) if path.is_relative_to(images.REPOSITORY) else path).as_posix()
+
+
+def changed(p: Params, path: Path | str, keys) -> dict:
+    """Those of the keys whose values are others than in the parameter file."""
+    ours = p.model_dump(mode="json")
+    theirs = (read(path) if _found(path).exists() else Params()).model_dump(mode="json")
+    return {key: ours[key] for key in keys if key != "compute" and ours[key] != theirs[key]}
+
+
 def read(path: Path | str, overrides: dict | None = None) -> Params:
     """Read the parameters of a YAML file.
 
@@ -238,9 +257,7 @@ def read(path: Path | str, overrides: dict | None = None) -> Params:
     >>> read("params/published.yaml", {"datasets": ["digits"]}).datasets
     ['digits']
     """
-    path = Path(path).expanduser()
-    if not (path.is_absolute() or path.exists()) and (images.REPOSITORY / path).exists():
-        path = images.REPOSITORY / path
+    path = _found(path)
     if not overrides:
         return _checked(_body(path), str(path))
     overrides = dict(overrides)

@@ -1,12 +1,14 @@
 """A parameter file -> the grid of its runs -> tasks with the ids of the records that they leave."""
 
 import os
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from intrinsic import images
 from intrinsic.campaigns import records
@@ -171,7 +173,8 @@ def layers(model: str, which: str = "blocks") -> tuple[str, ...]:
     paper = models.representation_layer(model)
     if which == "paper":
         return (paper,)
-    found = representations.blocks(models.create(model, channels=3))
+    with torch.device("meta"):
+        found = representations.blocks(models.create(model, channels=3))
     return tuple(found) if paper in found else (paper, *found)
 
 
@@ -196,7 +199,6 @@ class Task:
     others: tuple[tuple[Key, ...], ...] = ()
     have: frozenset[Key] = frozenset()
     checkpoint_minutes: float = 2
-    keep_weights: bool = False
 
     @property
     def label(self) -> str:
@@ -279,8 +281,8 @@ def _training_task(p: Params, cell: tuple, radius_images: int | None, hashes: di
         ids = [(kind, records.record_id(kind, one)) for kind, all_ in hung.items() for one in all_]
         ways.append((hung, (("training", parent), *ids)))
     (own, keys), *others = ways
-    how = {"checkpoint_minutes": p.checkpoint_minutes, "keep_weights": p.weights == "kept"}
-    return Task("training", source, wanted | hashes, keys, own, tuple(ids for _, ids in others), **how)
+    others, minutes = tuple(ids for _, ids in others), p.checkpoint_minutes
+    return Task("training", source, wanted | hashes, keys, own, others, checkpoint_minutes=minutes)
 
 
 def _too_few(data: measurement.Matched, per_class: int) -> str:
@@ -302,21 +304,22 @@ def environment(tasks: Collection[Task]) -> dict[str, str]:
 
 
 def estimate(tasks: Collection[Task], store: Store) -> dict[tuple, float | None]:
-    """{(model, N): median seconds of such runs in the records, attacks and all}; None where there are none.
+    """{(model, N): median seconds of such runs in the records, with what hangs on them}; None where there are none.
 
-    Properties are ("properties", 0). A run's seconds are those of its own record and of what hangs on it.
+    Properties are ("properties", 0).
     """
-    hung: dict[str, float] = {}
+    hung: Counter[str] = Counter()
     for kind in ("attack", "representation", "slope"):
         for record in records.collected(kind, store):
-            parent = record.params["parent"]
-            hung[parent] = hung.get(parent, 0.0) + record.provenance.get("seconds", 0.0)
+            hung[record.params["parent"]] += record.provenance.get("seconds", 0.0)
     seconds: dict[tuple, list[float]] = {}
     for kind in ("properties", "training"):
         for record in records.collected(kind, store):
-            key = (record.params.get("model", "properties"), record.params.get("n_train", 0), record.params["size"])
-            seconds.setdefault(key, []).append(record.provenance.get("seconds", 0.0) + hung.get(record.id, 0.0))
-    keys = {(t.params.get("model", "properties"), t.params.get("n_train", 0)): t.params["size"] for t in tasks}
-    return {
-        key: float(np.median(seconds[*key, size])) if (*key, size) in seconds else None for key, size in keys.items()
-    }
+            seconds.setdefault(_cost(record.params), []).append(record.provenance.get("seconds", 0.0) + hung[record.id])
+    keys = {_cost(task.params) for task in tasks}
+    return {key[:2]: float(np.median(seconds[key])) if key in seconds else None for key in keys}
+
+
+def _cost(params: dict) -> tuple:
+    """What the seconds of a task depend on."""
+    return params.get("model", "properties"), params.get("n_train", 0), params["size"]

@@ -138,9 +138,9 @@ def finite(metrics: dict, reasons: dict | None = None) -> tuple[dict, dict]:
 
 @cache
 def _commit() -> str:
-    how = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "timeout": 10, "check": True}
+    how = {"cwd": Path(__file__).parent, "stderr": subprocess.DEVNULL, "text": True, "timeout": 10}
     try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], **how).stdout.strip()
+        return subprocess.check_output(["git", "rev-parse", "HEAD"], **how).strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

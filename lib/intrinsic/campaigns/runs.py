@@ -2,7 +2,6 @@
 
 import math
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,16 +87,9 @@ class _Run:
         return models.create(p["model"], channels=p["channels"], n_classes=n_classes, seed=p["seed"])
 
     def _trained(self) -> Iterator[Record]:
-        """Train the network, or take its kept weights where its own record is stored."""
+        """Train the network, also where its own record is stored and something that hangs on it is not."""
         started, key, network = time.perf_counter(), self.task.keys[0], self._created()
-        weights = self.store.weights(key[1])
-        if key not in self.todo and self._loaded(network, weights):
-            self.network, self.facts = network, {"weights": "kept"}
-            return
-        if key not in self.todo:
-            self.facts = {"retrained": True}
-            missing = ", ".join(sorted({kind for kind, _ in self.todo}))
-            warnings.warn(f"{self.task.label}: no weights are kept, so it is trained again for: {missing}", stacklevel=2)
+        self.facts = {} if key in self.todo else {"retrained": True}
         p = self.task.params
         result = training.train(
             network,
@@ -120,20 +112,6 @@ class _Run:
         self.network = network
         if key in self.todo:
             yield self._own_record(result, started)
-        if self.task.keep_weights:
-            checkpoints.save_weights(network, weights, {"parent": key[1]})
-
-    def _loaded(self, network, file) -> bool:
-        if not file.exists():
-            return False
-        try:
-            checkpoints.load_weights(network, file)
-        except (checkpoints.DamagedFile, checkpoints.BadWeights) as error:
-            warnings.warn(f"{self.task.label}: {error}; it is trained again", stacklevel=2)
-            checkpoints.discard(file)
-            return False
-        network.eval()
-        return True
 
     def _own_record(self, result, started: float) -> Record:
         scores, reasons = training.held_out_scores(self.network, self.x_test, self.y_test)
