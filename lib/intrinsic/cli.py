@@ -404,25 +404,24 @@ def _said(why: str) -> int:
 
 def _compare(arguments, source) -> dict:
     """The set, matched, among those in the records, as plain numbers."""
-    from intrinsic.campaigns import frames, records
+    from intrinsic.campaigns import frames, plan, records
 
     asked = {key: getattr(arguments, key) for key in ("size", "channels", "pixel_range", "per_class", "k")}
-    setting = {**_setting(arguments), **{key: value for key, value in asked.items() if value is not None}}
-    rows = frames.beside(source, setting, records.default_store()).sort_values("k_f", ascending=False)
+    p = _setting(arguments).model_copy(update={key: value for key, value in asked.items() if value is not None})
+    rows = frames.beside(source, p, records.default_store()).sort_values("k_f", ascending=False)
     own, others = rows[rows["own"]].iloc[0], rows[~rows["own"]]
     return {
-        "setting": setting,
+        "setting": {key: getattr(p, key) for key in plan.SETTING},
         "sets_below": {c: [int((others[c] < own[c]).sum()), len(others)] for c in ("d_data", "k_f")},
         "sets": json.loads(rows.drop(columns=["growth_per_class", "growth_k_f"]).to_json(orient="records")),
     }
 
 
-def _setting(arguments) -> dict:
-    """Size, channels, range, M, draws and k of --params, or of the published records."""
-    from intrinsic.campaigns import parameters, plan
+def _setting(arguments):
+    """The parameters of --params, or of the published records."""
+    from intrinsic.campaigns import parameters
 
-    p = parameters.read(arguments.params or parameters.PUBLISHED)
-    return {key: getattr(p, key) for key in plan.SETTING}
+    return parameters.read(arguments.params or parameters.PUBLISHED)
 
 
 def _show_compared(compared: dict) -> None:
@@ -503,7 +502,10 @@ def _forecast(arguments) -> int:
     from intrinsic.inference import forecast
 
     name, store = plan.set_name(arguments.source), records.default_store()
-    runs = forecast.with_error(frames.runs_at(arguments.model, _setting(arguments), store, like=name))
+    runs = forecast.with_error(frames.runs_at(_setting(arguments), arguments.model, store))
+    if name not in set(runs["dataset"]):
+        raise ValueError(f"no fitted run of {arguments.model} on {name} is stored at this setting, so its curve is not "
+                         "known: train it at two sizes N at least, with `intrinsic run`")  # fmt: skip
     own = runs[runs["dataset"] == name]
     targets = {}
     if (wanted := arguments.target_accuracy) is not None:
@@ -601,10 +603,10 @@ def _show_incomparable(found) -> None:
 def _dry_run(p) -> int:
     from collections import Counter
 
-    from intrinsic.campaigns import execution, plan, records, status
+    from intrinsic.campaigns import execution, plan, records
 
-    store, away = records.default_store(), plan.absent(p)
-    made = plan.plan(plan.without(p, away))
+    store, (p, away) = records.default_store(), plan.present(p)
+    made = plan.plan(p)
     _show_incomparable(made)
     todo = made.todo(store)
     print(f"{p.name}: {_counted(len(made.tasks), 'task')}, {len(made.tasks) - len(todo)} stored, {len(todo)} to do")
@@ -618,8 +620,8 @@ def _dry_run(p) -> int:
         total = sum(count * seconds[key] for key, count in counts.items())
         processes = f"{workers} process{'' if workers == 1 else 'es'}"
         print(f"about {total / 60 / workers:.1f} minutes with {processes}, at the speed that the records show")
-    for line in status.grouped(made.unreachable):
-        print(f"not reachable: {line}")
+    for label, reason in made.unreachable:
+        print(f"not reachable: {label}: {reason}")
     _tell_away(away)
     return 0
 
@@ -638,9 +640,8 @@ def _tell_away(away: dict[str, str]) -> None:
 def _status(arguments) -> int:
     from intrinsic.campaigns import plan, records, status
 
-    p, store = _params(arguments), records.default_store()
-    away = plan.absent(p)
-    found = status.status(plan.without(p, away), store)
+    store, (p, away) = records.default_store(), plan.present(_params(arguments))
+    found = status.status(p, store)
     _show_incomparable(found)
     table, counts = found.table(), found.tasks["state"].value_counts()
     if len(table):

@@ -1,13 +1,18 @@
-"""Records -> tidy frames: one row a record, one row a run, one row an image set, one row a layer."""
+"""Records -> tidy frames: one row a record, a run, an image set, a layer; and `open`, which a page calls."""
 
+import json
+import shlex
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
 from intrinsic import images
-from intrinsic.campaigns import plan, records
+from intrinsic.campaigns import parameters, plan, records
 from intrinsic.campaigns.parameters import CampaignError, Params
-from intrinsic.campaigns.records import METHOD_VERSIONS, Record, Store
+from intrinsic.campaigns.records import Record, Store
 from intrinsic.campaigns.runs import compute
 from intrinsic.networks import models
 from intrinsic.properties import measurement
@@ -20,8 +25,6 @@ PROPERTY_COLUMNS = {
     column: column.replace("d_data", "d_mle").replace("d_mle_twonn", "d_twonn")
     for column in (*(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high")), *SINGLE)
 }
-#: what decides how a network was trained, beside the network, its image set, N and seed
-HOW = ("protocol", "until", "epochs", "min_steps", "batch_size", "learning_rate", "warmup_steps", "weight_decay")
 
 
 def records_frame(kind: str, store: Store | None = None) -> pd.DataFrame:
@@ -99,21 +102,11 @@ def _hanging(kind: str, store: Store | None, wanted: dict) -> pd.DataFrame:
 
 
 def runs_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
-    """Make the table of a campaign's runs: one row a training run that has records.
+    """Make the table of a campaign's runs: one row a training run that has records, none where no run has.
 
-    Parameters
-    ----------
-    p : Params
-        The campaign.
-    store : Store, optional
-        Records of this machine, which count beside the published ones.
-
-    Returns
-    -------
-    DataFrame
-        dataset, family, domain, model, n_train, seed, fitted, parent (id of the training record); the metrics of
-        training; penalties and radii of attacks; the slope; d_repr of the paper's layer with its null maps; and the
-        image set's properties, as in `properties_frame`. Empty where no run is stored.
+    Columns: dataset, family, domain, model, n_train, seed, fitted, parent (id of the training record); the metrics of
+    training; penalties and radii of attacks; the slope; d_repr of the paper's layer with its null maps; and those of
+    `properties_frame`. store: records of this machine, which count beside the published ones.
     """
     runs = pd.DataFrame([{**one.metrics, **named} for one, named in _runs(p, store)])
     if runs.empty:
@@ -139,19 +132,9 @@ def runs_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
 def properties_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
     """Make the table of a campaign's image sets: one row a set that has records at the campaign's setting.
 
-    Parameters
-    ----------
-    p : Params
-        The campaign.
-    store : Store, optional
-        Records of this machine, which count beside the published ones.
-
-    Returns
-    -------
-    DataFrame
-        dataset, family, domain, size, channels, pixel_range, per_class, n, n_classes, n_groups, n_copies,
-        n_conflicting; d_data, d_data_twonn, k_f, k_f_ratio and growth_exponent, each with _low and _high; k_f_all,
-        d_data_all, d_data_other_groups, k_f_q05, k_f_limit, least_bound; growth_per_class and growth_k_f (lists).
+    Columns: dataset, family, domain, size, channels, pixel_range, per_class, n, n_classes, n_groups, n_copies,
+    n_conflicting; d_data, d_data_twonn, k_f, k_f_ratio and growth_exponent, each with _low and _high; k_f_all,
+    d_data_all, d_data_other_groups, k_f_q05, k_f_limit, least_bound; growth_per_class and growth_k_f (lists).
     """
     table, rows = _by_cell("properties", store), []
     for source in plan.sources(p):
@@ -172,12 +155,8 @@ def properties_row(record: Record, source) -> dict:
 def layers_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
     """Make the table of layers: one row a run and layer whose dimension is stored, of runs with several layers.
 
-    Returns
-    -------
-    DataFrame
-        dataset, family, domain, model, n_train, seed, fitted, layer, depth (1 for the first block), is_last (the
-        paper's layer), and d_repr, d_repr_low, d_repr_high, d_repr_twonn, d_data_same_images, d_repr_untrained and
-        d_repr_random_map of that layer. Empty where no run has several: `layers: blocks` makes them.
+    Columns: dataset ... fitted as in `runs_frame`, layer, depth (1 for the first block), is_last (the paper's layer),
+    d_repr, d_data_same_images, d_repr_untrained, d_repr_random_map. `layers: blocks` in a parameter file makes them.
     """
     found: dict[str, list[Record]] = {}
     for record in records.collected("representation", store):
@@ -211,69 +190,161 @@ def missing(p: Params, runs: pd.DataFrame) -> list[str]:
     return [label for label in planned if label not in there]
 
 
-# ------------------------------------------------------------------- all image sets at one setting
+# -------------------------------------------------------------------- all image sets in the records
 
 
-def sets_at(setting: dict, store: Store | None = None) -> pd.DataFrame:
-    """One row an image set in the records at one setting, whatever campaign it is of: as `properties_frame`.
+def sets_at(p: Params, store: Store | None = None) -> pd.DataFrame:
+    """Make the table of all image sets in the records at a campaign's setting, whatever campaign they are of.
 
-    setting: size, channels, pixel_range, per_class, draws and k, as Params has them. Sets without both numbers are left
-    out. Where a name stands for several sets, the published one is taken, or the one measured last.
+    The columns of `properties_frame`, and image_hash. Sets without both numbers are left out. Where a name stands for
+    several sets, the published one is taken, or the one measured last.
     """
-    wanted = {**{key: setting[key] for key in plan.SETTING}, "method_version": METHOD_VERSIONS["properties"]}
+    wanted = {key: value for key, value in plan.properties_params(p, "any").items() if key != "dataset"}
     known, found = records.published(), records.collected("properties", store)
     found.sort(key=lambda one: ((one.kind, one.id) in known, one.provenance.get("written", "")))
     last = {one.params["dataset"]: one for one in found if _same(one, wanted)}
     rows = [properties_row(one, name) | {"image_hash": one.params["image_hash"]} for name, one in last.items()]
-    frame = _numeric(pd.DataFrame(rows))
-    return frame.dropna(subset=["d_data", "k_f"], ignore_index=True) if len(frame) else frame
+    frame = _numeric(pd.DataFrame(rows, columns=None if rows else ["dataset", "d_data", "k_f", "image_hash"]))
+    return frame.dropna(subset=["d_data", "k_f"], ignore_index=True)
 
 
-def beside(source, setting: dict, store: Store | None = None) -> pd.DataFrame:
+def beside(source, p: Params, store: Store | None = None) -> pd.DataFrame:
     """As `sets_at`, with an image set among them: `own` is True in its row, which is measured now where it has none.
 
     Raises images.Unmatched where the set has fewer than M images of a class.
     """
-    data, name = measurement.matched(source, *(setting[key] for key in plan.PIXELS)), plan.set_name(source)
-    images.check_matched([measurement.without_conflicts(data)], setting["per_class"])
-    others = sets_at(setting, store)
-    of_now = others["image_hash"].eq(data.hash) if len(others) else pd.Series(dtype=bool)
-    if not of_now.any():
-        wanted = {"dataset": name, **{key: setting[key] for key in plan.SETTING}, "seed": 0, "image_hash": data.hash}
-        own = next(compute(plan.Task("properties", source, wanted, ()), records.default_store()))
-        others = others[others["dataset"] != name] if len(others) else others
-        others = pd.concat([others, pd.DataFrame([properties_row(own, source) | {"image_hash": data.hash}])])
-    return others.assign(own=others["image_hash"] == data.hash).reset_index(drop=True)
+    data, name = measurement.matched(source, p.size, p.channels, p.pixel_range), plan.set_name(source)
+    images.check_matched([measurement.without_conflicts(data)], p.per_class)
+    others = sets_at(p, store)
+    if data.hash not in set(others["image_hash"]):
+        task = plan.Task("properties", source, plan.properties_params(p, source) | {"image_hash": data.hash}, ())
+        own = properties_row(next(compute(task, records.default_store())), source) | {"image_hash": data.hash}
+        others = pd.concat([others[others["dataset"] != name], pd.DataFrame([own])], ignore_index=True)
+    return others.assign(own=others["image_hash"] == data.hash)
 
 
-def runs_at(model: str, setting: dict, store: Store | None = None, *, like: str | None = None) -> pd.DataFrame:
-    """One row a fitted run of a network on any image set in the records, trained alike, at one setting.
+def runs_at(p: Params, model: str, store: Store | None = None) -> pd.DataFrame:
+    """Make the table of fitted runs of a network on any image set in the records, trained as a campaign trains.
 
     Columns: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f, n_classes.
-    Trained alike: as most of them, or as most runs of the image set `like`. Raises CampaignError where there is none.
+    Raises CampaignError where there is no such run.
     """
-    models.known(model)
-    runs = records_frame("training", store).reindex(columns=_RUN_COLUMNS)
-    runs.columns = [column.partition(".")[2] for column in runs.columns]
-    usual = runs["protocol"].eq("paper") | runs["warmup_steps"].fillna(0).eq(models.default_warmup_steps(model))
-    for key in plan.PIXELS:
-        runs = runs[runs[key] == setting[key]]
-    runs = runs[(runs["model"] == model) & (runs["fitted"] == 1) & (runs["test_loss_nats"] > 0)]
-    runs = runs[usual[runs.index]] if usual[runs.index].any() else runs
-    own = runs if like is None else runs[runs["dataset"] == like]
-    sets = sets_at(setting, store)
-    if own.empty or sets.empty:
-        raise CampaignError(
-            f"no fitted run of {model}{f' on {like}' if like else ''} is stored at size {setting['size']}, so nothing "
-            "can be forecast; train it at two sizes N or more with `intrinsic run`"
-        )
-    how = pd.Series(map(str, runs[list(HOW)].to_numpy().tolist()), index=runs.index)
-    alike = runs[how == how[own.index].mode()[0]]
+    wanted = plan.training_params(p, "any", models.known(model), 0, 0)
+    wanted = {key: value for key, value in wanted.items() if key not in ("dataset", "n_train", "seed", "precision")}
+    rows = []
+    for one in records.collected("training", store):
+        alike = _same(one, wanted) and one.params.get("warmup_steps") == wanted.get("warmup_steps")
+        if alike and one.metrics["fitted"] and one.metrics.get("test_loss_nats"):
+            row = {key: one.params[key] for key in ("dataset", "n_train", "seed")}
+            rows.append(row | {key: one.metrics[key] for key in ("test_loss_nats", "test_accuracy", "n_test")})
     columns = ["dataset", "domain", "family", "d_data", "k_f", "n_classes"]
-    return alike.merge(sets[columns], on="dataset")[list(_RUNS_AT)]
+    sets = sets_at(p, store)
+    runs = pd.DataFrame(rows).merge(sets[columns], on="dataset") if rows and len(sets) else pd.DataFrame()
+    if runs.empty:
+        raise CampaignError(
+            f"no fitted run of {model} is stored at the setting of {p.name}, so nothing can be forecast: train it with "
+            f"`intrinsic run params/{p.name}.yaml`"
+        )
+    return runs
 
 
-_RUNS_AT = ("dataset", "domain", "family", "n_train", "seed", "test_loss_nats", "test_accuracy", "n_test",
-            "d_data", "k_f", "n_classes")  # fmt: skip
-_RUN_COLUMNS = [f"params.{key}" for key in ("dataset", "model", "n_train", "seed", *plan.PIXELS, *HOW)]
-_RUN_COLUMNS += [f"metrics.{key}" for key in ("fitted", "test_loss_nats", "test_accuracy", "n_test")]
+# ---------------------------------------------------------------------------------------- a page's campaign
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The records of a campaign as a page shows them.
+
+    Attributes
+    ----------
+    params : Params
+        The campaign's parameters, with those of the page in their place.
+    runs, sets, layers, coverage : DataFrame
+        `runs_frame`, `properties_frame`, `layers_frame` and `coverage` of it.
+    missing : list of str
+        Runs that are planned, can be reached, and are not stored.
+    shown : str
+        Whose runs these are, in a sentence.
+    command : str
+        The shell command that makes what is missing.
+    """
+
+    params: Params
+    file: str
+    changed: dict
+    store: Store | None
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        return runs_frame(self.params, self.store)
+
+    @cached_property
+    def sets(self) -> pd.DataFrame:
+        return properties_frame(self.params, self.store)
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        return layers_frame(self.params, self.store)
+
+    @property
+    def coverage(self) -> pd.DataFrame:
+        return coverage(self.params, self.runs)
+
+    @cached_property
+    def missing(self) -> list[str]:
+        unreachable = records.read_unreachable(records.published_file(self.params.name))
+        return [label for label in missing(self.params, self.runs) if label not in unreachable]
+
+    @property
+    def shown(self) -> str:
+        where = "the records of this machine" if self.store else "the published records (book/records)"
+        of = f"{self.file} on {', '.join(self.params.datasets)}" if "datasets" in self.changed else self.file
+        planned = len(self.runs) + len(self.missing)
+        return f"{len(self.runs)} of {planned} planned runs of {of} are shown, from {where}."
+
+    @property
+    def command(self) -> str:
+        changes = [f"-p {key} {shlex.quote(json.dumps(value))}" for key, value in self.changed.items()]
+        return " ".join(["intrinsic run", shlex.quote(self.file), *changes])
+
+
+def open(namespace: dict) -> Campaign:
+    """Open the campaign that a page shows, by the parameters of the page.
+
+    Parameters
+    ----------
+    namespace : dict
+        `globals()` of the page. Every key of the schema in it counts, and `campaign`, the parameter file (default:
+        params/published.yaml). `datasets` that is not empty replaces the campaign's image sets.
+
+    Returns
+    -------
+    Campaign
+        Of published records alone where the campaign has any and the page asks for no other image sets. Otherwise the
+        records of this machine count too. With `compute = True` what is missing is trained first.
+
+    Raises
+    ------
+    CampaignError
+        For a misspelled key that papermill injected, a wrong value, and runs that fail.
+
+    Examples
+    --------
+    >>> from intrinsic import campaigns
+    >>> run = campaigns.open({"campaign": "params/published.yaml", "grey_level": 4})
+    >>> run.params.grey_level, "k_f" in run.sets
+    (4, True)
+    """
+    file, given = parameters.of_page(namespace)
+    p = parameters.read(file, given)
+    if parameters.whole(given) and Path(file).stem != p.name:  # papermill injected a whole file
+        file = f"params/{p.name}.yaml"
+    changed = parameters.changed(p, file, given)
+    local = p.compute or "datasets" in changed or not records.published_file(p.name).exists()
+    found = Campaign(p, parameters.shown(file), changed, records.default_store() if local else None)
+    if p.compute:
+        from intrinsic.campaigns import execution
+
+        for label, reason in execution.run(p, store=found.store).failed[:1]:
+            raise CampaignError(f"a run failed, so the page would lack it: {label}: {reason}")
+    return found

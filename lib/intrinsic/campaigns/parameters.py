@@ -81,6 +81,7 @@ class Params(BaseModel):
         default="auto", description="of the products in training; auto: bfloat16 where the hardware has it"
     )
     checkpoint_minutes: float = Field(default=2, ge=0, description="between two checkpoints of a run in training")
+    weights: Literal["none", "kept"] = Field(default="none", description="whether trained networks stay in the store")
 
     grey_levels: list[Annotated[int, Field(ge=0, le=255)]] = Field(
         default=[1, 2, 4, 8], min_length=1, description="attack budgets, L-infinity, of 255"
@@ -102,21 +103,6 @@ class Params(BaseModel):
     compute: bool = Field(default=False, description="a notebook trains what is missing")
     workers: Count | None = Field(default=None, description="processes of one thread; null: one a GPU or core")
 
-    torus_dimension: int = Field(default=5, ge=1, le=20, description="true dimension of the clouds on methods pages")
-    n_points: int = Field(default=1000, ge=200, le=20_000, description="images or points of an experiment")
-    simulations: int = Field(default=10, ge=2, le=1000, description="clouds of each kind averaged on methods pages")
-    clouds: list[Count] = Field(default=[2, 4, 8], min_length=1, description="dimensions of constructed clouds")
-    gap: float = Field(default=0.3, gt=0, le=10, description="distance between constructed classes, sides are 1")
-    sizes: list[Count] = Field(default=[8, 12, 16, 24], min_length=1, description="pixels a side to compare")
-    pixel_noise: list[Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
-        default=[0, 4, 8, 16, 32], min_length=1, description="noise, grey levels"
-    )
-    label_noise: list[Annotated[float, Field(ge=0, le=1)]] = Field(
-        default=[0, 0.01, 0.05, 0.2], min_length=1, description="shares of wrong labels"
-    )
-    near_copies: list[CountOrNone] = Field(
-        default=[0, 1, 5, 25], min_length=1, description="near-copies across classes, a class"
-    )
     plan: dict[str, Any] = Field(default={}, description="what is stated before the runs; it changes none of them")
 
     @model_validator(mode="after")
@@ -166,7 +152,7 @@ def _unknown(key, known, where: str) -> str:
 
 
 def _sentence(error: ValidationError, where: str) -> str:
-    first = error.errors()[0]
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     loc, found = first["loc"], first["input"]
     if not loc:
         return f"{where}: {first['msg'].removeprefix('Value error, ')}"
@@ -233,27 +219,11 @@ def changed(p: Params, path: Path | str, keys) -> dict:
 
 
 def read(path: Path | str, overrides: dict | None = None) -> Params:
-    """Read the parameters of a YAML file.
+    """Read the parameters of a YAML file, which is looked for here, then in the repository.
 
-    Parameters
-    ----------
-    path : Path or str
-        The file; a relative one that does not exist here is looked for in the repository.
-    overrides : dict, optional
-        Keys whose values replace the file's. `datasets` replaces the image sets of all runs; empty keeps them.
-        Where `runs` is among them they are a whole parameter file, and only their keys count.
+    overrides: values in place of the file's. `datasets` replaces the image sets of all runs; empty keeps them. Where
+    `name` and `runs` are among them they are a whole parameter file, and only their keys count. Raises CampaignError.
 
-    Returns
-    -------
-    Params
-
-    Raises
-    ------
-    CampaignError
-        For a file that cannot be read, and for unknown, repeated and wrong keys.
-
-    Examples
-    --------
     >>> read("params/published.yaml", {"datasets": ["digits"]}).datasets
     ['digits']
     """
@@ -263,10 +233,15 @@ def read(path: Path | str, overrides: dict | None = None) -> Params:
     overrides = dict(overrides)
     if not overrides.get("datasets", True):
         del overrides["datasets"]
-    if "runs" in overrides:
+    if whole(overrides):
         return _checked(overrides, "parameters")
     p = _checked({**_body(path), **overrides}, str(path))
     return instead(p, p.datasets) if "datasets" in overrides else p
+
+
+def whole(keys) -> bool:
+    """Whether keys are those of a whole parameter file, as `papermill -f` gives them to a page."""
+    return {"name", "runs"} <= set(keys)
 
 
 def params(**keys) -> Params:

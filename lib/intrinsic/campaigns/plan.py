@@ -53,20 +53,16 @@ def sources(p: Params) -> list[str]:
     return list(dict.fromkeys([*p.datasets, *(source for source, *_ in cells(p))]))
 
 
-def absent(p: Params) -> dict[str, str]:
-    """{image set: where it is} of the campaign's sets that cannot be read on this machine now."""
+def present(p: Params) -> tuple[Params, dict[str, str]]:
+    """The campaign without the image sets that cannot be read on this machine now, and {these: where they are}."""
     found = {source: entry(source) for source in sources(p)}
-    return {source: one.whereabouts() for source, one in found.items() if one and not one.present()}
-
-
-def without(p: Params, left_out: Collection[str]) -> Params:
-    """The campaign without some of its image sets."""
-
-    def left(names):
-        return [name for name in names if name not in left_out]
-
-    blocks = [block.model_copy(update={"datasets": left(block.datasets or p.datasets)}) for block in p.runs]
-    return p.model_copy(update={"datasets": left(p.datasets), "runs": [block for block in blocks if block.datasets]})
+    absent = {source: one.whereabouts() for source, one in found.items() if one and not one.present()}
+    blocks = [
+        block.model_copy(update={"datasets": [one for one in block.datasets or p.datasets if one not in absent]})
+        for block in p.runs
+    ]
+    left = [one for one in p.datasets if one not in absent]
+    return p.model_copy(update={"datasets": left, "runs": [block for block in blocks if block.datasets]}), absent
 
 
 # --------------------------------------------------------------------------------------- the grid
@@ -199,6 +195,7 @@ class Task:
     others: tuple[tuple[Key, ...], ...] = ()
     have: frozenset[Key] = frozenset()
     checkpoint_minutes: float = 2
+    keep_weights: bool = False
 
     @property
     def label(self) -> str:
@@ -281,8 +278,8 @@ def _training_task(p: Params, cell: tuple, radius_images: int | None, hashes: di
         ids = [(kind, records.record_id(kind, one)) for kind, all_ in hung.items() for one in all_]
         ways.append((hung, (("training", parent), *ids)))
     (own, keys), *others = ways
-    others, minutes = tuple(ids for _, ids in others), p.checkpoint_minutes
-    return Task("training", source, wanted | hashes, keys, own, others, checkpoint_minutes=minutes)
+    others, how = tuple(ids for _, ids in others), (p.checkpoint_minutes, p.weights == "kept")
+    return Task("training", source, wanted | hashes, keys, own, others, frozenset(), *how)
 
 
 def _too_few(data: measurement.Matched, per_class: int) -> str:

@@ -50,10 +50,6 @@ class RecordError(ValueError):
     """A record that breaks the contract, or a damaged file."""
 
 
-class OtherSchema(RecordError):
-    """A record that another version of this package wrote."""
-
-
 @dataclass(frozen=True)
 class Record:
     """kind, params (flat), metrics (finite or None with a reason), series (short arrays), provenance."""
@@ -96,19 +92,16 @@ class Record:
         """Read a record of JSON that is from `where` and has to be of `key`, a kind and id. Raises RecordError."""
         try:
             body = _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
-            named, schema = (body["kind"], body["id"]), body["schema"]
-            if schema == SCHEMA:
-                if wrong := [part for part in PARTS if not isinstance(body[part], dict)]:
-                    raise TypeError(f"its {wrong[0]} are no table")
-                record = cls(body["kind"], *(body[part] for part in PARTS))
-                own = (record.kind, record.id)
+            named = (body["kind"], body["id"])
+            if body["schema"] != SCHEMA:
+                raise ValueError(f"it has schema {body['schema']}, and this version of intrinsic reads {SCHEMA}")
+            if wrong := [part for part in PARTS if not isinstance(body[part], dict)]:
+                raise TypeError(f"its {wrong[0]} are no table")
+            record = cls(body["kind"], *(body[part] for part in PARTS))
+            own = (record.kind, record.id)
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise RecordError(f"{where} is damaged ({why}); delete it and run the campaign again") from error
-        if schema != SCHEMA:
-            raise OtherSchema(
-                f"{where} has schema {schema}, and this version reads {SCHEMA}: use the one that wrote it"
-            )
         if named != own or key not in (None, named):
             raise RecordError(
                 f"{where} names the record {named}, but holds {own}; delete it and run the campaign again"
@@ -244,15 +237,13 @@ class Store:
         return Record.from_json(path.read_bytes(), str(path), (kind, id))
 
     def damaged(self, keys: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
-        """Those of the keys whose stored records cannot be read. Raises OtherSchema, which is no damage."""
+        """Those of the keys whose stored records cannot be read."""
         found = set()
         for key in keys:
             try:
                 self.read(*key)
             except FileNotFoundError:
                 continue
-            except OtherSchema:
-                raise
             except RecordError:
                 found.add(key)
         return frozenset(found)

@@ -1,10 +1,10 @@
 """A task -> its records: properties of an image set, or training and what is measured on the trained network."""
 
+import contextlib
 import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from intrinsic import images
 from intrinsic.campaigns import records
@@ -87,8 +87,14 @@ class _Run:
         return models.create(p["model"], channels=p["channels"], n_classes=n_classes, seed=p["seed"])
 
     def _trained(self) -> Iterator[Record]:
-        """Train the network, also where its own record is stored and something that hangs on it is not."""
+        """Train the network, or take its kept weights where its own record is stored."""
         started, key, network = time.perf_counter(), self.task.keys[0], self._created()
+        weights = self.store.weights(key[1])
+        if key not in self.todo and weights.exists():
+            with contextlib.suppress(checkpoints.DamagedFile, checkpoints.BadWeights):  # then it is trained again
+                checkpoints.load_weights(network, weights)
+                self.network, self.facts = network.eval(), {"weights": "kept"}
+                return
         self.facts = {} if key in self.todo else {"retrained": True}
         p = self.task.params
         result = training.train(
@@ -112,6 +118,8 @@ class _Run:
         self.network = network
         if key in self.todo:
             yield self._own_record(result, started)
+        if self.task.keep_weights:
+            checkpoints.save_weights(network, weights, {"parent": key[1]})
 
     def _own_record(self, result, started: float) -> Record:
         scores, reasons = training.held_out_scores(self.network, self.x_test, self.y_test)
@@ -140,16 +148,12 @@ class _Run:
         except slope.BadSlope as error:  # equal images with different labels have no segment between them
             return {"slope_max": None}, {"slope_max": str(error)}
 
-    @cached_property
-    def _k(self) -> int:
-        return self.task.hanging["representation"][0]["k"]
-
     def _dimensions(self, layers: list[str]) -> Iterator[tuple[str, dict, dict]]:
         """(layer, metrics, reasons) of each layer, of the pixels of the same images, and of the null maps, at one k.
 
         The nulls are an untrained network of the same architecture and a random linear map of the same width.
         """
-        group, k = self.train_set.group, self._k
+        group, k = self.train_set.group, self.task.hanging["representation"][0]["k"]
         points = self.train_set.images.reshape(len(self.train_set), -1)
         pixels = representations.points_dimension("pixels", points, k, group)
         each = [

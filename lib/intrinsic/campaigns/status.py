@@ -1,7 +1,6 @@
 """What a campaign has done, what failed, and its published file."""
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,16 +46,6 @@ def status(p: Params, store: Store) -> Status:
         rows.append((name, model, int(n.removeprefix("N=")), "not reachable", label, reason, ""))
     columns = ["dataset", "model", "n_train", "state", "label", "reason", "traceback"]
     return Status(pd.DataFrame(rows, columns=columns), made.incomparable)
-
-
-def grouped(pairs) -> list[str]:
-    """One line a reason of (label, reason): how many runs have it, and the first of them."""
-    first, counts = {}, Counter()
-    for label, reason in pairs:
-        first.setdefault(reason, label)
-        counts[reason] += 1
-    more = {reason: f" and {n - 1} more" if n > 1 else "" for reason, n in counts.items()}
-    return [f"{label}{more[reason]}: {reason}" for reason, label in first.items()]
 
 
 # -------------------------------------------------------------------------------------- publishing
