@@ -112,7 +112,7 @@ def disturbed(params: Path, store: Store, kills: int, chance: random.Random, unt
 
 def metrics(store: Store) -> dict:
     """{(kind, id): metrics} of every record; one that is not whole raises."""
-    return {key: store.read(*key).metrics for key in store.keys()}
+    return {key: store.read(*key).metrics for key in sorted(store.keys())}
 
 
 def main() -> int:
