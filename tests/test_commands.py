@@ -92,11 +92,11 @@ def test_a_target_of_make_exists(command):
 
 @pytest.mark.parametrize("command", [c for c in FOUND if words_of(c)[0] == "papermill"])
 def test_a_notebook_and_its_parameters_exist_and_fit(command):
-    from intrinsic.campaigns import campaign
+    from intrinsic.campaigns import parameters
     from intrinsic.publishing import book
 
     words = words_of(command)
-    assert book.declared_parameters(ROOT / words[1], campaign.read(ROOT / words[words.index("-f") + 1]))
+    assert book.declared_parameters(ROOT / words[1], parameters.read(ROOT / words[words.index("-f") + 1]))
 
 
 def quick(command: str) -> bool:

@@ -1,17 +1,15 @@
-"""The command `intrinsic`: measure, forecast, run, status, retry, publish, report, book, datasets."""
+"""The command `intrinsic`: measure, forecast, run, status, publish, report, book, datasets."""
 
 import argparse
 import json
 import math
 import os
 import sys
-import tempfile
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
 SHOWN = 12  # classes, and unreadable files, that are named
-TERAFLOPS = 20.0  # 10^12 operations a second that a GPU is taken to train at
 
 
 class UsageError(ValueError):
@@ -44,7 +42,7 @@ def _positive(text: str) -> float:
     return number
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="intrinsic",
         description="Intrinsic dimension and label sharpness of image sets, and the book that tests four claims.",
@@ -86,7 +84,6 @@ def parser() -> argparse.ArgumentParser:
     _add_reading(measure)
     measure.add_argument("--compare", action="store_true", help="place it, matched, among the sets in the records")
     measure.add_argument("--params", metavar="PARAMS.yaml", help="compare at the setting of this file")
-    measure.add_argument("--unmatched", action="store_true", help="show sets at other settings too, without a rank")
 
     forecast = add(
         "forecast",
@@ -106,27 +103,15 @@ def parser() -> argparse.ArgumentParser:
     run = add("run", "complete a campaign: compute what is not stored", "intrinsic run params/quick.yaml --dry-run")
     run.add_argument("params", metavar="PARAMS.yaml")
     run.add_argument("--dry-run", action="store_true", help="show the plan and its estimated minutes, compute nothing")
-    run.add_argument(
-        "--gpu-teraflops",
-        type=_positive,
-        metavar="RATE",
-        help="10^12 operations a second that a GPU is taken to train at, for the estimate of a dry run (20)",
-    )
     _add_sets(run)
     _add_engine(run)
     run.add_argument("--retries", type=_whole, default=1, metavar="K", help="tries more of a run that raises (1)")
-    run.add_argument("--no-progress", action="store_true", help="no table of progress")
+    run.add_argument("--no-progress", action="store_true", help="do not show what is done")
 
     status = add("status", "what a campaign has done and what is missing", "intrinsic status params/quick.yaml")
     status.add_argument("params", metavar="PARAMS.yaml")
     _add_sets(status)
     status.add_argument("--traceback", action="store_true", help="show where failed runs failed")
-    status.add_argument("--html", type=Path, metavar="FILE", help="write a page that needs no network")
-
-    retry = add("retry", "make failed runs to do again", "intrinsic retry params/quick.yaml --only 'vgg13*'")
-    retry.add_argument("params", metavar="PARAMS.yaml")
-    _add_sets(retry)
-    retry.add_argument("--only", metavar="PATTERN", default="*", help="those whose name matches, as status prints it")
 
     publish = add("publish", "write the records of a campaign to the file that the book is built from",
                   "intrinsic publish params/published.yaml")  # fmt: skip
@@ -142,9 +127,10 @@ def parser() -> argparse.ArgumentParser:
     _add_catalogue(report)
     _add_rules(report)
 
-    book = add("book", "execute the notebooks on the records, those of a campaign completed first, and build the book",
+    book = add("book", "complete a campaign, execute the notebooks, build the book",
                "intrinsic book --params params/quick.yaml")  # fmt: skip
-    book.add_argument("--params", metavar="PARAMS.yaml", help="the campaign that pages show (the published records)")
+    book.add_argument("--params", metavar="PARAMS.yaml", required=True)
+    _add_sets(book)
     book.add_argument("--output", type=Path, help="folder for the build (_build)")
     _add_engine(book)
     book.add_argument("--no-compute", action="store_true", help="build from stored records only")
@@ -178,18 +164,15 @@ def _add_sets(parser) -> None:
     parser.add_argument(
         "--add", metavar="PATH|NAME", action="append", default=[], help="an image set beside those of PARAMS.yaml"
     )
+    parser.add_argument("-p", dest="changes", nargs=2, metavar=("KEY", "VALUE"), action="append", default=[],
+                        help="a value in place of the file's, as YAML: -p datasets '[scans]'")  # fmt: skip
 
 
 def _add_engine(parser) -> None:
     parser.add_argument("--workers", type=_count, help="processes of one thread each (one a GPU, else one a core)")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="compute on the workers of a running Dask scheduler")
     parser.add_argument("--cluster", type=Path, metavar="FILE.yaml", help="send jobs to a queue (params/clusters/)")
-    parser.add_argument(
-        "--limit-minutes", type=_positive, metavar="M", help="start nothing later than M minutes from now"
-    )
-    parser.add_argument(
-        "--run-minutes", type=_positive, metavar="M", help="a run, or notebook, that takes longer failed"
-    )
+    parser.add_argument("--run-minutes", type=_positive, metavar="M", help="stop a run that takes longer; it failed")
 
 
 def _add_rules(parser) -> None:
@@ -222,7 +205,7 @@ def _add_levels(parser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 on success, 1 on failure, 2 on wrong usage."""
-    arguments = parser().parse_args(argv)
+    arguments = _parser().parse_args(argv)
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is shown escaped
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -231,7 +214,6 @@ def main(argv: list[str] | None = None) -> int:
         "forecast": _forecast,
         "run": _run,
         "status": _status,
-        "retry": _retry,
         "publish": _publish,
         "report": _report,
         "book": _book,
@@ -326,10 +308,13 @@ def _join(arguments, place: str) -> dict | None:
 
 
 def _params(arguments):
-    """The parameters of a file, with the image sets of --add."""
-    from intrinsic.campaigns import campaign
+    """The parameters of a file, with the values of -p and the image sets of --add."""
+    from intrinsic import images
+    from intrinsic.campaigns import parameters
 
-    p = campaign.read(arguments.params)
+    p = parameters.read(arguments.params, {key: images.plain_yaml(value) for key, value in arguments.changes})
+    if getattr(arguments, "workers", None) is not None:
+        p = p.model_copy(update={"workers": arguments.workers})
     more = [source for source in arguments.add if source not in p.datasets]
     return p.model_copy(update={"datasets": [*p.datasets, *more]}) if more else p
 
@@ -341,7 +326,7 @@ def _measure(arguments) -> int:
     from intrinsic import images
     from intrinsic.properties.measurement import measure
 
-    _together(arguments, ("params", "unmatched"), "compare")
+    _together(arguments, ("params",), "compare")
     source = _source(arguments, arguments.source)
     facts = measure(
         source,
@@ -419,59 +404,39 @@ def _said(why: str) -> int:
 
 def _compare(arguments, source) -> dict:
     """The set, matched, among those in the records, as plain numbers."""
-    from intrinsic.campaigns import campaign
+    from intrinsic.campaigns import frames, plan, records
 
-    setting = _setting(arguments) or campaign.stored_setting()
     asked = {key: getattr(arguments, key) for key in ("size", "channels", "pixel_range", "per_class", "k")}
-    setting = {**setting, **{key: value for key, value in asked.items() if value is not None}}
-    found = campaign.compare(source, setting, unmatched=arguments.unmatched)
-    columns = ["dataset", "domain", "size", "channels", "pixel_range", "per_class", "draws", "k", "matched",
-               "d_data", "d_data_low", "d_data_high", "k_f", "k_f_low", "k_f_high", "own"]  # fmt: skip
-    rows = found.rows[columns].sort_values("k_f", ascending=False)
-    below = {column: found.rank(column) for column in ("d_data", "k_f")}
+    p = _setting(arguments).model_copy(update={key: value for key, value in asked.items() if value is not None})
+    rows = frames.beside(source, p, records.default_store()).sort_values("k_f", ascending=False)
+    own, others = rows[rows["own"]].iloc[0], rows[~rows["own"]]
     return {
-        "setting": found.setting,
-        "per_class_asked": setting["per_class"],
-        "sets_below": {column: list(pair) if pair else None for column, pair in below.items()},
-        "sets": json.loads(rows.to_json(orient="records")),
-        "left_out": [list(pair) for pair in found.left_out],
+        "setting": {key: getattr(p, key) for key in plan.SETTING},
+        "sets_below": {c: [int((others[c] < own[c]).sum()), len(others)] for c in ("d_data", "k_f")},
+        "sets": json.loads(rows.drop(columns=["growth_per_class", "growth_k_f"]).to_json(orient="records")),
     }
 
 
-def _setting(arguments) -> dict | None:
-    """Size, channels, range, M, draws and k of --params."""
-    from intrinsic.campaigns import campaign
+def _setting(arguments):
+    """The parameters of --params, or of the published records."""
+    from intrinsic.campaigns import parameters
 
-    return campaign.setting_of(campaign.read(arguments.params)) if arguments.params else None
+    return parameters.read(arguments.params or parameters.PUBLISHED)
 
 
 def _show_compared(compared: dict) -> None:
-    at, asked = compared["setting"], compared["per_class_asked"]
-    print("  among the sets in the records (d_data and K_F change with size, channels, range, M and k)")
-    if at["per_class"] < asked:
-        print(f"    yours at M = {at['per_class']}, its smallest class, and not at {asked}")
-    print(f"    {'':<2}{'set':<28}{'domain':<11}{'size':<6}{'ch.':<5}{'range':<8}{'M':<6}{'k':<4}{'d_data':<22}K_F")
+    at = compared["setting"]
+    print(f"  among the sets in the records at size {at['size']}, channels {at['channels']}, M = {at['per_class']}")
+    print(f"    {'':<2}{'set':<28}{'domain':<11}{'d_data':<22}K_F")
 
     def shown(row, name, digits):
-        if row[name] is None:
-            return "not measured"
-        low, high = row[f"{name}_low"], row[f"{name}_high"]
-        ends = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
-        return f"{row[name]:.{digits}f}{ends}"
+        return f"{row[name]:.{digits}f} [{row[f'{name}_low']:.{digits}f}, {row[f'{name}_high']:.{digits}f}]"
 
     for row in compared["sets"]:
-        setting = f"{row['size']:<6}{row['channels']:<5}{row['pixel_range']:<8}{row['per_class']:<6}{row['k']:<4}"
-        print(f"    {'> ' if row['own'] else '  '}{row['dataset']:<28}{row['domain']:<11}{setting}"
+        print(f"    {'> ' if row['own'] else '  '}{_line(row['dataset']):<28}{row['domain']:<11}"
               f"{shown(row, 'd_data', 2):<22}{shown(row, 'k_f', 4)}")  # fmt: skip
     d, k = compared["sets_below"].values()
-    if d and k:
-        rest = "" if all(row["matched"] for row in compared["sets"]) else "; sets at another setting are not counted"
-        print(f"    of {k[1]} other sets {d[0]} have a lower d_data, {k[0]} a lower K_F{rest}")
-    else:
-        more = "; --unmatched shows those at other settings" if compared["left_out"] else ""
-        print(f"    no other set has been measured at the setting of yours, so it has no rank among them{more}")
-    for why in dict.fromkeys(why for _, why in compared["left_out"]):
-        print(f"    left out: {', '.join(name for name, one in compared['left_out'] if one == why)}: {why}")
+    print(f"    of {k[1]} other sets {d[0]} have a lower d_data, {k[0]} a lower K_F")
 
 
 def _show_sharpness(sharp: dict, show) -> None:
@@ -533,26 +498,25 @@ def _show_soundness(sound: dict) -> None:
 
 
 def _forecast(arguments) -> int:
-    from intrinsic.campaigns import campaign
+    from intrinsic.campaigns import frames, plan, records
     from intrinsic.inference import forecast
 
-    runs = campaign.runs_beside(arguments.source, arguments.model, _setting(arguments))
-    name = runs.attrs["dataset"]
+    name, store = plan.set_name(arguments.source), records.default_store()
+    runs = forecast.with_error(frames.runs_at(_setting(arguments), arguments.model, store))
+    if name not in set(runs["dataset"]):
+        raise ValueError(f"no fitted run of {arguments.model} on {name} is stored at this setting, so its curve is not "
+                         "known: train it at two sizes N at least, with `intrinsic run`")  # fmt: skip
     own = runs[runs["dataset"] == name]
     targets = {}
     if (wanted := arguments.target_accuracy) is not None:
-        if not 0 < wanted < 1:
-            raise ValueError(f"a target accuracy of {wanted:g} is no share of answers; give one between 0 and 1")
-        targets["accuracy"] = (wanted, forecast.ERROR, 1 - wanted)
+        targets["accuracy"] = (wanted, forecast.ERROR, forecast.error_of(wanted, own["n_classes"].iloc[0]))
     if arguments.target_loss is not None:
         targets["loss"] = (arguments.target_loss, forecast.LOSS, arguments.target_loss)
-    try:
-        table = forecast.forecast(runs, name, arguments.at)
-        rows, left_out = table.to_dict("records"), table.attrs["left_out"]
-    except forecast.NotEnough:
-        if not targets:  # a target is answered without a table too
-            raise
-        rows, left_out = [], arguments.at
+    sizes = forecast.ahead(runs, name) if arguments.at is None else arguments.at
+    left_out = forecast.left_out(runs, name, sizes)
+    rows = []
+    if not targets or len(left_out) < len(set(sizes)):  # where a target is given, it is answered without a table too
+        rows = forecast.table(runs, name, sizes).to_dict("records")
     needed = {
         what: forecast.n_needed(runs, name, value, outcome=outcome) for what, (_, outcome, value) in targets.items()
     }
@@ -566,14 +530,9 @@ def _forecast(arguments) -> int:
             "k_f": float(own["k_f"].iloc[0]),
             "sets": int(runs["dataset"].nunique()),
             "forecasts": rows,
-            "left_out": left_out,
+            "left_out": [list(pair) for pair in left_out],
             "needed": {
-                what: {"target": targets[what][0], "largest": one.largest}
-                | {
-                    k: v if math.isfinite(v) else None
-                    for k, v in (("n_train", float(one)), ("low", one.low), ("high", one.high))
-                }
-                for what, one in needed.items()
+                what: {"target": targets[what][0], **vars(one), "bounds": one.bounds} for what, one in needed.items()
             },
         }
         print(json.dumps(facts, allow_nan=False))
@@ -587,11 +546,11 @@ def _forecast(arguments) -> int:
         loss, accuracy = (
             f"{row[what]:.3f}   [{row[f'{what}_low']:.3f}, {row[f'{what}_high']:.3f}]" for what in ("loss", "accuracy")
         )
-        print(f"  {row['n_train']:<9}{loss:<32}{accuracy}{'' if row['informative'] else '   not informative yet'}")
-    if left_out:
-        print(f"  not forecast, too far from the sizes trained: N = {', '.join(map(str, left_out))}")
+        print(f"  {row['n_train']:<9}{loss:<32}{accuracy}")
+    for n, why in left_out:
+        print(f"  {n}: {why}, where nothing is forecast")
     for what, one in needed.items():
-        print(f"  {what} {targets[what][0]:g} needs N = {one} (∞: more than {one.largest})")
+        print(f"  {what} {targets[what][0]:g} needs {one}")
     print("  intervals: 95 %, for one run; the page on labels says how such forecasts did on the records")
     return 0
 
@@ -599,57 +558,36 @@ def _forecast(arguments) -> int:
 # ------------------------------------------------------------------------------------ run and status
 
 
-def _engine_settings(p, arguments, **more):
-    """Where and how runs and notebooks are computed, as the command line says."""
-    from intrinsic.campaigns import campaign, engine
-
-    return engine.Settings(
-        workers=campaign.n_workers(p),
-        gpus=campaign.gpus(),
-        run_minutes=arguments.run_minutes,
-        limit_minutes=arguments.limit_minutes,
-        scheduler=arguments.scheduler,
-        cluster=arguments.cluster,
-        **more,
-    )
+def _execution(arguments) -> dict:
+    """Where and how runs are computed, as the command line says."""
+    keys = ("scheduler", "cluster", "run_minutes")
+    return {key: getattr(arguments, key) for key in keys} | {"progress": not arguments.no_progress}
 
 
 def _run(arguments) -> int:
-    from intrinsic.campaigns import campaign
+    from intrinsic.campaigns import cluster
 
-    _together(arguments, ("gpu_teraflops",), "dry_run")
+    if arguments.scheduler:
+        cluster.check_address(arguments.scheduler)  # before what takes longer
     p = _params(arguments)
-    if arguments.workers is not None:
-        p = p.model_copy(update={"workers": arguments.workers})
     if arguments.dry_run:
-        return _dry_run(p, arguments.gpu_teraflops or TERAFLOPS)
-    settings = _engine_settings(p, arguments, retries=arguments.retries)
-    made = campaign.plan(p)
+        return _dry_run(p)
+    from intrinsic.campaigns import execution, plan
+
+    made = plan.plan(p)
     _show_incomparable(made)
-    outcome = campaign.run(p, progress=not arguments.no_progress, settings=settings, made=made)
-    if outcome.left:
-        print(f"{p.name}: {len(outcome.left)} tasks are left, first {outcome.left[0]}; the same command continues")
+    outcome = execution.run(p, made=made, retries=arguments.retries, **_execution(arguments))
     for label, reason in outcome.unreachable:
         print(f"not reachable: {label}: {reason}")
     for label, reason in outcome.failed:
         print(f"failed: {label}: {reason}", file=sys.stderr)
+    print(
+        f"{p.name}: {_counted(outcome.computed, 'task')} computed in {outcome.minutes:.1f} minutes, {outcome.stored} "
+        f"stored before, {len(outcome.failed)} failed, {len(outcome.unreachable)} not reachable"
+    )
     if outcome.failed:
-        print(
-            f"intrinsic run: {len(outcome.failed)} of {outcome.computed + len(outcome.failed)} tasks failed; "
-            "what was computed is stored, and the same command tries the rest again",
-            file=sys.stderr,
-        )
-        return 1
-    away = f", {len(outcome.unreachable)} not reachable" if outcome.unreachable else ""
-    if outcome.computed == 0 and not outcome.left:
-        all_ = "its one task is" if outcome.stored == 1 else f"all {outcome.stored} tasks are"
-        print(f"{p.name}: {all_} stored already{away}; nothing to do")
-    else:
-        print(
-            f"{p.name}: {_counted(outcome.computed, 'task')} computed in {outcome.minutes:.1f} minutes, "
-            f"{outcome.stored} were stored already{away}"
-        )
-    return 0
+        print("intrinsic run: what was computed is stored, and the same command tries the rest again", file=sys.stderr)
+    return 1 if outcome.failed else 0
 
 
 def _counted(n: int, what: str) -> str:
@@ -659,53 +597,32 @@ def _counted(n: int, what: str) -> str:
 def _show_incomparable(found) -> None:
     """The sets of a plan, or of its status, that have too few images for M a class."""
     for name, why in found.incomparable:
-        print(f"not comparable: {name}: {why}")
+        print(f"not comparable: {_line(name)}: {why}")
 
 
-def _dry_run(p, teraflops: float) -> int:
-    import pandas as pd
+def _dry_run(p) -> int:
+    from collections import Counter
 
-    from intrinsic.campaigns import campaign, progress
+    from intrinsic.campaigns import execution, plan, records
 
-    store, away = campaign.default_store(), campaign.absent(p)
-    made = campaign.plan(campaign.without(p, away))
+    store, (p, away) = records.default_store(), plan.present(p)
+    made = plan.plan(p)
     _show_incomparable(made)
     todo = made.todo(store)
-    seconds = campaign.estimate_seconds(todo, store, calibrate=True)
-    rows = [
-        {
-            "task": t.kind,
-            "model": t.params.get("model", ""),
-            "N": t.params.get("n_train", ""),
-            "image sets": t.params["dataset"],
-            "runs": 1,
-            "minutes": s / 60,
-        }
-        for t, s in zip(todo, seconds, strict=True)
-    ]
     print(f"{p.name}: {_counted(len(made.tasks), 'task')}, {len(made.tasks) - len(todo)} stored, {len(todo)} to do")
-    if rows:
-        table = pd.DataFrame(rows).groupby(["task", "model", "N"], sort=False)
-        plan = table.agg({"image sets": "nunique", "runs": "sum", "minutes": "sum"})
-        print(plan.round(1).to_string())
-        workers = campaign.n_workers(p)
-        minutes = sum(seconds) / 60 / workers
-        many = "process" if workers == 1 else "processes"
-        print(f"about {minutes:.1f} minutes with {workers} {many} on this machine")
-    for line in progress.grouped(made.unreachable):
-        print(f"not reachable: {line}")
+    counts = Counter((task.params.get("model", "properties"), task.params.get("n_train", 0)) for task in todo)
+    seconds, workers = plan.estimate(todo, store), execution.n_workers(p)
+    for (model, n), count in counts.items():
+        each = seconds[model, n]
+        took = "unknown, since no such run is stored" if each is None else f"{count * each / 60:.1f} minutes"
+        print(f"  {model:<12}{f'N = {n}' if n else '':<10}{_counted(count, 'task'):<12}{took}")
+    if todo and None not in seconds.values():
+        total = sum(count * seconds[key] for key, count in counts.items())
+        processes = f"{workers} process{'' if workers == 1 else 'es'}"
+        print(f"about {total / 60 / workers:.1f} minutes with {processes}, at the speed that the records show")
+    for label, reason in made.unreachable:
+        print(f"not reachable: {label}: {reason}")
     _tell_away(away)
-    cells = list(campaign.cells(p))
-    seeds = len({seed for *_, seed in cells})
-    if not cells:
-        print("the grid has no training runs")
-        return 0
-    hours = campaign.gpu_hours(p, teraflops)
-    took = f"{hours:.1f} hours" if hours >= 1 else f"{max(60 * hours, 0.1):.1f} minutes"
-    print(
-        f"the grid has {_counted(len(cells), 'training run')} ({len(cells) / seeds:.0f} a seed): at most about {took} "
-        f"of a GPU that trains at {teraflops:g} TFLOP/s, without attacks"
-    )
     return 0
 
 
@@ -721,56 +638,30 @@ def _tell_away(away: dict[str, str]) -> None:
 
 
 def _status(arguments) -> int:
-    from intrinsic.campaigns import campaign, progress, records
+    from intrinsic.campaigns import plan, records, status
 
-    html = None if arguments.html is None else records.writable(arguments.html, ".html", ".htm")
-    p = _params(arguments)
-    away = campaign.absent(p)
-    found = progress.status(campaign.without(p, away))
+    store, (p, away) = records.default_store(), plan.present(_params(arguments))
+    found = status.status(p, store)
     _show_incomparable(found)
-    table = found.frame()
-    shown = table.drop(columns="reason") if not table["reason"].any() else table
-    if len(shown):
-        print(shown.to_string(index=False))
-    for failure in found.failures:
-        times = f" ({failure.attempts} attempts)" if failure.attempts > 1 else ""
-        print(f"failed: {failure.label}: {failure.reason}{times}")
+    table, counts = found.table(), found.tasks["state"].value_counts()
+    if len(table):
+        print((table if table["reason"].any() else table.drop(columns="reason")).to_string(index=False))
+    for task in found.tasks[found.tasks["state"] == "failed"].itertuples():
+        print(f"failed: {task.label}: {task.reason}")
         if arguments.traceback:
-            print(failure.traceback)
-    counts = {state: int(table[state].sum()) for state in progress.STATES}
-    done, planned = counts.pop("done"), len(found.states)
-    rest = "".join(f", {n} {state}" for state, n in counts.items() if n or state == "not reachable")
+            print(task.traceback)
     _tell_away(away)
-    print(f"records: {campaign.default_store().root.absolute()}, those published in book/records")
-    print(f"{p.name}: {done} of {planned} tasks done{rest}")
-    if html is not None:
-        records.write_text(html, found.html(p.name))
-        print(f"written: {arguments.html}")
-    return 0
-
-
-def _retry(arguments) -> int:
-    from intrinsic.campaigns import progress
-
-    p = _params(arguments)
-    again = progress.retry(p, arguments.only)
-    for label in again:
-        print(label)
-    if not again:
-        print(f"{p.name}: no task has failed, so nothing is to do again")
-        return 0
-    said = f"{_counted(len(again), 'failed task')} {'is' if len(again) == 1 else 'are'} to do again"
-    print(f"{p.name}: {said}; compute with: intrinsic run {arguments.params}")
+    print(f"records: {store.root.absolute()}, and those published in book/records")
+    rest = ", ".join(f"{counts.get(state, 0)} {state}" for state in status.STATES)
+    print(f"{p.name}: {_counted(len(found.tasks), 'task')}: {rest}")
     return 0
 
 
 def _publish(arguments) -> int:
-    from intrinsic.campaigns import progress
+    from intrinsic.campaigns import records, status
 
-    made = progress.publish(_params(arguments), arguments.output, everything=arguments.all)
-    print(
-        f"{made.path}: {made.total} records: {made.added} added, {made.replaced} written again, {made.kept} as before"
-    )
+    made = status.publish(_params(arguments), records.default_store(), arguments.output, everything=arguments.all)
+    print(f"{made.path}: {made.total} records, {made.added} of them new")
     if made.left_out:
         print(f"{made.left_out} stored records are not of this campaign's plan and were left out; --all takes them")
     return 0
@@ -780,11 +671,11 @@ def _publish(arguments) -> int:
 
 
 def _report(arguments) -> int:
-    from intrinsic.campaigns import campaign
+    from intrinsic.campaigns import parameters
     from intrinsic.properties import measurement
-    from intrinsic.publishing import build
+    from intrinsic.publishing import book
 
-    p = campaign.read(arguments.params) if arguments.params else campaign.params()
+    p = parameters.read(arguments.params) if arguments.params else parameters.params()
     with _named(_source(arguments, arguments.source)) as source:
         # first, since it says in one sentence what is wrong with the set, and no notebook runs for nothing
         data = measurement.matched(source, p.size, p.channels, p.pixel_range)
@@ -794,7 +685,7 @@ def _report(arguments) -> int:
                 f"{source} has {distinct} distinct images, and a report looks at {needed - 1} neighbors of each: "
                 f"give {needed} images or more, or `intrinsic measure`, which takes fewer neighbors"
             )
-        print(build.report(source, arguments.params))
+        print(book.report(source, p))
     return 0
 
 
@@ -802,6 +693,7 @@ def _report(arguments) -> int:
 def _named(source):
     """The name or path of an image set, also for processes that are started inside, which know no entry made here."""
     from intrinsic import images
+    from intrinsic.publishing import book
 
     if isinstance(source, str):
         yield source
@@ -811,19 +703,15 @@ def _named(source):
             f"{source.name!r} is in the catalogue already, and so no name for the set of these options: rename the "
             "folder, or write an entry with another name (intrinsic datasets --draft) and give its name"
         )
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{source.name}.yaml")
-        path.write_text(images.written(source), encoding="utf-8")
-        with _catalogues([str(path)]):
-            yield source.name
+    with _catalogues([str(book.entry_file(source))]):
+        yield source.name
 
 
 def _book(arguments) -> int:
-    from intrinsic.publishing import build
+    from intrinsic.publishing import book
 
-    where = {name: getattr(arguments, name) for name in ("scheduler", "cluster", "run_minutes")}
     how = {"compute": not arguments.no_compute, "progress": not arguments.no_progress, "output": arguments.output}
-    build.build(arguments.params, **how, **where)
+    book.build(_params(arguments), settings=_execution(arguments), **how)
     return 0
 
 

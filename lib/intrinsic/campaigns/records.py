@@ -1,8 +1,7 @@
 """One run, one record: what was asked (params), what came out (metrics, series), where (provenance).
 
-A record's identity is the hash of its kind and its params; params hold everything that decides
-the numbers and nothing else: no path, no device, no date. A record is written to a draft and
-renamed, so a file in the store is whole or absent. The working store keeps one JSON file per
+A record's id is the hash of its kind and its params, which hold what decides the numbers and nothing else. A record is
+written to a draft and renamed, so a file in the store is whole or absent. The working store keeps one JSON file a
 record; a published campaign is one sorted JSON Lines file.
 """
 
@@ -14,34 +13,25 @@ import math
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None
+from intrinsic.images import REPOSITORY
 
 SCHEMA = 1
-
-#: {schema: what makes the JSON of the next one of it}: a record of an older schema stays readable.
-#: A migration returns a new body, with its own `schema`, and with its own `id` where it changes `params`.
-MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
-
-STALE_S = 60  # seconds without a heartbeat after which a claim counts for nothing
 MAX_SERIES = 2000
+PARTS = ("params", "metrics", "reasons", "series", "provenance")
+HASHES = ("image_hash", "split_hash")
 
 #: The version of each kind's method: raised when the same params would give other numbers.
 METHOD_VERSIONS = {"properties": 3, "training": 2, "attack": 2, "representation": 2, "slope": 1}
 KINDS = tuple(METHOD_VERSIONS)
-PAGE = "page"  # kind of the record that an executed notebook leaves, which holds no measurement
 
 
 def _no_number(text: str):
@@ -50,9 +40,6 @@ def _no_number(text: str):
 
 _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
 _DECODER = json.JSONDecoder(parse_constant=_no_number)
-PARTS = ("params", "metrics", "reasons", "series", "provenance")
-NOTE = {"label": str, "reason": str, "traceback": str, "attempts": int}  # what the note of a failed run says
-FLAT = frozenset({str, int, float, bool, type(None)})  # types of nearly all params
 
 
 class BadOutput(ValueError):
@@ -61,10 +48,6 @@ class BadOutput(ValueError):
 
 class RecordError(ValueError):
     """A record that breaks the contract, or a damaged file."""
-
-
-class OtherSchema(RecordError):
-    """A record that another version of this package wrote."""
 
 
 @dataclass(frozen=True)
@@ -79,77 +62,49 @@ class Record:
     provenance: dict = field(default_factory=dict)
 
     def __post_init__(self):
-        if self.kind not in (*KINDS, PAGE):
-            raise RecordError(f"'{self.kind}' is not a kind of record; the kinds are {', '.join(KINDS)}")
+        if self.kind not in KINDS:
+            raise RecordError(f"{self.kind!r} is not a kind of record; the kinds are {', '.join(KINDS)}")
         for key, value in self.params.items():
-            if type(value) in FLAT:
-                continue
             parts = value if isinstance(value, list) else [value]
             if not all(isinstance(part, str | int | float | bool | None) for part in parts):
-                raise RecordError(f"param '{key}' of a {self.kind} record is not flat: {value!r}")
+                raise RecordError(f"param {key!r} of a {self.kind} record is not flat: {value!r}")
         for key, value in self.metrics.items():
-            if type(value) is float and math.isfinite(value):
-                continue
-            if value is None:
-                if not self.reasons.get(key):
-                    raise RecordError(f"metric '{key}' of a {self.kind} record is null without a reason")
-            elif isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise RecordError(
-                    f"metric '{key}' of a {self.kind} record is {value!r}; it must be a finite number, "
-                    "or null with a reason"
-                )
+            if value is None and not self.reasons.get(key):
+                raise RecordError(f"metric {key!r} of a {self.kind} record is null without a reason")
+            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not (number or value is None):
+                raise RecordError(f"metric {key!r} of a {self.kind} record is {value!r}, which is no finite number")
         for key, values in self.series.items():
             if len(values) > MAX_SERIES:
-                raise RecordError(f"series '{key}' holds {len(values)} values; at most {MAX_SERIES} are kept")
+                raise RecordError(f"series {key!r} holds {len(values)} values, more than the {MAX_SERIES} kept")
 
     @cached_property
     def id(self) -> str:
         return record_id(self.kind, self.params)
 
     def to_json(self) -> str:
-        body = {
-            "id": self.id,
-            "kind": self.kind,
-            "params": self.params,
-            "metrics": self.metrics,
-            "reasons": self.reasons,
-            "series": self.series,
-            "provenance": self.provenance,
-            "schema": SCHEMA,
-        }
-        return json.dumps(body, sort_keys=True, allow_nan=False)
+        """The record as one line of JSON."""
+        body = {part: getattr(self, part) for part in ("id", "kind", *PARTS)}
+        return _ENCODER.encode(body | {"schema": SCHEMA})
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str = "a record", key: tuple[str, str] | None = None) -> "Record":
-        """The record of a JSON text. Raises RecordError, which names `where` it is from.
-
-        key   (kind, id) that the text has to be of
-        """
+        """Read a record of JSON that is from `where` and has to be of `key`, a kind and id. Raises RecordError."""
         try:
             body = _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
-            named, record = (body["kind"], body["id"]), None
-            while body["schema"] in MIGRATIONS:
-                body = MIGRATIONS[body["schema"]](body)
-            id, schema = body["id"], body["schema"]
-            if schema == SCHEMA:
-                if wrong := [part for part in PARTS if not isinstance(body[part], dict)]:
-                    raise TypeError(f"its {wrong[0]} are no table")
-                record = cls(body["kind"], *(body[part] for part in PARTS))
-                own = record.id
+            named = (body["kind"], body["id"])
+            if body["schema"] != SCHEMA:
+                raise ValueError(f"it has schema {body['schema']}, and this version of intrinsic reads {SCHEMA}")
+            if wrong := [part for part in PARTS if not isinstance(body[part], dict)]:
+                raise TypeError(f"its {wrong[0]} are no table")
+            record = cls(body["kind"], *(body[part] for part in PARTS))
+            own = (record.kind, record.id)
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
             why = f"{error} is missing" if isinstance(error, KeyError) else error
             raise RecordError(f"{where} is damaged ({why}); delete it and run the campaign again") from error
-        if record is None:
-            raise OtherSchema(
-                f"{where} has schema {schema}, and this version reads {SCHEMA}: use the version that wrote it, or move "
-                "it away"
-            )
-        if id != own:
-            raise RecordError(f"{where} carries the id {id} but its params hash to {own}")
-        if key not in (None, named):
+        if named != own or key not in (None, named):
             raise RecordError(
-                f"{where} holds the {named[0]} record {named[1]}, so one run would be taken for another; delete it and "
-                "run the campaign again"
+                f"{where} names the record {named}, but holds {own}; delete it and run the campaign again"
             )
         return record
 
@@ -159,32 +114,36 @@ def record_id(kind: str, params: dict) -> str:
     return hashlib.sha256(_ENCODER.encode([kind, params]).encode()).hexdigest()[:16]
 
 
+def cell_id(params: dict) -> str:
+    """What names a run whatever images it is of: the hash of its params without those of the images."""
+    return record_id("training", {key: value for key, value in params.items() if key not in HASHES})
+
+
 def finite(metrics: dict, reasons: dict | None = None) -> tuple[dict, dict]:
     """Metrics and reasons as a record takes them: a value that is not finite becomes None with a reason."""
     out, why = {}, dict(reasons or {})
     for key, value in metrics.items():
-        if value is not None and math.isfinite(value):
-            out[key] = float(value)
-        else:
-            out[key] = None
+        out[key] = float(value) if value is not None and math.isfinite(value) else None
+        if out[key] is None:
             why.setdefault(key, "missing" if value is None else f"the value is {float(value)}")
-    return out, {k: v for k, v in why.items() if out.get(k, 0) is None}
+    return out, {key: reason for key, reason in why.items() if out.get(key, 0) is None}
 
 
 @cache
 def _commit() -> str:
+    how = {"cwd": Path(__file__).parent, "stderr": subprocess.DEVNULL, "text": True, "timeout": 10}
     try:
-        here = Path(__file__).parent
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, timeout=10, check=True
-        )
+        return subprocess.check_output(["git", "rev-parse", "HEAD"], **how).strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return done.stdout.strip()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def provenance(**facts) -> dict:
-    """Where a number came from: commit, versions, processor, time; never part of a record's identity."""
+    """Where a number came from: commit, versions, processor, time; never part of a record's id."""
     import numpy
     import torch
 
@@ -195,30 +154,31 @@ def provenance(**facts) -> dict:
         "torch": torch.__version__,
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "written": _now(),
         **facts,
     }
 
 
-def writable(path: Path | str, *suffixes: str) -> Path:
-    """The path of a file that a user names to be written, before any work is done for it.
+# ------------------------------------------------------------------------------------------- files
 
-    suffixes   endings that fit, with the point, in lower case; none: any
-    Raises IsADirectoryError for a folder, BadOutput for another ending, so that no picture or program is overwritten
-    by a table, and FileNotFoundError where the folder of the file does not exist.
+
+def writable(path: Path | str, *suffixes: str) -> Path:
+    """Check the path of a file that a user names to be written, before any work is done for it.
+
+    Raises IsADirectoryError for a folder, BadOutput where it has none of the endings `suffixes`, so that no program is
+    overwritten by a table, and FileNotFoundError where its folder does not exist.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, so no file can be written under that name: name a file in it")
     if suffixes and path.suffix.lower() not in suffixes:
+        fit = path.with_suffix(suffixes[0]).name
         raise BadOutput(
-            f"{path} does not end in {' or '.join(suffixes)}, and a file of another kind could be lost under what is "
-            f"written: name a file such as {path.with_suffix(suffixes[0]).name}"
+            f"{path} does not end in {' or '.join(suffixes)}, so a file of another kind could be lost: name a file "
+            f"such as {fit}"
         )
     if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{path.parent} is no folder, so {path.name} cannot be written there: make it first, or name another"
-        )
+        raise FileNotFoundError(f"{path.parent} is no folder, so {path.name} cannot be written there: make it first")
     return path
 
 
@@ -233,7 +193,8 @@ def write_text(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a file system that is read-only meanwhile
+            draft.unlink(missing_ok=True)
 
 
 def remove(draft: Path) -> None:
@@ -244,121 +205,13 @@ def remove(draft: Path) -> None:
         draft.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def alone(path: Path):
-    """Of processes and threads that enter with one path, one at a time is inside; where the system has such locks.
-
-    The lock is that of a hidden file beside `path`, which ends with its process and is deleted on the way out.
-    """
-    if fcntl is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f".{path.name}.lock.draft")  # as a draft, git does not show it where a process was killed
-    while True:
-        with open(lock, "a", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                raise RecordError(
-                    f"{lock} cannot be locked here ({error.strerror}), so two processes could write {path.name} at "
-                    "once and lose records: name a file in another folder"
-                ) from None
-            try:
-                same = os.path.samestat(os.fstat(file.fileno()), lock.stat())
-            except FileNotFoundError:
-                same = False
-            if not same:  # the one before has deleted it
-                continue
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-@cache
-def _process_space() -> str:
-    """Within which a process number names one process: this start of the system, this namespace; "" if unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return ""
-
-
-def _read_claim(path: Path, stale_s: float) -> dict | None:
-    """What a claim says, its last heartbeat and whether it is stale; None where there is no such file."""
-    try:
-        beat = path.stat().st_mtime
-        text = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    unknown = {"label": "", "host": "", "pid": 0, "started": "", "space": ""}
-    try:
-        body = json.loads(text)
-    except (RecursionError, ValueError):  # its process died while writing it, or writes it now
-        body = unknown
-    if not (isinstance(body, dict) and body.keys() >= unknown.keys()):  # no claim of this package
-        body = unknown
-    body["beat"] = datetime.datetime.fromtimestamp(beat, datetime.UTC).isoformat(timespec="seconds")
-    body["age_s"] = max(time.time() - beat, 0.0)
-    gone = bool(body["space"]) and body["space"] == _process_space() and not Path(f"/proc/{body['pid']}").exists()
-    return body | {"stale": gone or body["age_s"] > stale_s}
-
-
-def _freed(path: Path, stale_s: float) -> bool:
-    """Move a stale claim away; False where another process has it, or takes it at this moment."""
-    held = _read_claim(path, stale_s)
-    if held is None:
-        return True
-    if not held["stale"]:
-        return False
-    moved = path.with_name(f".{path.stem}.{uuid.uuid4().hex}.stale")
-    try:
-        os.rename(path, moved)
-        if not (_read_claim(moved, stale_s) or {"stale": True})["stale"]:  # a third process was faster
-            os.link(moved, path)
-            return False
-    except (FileNotFoundError, FileExistsError):
-        return False
-    finally:
-        moved.unlink(missing_ok=True)
-    return True
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A run that this process computes and no other does, as long as it beats."""
-
-    path: Path
-    token: str
-
-    def beat(self) -> bool:
-        """Say that the process is alive; False where the claim is no longer its own."""
-        try:
-            body = json.loads(self.path.read_bytes())
-            if not isinstance(body, dict) or body.get("token") != self.token:
-                return False
-            os.utime(self.path)
-        except (OSError, RecursionError, ValueError):
-            return False
-        return True
-
-    def release(self) -> None:
-        if self.beat():
-            self.path.unlink(missing_ok=True)
-
-
 class Store:
     """A folder of records, one JSON file each: `root/KIND/ID.json`."""
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
+        if self.root.exists() and not self.root.is_dir():
+            raise RecordError(f"{self.root} is a file, so it holds no records: name a folder in INTRINSIC_STORE")
 
     def path(self, kind: str, id: str) -> Path:
         return self.root / kind / f"{id}.json"
@@ -380,10 +233,20 @@ class Store:
         return path
 
     def read(self, kind: str, id: str) -> Record:
-        path = f"{self.root}/{kind}/{id}.json"  # a Path takes as long to make as the file to read
-        with open(path, "rb") as file:
-            text = file.read()
-        return Record.from_json(text, path, (kind, id))
+        path = self.path(kind, id)
+        return Record.from_json(path.read_bytes(), str(path), (kind, id))
+
+    def damaged(self, keys: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+        """Those of the keys whose stored records cannot be read."""
+        found = set()
+        for key in keys:
+            try:
+                self.read(*key)
+            except FileNotFoundError:
+                continue
+            except RecordError:
+                found.add(key)
+        return frozenset(found)
 
     def set_aside(self, kind: str, id: str) -> None:
         """Rename a record that cannot be read to `KIND/.ID.json.damaged`, so that it counts as missing."""
@@ -394,93 +257,66 @@ class Store:
     def ids(self, kind: str) -> list[str]:
         return sorted(path.stem for path in (self.root / kind).glob("[!.]*.json"))
 
+    def keys(self) -> set[tuple[str, str]]:
+        """Kind and id of every record."""
+        return {(kind, id) for kind in KINDS for id in self.ids(kind)}
+
     def records(self, kind: str) -> Iterator[Record]:
+        """The records of a kind that can be read; one warning counts the others."""
+        errors = []
         for id in self.ids(kind):
-            yield self.read(kind, id)
-
-    def fail(self, kind: str, id: str, label: str, reason: str, traceback: str = "", attempts: int = 1) -> None:
-        """Note that a run failed, in `failed/KIND-ID.json`; the next note of it, or `forgive`, takes its place."""
-        body = {"label": label, "reason": reason, "traceback": traceback, "attempts": attempts, "written": _now()}
-        write_text(self.root / "failed" / f"{kind}-{id}.json", json.dumps(body, sort_keys=True) + "\n")
-
-    def failures(self) -> dict[tuple[str, str], dict]:
-        """{(kind, id): label, reason, traceback, attempts, written} of the runs that failed."""
-        found = {}
-        for path in sorted((self.root / "failed").glob("[!.]*-*.json")):
-            kind, _, id = path.stem.partition("-")
             try:
-                note = json.loads(path.read_bytes())
-                if not isinstance(note, dict) or any(not isinstance(note.get(k), of) for k, of in NOTE.items()):
-                    raise ValueError(f"it holds no {', '.join(NOTE)}")
-            except FileNotFoundError:  # forgiven meanwhile
-                continue
-            except (OSError, RecursionError, ValueError) as error:
-                raise RecordError(f"the note {path} cannot be read ({error}), so it says nothing; delete it") from error
-            found[kind, id] = note
-        return found
+                yield self.read(kind, id)
+            except RecordError as error:
+                errors.append(error)
+        if errors:
+            warnings.warn(f"{kind} records left out: {len(errors)}, the first: {errors[0]}", stacklevel=2)
+
+    def note(self, kind: str, id: str) -> Path:
+        """Where it stands why a run failed."""
+        return self.root / "failed" / f"{kind}-{id}.json"
+
+    def fail(self, kind: str, id: str, **facts: str) -> None:
+        """Note that a run failed: label, reason, traceback. The next note of it, or `forgive`, takes its place."""
+        write_text(self.note(kind, id), json.dumps({**facts, "written": _now()}, sort_keys=True) + "\n")
+
+    def failure(self, kind: str, id: str) -> dict | None:
+        """The note of a run that failed, or None."""
+        try:
+            note = json.loads(self.note(kind, id).read_bytes())
+            return {"label": "", "reason": "unknown", "traceback": "", **note}
+        except FileNotFoundError:
+            return None
+        except (OSError, RecursionError, TypeError, ValueError) as error:
+            return {"label": "", "reason": f"its note cannot be read ({error})", "traceback": ""}
 
     def forgive(self, kind: str, id: str) -> None:
         """Forget that a run failed."""
-        (self.root / "failed" / f"{kind}-{id}.json").unlink(missing_ok=True)
-
-    def claim(self, id: str, label: str, stale_s: float = STALE_S) -> "Claim | None":
-        """The claim to a run, in `claims/ID.json`; None where another process has it.
-
-        The file is created only where there is none, so of two processes one gets it. One without a heartbeat for
-        `stale_s` seconds, or whose process on this machine is gone, is moved away first.
-        """
-        path = self.root / "claims" / f"{id}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        body = {"label": label, "host": socket.gethostname(), "pid": os.getpid(), "started": _now(), "beat": _now()}
-        body |= {"space": _process_space(), "token": uuid.uuid4().hex}
-        for _ in range(2):
-            try:
-                with open(path, "x", encoding="utf-8") as file:
-                    file.write(json.dumps(body, sort_keys=True) + "\n")
-            except FileExistsError:
-                if not _freed(path, stale_s):
-                    return None
-            else:
-                return Claim(path, body["token"])
-        return None
-
-    def claims(self, stale_s: float = STALE_S) -> dict[str, dict]:
-        """{id: label, host, pid, started, beat (the last heartbeat), age_s, stale} of the runs in work."""
-        found = {p.stem: _read_claim(p, stale_s) for p in sorted((self.root / "claims").glob("[!.]*.json"))}
-        return {id: one for id, one in found.items() if one is not None}
+        self.note(kind, id).unlink(missing_ok=True)
 
     def sweep(self, older_s: float = 3600) -> None:
-        """Delete what killed processes left: stale claims, and drafts that nobody wrote to for `older_s` seconds."""
-        for claim in (self.root / "claims").glob("[!.]*.json"):
-            _freed(claim, STALE_S)
+        """Delete drafts of killed processes: those that nobody wrote to for `older_s` seconds."""
         for draft in self.root.glob("*/.*.draft"):
             with contextlib.suppress(FileNotFoundError):  # renamed, or swept by another campaign
                 if time.time() - draft.stat().st_mtime > older_s:
                     remove(draft)
 
-    def state(self) -> str:
-        """A hash of what the store holds."""
-        names = [f"{kind}/{id}" for kind in KINDS for id in self.ids(kind)]
-        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
+def default_store() -> Store:
+    """The working store: the folder in INTRINSIC_STORE, or `_build/records` of the repository."""
+    return Store(os.environ.get("INTRINSIC_STORE") or REPOSITORY / "_build" / "records")
 
 
-def publish(records: Iterable[Record], path: Path | str) -> int:
-    """Write records as one JSON Lines file sorted by kind and id; returns how many.
+# --------------------------------------------------------------------------------------- published
 
-    Records of one kind made by different method versions do not mix and are refused.
-    """
-    lines, versions = {}, {}
-    for record in records:
-        versions.setdefault(record.kind, set()).add(record.params.get("method_version"))
-        lines[(record.kind, record.id)] = record.to_json()
-    for kind, seen in versions.items():
-        if len(seen) > 1:
-            raise RecordError(
-                f"the {kind} records come from method versions {sorted(map(str, seen))}, which are not "
-                "comparable; run the campaign again with one version, then publish"
-            )
-    write_text(Path(path), "".join(lines[key] + "\n" for key in sorted(lines)))
-    return len(lines)
+
+def published_file(name: str) -> Path:
+    """Where the records of a campaign are published."""
+    return REPOSITORY / "book" / "records" / f"{name}.jsonl"
+
+
+def published_files() -> list[Path]:
+    return sorted((REPOSITORY / "book" / "records").glob("*.jsonl"))
 
 
 def unreachable_file(path: Path | str) -> Path:
@@ -489,10 +325,7 @@ def unreachable_file(path: Path | str) -> Path:
 
 
 def read_unreachable(path: Path | str) -> dict[str, str]:
-    """{run: why its image set cannot reach it} beside a published file, by `campaign.run_label`; {} where none is.
-
-    Raises RecordError where the file holds anything else.
-    """
+    """{run: why its image set cannot reach it} beside a published file; {} where none is. Raises RecordError."""
     file = unreachable_file(path)
     try:
         found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -507,3 +340,52 @@ def read_published(path: Path | str) -> list[Record]:
     """The records of one published campaign."""
     lines = Path(path).read_bytes().splitlines()
     return [Record.from_json(line, where=f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+
+
+@lru_cache(maxsize=32)
+def _published(path: Path, stamp: tuple) -> dict[tuple[str, str], Record]:
+    return {(record.kind, record.id): record for record in read_published(path)}
+
+
+def published() -> dict[tuple[str, str], Record]:
+    """{(kind, id): record} of book/records; a file is parsed again only when it has changed."""
+    found = {}
+    for path in published_files():
+        stat = path.stat()
+        found |= _published(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return found
+
+
+def collected(kind: str, store: Store | None = None) -> list[Record]:
+    """The records of a kind, each id once: those of a store first, then published ones; None: published ones alone."""
+    found = {record.id: record for record in store.records(kind)} if store else {}
+    for (which, id), record in published().items():
+        if which == kind:
+            found.setdefault(id, record)
+    return list(found.values())
+
+
+def state(store: Store) -> str:
+    """A hash of the records that a page could be built from, working and published."""
+    paths = [file for path in published_files() for file in (path, unreachable_file(path)) if file.exists()]
+    files = [f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
+    return hashlib.sha256(" ".join([*map("/".join, sorted(store.keys())), *files]).encode()).hexdigest()[:16]
+
+
+def publish(records: Iterable[Record], path: Path | str) -> int:
+    """Write records as one JSON Lines file sorted by kind and id; returns how many.
+
+    Raises RecordError where a kind has records of two method versions, which do not compare.
+    """
+    lines, versions = {}, {}
+    for record in records:
+        versions.setdefault(record.kind, set()).add(str(record.params.get("method_version")))
+        lines[(record.kind, record.id)] = record.to_json()
+    for kind, seen in versions.items():
+        if len(seen) > 1:
+            raise RecordError(
+                f"{path} would hold {kind} records of method versions {', '.join(sorted(seen))}, whose numbers do not "
+                "compare; publish to a new file with --output"
+            )
+    write_text(Path(path), "".join(lines[key] + "\n" for key in sorted(lines)))
+    return len(lines)

@@ -1,0 +1,350 @@
+"""Records -> tidy frames: one row a record, a run, an image set, a layer; and `open`, which a page calls."""
+
+import json
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from intrinsic import images
+from intrinsic.campaigns import parameters, plan, records
+from intrinsic.campaigns.parameters import CampaignError, Params
+from intrinsic.campaigns.records import Record, Store
+from intrinsic.campaigns.runs import compute
+from intrinsic.networks import models
+from intrinsic.properties import measurement
+
+INTERVALS = ("d_data", "d_data_twonn", "k_f", "k_f_ratio", "growth_exponent")  # with _low and _high
+SINGLE = ("k_f_all", "d_data_all", "d_data_other_groups", "k_f_q05", "k_f_limit", "least_bound")
+
+#: {column: metric} of an image set's properties
+PROPERTY_COLUMNS = {
+    column: column.replace("d_data", "d_mle").replace("d_mle_twonn", "d_twonn")
+    for column in (*(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high")), *SINGLE)
+}
+
+
+def records_frame(kind: str, store: Store | None = None) -> pd.DataFrame:
+    """One row a record: id, and columns such as params.size, metrics.k_f, series.growth_k_f, provenance.seconds.
+
+    kind: properties, training, attack, representation or slope. Lists are in one cell. None: published records alone.
+    """
+    parts = ("id", "params", "metrics", "series", "provenance")
+    found = records.collected(kind, store)
+    return _numeric(pd.json_normalize([{part: getattr(one, part) for part in parts} for one in found], max_level=1))
+
+
+def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
+    """None -> NaN in columns that hold numbers."""
+    for column in frame.columns:
+        if frame[column].dtype == object and not frame[column].map(lambda v: isinstance(v, str | list)).any():
+            frame[column] = pd.to_numeric(frame[column])
+    return frame
+
+
+def _by_cell(kind: str, store: Store | None) -> dict[str, list[Record]]:
+    """{what names a cell of the grid: its records, of whatever images}."""
+    table: dict[str, list[Record]] = {}
+    for record in records.collected(kind, store):
+        table.setdefault(records.cell_id(record.params), []).append(record)
+    return table
+
+
+def _current(found: list[Record], source, store: Store | None) -> Record | None:
+    """Of records of one name the one that is of the images as they are now; None where none is.
+
+    Published records are taken as they are. So is a stored one of a catalogue set that has no other beside it.
+    """
+    named = plan.entry(source) is not None
+    if not found or store is None or (named and len(found) == 1):
+        return found[0] if found else None
+    try:
+        now = measurement.matched(source, *(found[0].params[key] for key in plan.PIXELS)).hash
+    except (OSError, ValueError):
+        return found[0]
+    own = next((record for record in found if record.params["image_hash"] == now), None)
+    known = (record for record in found if named and (record.kind, record.id) in records.published())
+    return own or next(known, None)
+
+
+def _of_set(record: Record, source) -> dict:
+    domain = record.provenance.get("domain", "unknown")
+    return {"dataset": record.params["dataset"], "family": plan.family(source), "domain": domain}
+
+
+def _runs(p: Params, store: Store | None) -> Iterable[tuple[Record, dict]]:
+    """(training record, what names it in a frame) of each run of the grid that has a record, in the grid's order."""
+    table = _by_cell("training", store)
+    for source, model, n_train, seed in plan.cells(p):
+        wanted = plan.training_params(p, source, model, n_train, seed)
+        ways = (records.cell_id({**wanted, "precision": one}) for one in plan.precisions(p, wanted))
+        record = _current(next((table[way] for way in ways if way in table), []), source, store)
+        if record is not None:
+            named = {"model": model, "n_train": n_train, "seed": seed, "fitted": bool(record.metrics["fitted"])}
+            yield record, {**_of_set(record, source), **named, "parent": record.id}
+
+
+def _same(record: Record, wanted: dict) -> bool:
+    return all(record.params.get(key) == value for key, value in wanted.items())
+
+
+def _hanging(kind: str, store: Store | None, wanted: dict) -> pd.DataFrame:
+    """One row a run: the metrics of what hangs on it, of records with these params the one with most metrics."""
+    found: dict[str, Record] = {}
+    for record in records.collected(kind, store):
+        parent = record.params["parent"]
+        if _same(record, wanted) and (parent not in found or len(found[parent].metrics) < len(record.metrics)):
+            found[parent] = record
+    return pd.DataFrame([{"parent": parent, **one.metrics} for parent, one in found.items()], columns=None)
+
+
+def runs_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
+    """Make the table of a campaign's runs: one row a training run that has records, none where no run has.
+
+    Columns: dataset, family, domain, model, n_train, seed, fitted, parent (id of the training record); the metrics of
+    training; penalties and radii of attacks; the slope; d_repr of the paper's layer with its null maps; and those of
+    `properties_frame`. store: records of this machine, which count beside the published ones.
+    """
+    runs = pd.DataFrame([{**one.metrics, **named} for one, named in _runs(p, store)])
+    if runs.empty:
+        return runs
+    attack = _hanging("attack", store, {key: plan.attack_params(p)[key] for key in plan.FGSM_KEYS})
+    kept = [c for c in attack if any(part in c for part in ("penalty", "radius", "sanity", "clean_acc", "zero_frac"))]
+    parts = [attack[["parent", *kept]]] if kept else []
+    parts.append(_hanging("slope", store, plan.slope_params(p)))
+    layer = {model: models.representation_layer(model) for model in runs["model"].unique()}
+    dimensions = [_hanging("representation", store, plan.representation_params(p, one)) for one in {*layer.values()}]
+    dimensions = pd.concat(dimensions).drop_duplicates("parent") if any(map(len, dimensions)) else pd.DataFrame()
+    parts.append(dimensions[[c for c in dimensions if c == "parent" or c.startswith("d_")]])
+    for part in parts:
+        if len(part):
+            runs = runs.merge(part, on="parent", how="left")
+    properties = properties_frame(p, store)
+    if len(properties):
+        runs = runs.merge(properties[["dataset", "per_class", *PROPERTY_COLUMNS]], on="dataset", how="left")
+    first = ["dataset", "family", "domain", "model", "n_train", "seed", "fitted", "parent"]
+    return _numeric(runs[[*first, *(column for column in runs if column not in first)]])
+
+
+def properties_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
+    """Make the table of a campaign's image sets: one row a set that has records at the campaign's setting.
+
+    Columns: dataset, family, domain, size, channels, pixel_range, per_class, n, n_classes, n_groups, n_copies,
+    n_conflicting; d_data, d_data_twonn, k_f, k_f_ratio and growth_exponent, each with _low and _high; k_f_all,
+    d_data_all, d_data_other_groups, k_f_q05, k_f_limit, least_bound; growth_per_class and growth_k_f (lists).
+    """
+    table, rows = _by_cell("properties", store), []
+    for source in plan.sources(p):
+        found = table.get(records.cell_id(plan.properties_params(p, source)), [])
+        if (record := _current(found, source, store)) is not None:
+            rows.append(properties_row(record, source))
+    return _numeric(pd.DataFrame(rows))
+
+
+def properties_row(record: Record, source) -> dict:
+    """One row of `properties_frame`."""
+    row = _of_set(record, source) | {key: record.params[key] for key in (*plan.PIXELS, "per_class")}
+    row |= {key: record.metrics[key] for key in ("n", "n_classes", "n_groups", "n_copies", "n_conflicting")}
+    row |= {column: record.metrics.get(key) for column, key in PROPERTY_COLUMNS.items()}
+    return row | {key: record.series.get(key) for key in ("growth_per_class", "growth_k_f")}
+
+
+def layers_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
+    """Make the table of layers: one row a run and layer whose dimension is stored, of runs with several layers.
+
+    Columns: dataset ... fitted as in `runs_frame`, layer, depth (1 for the first block), is_last (the paper's layer),
+    d_repr, d_data_same_images, d_repr_untrained, d_repr_random_map. `layers: blocks` in a parameter file makes them.
+    """
+    found: dict[str, list[Record]] = {}
+    for record in records.collected("representation", store):
+        if _same(record, plan.representation_params(p, record.params["layer"])):
+            found.setdefault(record.params["parent"], []).append(record)
+    rows = []
+    for run, named in _runs(p, store):
+        if len(ones := found.get(run.id, [])) < 2:
+            continue
+        order, last = plan.layers(named["model"]), models.representation_layer(named["model"])
+        for one in sorted(ones, key=lambda one: order.index(one.params["layer"])):
+            layer = one.params["layer"]
+            place = {"layer": layer, "depth": order.index(layer) + 1, "is_last": layer == last}
+            rows.append(named | place | {key: value for key, value in one.metrics.items() if key.startswith("d_")})
+    return _numeric(pd.DataFrame(rows))
+
+
+def coverage(p: Params, runs: pd.DataFrame) -> pd.DataFrame:
+    """One row an image set: dataset, planned runs, stored, and how many of these fitted."""
+    planned = pd.Series([plan.set_name(source) for source, *_ in plan.cells(p)], dtype=str).value_counts(sort=False)
+    grouped = runs.groupby("dataset")["fitted"] if len(runs) else pd.Series(dtype=float).groupby(level=0)
+    table = pd.DataFrame({"planned runs": planned, "stored": grouped.size(), "fitted": grouped.sum()})
+    return table.reindex(planned.index).fillna(0).astype(int).rename_axis("dataset").reset_index()
+
+
+def missing(p: Params, runs: pd.DataFrame) -> list[str]:
+    """Labels of planned runs that are not in the table of runs, in the order of the file."""
+    keys = ("model", "dataset", "n_train", "seed")
+    there = {plan.run_label(*row) for row in runs[list(keys)].itertuples(index=False)} if len(runs) else set()
+    planned = [plan.run_label(model, plan.set_name(source), n, seed) for source, model, n, seed in plan.cells(p)]
+    return [label for label in planned if label not in there]
+
+
+# -------------------------------------------------------------------- all image sets in the records
+
+
+def sets_at(p: Params, store: Store | None = None) -> pd.DataFrame:
+    """Make the table of all image sets in the records at a campaign's setting, whatever campaign they are of.
+
+    The columns of `properties_frame`, and image_hash. Sets without both numbers are left out. Where a name stands for
+    several sets, the published one is taken, or the one measured last.
+    """
+    wanted = {key: value for key, value in plan.properties_params(p, "any").items() if key != "dataset"}
+    known, found = records.published(), records.collected("properties", store)
+    found.sort(key=lambda one: ((one.kind, one.id) in known, one.provenance.get("written", "")))
+    last = {one.params["dataset"]: one for one in found if _same(one, wanted)}
+    rows = [properties_row(one, name) | {"image_hash": one.params["image_hash"]} for name, one in last.items()]
+    frame = _numeric(pd.DataFrame(rows, columns=None if rows else ["dataset", "d_data", "k_f", "image_hash"]))
+    return frame.dropna(subset=["d_data", "k_f"], ignore_index=True)
+
+
+def beside(source, p: Params, store: Store | None = None) -> pd.DataFrame:
+    """As `sets_at`, with an image set among them: `own` is True in its row, which is measured now where it has none.
+
+    Raises images.Unmatched where the set has fewer than M images of a class.
+    """
+    data, name = measurement.matched(source, p.size, p.channels, p.pixel_range), plan.set_name(source)
+    images.check_matched([measurement.without_conflicts(data)], p.per_class)
+    others = sets_at(p, store)
+    if data.hash not in set(others["image_hash"]):
+        task = plan.Task("properties", source, plan.properties_params(p, source) | {"image_hash": data.hash}, ())
+        own = properties_row(next(compute(task, records.default_store())), source) | {"image_hash": data.hash}
+        others = pd.concat([others[others["dataset"] != name], pd.DataFrame([own])], ignore_index=True)
+    return others.assign(own=others["image_hash"] == data.hash)
+
+
+def runs_at(p: Params, model: str, store: Store | None = None) -> pd.DataFrame:
+    """Make the table of fitted runs of a network on any image set in the records, trained as a campaign trains.
+
+    Columns: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f, n_classes.
+    Raises CampaignError where there is no such run.
+    """
+    wanted = plan.training_params(p, "any", models.known(model), 0, 0)
+    wanted = {key: value for key, value in wanted.items() if key not in ("dataset", "n_train", "seed", "precision")}
+    rows = []
+    for one in records.collected("training", store):
+        alike = _same(one, wanted) and one.params.get("warmup_steps") == wanted.get("warmup_steps")
+        if alike and one.metrics["fitted"] and one.metrics.get("test_loss_nats"):
+            row = {key: one.params[key] for key in ("dataset", "n_train", "seed")}
+            rows.append(row | {key: one.metrics[key] for key in ("test_loss_nats", "test_accuracy", "n_test")})
+    columns = ["dataset", "domain", "family", "d_data", "k_f", "n_classes"]
+    sets = sets_at(p, store)
+    runs = pd.DataFrame(rows).merge(sets[columns], on="dataset") if rows and len(sets) else pd.DataFrame()
+    if runs.empty:
+        raise CampaignError(
+            f"no fitted run of {model} is stored at the setting of {p.name}, so nothing can be forecast: train it with "
+            f"`intrinsic run params/{p.name}.yaml`"
+        )
+    return runs
+
+
+# ---------------------------------------------------------------------------------------- a page's campaign
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The records of a campaign as a page shows them.
+
+    Attributes
+    ----------
+    params : Params
+        The campaign's parameters, with those of the page in their place.
+    runs, sets, layers, coverage : DataFrame
+        `runs_frame`, `properties_frame`, `layers_frame` and `coverage` of it.
+    missing : list of str
+        Runs that are planned, can be reached, and are not stored.
+    shown : str
+        Whose runs these are, in a sentence.
+    command : str
+        The shell command that makes what is missing.
+    """
+
+    params: Params
+    file: str
+    changed: dict
+    store: Store | None
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        return runs_frame(self.params, self.store)
+
+    @cached_property
+    def sets(self) -> pd.DataFrame:
+        return properties_frame(self.params, self.store)
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        return layers_frame(self.params, self.store)
+
+    @property
+    def coverage(self) -> pd.DataFrame:
+        return coverage(self.params, self.runs)
+
+    @cached_property
+    def missing(self) -> list[str]:
+        unreachable = records.read_unreachable(records.published_file(self.params.name))
+        return [label for label in missing(self.params, self.runs) if label not in unreachable]
+
+    @property
+    def shown(self) -> str:
+        where = "the records of this machine" if self.store else "the published records (book/records)"
+        of = f"{self.file} on {', '.join(self.params.datasets)}" if "datasets" in self.changed else self.file
+        planned = len(self.runs) + len(self.missing)
+        return f"{len(self.runs)} of {planned} planned runs of {of} are shown, from {where}."
+
+    @property
+    def command(self) -> str:
+        changes = [f"-p {key} {shlex.quote(json.dumps(value))}" for key, value in self.changed.items()]
+        return " ".join(["intrinsic run", shlex.quote(self.file), *changes])
+
+
+def open(namespace: dict) -> Campaign:
+    """Open the campaign that a page shows, by the parameters of the page.
+
+    Parameters
+    ----------
+    namespace : dict
+        `globals()` of the page. Every key of the schema in it counts, and `campaign`, the parameter file (default:
+        params/published.yaml). `datasets` that is not empty replaces the campaign's image sets.
+
+    Returns
+    -------
+    Campaign
+        Of published records alone where the campaign has any and the page asks for no other image sets. Otherwise the
+        records of this machine count too. With `compute = True` what is missing is trained first.
+
+    Raises
+    ------
+    CampaignError
+        For a misspelled key that papermill injected, a wrong value, and runs that fail.
+
+    Examples
+    --------
+    >>> from intrinsic import campaigns
+    >>> run = campaigns.open({"campaign": "params/published.yaml", "grey_level": 4})
+    >>> run.params.grey_level, "k_f" in run.sets
+    (4, True)
+    """
+    file, given = parameters.of_page(namespace)
+    p = parameters.read(file, given)
+    if parameters.whole(given) and Path(file).stem != p.name:  # papermill injected a whole file
+        file = f"params/{p.name}.yaml"
+    changed = parameters.changed(p, file, given)
+    local = p.compute or "datasets" in changed or not records.published_file(p.name).exists()
+    found = Campaign(p, parameters.shown(file), changed, records.default_store() if local else None)
+    if p.compute:
+        from intrinsic.campaigns import execution
+
+        for label, reason in execution.run(p, store=found.store).failed[:1]:
+            raise CampaignError(f"a run failed, so the page would lack it: {label}: {reason}")
+    return found

@@ -1,0 +1,177 @@
+"""A task -> its records: properties of an image set, or training and what is measured on the trained network."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from intrinsic import images
+from intrinsic.campaigns import records
+from intrinsic.campaigns.plan import Task
+from intrinsic.campaigns.records import Record, Store
+from intrinsic.networks import attacks, checkpoints, models, representations, slope, training
+from intrinsic.properties import measurement
+
+#: metrics of a representation: of the layer, of the same images' pixels, and of the two null maps
+DIMENSIONS = ("d_repr", "d_data_same_images", "d_repr_untrained", "d_repr_random_map")
+TRAINED = ("epochs", "steps", "train_accuracy", "running_accuracy", "train_loss_nats")
+
+
+def complete(task: Task, store: Store) -> None:
+    """Compute a task and store each record as it comes; its checkpoint goes when all are stored."""
+    for record in compute(task, store):
+        store.write(record)
+    if task.kind == "training":
+        checkpoints.discard(store.checkpoint(task.keys[0][1]))
+
+
+def compute(task: Task, store: Store) -> Iterator[Record]:
+    """The records of a task that are not there yet, as they come.
+
+    The store also keeps the checkpoint of a run in training, and its weights where the task says so.
+    """
+    p = task.params
+    data = measurement.matched(task.source, p["size"], p["channels"], p["pixel_range"])
+    if task.kind == "training":
+        yield from _Run(task, data, store).records()
+        return
+    started = time.perf_counter()
+    found = measurement.properties(data, **{key: p[key] for key in ("per_class", "draws", "k", "seed")})
+    metrics, reasons, series = found
+    facts = records.provenance(seconds=time.perf_counter() - started, domain=data.images.domain)
+    yield Record("properties", p, *records.finite(metrics, reasons), series, facts)
+
+
+@dataclass
+class _Run:
+    """A training run at work: its images, its split, its network."""
+
+    task: Task
+    data: measurement.Matched
+    store: Store
+
+    def __post_init__(self):
+        p, task = self.task.params, self.task
+        self.split = images.split(self.data.images, p["n_train"], p["seed"], groups=self.data.groups)
+        self.train_set = self.data.images[self.split.train]
+        test_set = self.data.images[self.split.test]
+        self.x, self.y = images.as_unit(self.train_set), self.train_set.labels
+        self.x_test, self.y_test = images.as_unit(test_set), test_set.labels
+        self.todo = set(task.missing(self.store))
+        self.facts: dict = {}  # of the provenance of what hangs on the run
+
+    def records(self) -> Iterator[Record]:
+        """Its own record, attacks, slope and dimensions, those that are not there yet."""
+        parts = {"attack": self._attacked, "slope": self._steepest}
+        yield from self._trained()
+        for kind, measured in parts.items():
+            for wanted in self._missing(kind):
+                started = time.perf_counter()
+                found = records.finite(*measured(wanted))
+                yield Record(kind, wanted, *found, {}, self._provenance(started))
+        started, wanted = time.perf_counter(), {one["layer"]: one for one in self._missing("representation")}
+        for layer, metrics, reasons in self._dimensions(list(wanted)) if wanted else ():
+            found = records.finite(metrics, reasons)
+            yield Record("representation", wanted[layer], *found, {}, self._provenance(started))
+            started = time.perf_counter()
+
+    def _missing(self, kind: str) -> list[dict]:
+        return [one for one in self.task.hanging[kind] if (kind, records.record_id(kind, one)) in self.todo]
+
+    def _provenance(self, started: float) -> dict:
+        return records.provenance(seconds=time.perf_counter() - started, **self.facts)
+
+    def _created(self):
+        p, n_classes = self.task.params, len(self.data.images.classes)
+        return models.create(p["model"], channels=p["channels"], n_classes=n_classes, seed=p["seed"])
+
+    def _trained(self) -> Iterator[Record]:
+        """Train the network, or take its kept weights where its own record is stored."""
+        started, key, network = time.perf_counter(), self.task.keys[0], self._created()
+        weights = self.store.weights(key[1])
+        if key not in self.todo and weights.exists():
+            with contextlib.suppress(checkpoints.DamagedFile, checkpoints.BadWeights):  # then it is trained again
+                checkpoints.load_weights(network, weights)
+                self.network, self.facts = network.eval(), {"weights": "kept"}
+                return
+        self.facts = {} if key in self.todo else {"retrained": True}
+        p = self.task.params
+        result = training.train(
+            network,
+            self.x,
+            self.y,
+            until=p["until"],
+            epochs=p["epochs"],
+            max_epochs=p["epochs"],
+            min_steps=p["min_steps"] or 0,
+            batch_size=p["batch_size"],
+            learning_rate=p["learning_rate"],
+            warmup_steps=p.get("warmup_steps", 0),
+            weight_decay=p["weight_decay"],
+            seed=p["seed"],
+            precision=p["precision"],
+            checkpoint=self.store.checkpoint(key[1]),
+            checkpoint_minutes=self.task.checkpoint_minutes,
+            keep_checkpoint=True,
+        )
+        self.network = network
+        if key in self.todo:
+            yield self._own_record(result, started)
+        if self.task.keep_weights:
+            checkpoints.save_weights(network, weights, {"parent": key[1]})
+
+    def _own_record(self, result, started: float) -> Record:
+        scores, reasons = training.held_out_scores(self.network, self.x_test, self.y_test)
+        metrics = {"fitted": float(result.fitted), **{key: getattr(result, key) for key in TRAINED}, **scores}
+        metrics |= {"n_groups": self.split.n_groups_train, "n_groups_test": self.split.n_groups_test}
+        series = {
+            key: [float(v) for v in values][: records.MAX_SERIES]
+            for key, values in result.history.items()
+            if all(isinstance(v, int | float) and math.isfinite(v) for v in values)
+        }
+        facts = {"training_seconds": result.seconds, "stopped": result.reason, "domain": self.data.images.domain}
+        facts = records.provenance(seconds=time.perf_counter() - started, **facts)
+        return Record("training", self.task.params, *records.finite(metrics, reasons), series, facts)
+
+    def _attacked(self, wanted: dict) -> tuple[dict, dict]:
+        n = wanted["n_images"]  # the test set alternates between the classes, so its beginning is balanced
+        how = {key: wanted[key] for key in ("grey_levels", "pgd_levels", "radius_images", "sanity_images")}
+        how |= {"pgd_steps": wanted["pgd_steps"] or 1, "seed": self.task.params["seed"]}
+        metrics, reasons = attacks.record_metrics(self.network, self.x_test[:n], self.y_test[:n], **how)
+        return {**metrics, "n_attacked": len(self.y_test[:n])}, reasons
+
+    def _steepest(self, wanted: dict) -> tuple[dict, dict]:
+        how = {key: wanted[key] for key in ("points", "pairs")}
+        try:
+            return slope.measure(self.network, self.x, self.y, **how), {}
+        except slope.BadSlope as error:  # equal images with different labels have no segment between them
+            return {"slope_max": None}, {"slope_max": str(error)}
+
+    def _dimensions(self, layers: list[str]) -> Iterator[tuple[str, dict, dict]]:
+        """(layer, metrics, reasons) of each layer, of the pixels of the same images, and of the null maps, at one k.
+
+        The nulls are an untrained network of the same architecture and a random linear map of the same width.
+        """
+        group, k = self.train_set.group, self.task.hanging["representation"][0]["k"]
+        points = self.train_set.images.reshape(len(self.train_set), -1)
+        pixels = representations.points_dimension("pixels", points, k, group)
+        each = [
+            representations.dimensions(one, self.x, layers, k, group=group) for one in (self.network, self._created())
+        ]
+        for trained, before in zip(*each, strict=True):
+            mapped = representations.random_linear_map(points, trained.width, self.task.params["seed"])
+            random = representations.points_dimension("random map", mapped, k, group)
+            metrics, reasons = named_dimensions((trained, pixels, before, random))
+            yield trained.layer, {"width": trained.width, "n_images": len(self.x), **metrics}, reasons
+
+
+def named_dimensions(found, names=DIMENSIONS) -> tuple[dict, dict]:
+    """(metrics, reasons) of LayerDimensions under their names; null with a reason where copies forbid a value."""
+    metrics, reasons = {}, {}
+    for name, one in zip(names, found, strict=True):
+        metrics |= {name: one.mle, f"{name}_twonn": one.twonn}
+        if one.mle is not None:
+            metrics |= {f"{name}_low": one.mle.low, f"{name}_high": one.mle.high}
+        reasons |= {name if which == "mle" else f"{name}_twonn": why for which, why in one.reasons.items()}
+    return metrics, reasons

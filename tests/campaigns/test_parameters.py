@@ -1,0 +1,93 @@
+"""Parameter files and the parameters of a page: what is known is taken, what is not is refused with a suggestion."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from intrinsic.campaigns import parameters
+from intrinsic.campaigns.parameters import CampaignError, Params, read
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text):
+        path = tmp_path / "some.yaml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", parameters.files(), ids=lambda path: path.stem)
+def test_every_parameter_file_of_the_book_is_valid(path):
+    assert read(path).name == path.stem
+
+
+def test_the_defaults_are_those_of_the_quick_campaign():
+    quick = read("params/quick.yaml").model_dump()
+    assert quick == Params().model_dump()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("grey_levle: 2", "'grey_level'"),
+        ("augment: flip", "'augment'"),
+        ("runs: [{models: [resnet18], n_trian: [64]}]", "'n_train'"),
+        ("runs: [{models: [resnet18]}]", "n_train"),
+        ("runs: [{models: [resnet19], n_train: [64]}]", "block 1 of runs: models"),
+        ("runs: [{models: [resnet18], n_train: [64], seeds: [0, -1]}]", "seeds: entry 2"),
+        ("runs: [{models: [resnet18], n_train: [20]}]", "n_train = 20"),
+        ("runs: [{models: [vgg13], n_train: [64]}]\nsize: 16", "vgg13"),
+        ("per_class: 10", "k = 20"),
+        ("protocol: paper\nwarmup_steps: 5", "warmup_steps"),
+        ("grey_level: 3", "grey_level 3"),
+        ("grey_levels: [256]", "grey_levels"),
+        ("datasets: []", "datasets"),
+        ("k: 5\nk: 6", "'k'"),
+        ("k: [", "not valid YAML"),
+        ("1: 2", "1"),
+        ("- k", "key: value"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_by_name(written, text, named):
+    with pytest.raises(CampaignError) as found:
+        read(written(text))
+    assert named in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_file_that_is_not_there_names_those_that_are():
+    with pytest.raises(CampaignError, match=r"params/published\.yaml"):
+        read("params/nothing.yaml")
+
+
+def test_image_sets_of_a_page_take_the_blocks_that_all_sets_share():
+    p = read("params/quick.yaml", {"datasets": ["torus_waves", "torus_waves"]})
+    assert p.datasets == ["torus_waves"]
+    assert [(block.models, block.datasets) for block in p.runs] == [(["resnet18"], None)]
+    held = read("params/controlled.yaml", {"datasets": ["digits"]})  # every block of it has sets of its own
+    assert len(held.runs) == len(read("params/controlled.yaml").runs)
+    assert read("params/quick.yaml", {"datasets": []}) == read("params/quick.yaml")
+
+
+def test_a_page_gives_the_keys_that_the_schema_knows():
+    namespace = {"campaign": "params/quick.yaml", "grey_level": 4, "turns": 3, "runs": pd.DataFrame(), "k": print}
+    assert parameters.of_page(namespace) == ("params/quick.yaml", {"grey_level": 4})
+    assert parameters.of_page({})[0] == parameters.PUBLISHED
+
+
+def test_what_papermill_injects_is_known_to_the_page_or_the_schema():
+    cells = ["", "grey_level = 2\nturns = 3  # of the page's own", "# Parameters\nturns = 4\ngrey_level = 8\n"]
+    assert parameters.of_page({"In": cells, "grey_level": 8, "turns": 4})[1] == {"grey_level": 8}
+    with pytest.raises(CampaignError, match="grey_level"):
+        parameters.of_page({"In": [*cells[:2], "# Parameters\ngrey_levle = 8\n"], "grey_levle": 8})
+
+
+def test_a_whole_file_that_papermill_injects_is_that_campaign():
+    published = read("params/published.yaml")
+    quick = read("params/quick.yaml")
+    assert read("params/published.yaml", quick.model_dump(mode="json")) == quick != published
