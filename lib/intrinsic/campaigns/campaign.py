@@ -51,7 +51,7 @@ class CampaignError(ValueError):
     """A parameter file, a grid or a store that cannot be used."""
 
 
-NETWORKS = f"networks: {', '.join(models.MODELS)}, others of torchvision by name, or timm:NAME"
+NETWORKS = f"networks: {', '.join(models.MODELS)}, and others of torchvision by name"
 
 
 class RunBlock(BaseModel):
@@ -739,7 +739,7 @@ def _network(task: Task, n_classes: int):
     p = task.params
     network = models.create(p["model"], channels=p["channels"], n_classes=n_classes, seed=p["seed"])
     if p["pretrained"] is not None:
-        checkpoints.load_pretrained(network, task.run["pretrained"])
+        checkpoints.load_weights(network, task.run["pretrained"], ours=False)
     return network
 
 
@@ -771,7 +771,6 @@ def _trained(task: Task, x, y, n_classes: int, store: Store | None, progress):
         y,
         until=p["until"],
         epochs=p["epochs"],
-        max_epochs=p["epochs"],
         min_steps=p["min_steps"] or 0,
         batch_size=p["batch_size"],
         learning_rate=p["learning_rate"],
@@ -779,11 +778,8 @@ def _trained(task: Task, x, y, n_classes: int, store: Store | None, progress):
         weight_decay=p["weight_decay"],
         seed=p["seed"],
         precision=p["precision"],
-        augment=p["augment"],
-        class_weights=p["class_weights"],
         checkpoint=None if store is None else store.checkpoint(parent),
         checkpoint_minutes=task.run.get("checkpoint_minutes", 2),
-        keep_checkpoint=True,
         progress=progress,
     )
     return network, result, {"retrained": True} if stored else {}
@@ -873,7 +869,6 @@ def _training_record(task: Task, data, split, result, network, test, seconds: fl
         training_seconds=result.seconds,
         domain=data.images.domain,
         stopped=result.reason,
-        physical_batch=result.physical_batch,
     )
     return Record("training", task.params, *records.finite(metrics, reasons), series, facts)
 

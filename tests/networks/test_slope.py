@@ -63,9 +63,6 @@ def by_hand(x, labels):
     return pairs, np.array([distance[p] for p in pairs]), flat
 
 
-# ------------------------------------------------------------------------------------- slopes that are known
-
-
 @pytest.mark.parametrize("bias", [0.0, 0.7])
 def test_the_slope_of_a_logistic_network_is_that_of_calculus(bias):
     # along x_i + t d the derivative is s'(z) w.u: largest, |w.u| / 4, where z crosses 0, else at an end
@@ -131,9 +128,6 @@ def test_a_network_that_is_sure_everywhere_still_has_its_slope():
     assert found["slope_max"] == pytest.approx(abs(w[0]) / 4, rel=0.05)
 
 
-# -------------------------------------------------------------------------------------------- the bound
-
-
 @pytest.mark.parametrize("scale", [1.0, 5.0, 50.0])
 def test_the_slope_is_never_below_its_bound(scale):
     model, w = logistic(scale)
@@ -152,9 +146,6 @@ def test_the_slope_is_never_below_its_bound(scale):
     assert found["slope_lower_bound"] == pytest.approx(max(0, bound))
     assert found["slope_max"] >= found["slope_lower_bound"]
     assert found["slope_max"] >= abs(f[i] - f[j]) * found["slope_label_sharpness"] * (1 - 1e-6)
-
-
-# -------------------------------------------------------------------------------------------- the search
 
 
 def test_few_pairs_are_the_closest_and_others_at_even_ranks():
@@ -196,24 +187,21 @@ def test_the_network_is_as_it_was():
     assert all(isinstance(v, float) and math.isfinite(v) for v in first.values())
 
 
-# --------------------------------------------------------------------------------------------- refusals
-
-
 def test_what_has_no_slope_is_refused():
     model, _ = logistic()
     x, labels = balanced()
-    with pytest.raises(BadSlope, match="two classes"):
+    with pytest.raises(BadSlope, match="labels are"):
         measure(model, x, np.arange(30) % 3)
-    with pytest.raises(BadSlope, match="two classes"):
+    with pytest.raises(BadSlope, match="labels are"):
         measure(model, x, np.zeros(30, int))
-    with pytest.raises(BadSlope, match="n_classes=2"):
+    with pytest.raises(BadSlope, match="30, 3"):
         measure(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), x, labels)
-    with pytest.raises(BadSlope, match="at least 1"):
+    with pytest.raises(BadSlope, match="0 points"):
         measure(model, x, labels, points=0)
-    with pytest.raises(BadSlope, match="without labels"):
+    with pytest.raises(BadSlope, match="30"):
         measure(model, x, labels, neighbors(x.reshape(30, -1), 3))
-    with pytest.raises(BadSlope, match="not of these labels"):
+    with pytest.raises(BadSlope, match="30"):
         measure(model, x, labels, neighbors(x.reshape(30, -1), 3, np.arange(30) // 15))
     x[1] = x[0]
-    with pytest.raises(BadSlope, match="images 0 and 1 are equal"):
+    with pytest.raises(BadSlope, match="images 0 and 1"):
         measure(model, x, labels)
