@@ -10,7 +10,6 @@ from torch import nn
 
 from intrinsic.networks import slope
 from intrinsic.networks.slope import BadSlope, measure
-from intrinsic.properties.neighbors import neighbors
 
 
 def generator(seed=0):
@@ -151,7 +150,7 @@ def test_the_slope_is_never_below_its_bound(scale):
 def test_few_pairs_are_the_closest_and_others_at_even_ranks():
     x, labels = balanced(80)
     pairs, distance, _ = by_hand(x, labels)
-    i, j, length, sharpness = slope._segments(x, labels, None, 5)
+    i, j, length, sharpness = slope._segments(x, labels, 5)
     ranks = [pairs.index(pair) for pair in zip(i.tolist(), j.tolist(), strict=True)]
     assert ranks == np.linspace(0, len(pairs) - 1, 5).round().astype(int).tolist()
     np.testing.assert_allclose(length, distance[ranks], rtol=1e-6)
@@ -163,9 +162,8 @@ def test_neighbors_given_bytes_and_batches_change_nothing():
     x, labels = balanced()
     pixels = (x * 255).round().to(torch.uint8)
     expected = measure(model, pixels.float() / 255, labels)
-    near = neighbors(pixels.reshape(30, -1).numpy(), 3, labels)
     for found in (
-        measure(model, pixels, labels, near),
+        measure(model, pixels, labels),
         measure(model, pixels.numpy(), labels),
         measure(model, pixels, labels, batch_size=1),
     ):
@@ -198,10 +196,6 @@ def test_what_has_no_slope_is_refused():
         measure(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), x, labels)
     with pytest.raises(BadSlope, match="0 points"):
         measure(model, x, labels, points=0)
-    with pytest.raises(BadSlope, match="30"):
-        measure(model, x, labels, neighbors(x.reshape(30, -1), 3))
-    with pytest.raises(BadSlope, match="30"):
-        measure(model, x, labels, neighbors(x.reshape(30, -1), 3, np.arange(30) // 15))
     x[1] = x[0]
     with pytest.raises(BadSlope, match="images 0 and 1"):
         measure(model, x, labels)

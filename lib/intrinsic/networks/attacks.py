@@ -31,14 +31,7 @@ class BadAttack(ValueError):
 
 
 def attack(
-    network: nn.Module,
-    images,
-    labels,
-    budgets: Sequence[float] = (2 / 255,),
-    method: str = "fgsm",
-    *,
-    norm: str = "linf",
-    **options,
+    network: nn.Module, images, labels, budgets: Sequence[float] = (2 / 255,), method="fgsm", *, norm="linf", **options
 ) -> torch.Tensor:
     r"""Adversarial images of a network at several budgets.
 
@@ -115,14 +108,9 @@ def _borrowed(network, x, y, eps, method, norm, options) -> torch.Tensor:
     if method.lower() in ("autoattack", "apgdt") and logits.shape[1] < 4:
         raise BadAttack(f"{method} needs 4 classes and the network has {logits.shape[1]}; use 'apgd', 'fab', 'square'")
     tile = max(side // 5, 1)
-    if (
-        method.lower() == "square"
-        and norm == "l2"
-        and (side < 5 or (side - 5 * tile) // 2 + side // tile * tile > side)
-    ):
-        raise BadAttack(
-            f"torchattacks' Square cannot tile {side} x {side} pixels in l2; resize the images, or use linf"
-        )
+    fits = side >= 5 and (side - 5 * tile) // 2 + side // tile * tile <= side
+    if method.lower() == "square" and norm == "l2" and not fits:
+        raise BadAttack(f"Square cannot tile {side} x {side} pixels in l2; resize the images, or use linf")
     if "norm" in inspect.signature(made).parameters:
         options = options | {"norm": {"linf": "Linf", "l2": "L2"}[norm]}
     right = _scores(logits, y)[1].bool()
@@ -173,9 +161,7 @@ def fgsm_penalties(network: nn.Module, images, labels, grey_levels: Sequence[flo
     return out
 
 
-def pgd_penalties(
-    network: nn.Module, images, labels, grey_levels: Sequence[float] = (2,), steps: int = PGD_STEPS
-) -> dict[str, float]:
+def pgd_penalties(network: nn.Module, images, labels, grey_levels: Sequence[float] = (2,), steps=PGD_STEPS) -> dict:
     """What L-infinity PGD costs a network: loss_penalty_nats_pgd_eps{g}, accuracy_penalty_pgd_eps{g}, ..._correct.
 
     The loss is the highest of all points visited; the accuracy counts images that are right at all of them.
@@ -191,13 +177,12 @@ def pgd_penalties(
 def _penalties(name, loss, accuracy, correct) -> dict[str, float]:
     """Means of what is lost over all images, and over those that are right without an attack."""
     lost = {f"loss_penalty_nats_{name}": loss, f"accuracy_penalty_{name}": accuracy}
-    return {key: float(value.mean()) for key, value in lost.items()} | {
-        f"{key}_correct": float(value[correct].mean()) for key, value in lost.items()
-    }
+    lost |= {f"{key}_correct": value[correct] for key, value in lost.items()}
+    return {key: float(value.mean()) for key, value in lost.items()}
 
 
 def _pgd(network, images, labels, eps, steps) -> list[torch.Tensor]:
-    """Of L-infinity PGD, each (n,): highest loss, whether all points are right, and both at the image itself."""
+    """Of L-infinity PGD, each (n,): highest loss, whether all points are right, and both at x; without steps at x."""
     x, y = _checked(network, images, labels)
     eps = _budget(eps)
     with models.evaluating(network):
@@ -228,19 +213,14 @@ def _ascend(network, x, y, eps, norm, steps=PGD_STEPS):
     return best, highest, all_right, clean_loss, clean_right
 
 
-# ---------------------------------------------------------------------------------------------- minimal radius
-
-
 def minimal_radius(
     network: nn.Module, images, labels, *, norm: str = "l2", gradients: int = 100, return_images: bool = False
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
     """Distance from each image to the nearest adversarial image found: an upper bound of the minimal radius.
 
-    The search takes three steps, and is exact on a linear network of two classes:
-
-    1. One gradient gives the nearest point in [0, 1] of the linearized boundary; nine points on the ray are tried.
-    2. PGD runs in a ball whose radius shrinks while points are misclassified and grows while they are not.
-    3. The segment from x to the best point is bisected.
+    One gradient gives the nearest point in [0, 1] of the linearized boundary; nine points on the ray to it are tried.
+    PGD then runs in a ball that shrinks while points are misclassified and grows while they are not, and the segment
+    to the best point is bisected. The result is exact on a linear network of two classes.
 
     Parameters
     ----------
@@ -260,8 +240,7 @@ def minimal_radius(
 
     References
     ----------
-    Rony et al. 2019 (the radius that grows and shrinks); Pintor et al. 2021 (cosine schedules);
-    Croce & Hein 2020 (the linearized boundary in a box).
+    Rony et al. 2019 (the ball); Pintor et al. 2021 (cosine schedules); Croce & Hein 2020 (the boundary in a box).
     """
     x, y = _checked(network, images, labels)
     _budget(0, norm)
@@ -352,20 +331,13 @@ def _to_boundary(pixels, gradient, margin, norm) -> torch.Tensor:
     return (w.sign() * torch.minimum(t * pace, room)).view_as(pixels).to(pixels.dtype)
 
 
-# ------------------------------------------------------------------------------------------- an attack record
-
-
-def sanity(
-    network: nn.Module, images, labels, grey_levels: Sequence[float] = (1, 2, 4, 8), queries: int = 100, seed: int = 0
-) -> dict[str, float]:
+def sanity(network: nn.Module, images, labels, grey_levels=(1, 2, 4, 8), queries: int = 100, seed: int = 0) -> dict:
     """Whether the attacks work, on a few images: each number with the value it should have.
 
     sanity_accuracy_rise             0: largest rise of the accuracy under PGD from one budget to the next larger
     sanity_accuracy_pgd_eps255       0: accuracy under PGD at budget 1
-    sanity_square_only_fraction      0: share of images that Square fools at 2 grey levels and PGD does not, a sign
-                                     of masked gradients; left out without queries
+    sanity_square_only_fraction      0: images that Square fools at 2 grey levels and PGD does not: masked gradients
     gradient_zero_fraction           0, as in `fgsm_penalties`, whose saturated_fraction is there too
-    sanity_images                    how many: 16 or so are enough
     """
     plain = fgsm_penalties(network, images, labels, ())
     right = {g: _pgd(network, images, labels, g / 255, 10)[1] for g in sorted({*grey_levels, 2, 255})}
@@ -377,7 +349,7 @@ def sanity(
     }
     if queries:
         tried = attack(network, images, labels, [2 / 255], "square", n_queries=queries, seed=seed)[0]
-        only = right[2] & ~_right(network, tried, labels)
+        only = right[2] & ~_pgd(network, tried, labels, 0, 0)[1]
         out["sanity_square_only_fraction"] = float(only.double().mean())
     return out
 
@@ -404,7 +376,7 @@ def record_metrics(network: nn.Module, images, labels, *, seed: int = 0, **setti
     metrics |= fgsm_penalties(network, images, labels, settings["grey_levels"])
     metrics |= pgd_penalties(network, images, labels, settings["pgd_levels"], settings["pgd_steps"])
     if few := min(settings["radius_images"], len(images)):
-        right = _right(network, images[:few], labels[:few])
+        right = _pgd(network, images[:few], labels[:few], 0, 0)[1]
         metrics["radius_images"] = float(few)
         for norm in NORMS:
             metrics |= _radii(norm, minimal_radius(network, images[:few], labels[:few], norm=norm), right)
@@ -434,9 +406,6 @@ def _radii(norm, radius, right) -> dict[str, float]:
     return out
 
 
-# ---------------------------------------------------------------------------------------------------- parts
-
-
 def _gradient(network, pixels, labels) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss gradient / (1 - p_y) at each pixel, outputs). One forward and one backward pass."""
     pixels = pixels.detach().clone().requires_grad_(True)
@@ -461,14 +430,6 @@ def _scores(logits, labels) -> torch.Tensor:
     """Losses, and 1 where right: float64 (2, n)."""
     loss, _, right = training.image_scores(logits, labels)
     return torch.stack([loss, right])
-
-
-def _right(network, images, labels) -> torch.Tensor:
-    """Whether each image's answer is its label: bool (n,)."""
-    x, y = _checked(network, images, labels)
-    with models.evaluating(network):
-        parts = [_scores(_outputs(network, p, aim), aim)[1].cpu() for _, p, aim in _batches(network, x, y)]
-    return torch.cat(parts).bool()
 
 
 def _margin(logits, labels) -> torch.Tensor:
@@ -518,9 +479,7 @@ def _budget(eps: float, norm: str = "linf", pixels: int = 1) -> float:
         raise BadAttack(f"the norm is {norm!r}, and distances are measured in 'linf' or 'l2'; give one of these")
     largest = 1 if norm == "linf" else math.sqrt(pixels)
     if not 0 <= eps <= largest:
-        raise BadAttack(
-            f"a budget is {eps:g}, and images are at most {largest:g} apart in {norm}; as 2/255, stay below"
-        )
+        raise BadAttack(f"a budget is {eps:g}, and images are at most {largest:g} apart in {norm}; give less, as 2/255")
     return float(eps)
 
 

@@ -111,9 +111,7 @@ def load_weights(network: nn.Module, path: Path | str, ours: bool = True):
     own = network.state_dict()
     odd = sorted(own.keys() ^ tensors.keys()) or [name for name in own if own[name].shape != tensors[name].shape]
     if odd:
-        raise BadWeights(
-            f"{path} holds weights of another network than this {type(network).__name__}: {len(odd)} names or shapes "
-            f"differ, the first is {odd[0]}; create the network that they were saved from"
-        )
+        found = f"{len(odd)} names or shapes differ, the first is {odd[0]}"
+        raise BadWeights(f"{path} holds weights of another network than this {type(network).__name__}: {found}")
     network.load_state_dict(tensors)
     return facts

@@ -74,8 +74,7 @@ def known(name: str) -> str:
 
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise UnknownModel(
-            f"'{name}' is no network of torchvision, so it cannot be made; choose one of {', '.join(MODELS)}, or of "
-            "torchvision.models.list_models(module=torchvision.models)"
+            f"'{name}' is no network of torchvision; choose one of {', '.join(MODELS)}, or of its others"
         )
     return name
 
@@ -159,9 +158,8 @@ def network_input(images) -> torch.Tensor:
     elif images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.permute(0, 3, 1, 2)
     if images.ndim != 4 or len(images) == 0:
-        raise BadInput(
-            f"images have shape {tuple(images.shape)}, which no network reads; give (n, H, W) or (n, C, H, W), n >= 1"
-        )
+        found = tuple(images.shape)
+        raise BadInput(f"images have shape {found}, which no network reads; give (n, H, W) or (n, C, H, W), n >= 1")
     if images.dtype == torch.uint8:
         return images
     if not images.dtype.is_floating_point:
@@ -170,10 +168,8 @@ def network_input(images) -> torch.Tensor:
         raise BadInput("some pixels are NaN or infinite, and so would be every weight; remove these images")
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
-        raise OutOfRange(
-            f"pixels reach from {low:.4g} to {high:.4g}, but networks and budgets are in units of [0, 1]; scale the "
-            "images first, or give uint8"
-        )
+        found = f"pixels reach from {low:.4g} to {high:.4g}"
+        raise OutOfRange(f"{found}, but networks and budgets are in units of [0, 1]; scale the images, or give uint8")
     return images
 
 
@@ -181,10 +177,8 @@ def network_labels(labels, n: int) -> torch.Tensor:
     """Labels as int64 tensor (n,), counted from 0. Raises BadInput where they are anything else."""
     labels = np.asarray(labels.detach().cpu() if isinstance(labels, torch.Tensor) else labels)
     if labels.shape != (n,) or labels.dtype.kind not in "iub":
-        raise BadInput(
-            f"labels are {labels.dtype} of shape {labels.shape} for {n} images, so they name no class of each; "
-            f"give {n} integers"
-        )
+        found = f"labels are {labels.dtype} of shape {labels.shape}"
+        raise BadInput(f"{found} for {n} images, so they name no class of each; give {n} integers")
     if labels.min() < 0:
         raise BadInput(f"the smallest label is {labels.min()}, and classes are counted from 0; renumber the labels")
     return torch.from_numpy(labels.astype(np.int64))
@@ -213,10 +207,8 @@ def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
 def check_outputs(logits: torch.Tensor, largest: int) -> None:
     """Raise BadInput unless outputs are (n, classes) with one for each label up to `largest`."""
     if logits.ndim != 2 or logits.shape[1] <= largest:
-        raise BadInput(
-            f"a label is {largest} and the network's outputs have shape {tuple(logits.shape)}, so that class has "
-            "none; create the network with n_classes = number of classes"
-        )
+        found = f"a label is {largest} and the network's outputs have shape {tuple(logits.shape)}"
+        raise BadInput(f"{found}, so that class has none; create the network with n_classes = number of classes")
 
 
 @contextmanager

@@ -94,10 +94,8 @@ def activations(network: nn.Module, images, layers: Iterable[str], batch_size: i
             handle.remove()
     for layer, outputs in caught.items():
         if len(outputs) != len(batches):
-            raise UnknownLayer(
-                f"layer '{layer}' ran {len(outputs)} times in {len(batches)} passes, so an image has no single point "
-                "there; choose a layer that runs once"
-            )
+            found = f"layer '{layer}' ran {len(outputs)} times in {len(batches)} passes"
+            raise UnknownLayer(f"{found}, so an image has no single point there; choose a layer that runs once")
     return {layer: torch.cat(outputs).numpy() for layer, outputs in caught.items()}
 
 
@@ -110,12 +108,12 @@ def _part(network: nn.Module, layer: str) -> nn.Module:
 
 
 def _keeping(layer: str, kept: list):
+    """The hook that copies a layer's output."""
+
     def keep(_module, _inputs, output):
         if not isinstance(output, torch.Tensor) or (layer.endswith(MEAN) and output.ndim != 4):
-            what = f"a map of shape {tuple(output.shape)}" if isinstance(output, torch.Tensor) else "no tensor"
-            raise UnknownLayer(f"layer '{layer}' returns {what}, which gives no such points; choose a layer inside it")
-        if layer.endswith(MEAN):
-            output = output.mean((2, 3))
+            raise UnknownLayer(f"layer '{layer}' returns no such map, so it gives no points; choose a layer inside it")
+        output = output.mean((2, 3)) if layer.endswith(MEAN) else output
         kept.append(output.detach().to("cpu", torch.float32, copy=True).flatten(1))
 
     return keep

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from intrinsic.networks import models
-from intrinsic.properties.neighbors import Neighbors, neighbors
+from intrinsic.properties.neighbors import neighbors
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -15,14 +15,7 @@ class BadSlope(ValueError):
 
 
 def measure(
-    network: nn.Module,
-    images,
-    labels,
-    near: Neighbors | None = None,
-    *,
-    points: int = 16,
-    pairs: int = 100,
-    batch_size: int = 128,
+    network: nn.Module, images, labels, *, points: int = 16, pairs: int = 100, batch_size: int = 128
 ) -> dict[str, float]:
     """Slope of f, the probability of class 1, on the segments between nearest images of different labels.
 
@@ -30,7 +23,7 @@ def measure(
 
     Each segment between `pairs` such images, at even ranks of their distance and with the closest pair, is cut into
     `points` parts, and the steepest part into as many again. At the middle x* of the steepest of these, one gradient
-    gives the derivative along the segment (unit vector u). Labels are 0 and 1; `near` holds the images' neighbors.
+    gives the derivative along the segment (unit vector u). Labels are 0 and 1.
 
     K_f is a lower bound of the Lipschitz constant. If |f(x_i) - y_i| <= delta at both ends of the closest pair, K_f is
     at least (1 - 2 delta) K_F: a ratio near 1 is arithmetic, a ratio well above 1 is evidence against K_f = K_F.
@@ -48,7 +41,7 @@ def measure(
         raise BadSlope(
             f"labels are {np.unique(labels)[:5]}, and f is the probability of class 1 against 0; use 0 and 1"
         )
-    i, j, distance, sharpness = _segments(x, labels, near, pairs)
+    i, j, distance, sharpness = _segments(x, labels, pairs)
     ends = np.unique(np.concatenate([i, j]))
     with models.evaluating(network):
         value = torch.cat([_outputs(network, part) for part in x.split(batch_size)]).sigmoid().cpu().numpy()
@@ -58,40 +51,26 @@ def measure(
         norms = norms.flatten(1).norm(dim=1).cpu().numpy()
     delta = np.abs(value - labels)
     closest = max(delta[i[0]], delta[j[0]])
-    out = {
-        "slope_max": slopes.max(),
-        "slope_mean": slopes.mean(),
-        **{f"slope_q{round(100 * q):02d}": np.quantile(slopes, q) for q in QUANTILES},
-        "slope_ratio": slopes.max() / sharpness,
-        "slope_excess_q50": np.median(slopes * distance),
-        "slope_lower_bound": max(0.0, 1 - 2 * closest) * sharpness,
-        "slope_delta_closest": closest,
-        "slope_delta_max": delta.max(),
-        "slope_delta_mean": delta.mean(),
-        "slope_label_sharpness": sharpness,
-        "slope_pairs": len(i),
-        "gradient_norm_mean": norms.mean(),
-        "gradient_norm_max": norms.max(),
-    }
+    out = {f"slope_q{round(100 * q):02d}": np.quantile(slopes, q) for q in QUANTILES}
+    out |= {"slope_max": slopes.max(), "slope_mean": slopes.mean(), "slope_ratio": slopes.max() / sharpness}
+    out |= {"slope_excess_q50": np.median(slopes * distance), "slope_pairs": len(i)}
+    out |= {"slope_lower_bound": max(0.0, 1 - 2 * closest) * sharpness, "slope_label_sharpness": sharpness}
+    out |= {"slope_delta_closest": closest, "slope_delta_max": delta.max(), "slope_delta_mean": delta.mean()}
+    out |= {"gradient_norm_mean": norms.mean(), "gradient_norm_max": norms.max()}
     return {key: float(number) for key, number in out.items()}
 
 
-def _segments(x, labels, near, count):
+def _segments(x, labels, count):
     """(i, j, distance, K_F): pairs of nearest images of different labels, the closest first, int64 and float64 (m,)."""
-    near = near or neighbors(x.reshape(len(x), -1), 1, labels)
-    j = near.opposite_index
-    if j is None or len(j) != len(x) or (labels == labels[j]).any():
-        raise BadSlope(f"the neighbors given are not those of these {len(x)} images and labels; find them anew")
+    j = neighbors(x.reshape(len(x), -1), 1, labels).opposite_index
     i, j = np.unique(np.sort(np.stack([np.arange(len(x)), j]), axis=0), axis=1)
     distance = np.array([float((x[a].double() - x[b].double()).norm()) for a, b in zip(i, j, strict=True)])
     order = np.argsort(distance, kind="stable")
-    if distance[order[0]] == 0:
-        raise BadSlope(
-            f"images {i[order[0]]} and {j[order[0]]} are equal and have different labels, where every slope is "
-            "infinite; drop such copies"
-        )
-    chosen = order[np.unique(np.linspace(0, len(i) - 1, min(count, len(i))).round().astype(int))]
-    return i[chosen], j[chosen], distance[chosen], 1 / distance[order[0]]
+    i, j, distance = i[order], j[order], distance[order]
+    if distance[0] == 0:
+        raise BadSlope(f"images {i[0]} and {j[0]} are equal and have different labels, so K_F is infinite; drop copies")
+    chosen = np.unique(np.linspace(0, len(i) - 1, min(count, len(i))).round().astype(int))
+    return i[chosen], j[chosen], distance[chosen], 1 / distance[0]
 
 
 def _steepest(network, start, end, points):

@@ -157,17 +157,10 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     run = _Run()
     if checkpoint is not None:
-        settings = {
-            "until": [until, epochs, min_steps],
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "warmup_steps": warmup_steps,
-            "weight_decay": weight_decay,
-            "seed": seed,
-            "precision": precision,
-            "images": checkpoints.content_hash({"images": images, "labels": labels}),
-            "first_weights": checkpoints.content_hash(network.state_dict()),
-        }
+        settings = {"until": [until, epochs, min_steps], "batch_size": batch_size, "seed": seed, "precision": precision}
+        settings |= {"learning_rate": learning_rate, "warmup_steps": warmup_steps, "weight_decay": weight_decay}
+        settings |= {"images": checkpoints.content_hash({"images": images, "labels": labels})}
+        settings |= {"first_weights": checkpoints.content_hash(network.state_dict())}
         file = _Checkpoint(Path(checkpoint), settings, network, optimizer, generator)
         run = file.read() or run
     at_chance, largest = chance_loss(labels) - CHANCE_NATS, int(labels.max())
@@ -227,16 +220,11 @@ def train(
     network.eval()
     scores = evaluate(network, images, labels)
     reason = run.reason if math.isfinite(scores["test_loss_nats"]) else "non-finite loss"
+    fitted = run.looks >= LOOKS and reason != "non-finite loss"
+    after = {"train_accuracy": scores["accuracy"], "train_loss_nats": scores["test_loss_nats"]}
+    after |= {"running_accuracy": run.history["running_accuracy"][-1]}
     return TrainingResult(
-        fitted=run.looks >= LOOKS and reason != "non-finite loss",
-        epochs=run.epochs,
-        steps=run.steps,
-        train_accuracy=scores["accuracy"],
-        train_loss_nats=scores["test_loss_nats"],
-        running_accuracy=run.history["running_accuracy"][-1],
-        seconds=run.seconds,
-        reason=reason,
-        history=run.history,
+        fitted, run.epochs, run.steps, **after, seconds=run.seconds, reason=reason, history=run.history
     )
 
 
@@ -253,10 +241,9 @@ class _Run:
 
 
 def _check_settings(until, epochs, min_steps, batch_size, warmup_steps, precision, n) -> None:
-    if until not in ("fit", "epochs"):
-        raise BadTraining(f"until is {until!r}, so it is not known when to stop; give 'fit' or 'epochs'")
-    if precision not in PRECISIONS:
-        raise BadTraining(f"precision is {precision!r}, which is not offered; give 'auto', 'float32' or 'bfloat16'")
+    if until not in ("fit", "epochs") or precision not in PRECISIONS:
+        found = f"until {until!r} and precision {precision!r}"
+        raise BadTraining(f"{found} are not offered; give 'fit' or 'epochs', and 'auto', 'float32' or 'bfloat16'")
     if epochs < 1 or min_steps < 0 or warmup_steps < 0:
         found = f"epochs {epochs}, min_steps {min_steps}, warmup_steps {warmup_steps}"
         raise BadTraining(f"{found} make no run; give at least 1, 0 and 0")
