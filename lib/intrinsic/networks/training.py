@@ -260,7 +260,7 @@ def native_precision(device: str | torch.device | None = None) -> str:
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
-    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
+    return "bfloat16" if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else "float32"
 
 
 def chance_loss(labels: torch.Tensor) -> float:
@@ -280,8 +280,12 @@ def epoch_batches(order: torch.Tensor, batch_size: int) -> list[torch.Tensor]:
 @contextmanager
 def _seeded(seed: int, device: torch.device):
     """torch's generators start at the seed inside the block, and are as before after it."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    gpu = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpu):
+        torch.random.default_generator.manual_seed(seed)
+        for one in gpu:
+            with torch.cuda.device(one):
+                torch.cuda.manual_seed(seed)
         yield
 
 
