@@ -195,9 +195,9 @@ def correlated(frame: pd.DataFrame, rule: dict, *, fitted: bool = True) -> Verdi
     families, x, notes = _levels(frame, rule, fitted, log)
     y, x = families["level"], families[f"log_{x}" if log else x]
     beside = {"rank correlation": _if_enough(correlation, y, x, kind="spearman")}
-    if log:
-        raw, name, _ = _levels(frame, rule, fitted, False)
-        beside["correlation without logarithms"] = _if_enough(correlation, raw["level"], raw[name])
+    other, name, _ = _levels(frame, rule, fitted, not log)
+    name = name if log else f"log_{name}"
+    beside[f"correlation {'without' if log else 'of'} logarithms"] = _if_enough(correlation, other["level"], other[name])
     return _verdict(rule, correlation(y, x), families, notes, beside)
 
 
