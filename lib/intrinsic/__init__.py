@@ -17,7 +17,6 @@ records          one run, one record: store, resume, publish
 soundness        copies, near-duplicates, shortcuts and leaks: whether an image set is sound enough to ask
 measurement      what is said about an image set: commands, records and report pages
 checkpoints      tensors in files: whole or absent, verified, never unpickled; weights from files
-convolutions     convolutions on a CPU in float32, forward and backward
 models           ResNet-18/34/50, VGG-13/16/19 and others by name
 training         train until fit, evaluate, continue after a kill
 representations  activations of named layers, and their dimensions

@@ -809,7 +809,7 @@ def trained_logits(
         network, x, y, until="epochs", epochs=epochs, batch_size=32, learning_rate=1e-3, seed=seed, device="cpu"
     )
     x, labels = image_sets.as_unit(images[found.test]), images.labels[found.test]
-    near = attacks.fgsm(network, x, labels, [grey_level / 255])[0]
+    near = attacks.attack(network, x, labels, [grey_level / 255])[0]
     with models.evaluating(network), torch.no_grad():
         logits, moved = (network(each).double().numpy() for each in (x, near))
     return Trained(logits, moved, labels, n_outputs, epochs, seed)

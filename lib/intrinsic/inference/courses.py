@@ -25,7 +25,7 @@ def protocols() -> pd.DataFrame:
             how = training.protocol(name, model)
             if how["until"] == "fit":
                 least = max(how["min_steps"], how["warmup_steps"])
-                ends = f"once it fits; at {how['max_epochs']} epochs and {least:,} steps at the latest"
+                ends = f"once it fits; at {how['epochs']} epochs and {least:,} steps at the latest"
             else:
                 ends = f"after {how['epochs']} epochs"
             settings = {key: how[key] for key in ("learning_rate", "warmup_steps", "weight_decay")}

@@ -1,12 +1,10 @@
-"""The paper's six networks by name and others, what they read, and the layer that d_repr is measured at."""
+"""The paper's six networks by name and others of torchvision, and the images that they read."""
 
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
-
-from intrinsic.networks import convolutions
 
 MODELS = ("resnet18", "resnet34", "resnet50", "vgg13", "vgg16", "vgg19")
 
@@ -16,75 +14,80 @@ PAPER_EPOCHS = 100
 PAPER_SIZE = 224
 PAPER_WEIGHT_DECAY = 1e-4
 
-TIMM = "timm:"  # before the name of a network of the package timm
-
 
 class UnknownModel(ValueError):
-    """A name of no network, or of one whose package is not installed."""
+    """A name of no network."""
 
 
 class BadInput(ValueError):
     """Images or labels that a network cannot read."""
 
 
-def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -> nn.Module:
-    """A network by name, weights drawn at `seed`.
+class OutOfRange(BadInput):
+    """Images outside [0, 1], the range that networks are trained and attacked in."""
 
-    name        one of MODELS, in torchvision's architecture and initialization; another classification network of
-                torchvision, such as "efficientnet_b0"; or "timm:NAME" where timm is installed
-    channels    of the images. Where it is not 3 the first convolution of 3 channels is replaced, with the rule of
-                initialization of the six (normal, variance 2 / (outputs x kernel area), bias 0); all other weights
-                are those of the 3-channel network of the same seed
-    n_classes   outputs: one a class, so that the loss is over the classes that exist
-    Reads (n, channels, H, W) in [0, 1], at least 32 pixels a side for a VGG (it halves five times). The
-    pooling to 7 x 7 of a VGG and to 1 x 1 of a ResNet is torchvision's at every size. The caller's random
-    numbers are not disturbed. Raises UnknownModel, BadInput.
-    Source: He et al. 2016 (ResNet); Simonyan & Zisserman 2015 (VGG, without batch normalization); trained
-    from scratch, as in Konz & Mazurowski 2024, section 5.
+
+def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -> nn.Module:
+    """A network of torchvision by name, untrained, with weights drawn at `seed`.
+
+    name        one of MODELS, or another classification network of torchvision, such as "efficientnet_b0"
+    channels    of the images. Where it is not 3, a first convolution is drawn anew by the rule of the six networks
+                (normal, variance 2 / (outputs x kernel area), bias 0); other weights stay those of the seed
+    n_classes   outputs, one a class
+    It reads (n, channels, H, W) in [0, 1]. Random numbers of the caller stay. Raises UnknownModel, BadInput.
+    Source: He et al. 2016 (ResNet); Simonyan & Zisserman 2015 (VGG, without batch normalization).
+
+    >>> create("resnet18")(torch.zeros(3, 1, 32, 32)).shape
+    torch.Size([3, 2])
     """
     known(name)
     if channels < 1 or n_classes < 2:
-        raise BadInput(
-            f"{name} was asked for {channels} channels and {n_classes} classes, and there is nothing to "
-            "learn; give at least 1 channel and 2 classes"
-        )
+        raise BadInput(f"{channels} channels and {n_classes} classes leave nothing to learn; give at least 1 and 2")
+    import torchvision
+
+    # these two would return the outputs of auxiliary heads beside their own
+    more = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(seed)
-        network = _created(name, n_classes)
+        network = torchvision.models.get_model(name, weights=None, num_classes=n_classes, **more)
         if channels != 3:
-            _replace_first_convolution(network, name, channels)
-    return convolutions.replace(network)
+            _replace_first_convolution(network, channels)
+    return network
+
+
+def _replace_first_convolution(network: nn.Module, channels: int) -> None:
+    name, old = next(
+        (key, part) for key, part in network.named_modules() if isinstance(part, nn.Conv2d) and part.in_channels == 3
+    )
+    new = nn.Conv2d(channels, old.out_channels, old.kernel_size, old.stride, old.padding, bias=old.bias is not None)
+    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+    if new.bias is not None:
+        nn.init.zeros_(new.bias)
+    network.set_submodule(name, new)
 
 
 def known(name: str) -> str:
     """The name, where `create` makes a network of it. Raises UnknownModel."""
     if name in MODELS:
         return name
-    if name.startswith(TIMM):
-        if not _timm(name).is_model(name.removeprefix(TIMM)):
-            raise UnknownModel(f"'{name}' is no network of the installed timm; timm.list_models() names those it has")
-        return name
     import torchvision  # takes a second, which pages that only read records are spared
 
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise UnknownModel(
-            f"'{name}' is not a network of this book, nor of torchvision; choose one of {', '.join(MODELS)}, another "
-            "of torchvision.models.list_models(module=torchvision.models), or timm:NAME"
+            f"'{name}' is no network of torchvision; choose one of {', '.join(MODELS)}, or of its others"
         )
     return name
 
 
 def smallest_size(name: str) -> int:
-    """Pixels a side that a network reads at least: 32 for a VGG, which halves five times; 1 where none is known."""
-    return 32 if name.removeprefix(TIMM).startswith("vgg") else 1
+    """The least pixels a side that a network reads: 32 for a VGG, 1 where no limit is known."""
+    return 32 if name.startswith("vgg") else 1
 
 
 def representation_layer(name: str) -> str:
-    """The layer of d_repr in the paper: a ResNet's last block, a VGG's second-to-last linear layer.
+    """The layer of d_repr in the paper: a ResNet's last block, a VGG's second-to-last linear layer before its ReLU.
 
-    The first is taken before the average over positions, 512 (ResNet-50: 2048) x H/32 x W/32 numbers; the
-    second before its ReLU, 4096 numbers. For networks that are not the paper's: the last part with weights before
-    the one that holds the outputs, among the network's direct parts.
+    For other networks it is the last part with weights before the part that holds the outputs.
     """
     if known(name) in MODELS:
         return "classifier.3" if name.startswith("vgg") else "layer4"
@@ -94,8 +97,13 @@ def representation_layer(name: str) -> str:
     return parts[-2] if len(parts) > 1 else parts[0]
 
 
+def pooled_layer(name: str) -> str:
+    """The average over positions of the last feature map: the same kind of layer in a ResNet and in a VGG."""
+    return "features:mean" if known(name).startswith("vgg") else "avgpool"
+
+
 def default_learning_rate(model: str | nn.Module) -> float:
-    """The paper's rate for Adam: 1e-4 for a VGG, 1e-3 for a ResNet and for every other network."""
+    """The paper's rate for Adam: 1e-4 for a VGG, 1e-3 for every other network."""
     return 1e-4 if _is_vgg(model) else 1e-3
 
 
@@ -105,22 +113,24 @@ def paper_learning_rate(name: str, dataset: str = "") -> float:
 
 
 def default_batch_size(model: str | nn.Module) -> int:
-    """16 for a VGG, which has no batch normalization and hardly moves at 64; 64 for every other network."""
+    """16 for a VGG, which hardly learns at 64 without batch normalization; 64 for every other network."""
     return 16 if _is_vgg(model) else 64
 
 
 def default_warmup_steps(model: str | nn.Module) -> int:
-    """Steps over which the rate rises to its value: 2,000 for a VGG, which has no batch normalization; 0 for others.
+    """Steps over which the rate rises: 2,000 for a VGG, which may not fit without them; 0 for other networks.
 
-    2 / (1 - beta2) of Adam's beta2 = 0.999, the rule of Ma & Yarats 2021. Without it VGG-16 did not fit
-    500 knee X-rays and VGG-19 did not fit 500 chest X-rays in 100 epochs (params/warmup.yaml).
+    This is 2 / (1 - beta2) at Adam's beta2 = 0.999. Source: Ma & Yarats 2021.
     """
     return 2000 if _is_vgg(model) else 0
 
 
-def parameter_count(model: nn.Module) -> int:
-    """Weights and biases; not the running statistics of batch normalization."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def _is_vgg(model: str | nn.Module) -> bool:
+    """Whether this is a VGG without batch normalization."""
+    if isinstance(model, str):
+        return known(model).startswith("vgg") and not model.endswith("_bn")
+    plain = not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+    return type(model).__name__ == "VGG" and plain
 
 
 def operations(name: str, *, size: int, channels: int = 1, n_classes: int = 2) -> float:
@@ -133,137 +143,90 @@ def operations(name: str, *, size: int, channels: int = 1, n_classes: int = 2) -
     return float(counter.get_total_flops())
 
 
-def network_input(x) -> torch.Tensor:
-    """Images as a network reads them: floating tensor (n, C, H, W); uint8 is divided by 255, as in `as_unit`.
+# ----------------------------------------------------------------------------------------- images and labels
 
-    x   array or tensor (n, C, H, W), uint8 or floating. Raises BadInput.
+
+def network_input(images) -> torch.Tensor:
+    """Images as a tensor (n, C, H, W), still in their own type: `placed` makes the floats that a network reads.
+
+    images   array or tensor of uint8, or of floats in [0, 1]: (n, H, W), (n, C, H, W), or (n, H, W, C) with C 1 or 3
+    Raises BadInput, OutOfRange.
     """
-    x = x if isinstance(x, torch.Tensor) else torch.from_numpy(np.array(x, order="C"))
-    if x.ndim != 4 or len(x) == 0:
-        raise BadInput(
-            f"images have shape {tuple(x.shape)}, and a network reads (n, C, H, W) with n >= 1; "
-            "images.as_unit(images) makes it so"
-        )
-    if x.dtype == torch.uint8:
-        return x.to(torch.float32).div_(255)
-    if not x.dtype.is_floating_point:
-        raise BadInput(
-            f"images are {x.dtype}, whose range is not known; give uint8, or floats in [0, 1] as images.as_unit does"
-        )
-    if not torch.isfinite(x).all():
-        raise BadInput("some pixels are NaN or infinite, and so would be every weight after a step; remove them")
-    return x
+    images = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.array(images, order="C"))
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        images = images.permute(0, 3, 1, 2)
+    if images.ndim != 4 or len(images) == 0:
+        found = tuple(images.shape)
+        raise BadInput(f"images have shape {found}, which no network reads; give (n, H, W) or (n, C, H, W), n >= 1")
+    if images.dtype == torch.uint8:
+        return images
+    if not images.dtype.is_floating_point:
+        raise BadInput(f"images are {images.dtype}, whose range is not known; give uint8 or floats in [0, 1]")
+    if not torch.isfinite(images).all():
+        raise BadInput("some pixels are NaN or infinite, and so would be every weight; remove these images")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        found = f"pixels reach from {low:.4g} to {high:.4g}"
+        raise OutOfRange(f"{found}, but networks and budgets are in units of [0, 1]; scale the images, or give uint8")
+    return images
 
 
-def network_labels(y, n: int) -> torch.Tensor:
+def network_labels(labels, n: int) -> torch.Tensor:
     """Labels as int64 tensor (n,), counted from 0. Raises BadInput where they are anything else."""
-    y = np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y)
-    if y.shape != (n,) or y.dtype.kind not in "iub":
-        raise BadInput(
-            f"labels are {y.dtype} of shape {y.shape} for {n} images, so they name no class of each image; "
-            f"give {n} integers"
-        )
-    if y.min() < 0:
-        raise BadInput(f"the smallest label is {y.min()}, and classes are counted from 0; renumber the labels")
-    return torch.from_numpy(y.astype(np.int64))
+    labels = np.asarray(labels.detach().cpu() if isinstance(labels, torch.Tensor) else labels)
+    if labels.shape != (n,) or labels.dtype.kind not in "iub":
+        found = f"labels are {labels.dtype} of shape {labels.shape}"
+        raise BadInput(f"{found} for {n} images, so they name no class of each; give {n} integers")
+    if labels.min() < 0:
+        raise BadInput(f"the smallest label is {labels.min()}, and classes are counted from 0; renumber the labels")
+    return torch.from_numpy(labels.astype(np.int64))
 
 
-def memory_format(size) -> torch.memory_format:
-    """The layout in which convolutions are fastest at this image size (H, W): channels-last from 48 pixels.
-
-    Measured with ResNet-18 on a CPU, batch 64: at 32 pixels the plain layout is 4 to 10 % faster, at 64
-    pixels channels-last by 1 to 9 %.
-    """
-    return torch.channels_last if min(size) >= 48 else torch.contiguous_format
+def unit_images(images) -> torch.Tensor:
+    """Images of `network_input` as floats: uint8 is divided by 255, in float32."""
+    images = network_input(images)
+    return images.float() / 255 if images.dtype == torch.uint8 else images
 
 
-def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating type of a network's weights; CPU and float32 for one that has none."""
-    for parameter in model.parameters():
+def placed(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Images where the network is, in its number type, channels-last; uint8 is divided by 255."""
+    device, dtype = placement(network)
+    pixels = images.to(device).to(dtype, memory_format=torch.channels_last)
+    return pixels / 255 if images.dtype == torch.uint8 else pixels
+
+
+def placement(network: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and number type of a network's weights; CPU and float32 for one that has none."""
+    for parameter in network.parameters():
         return parameter.device, parameter.dtype
     return torch.device("cpu"), torch.float32
 
 
+def check_outputs(logits: torch.Tensor, largest: int) -> None:
+    """Raise BadInput unless outputs are (n, classes) with one for each label up to `largest`."""
+    if logits.ndim != 2 or logits.shape[1] <= largest:
+        found = f"a label is {largest} and the network's outputs have shape {tuple(logits.shape)}"
+        raise BadInput(f"{found}, so that class has none; create the network with n_classes = number of classes")
+
+
 @contextmanager
-def evaluating(model: nn.Module):
+def evaluating(network: nn.Module):
     """Evaluation mode and plain float32 inside the block; afterwards every part is in the mode it had.
 
-    Plain: no autocast and, on a GPU, no TF32, both of which round by as much as a small attack changes.
-    The weights ask for no gradient inside: convolutions of our own compute what a weight asks for, even where
-    autograd is asked for the image's gradient alone. Measured on a CPU at 64 pixels, gradients of 64 images: 25 %
-    less time with ResNet-18, 40 % with VGG-13. The image's gradient is the same to the bit.
+    Plain: no autocast and no TF32, which round by as much as a small attack changes.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    modes = [(module, module.training) for module in network.modules()]
     tf32, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     try:
-        model.eval()
-        for parameter in learning:
-            parameter.requires_grad_(False)
+        network.eval()
         torch.backends.cudnn.allow_tf32 = False
         torch.set_float32_matmul_precision("highest")
-        with torch.autocast(placement(model)[0].type, enabled=False):
-            yield model
+        with torch.autocast(placement(network)[0].type, enabled=False):
+            yield network
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
         torch.set_float32_matmul_precision(matmul)
-        for parameter in learning:
-            parameter.requires_grad_(True)
         for module, mode in modes:
             module.training = mode
-
-
-def _created(name: str, n_classes: int) -> nn.Module:
-    if name.startswith(TIMM):
-        return _timm(name).create_model(name.removeprefix(TIMM), pretrained=False, num_classes=n_classes)
-    import torchvision
-
-    # these two would return the outputs of auxiliary heads beside their own
-    more = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return torchvision.models.get_model(name, weights=None, num_classes=n_classes, **more)
-
-
-def _timm(name: str):
-    try:
-        import timm
-    except ImportError:
-        raise UnknownModel(
-            f"'{name}' is a network of the package timm, which is not installed; install it: pip install timm"
-        ) from None
-    return timm
-
-
-def _is_vgg(model: str | nn.Module) -> bool:
-    """A VGG without batch normalization."""
-    if isinstance(model, str):
-        return known(model).removeprefix(TIMM).startswith("vgg") and not model.endswith("_bn")
-    import torchvision
-
-    plain = not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    return isinstance(model, torchvision.models.VGG) and plain
-
-
-def _replace_first_convolution(network: nn.Module, name: str, channels: int) -> None:
-    for key, module in network.named_modules():
-        if isinstance(module, nn.Conv2d) and module.in_channels == 3:
-            network.set_submodule(key, _first_convolution(module, channels))
-            return
-    raise BadInput(
-        f"{name} has no convolution that reads 3 channels, so it cannot be made to read {channels}; give the images "
-        "3 channels"
-    )
-
-
-def _first_convolution(like: nn.Conv2d, channels: int) -> nn.Conv2d:
-    new = nn.Conv2d(
-        channels,
-        like.out_channels,
-        like.kernel_size,
-        stride=like.stride,
-        padding=like.padding,
-        bias=like.bias is not None,
-    )
-    nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
-    if new.bias is not None:
-        nn.init.zeros_(new.bias)
-    return new

@@ -1,9 +1,7 @@
 """Activations of named layers, as points, and their dimensions."""
 
-import gc
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from tempfile import TemporaryFile
 
 import numpy as np
 import torch
@@ -14,8 +12,7 @@ from intrinsic.properties import dimension
 from intrinsic.properties.neighbors import neighbors
 
 COLUMNS = 256  # of a random linear map, drawn at a time: part of what a seed means
-IN_MEMORY = 2**28  # bytes of a layer's activations that are held in memory; more go to a temporary file
-BATCH_PIXELS = 128 * 128 * 128  # of a batch, at most: what a network holds while it runs grows with them
+MEAN = ":mean"  # after the name of a layer: its average over positions
 
 
 class UnknownLayer(ValueError):
@@ -24,158 +21,126 @@ class UnknownLayer(ValueError):
 
 @dataclass(frozen=True)
 class LayerDimension:
-    """Estimated dimensions of the activations of one layer.
-
-    width        numbers an image
-    mle, twonn   dimension.Estimate, or None with a reason
-    others       by the name of scikit-dimension's estimator, likewise
-    reasons      why a value is None, by its name
-    """
+    """Estimated dimensions of one layer: numbers an image; mle and twonn, or None with a reason by that name."""
 
     layer: str
     width: int
     mle: dimension.Estimate | None
     twonn: dimension.Estimate | None
-    others: dict = field(default_factory=dict)
     reasons: dict = field(default_factory=dict)
 
 
-def blocks(model: nn.Module) -> list[str]:
+def blocks(network: nn.Module) -> list[str]:
     """Names of a network's blocks in order, as layers of `activations` and `dimensions`.
 
-    A ResNet of torchvision: layer1 to layer4 and the average over positions; a VGG of torchvision: each pooling, and
-    the linear layers before their ReLU; any other network: its direct parts.
+    A ResNet: layer1 to layer4 and the average over positions; a VGG: each pooling, and the linear layers before their
+    ReLU; any other network: its direct parts.
     """
-    import torchvision
-
-    if isinstance(model, torchvision.models.ResNet):
+    kind = type(network).__name__
+    if kind == "ResNet":
         return ["layer1", "layer2", "layer3", "layer4", "avgpool"]
-    if isinstance(model, torchvision.models.VGG):
-        return [name for name, part in model.named_modules() if isinstance(part, nn.MaxPool2d | nn.Linear)]
-    return [name for name, _ in model.named_children()]
+    if kind == "VGG":
+        return [name for name, part in network.named_modules() if isinstance(part, nn.MaxPool2d | nn.Linear)]
+    return [name for name, _ in network.named_children()]
 
 
-def representation(model: nn.Module, x, layer: str, batch_size: int | None = None) -> np.ndarray:
-    """Outputs of a layer for each image, flattened: float32 (n, p), channel after channel; see `activations`.
+def activations(network: nn.Module, images, layers: Iterable[str], batch_size: int = 128) -> dict[str, np.ndarray]:
+    """Outputs of several layers in one pass over the images, as points.
 
-    layer    a name of `model.named_modules()`; the paper's is `models.representation_layer(name)`
-    Source: Konz & Mazurowski 2024, section 5; activations there are of the training images.
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In evaluation mode and float32 meanwhile; its mode is restored.
+    images : array or tensor
+        uint8, or floats in [0, 1]: (n, H, W), (n, C, H, W) or (n, H, W, C).
+    layers : iterable of str
+        Names of `network.named_modules()`. "NAME:mean" is the average over positions of the layer NAME.
+    batch_size : int
+        Images in a pass.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n, p), float32
+        Each output flattened, channel after channel, before a later in-place ReLU changes it.
+
+    Raises
+    ------
+    UnknownLayer, models.BadInput
+
+    References
+    ----------
+    Konz & Mazurowski 2024, section 5; `models.representation_layer` names the layers there.
+
+    Examples
+    --------
+    >>> network = models.create("resnet18")
+    >>> points = activations(network, torch.zeros(2, 1, 32, 32), ["layer3", "layer4:mean"])
+    >>> points["layer3"].shape, points["layer4:mean"].shape
+    ((2, 1024), (2, 512))
     """
-    return activations(model, x, [layer], batch_size)[layer]
-
-
-def activations(
-    model: nn.Module, x, layers: Iterable[str], batch_size: int | None = None, *, in_memory: int = IN_MEMORY
-) -> dict[str, np.ndarray]:
-    """Outputs of several layers in one pass over the images, each flattened: float32 (n, p), channel after channel.
-
-    x           (n, C, H, W) floats in [0, 1] or uint8
-    layers      names of `model.named_modules()`; `blocks(model)` for all blocks
-    batch_size  None: 128, and less above 128 pixels a side. Another size may change the last bits
-    in_memory   bytes: a layer that takes more is a read-only numpy.memmap of a temporary file, which has no name and
-                goes when the array does, however the process ends
-    The output is copied as the layer returns it, before a later in-place operation (the ReLU after a VGG's
-    linear layer) can change it. Evaluation mode, float32, no gradients; the network's mode is restored.
-    Raises UnknownLayer, models.BadInput.
-    """
-    x = models.network_input(x)
+    x = models.network_input(images)
     layers = list(dict.fromkeys(layers))
-    modules = [_layer(model, layer) for layer in layers]
-    device, dtype = models.placement(model)
-    batch_size = batch_size or max(1, min(128, BATCH_PIXELS // (x.shape[-2] * x.shape[-1])))
     caught: dict[str, list] = {layer: [] for layer in layers}
-    stores: dict[str, _Rows] = {}
-
-    def keeping(layer):
-        def keep(_module, _inputs, output):
-            if not isinstance(output, torch.Tensor):
-                raise UnknownLayer(
-                    f"layer '{layer}' returns a {type(output).__name__}, not one tensor, so it gives no points; "
-                    "choose a layer inside it"
-                )
-            caught[layer].append(output.detach().to("cpu", torch.float32, copy=True).flatten(1))
-
-        return keep
-
-    handles = [module.register_forward_hook(keeping(layer)) for layer, module in zip(layers, modules, strict=True)]
+    handles = []
     try:
-        with models.evaluating(model), torch.no_grad():
-            for batch in x.split(batch_size):
-                model(batch.to(device, dtype, memory_format=models.memory_format(batch.shape[-2:])))
-                for layer, outputs in caught.items():
-                    if len(outputs) != 1:
-                        raise UnknownLayer(
-                            f"layer '{layer}' ran {len(outputs)} times in one pass, so an image has no single "
-                            "point there; choose a layer that runs once"
-                        )
-                    rows = outputs.pop().numpy()
-                    if layer not in stores:
-                        stores[layer] = _Rows(len(x), rows.shape[1], in_memory)
-                    stores[layer].append(rows)
+        for layer in layers:
+            handles.append(_part(network, layer).register_forward_hook(_keeping(layer, caught[layer])))
+        with models.evaluating(network), torch.no_grad():
+            batches = x.split(batch_size)
+            for batch in batches:
+                network(models.placed(network, batch))
     finally:
         for handle in handles:
             handle.remove()
-    return {layer: store.array() for layer, store in stores.items()}
+    for layer, outputs in caught.items():
+        if len(outputs) != len(batches):
+            found = f"layer '{layer}' ran {len(outputs)} times in {len(batches)} passes"
+            raise UnknownLayer(f"{found}, so an image has no single point there; choose a layer that runs once")
+    return {layer: torch.cat(outputs).numpy() for layer, outputs in caught.items()}
 
 
-def dimensions(
-    model: nn.Module, x, layers: Iterable[str] | None = None, k: int = 20, *, group=None, others=(), batch_size=None
-) -> list[LayerDimension]:
-    """d_repr of several layers: one pass of the images through the network, one pass over neighbors a layer.
+def _part(network: nn.Module, layer: str) -> nn.Module:
+    named = {key: module for key, module in network.named_modules() if key}
+    if layer.removesuffix(MEAN) not in named:
+        some = [key for key in named if "." not in key] + [key for key in named if "." in key][-4:]
+        raise UnknownLayer(f"'{layer}' is no layer of this {type(network).__name__}; it has {', '.join(some)}")
+    return named[layer.removesuffix(MEAN)]
 
-    layers   None: `blocks(model)`
+
+def _keeping(layer: str, kept: list):
+    """The hook that copies a layer's output."""
+
+    def keep(_module, _inputs, output):
+        if not isinstance(output, torch.Tensor) or (layer.endswith(MEAN) and output.ndim != 4):
+            raise UnknownLayer(f"layer '{layer}' returns no such map, so it gives no points; choose a layer inside it")
+        output = output.mean((2, 3)) if layer.endswith(MEAN) else output
+        kept.append(output.detach().to("cpu", torch.float32, copy=True).flatten(1))
+
+    return keep
+
+
+def dimensions(network: nn.Module, images, layers: Iterable[str] | None = None, k: int = 20, *, group=None):
+    """LayerDimension of several layers, all blocks where none are named: one pass, and one of neighbors a layer.
+
     group    of the images, for the intervals: see dimension.mle_dimension
-    others   names of scikit-dimension's estimators, for dimension.other_dimension, which reads a layer into memory
-    A value that does not exist (a layer that maps two images to one point) is None with a reason.
     Raises UnknownLayer, models.BadInput, neighbors.BadPoints for k.
     """
-    found = activations(model, x, blocks(model) if layers is None else layers, batch_size)
-    made = []
-    for layer in list(found):
-        made.append(points_dimension(layer, found.pop(layer), k, group, others))
-        gc.collect()  # points and their products hold each other, and a layer may be large
-    return made
+    found = activations(network, images, blocks(network) if layers is None else layers)
+    return [points_dimension(layer, points, k, group) for layer, points in found.items()]
 
 
-def points_dimension(layer: str, points, k: int, group=None, others=()) -> LayerDimension:
-    """The estimates of one cloud of points, as LayerDimension under a name, from one pass over neighbors."""
+def points_dimension(layer: str, points, k: int, group=None) -> LayerDimension:
+    """The estimates of one cloud of points, under a name. What copies forbid is None with a reason."""
     reserve = min(dimension.reserve(k), len(points) - 1)
     near = neighbors(points, k, group=group, keep=False, reserve=reserve)
-    estimators = {
-        "mle": lambda: dimension.mle_dimension(near, k),
-        "twonn": lambda: dimension.twonn_dimension(near),
-    } | {name: lambda name=name: dimension.other_dimension(points, name) for name in others}
-    values, reasons = {}, {}
+    values, reasons = {"mle": None, "twonn": None}, {}
+    estimators = {"mle": lambda: dimension.mle_dimension(near, k), "twonn": lambda: dimension.twonn_dimension(near)}
     for name, estimator in estimators.items():
         try:
             values[name] = estimator()
-        except (dimension.DuplicatePoints, dimension.EstimatorFailed) as error:
-            values[name], reasons[name] = None, str(error)
-    return LayerDimension(layer, points.shape[1], values.pop("mle"), values.pop("twonn"), values, reasons)
-
-
-class _Rows:
-    """Rows float32 (n, p) that come one batch after the other, in memory or in a temporary file."""
-
-    def __init__(self, n: int, p: int, in_memory: int):
-        self.shape, self.count = (n, p), 0
-        large = 4 * n * p > in_memory
-        # written and not mapped, so that pages of the file are no memory of this process
-        self.file = TemporaryFile() if large else None  # noqa: SIM115  (open until it is mapped)
-        self.rows = None if large else np.empty(self.shape, dtype=np.float32)
-
-    def append(self, rows):
-        if self.file:
-            self.file.write(np.ascontiguousarray(rows).data)
-        else:
-            self.rows[self.count : self.count + len(rows)] = rows
-        self.count += len(rows)
-
-    def array(self) -> np.ndarray:
-        if not self.file:
-            return self.rows
-        self.file.flush()
-        return np.memmap(self.file, dtype=np.float32, mode="r", shape=self.shape)
+        except dimension.DuplicatePoints as error:
+            reasons[name] = str(error)
+    return LayerDimension(layer, points.shape[1], **values, reasons=reasons)
 
 
 def random_linear_map(points, p: int, seed: int = 0) -> np.ndarray:
@@ -183,26 +148,11 @@ def random_linear_map(points, p: int, seed: int = 0) -> np.ndarray:
 
         z_i = x_i A,   A (D, p) with independent entries of mean 0 and variance 1/p
 
-    Squared distances are kept on average (Johnson & Lindenstrauss 1984). Without training and without
-    nonlinearity, what changes an estimated dimension here is the width alone.
+    Squared distances are kept on average. Source: Johnson & Lindenstrauss 1984.
     points   array (n, ...), flattened to (n, D)
     """
     points = np.asarray(points).reshape(len(points), -1).astype(np.float64)
     rng = np.random.default_rng(seed)
-    mapped = np.empty((len(points), p))
-    for start in range(0, p, COLUMNS):
-        stop = min(start + COLUMNS, p)
-        mapped[:, start:stop] = points @ rng.standard_normal((points.shape[1], stop - start))
-    return mapped / np.sqrt(p)
-
-
-def _layer(model: nn.Module, name: str) -> nn.Module:
-    named = {key: module for key, module in model.named_modules() if key}
-    if name not in named:
-        outer = [key for key in named if "." not in key]
-        inner = [key for key in named if "." in key][-4:]
-        raise UnknownLayer(
-            f"'{name}' is no layer of this {type(model).__name__}, so there is nothing to measure; "
-            f"among its layers are {', '.join(outer + inner)}"
-        )
-    return named[name]
+    columns = [min(COLUMNS, p - start) for start in range(0, p, COLUMNS)]
+    mapped = [points @ rng.standard_normal((points.shape[1], count)) for count in columns]
+    return np.concatenate(mapped, axis=1) / np.sqrt(p)

@@ -10,7 +10,6 @@ from torch import nn
 
 from intrinsic.networks import slope
 from intrinsic.networks.slope import BadSlope, measure
-from intrinsic.properties.neighbors import neighbors
 
 
 def generator(seed=0):
@@ -61,9 +60,6 @@ def by_hand(x, labels):
     distance[labels[:, None] == labels[None]] = np.inf
     pairs = sorted({tuple(sorted((i, int(distance[i].argmin())))) for i in range(len(x))}, key=lambda p: distance[p])
     return pairs, np.array([distance[p] for p in pairs]), flat
-
-
-# ------------------------------------------------------------------------------------- slopes that are known
 
 
 @pytest.mark.parametrize("bias", [0.0, 0.7])
@@ -131,9 +127,6 @@ def test_a_network_that_is_sure_everywhere_still_has_its_slope():
     assert found["slope_max"] == pytest.approx(abs(w[0]) / 4, rel=0.05)
 
 
-# -------------------------------------------------------------------------------------------- the bound
-
-
 @pytest.mark.parametrize("scale", [1.0, 5.0, 50.0])
 def test_the_slope_is_never_below_its_bound(scale):
     model, w = logistic(scale)
@@ -154,13 +147,10 @@ def test_the_slope_is_never_below_its_bound(scale):
     assert found["slope_max"] >= abs(f[i] - f[j]) * found["slope_label_sharpness"] * (1 - 1e-6)
 
 
-# -------------------------------------------------------------------------------------------- the search
-
-
 def test_few_pairs_are_the_closest_and_others_at_even_ranks():
     x, labels = balanced(80)
     pairs, distance, _ = by_hand(x, labels)
-    i, j, length, sharpness = slope._segments(x, labels, None, 5)
+    i, j, length, sharpness = slope._segments(x, labels, 5)
     ranks = [pairs.index(pair) for pair in zip(i.tolist(), j.tolist(), strict=True)]
     assert ranks == np.linspace(0, len(pairs) - 1, 5).round().astype(int).tolist()
     np.testing.assert_allclose(length, distance[ranks], rtol=1e-6)
@@ -172,9 +162,8 @@ def test_neighbors_given_bytes_and_batches_change_nothing():
     x, labels = balanced()
     pixels = (x * 255).round().to(torch.uint8)
     expected = measure(model, pixels.float() / 255, labels)
-    near = neighbors(pixels.reshape(30, -1).numpy(), 3, labels)
     for found in (
-        measure(model, pixels, labels, near),
+        measure(model, pixels, labels),
         measure(model, pixels.numpy(), labels),
         measure(model, pixels, labels, batch_size=1),
     ):
@@ -196,24 +185,17 @@ def test_the_network_is_as_it_was():
     assert all(isinstance(v, float) and math.isfinite(v) for v in first.values())
 
 
-# --------------------------------------------------------------------------------------------- refusals
-
-
 def test_what_has_no_slope_is_refused():
     model, _ = logistic()
     x, labels = balanced()
-    with pytest.raises(BadSlope, match="two classes"):
+    with pytest.raises(BadSlope, match="labels are"):
         measure(model, x, np.arange(30) % 3)
-    with pytest.raises(BadSlope, match="two classes"):
+    with pytest.raises(BadSlope, match="labels are"):
         measure(model, x, np.zeros(30, int))
-    with pytest.raises(BadSlope, match="n_classes=2"):
+    with pytest.raises(BadSlope, match="30, 3"):
         measure(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), x, labels)
-    with pytest.raises(BadSlope, match="at least 1"):
+    with pytest.raises(BadSlope, match="0 points"):
         measure(model, x, labels, points=0)
-    with pytest.raises(BadSlope, match="without labels"):
-        measure(model, x, labels, neighbors(x.reshape(30, -1), 3))
-    with pytest.raises(BadSlope, match="not of these labels"):
-        measure(model, x, labels, neighbors(x.reshape(30, -1), 3, np.arange(30) // 15))
     x[1] = x[0]
-    with pytest.raises(BadSlope, match="images 0 and 1 are equal"):
+    with pytest.raises(BadSlope, match="images 0 and 1"):
         measure(model, x, labels)
