@@ -126,29 +126,11 @@ def run(
 ) -> Outcome:
     """Complete a campaign: skip what is stored or published, compute the rest, store each record as it comes.
 
-    Parameters
-    ----------
-    p : Params
-        The campaign.
-    scheduler, cluster
-        As `client` takes them; neither: `n_workers(p)` processes of this machine.
-    store : Store, optional
-        Where records go; None: the working store of this machine.
-    run_minutes : float, optional
-        A run that takes longer is stopped, and has failed.
-    retries : int
-        How often a run that raised is tried again.
-    progress : bool
-        Whether to show what is done on stderr.
-    made : Plan, optional
-        The campaign's plan, where it was made already.
-
-    Raises
-    ------
-    ClusterError
-        Where there is no such scheduler or cluster.
-    StoreError
-        Where the store cannot be written to.
+    scheduler, cluster   as `client` takes them; neither: n_workers(p) processes of this machine
+    store                where records go; None: the working store
+    run_minutes          a run that takes longer is stopped, and has failed;  retries  of a run that raised
+    made                 the campaign's plan, where it was made already
+    Raises ClusterError where there is no such scheduler or cluster, and StoreError where the store cannot be written to.
     """
     if scheduler:
         check_address(scheduler)

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import platform
-import shutil
 import subprocess
 import threading
 import time
@@ -197,14 +196,6 @@ def write_text(path: Path, text: str) -> None:
             draft.unlink(missing_ok=True)
 
 
-def remove(draft: Path) -> None:
-    """Delete a draft, a file or a folder, where it is still there."""
-    if draft.is_dir():
-        shutil.rmtree(draft, ignore_errors=True)
-    else:
-        draft.unlink(missing_ok=True)
-
-
 class Store:
     """A folder of records, one JSON file each: `root/KIND/ID.json`."""
 
@@ -299,7 +290,7 @@ class Store:
         for draft in self.root.glob("*/.*.draft"):
             with contextlib.suppress(FileNotFoundError):  # renamed, or swept by another campaign
                 if time.time() - draft.stat().st_mtime > older_s:
-                    remove(draft)
+                    draft.unlink()
 
 
 def default_store() -> Store:

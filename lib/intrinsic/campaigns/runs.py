@@ -103,7 +103,6 @@ class _Run:
             self.y,
             until=p["until"],
             epochs=p["epochs"],
-            max_epochs=p["epochs"],
             min_steps=p["min_steps"] or 0,
             batch_size=p["batch_size"],
             learning_rate=p["learning_rate"],
@@ -113,7 +112,6 @@ class _Run:
             precision=p["precision"],
             checkpoint=self.store.checkpoint(key[1]),
             checkpoint_minutes=self.task.checkpoint_minutes,
-            keep_checkpoint=True,
         )
         self.network = network
         if key in self.todo:
