@@ -18,8 +18,9 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from intrinsic.images import files
-from intrinsic.images.files import BadLevels, Levels, MixedFiles, Reading, Undecided, read
-from intrinsic.images.sets import BadImageFile, MixedSizes
+from intrinsic.images.files import Reading, read
+from intrinsic.images.pictures import BadLevels, Levels, Undecided
+from intrinsic.images.sets import BadImageFile, MixedFiles, MixedSizes
 
 
 def read_all(root, *names, frames=None, axes=None, levels=None, **options):

@@ -18,8 +18,8 @@ import yaml
 from PIL import Image
 
 from intrinsic import images as sets
-from intrinsic.images.catalogue import Pairs
-from intrinsic.images.downloads import DownloadFailed, Offline
+from intrinsic.images.entries import Pairs
+from intrinsic.images.packaged import DownloadFailed
 
 GARMENTS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 ANIMALS = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]

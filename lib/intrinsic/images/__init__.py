@@ -21,7 +21,7 @@ import importlib
 
 _NAMES = {
     "sets": "DOMAINS REPOSITORY BadCatalogue BadImageFile BadImages BadSource Duplicates ImageSet Leak MixedFiles "
-    "MixedSizes TooFewImages UnknownImageSet as_unit regroup",
+    "MixedSizes TooFewImages UnknownImageSet as_unit",
     "matching": "Unmatched check_matched match smallest_class",
     "splits": "Split balanced_draws check_split reachable split",
     "rules": "BadRule GroupRule LabelRule",

@@ -8,7 +8,6 @@ import functools
 import inspect
 import os
 import re
-import textwrap
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,32 +56,29 @@ class Pairs(pydantic.BaseModel):
 
     count: int = pydantic.Field(5, ge=1)
     seed: int = pydantic.Field(0, ge=0)
-    values: Any
+    values: Annotated[list[str], pydantic.Field(min_length=2, max_length=10_000)]
+
+    @pydantic.field_validator("values", mode="before")
+    @classmethod
+    def _as_names(cls, values):
+        if isinstance(values, int):
+            return [f"#{i}" for i in range(min(values, 10_001))]
+        return [text_of(value) for value in values] if isinstance(values, list) else values
 
     @pydantic.model_validator(mode="after")
     def _enough(self):
-        names = self.names()
-        n = len(names)
-        if len(set(names)) < n:
+        n = len(self.values)
+        if len(set(self.values)) < n:
             raise ValueError("a class is named twice in `values`")
-        if not 2 <= n <= 10_000 or self.count > n * (n - 1) // 2:
-            raise ValueError(f"values: {n} classes make {n * (n - 1) // 2} pairs, and {self.count} are asked for")
+        if self.count > n * (n - 1) // 2:
+            raise ValueError(f"{n} classes make {n * (n - 1) // 2} pairs, and {self.count} are asked for")
         return self
-
-    def names(self):
-        """The classes, or their places."""
-        if isinstance(self.values, int) and not isinstance(self.values, bool):
-            return [f"#{i}" for i in range(min(self.values, 10_001))]
-        if not isinstance(self.values, list):
-            raise ValueError("values: a list of classes, or how many there are, is needed")
-        return [text_of(value) for value in self.values]
 
     def drawn(self):
         """The pairs, in the order in which they were drawn; inside a pair, in the order of `values`."""
-        names = self.names()
-        first, second = np.triu_indices(len(names), 1)
+        first, second = np.triu_indices(len(self.values), 1)
         order = np.random.default_rng(self.seed).permutation(len(first))[: self.count]
-        return [(names[first[i]], names[second[i]]) for i in order]
+        return [(self.values[first[i]], self.values[second[i]]) for i in order]
 
 
 class Entry(pydantic.BaseModel):
@@ -214,30 +210,12 @@ class Entry(pydantic.BaseModel):
         return "here" if self.present() else "downloads" if self.adapter in PACKAGED else "not here"
 
     def describe(self):
-        """Everything that the catalogue says of the set, for a reader at a terminal."""
+        """Everything that the catalogue says of the set, as YAML, and where it is."""
         try:
-            place = self.place()
-            where = "built from installed packages" if place is None else f"{place} ({self.whereabouts()})"
+            where = self.place() or "built from installed packages"
         except BadSource as error:
-            where = str(error)
-        facts = {
-            "domain": self.domain + (f", {self.modality}" if self.modality else ""),
-            "about": self.about,
-            "beware": self.beware,
-            "labels": self.labels.describe(),
-            "group": self.group if isinstance(self.group, str) else self.group.describe() if self.group else "",
-            "size": f"{self.size} pixels a side" if self.size else "",
-            "channels": self.channels,
-            "source": self.source,
-            "licence": self.licence,
-            "citation": self.citation,
-            "pixels": "" if self.show_pixels else "not shown on published pages",
-            "adapter": f"{self.adapter}{' ' + str(self.options) if self.options else ''}",
-            "where": where,
-            **{f"step {i}": step for i, step in enumerate(self.obtain, 1)},
-        }
-        lines = [_wrapped(f"  {key:9} ", str(value)) for key, value in facts.items() if value]
-        return "\n".join([f"{self.name}: {self.title}", *lines])
+            where = error
+        return f"{self.written()}# {where} ({self.whereabouts()})"
 
     def of_pairs(self):
         """An entry for each pair drawn: the same in all but name, title, labels, and family where this has none."""
@@ -259,46 +237,31 @@ class Entry(pydantic.BaseModel):
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "base", "parent"})
         for name in {"labels", "group"} & set(fields):
             rule = getattr(self, name)
-            fields[name] = rule if isinstance(rule, str) else _plain(rule.given())
+            fields[name] = rule if isinstance(rule, str) else rule.given()
         return yaml.safe_dump({self.name: fields}, sort_keys=False, allow_unicode=True, width=110)
 
     def draft(self):
         """An entry to be completed, as YAML text, in which the classes found are named. Raises as load does."""
         found = self.found()
         _, classes, _ = self.labels.apply(found.table, found.label, found.classes)
-        fields = yaml.safe_load(self.written())[self.name]
-        known = {key: fields[key] for key in ("options", "group", "levels", "skip_unreadable") if key in fields}
-        fields = {
+        told = {
             "title": self.title.upper(),
-            "domain": "unknown",
             "modality": "HOW THE IMAGES WERE MADE",
-            "adapter": self.adapter,
-            "location": self.location,
-            "labels": {**fields.get("labels", {}), "classes": {name: [name] for name in classes}},
-            **known,
+            "labels": dataclasses.replace(self.labels, pair=None, classes={name: [name] for name in classes}),
             "about": "WHAT THE IMAGES ARE AND WHAT THE LABEL SAYS",
             "beware": "WHAT THE SET IS NOT",
             "source": "WHERE IT IS FROM",
             "licence": "ITS LICENCE",
             "show_pixels": False,
         }
-        return _DRAFT + yaml.safe_dump({self.name: fields}, sort_keys=False, allow_unicode=True, width=110)
+        return _DRAFT + self.model_copy(update=told).written()
 
 
 _DRAFT = """\
 # An image set of your own. Replace what is in capitals, then name this file with --catalogue or in
-# INTRINSIC_CATALOGUE. `intrinsic datasets NAME` shows what is understood. Pages show none of its pictures unless
-# show_pixels is true, which a licence or a patient may not allow.
+# INTRINSIC_CATALOGUE. Pages show none of its pictures unless show_pixels is true, which a licence or a patient may not
+# allow.
 """
-
-
-def _plain(value):
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in value.items()}
-
-
-def _wrapped(start, text):
-    indent = " " * len(start)
-    return textwrap.fill(text, 110, initial_indent=start, subsequent_indent=indent, break_long_words=False)
 
 
 # ---------------------------------------------------------------------------------------------- catalogue files

@@ -7,13 +7,14 @@ or a part of its text, into labels or groups; rows that it leaves out are never 
 import re
 import unicodedata
 import warnings
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 
 from intrinsic.images.sets import BadSource, suggest
 
 EMPTY = ("", "NA", "N/A", "NULL", "None", "null", "NaN", "nan", "<NA>")  # an empty cell, as programs write it
+DRAFT = "a catalogue entry (`intrinsic datasets --draft PATH`)"
 
 
 class BadRule(BadSource):
@@ -33,9 +34,9 @@ def text_of(value):
     return str(value).strip()
 
 
-def _texts(values, what):
+def _texts(values):
     if not isinstance(values, list | tuple):
-        raise ValueError(f"{what} is {values!r}, where a list is needed")
+        raise ValueError(f"{values!r} is no list of values")
     return [text_of(value) for value in values]
 
 
@@ -48,7 +49,7 @@ class _Rule:
               the path
     """
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read where a catalogue is
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - for the reader of catalogues
 
     column: str | None = None
     pattern: str | None = None
@@ -61,17 +62,8 @@ class _Rule:
 
     def given(self):
         """The keys that are not at their defaults."""
-        own = ((f.name, getattr(self, f.name), f.default) for f in fields(self))
-        return {name: value for name, value, default in own if default is not MISSING and value != default}
-
-    def describe(self):
-        """The rule in one line."""
-        parts = []
-        for key, value in self.given().items():
-            if isinstance(value, dict):
-                value = "; ".join(f"{name}: {', '.join(inside)}" for name, inside in value.items())  # noqa: PLW2901
-            parts.append(f"{key} {' | '.join(value) if isinstance(value, list | tuple) else value}")
-        return ", ".join(parts)
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in own.items() if value != getattr(type(self), name)}
 
     def values(self, table, default, what, known=()):
         """(text of each row, "" where it is missing; rows that the pattern did not match).
@@ -80,28 +72,20 @@ class _Rule:
         """
         column = self.column or ("path" if self.pattern else default)
         if column is None:
-            option = {"label": "label"}.get(what, "group")
-            raise BadRule(
-                f"nothing says where the {what} of an image stands: give --{option}-column, or --{option}-pattern for "
-                "its path"
-            )
+            option = "label" if what == "label" else "group"
+            raise BadRule(f"nothing says where the {what} of an image stands: give --{option}-column or -pattern")
         if (n := list(table.columns).count(column)) != 1:
             names = [str(name) for name in table.columns]
-            how = f"{n} columns" if n else "no column"
-            raise BadRule(
-                f"there is {how} {column!r} for the {what}, and one is needed; the columns are {', '.join(names)}"
-                + ("" if n else suggest(column, names))
-            )
+            hint = suggest(column, names) if n == 0 else ""
+            raise BadRule(f"{n} columns are called {column!r}, the {what}: name one of {', '.join(names)}{hint}")
         values = [text_of(value) for value in table[column]]
         unmatched = np.zeros(len(values), dtype=bool)
         if self.pattern:
             found = [re.search(self.pattern, value) for value in values]
             unmatched = np.array([match is None for match in found], dtype=bool)
             values = ["" if m is None else text_of(m[1] if m.re.groups else m[0]) for m in found]
-        if column != "folder":
-            empty = set(EMPTY) - set(known)
-            values = ["" if value in empty else value for value in values]
-        return values, unmatched
+        empty = set() if column == "folder" else set(EMPTY) - set(known)
+        return ["" if value in empty else value for value in values], unmatched
 
 
 @dataclass(frozen=True)
@@ -131,28 +115,24 @@ class LabelRule(_Rule):
         ways = [name for name in ("classes", "pair", "grades") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} are given, and only one of them can decide the labels")
-        changed = {}
-        if self.classes is not None:
-            changed["classes"] = {text_of(name): _texts(of, f"class {name}") for name, of in self.classes.items()}
-        if self.pair is not None:
-            changed["pair"] = tuple(_texts(self.pair, "pair"))
-            if len(changed["pair"]) != 2 or len(set(changed["pair"])) != 2:
-                raise ValueError(f"the pair {list(self.pair)} is not of two different values")
-        if self.grades is not None:
-            changed["grades"] = _texts(self.grades, "grades")
-        if self.positive_from is not None:
-            changed["positive_from"] = text_of(self.positive_from)
-            if changed["positive_from"] not in changed.get("grades", []):
-                raise ValueError(f"positive_from {self.positive_from!r} is not one of the grades")
-        for name, value in changed.items():
-            object.__setattr__(self, name, value)
         for name, allowed in (("others", "refuse|drop"), ("missing", "refuse|drop|as:.+"), ("unused", "refuse|allow")):
             if not re.fullmatch(allowed, getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, where {allowed.replace('|', ' or ')} is needed")
+        plain = {
+            "classes": lambda classes: {text_of(name): _texts(values) for name, values in classes.items()},
+            "pair": lambda pair: tuple(_texts(pair)),
+            "grades": _texts,
+            "positive_from": text_of,
+        }
+        for name, to_text in plain.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, to_text(getattr(self, name)))
+        if self.positive_from is not None and self.positive_from not in (self.grades or []):
+            raise ValueError(f"positive_from {self.positive_from!r} is not one of the grades")
         parts = [part for values in (self.mapping() or {}).values() for part in values]
-        twice = next((part for part in parts if parts.count(part) > 1), None)
-        if twice is not None:
-            raise ValueError(f"{twice!r} is used twice, so its label would be ambiguous")
+        twice = next((part for part in self.pair or parts if (self.pair or parts).count(part) > 1), None)
+        if twice is not None or len(self.pair or "ab") != 2:
+            raise ValueError(f"{twice or self.pair!r}: a value is used twice, or a pair is not of two")
 
     @property
     def ordered(self):
@@ -186,14 +166,12 @@ class LabelRule(_Rule):
             mapping = {name: [name] for name in (_at_place(value, sources) for value in self.pair)}
         code = {part: label for label, parts in enumerate(mapping.values()) for part in parts}
         if self.missing.startswith("as:"):
-            name = self.missing[3:]
+            fill = self.missing[3:]
             if self.mapping() is None:
-                mapping.setdefault(name, [])
-            elif name not in mapping:
-                raise BadRule(
-                    f"missing labels are to be {name!r}, which is not one of the classes {', '.join(mapping)}"
-                )
-            code[""] = list(mapping).index(name)
+                mapping.setdefault(fill, [])
+            if fill not in mapping:
+                raise BadRule(f"missing labels are to be {fill!r}, and the classes are {', '.join(mapping)}: name one")
+            code[""] = list(mapping).index(fill)
         labels = np.array([code.get(value, -1) for value in values], dtype=np.int64)
         self._refuse(table, values, unmatched, labels, list(filter(None, code)))
         _warn_alike("label", [value for value, label in zip(values, labels, strict=True) if label >= 0], code)
@@ -201,27 +179,25 @@ class LabelRule(_Rule):
 
     def _refuse(self, table, values, unmatched, labels, known):
         """Raises BadRule for missing labels, values in no class and values that no image has, unless they may be."""
-        empty = np.array([not value for value in values], dtype=bool)
-        if self.missing == "refuse" and empty.any():
-            i = int(np.flatnonzero(empty)[0])
-            why = f"does not match {self.pattern!r}" if unmatched[i] else "has no label"
+        empty = [i for i, value in enumerate(values) if not value]
+        if empty and self.missing == "refuse":
+            why = f"does not match {self.pattern!r}" if unmatched[empty[0]] else "has no label"
             raise BadRule(
-                f"{_row(table, i)} {why}, as {int(empty.sum()):,} of {len(values):,} images: correct it, or let a "
-                "catalogue entry (`intrinsic datasets --draft PATH`) say `missing: drop` or `missing: as:NAME`"
+                f"{_row(table, empty[0])} {why}, as {len(empty):,} of {len(values):,} images: correct it, or let "
+                f"{DRAFT} say `missing: drop` or `missing: as:NAME`"
             )
-        outside = ~empty & (labels < 0)
-        if outside.any() and self.others == "refuse" and self.pair is None:
-            i = int(np.flatnonzero(outside)[0])
+        outside = [i for i, value in enumerate(values) if value and labels[i] < 0]
+        if outside and self.others == "refuse" and self.pair is None:
             raise BadRule(
-                f"{_row(table, i)} has the label {values[i]!r}, as {int(outside.sum()):,} of {len(values):,} images in "
-                f"no class (of {', '.join(known[:5])}): add it, or let a catalogue entry say `others: drop`"
+                f"{_row(table, outside[0])} has the label {values[outside[0]]!r}, as {len(outside):,} of "
+                f"{len(values):,} images in no class ({', '.join(known[:5])}, ...): add it, or say `others: drop`"
             )
         unused = [part for part in known if part not in set(values)]
         if unused and self.unused == "refuse" and self.mapping() is not None:
             present = sorted(set(values) - {""}, key=_natural)
             raise BadRule(
-                f"no image has the label {unused[0]!r} that a class is made of (where that is right, say `unused: "
-                f"allow`); the labels are {', '.join(present[:20])}{suggest(unused[0], present)}"
+                f"no image has the label {unused[0]!r} that a class is made of (else say `unused: allow`); the labels "
+                f"are {', '.join(present[:20])}{suggest(unused[0], present)}"
             )
 
 
@@ -256,15 +232,15 @@ class GroupRule(_Rule):
         if empty and self.unmatched == "refuse":
             raise BadRule(
                 f"the {self.of} of {_row(table, empty[0])} cannot be read, as of {len(empty):,} of {len(values):,} "
-                "images: correct it, or let a catalogue entry (`intrinsic datasets --draft PATH`) say `group: "
-                "{unmatched: own}` (a group by itself) or `group: unknown`"
+                f"images: correct it, or let {DRAFT} say `group: {{unmatched: own}}` (a group by itself) or `group: "
+                "unknown`"
             )
         for i in empty:
             values[i] = f"\0{_row(table, i)}"
         if all(re.fullmatch(r"\d{1,18}", value) for value in values):
-            numbers = [int(value) for value in values]
+            numbers = np.array([int(value) for value in values], dtype=np.int64)
             if self.pattern or len(set(numbers)) == len(set(values)):
-                return np.array(numbers, dtype=np.int64)
+                return numbers
         if self.column or default != "volume":  # volumes are paths
             _warn_alike(self.of, [value for value in values if not value.startswith("\0")])
         number = {name: i for i, name in enumerate(sorted(set(values), key=_natural))}

@@ -250,26 +250,6 @@ class Duplicates:
     n_conflicting: int
 
 
-def regroup(images, classes):
-    """Only the named classes, merged and renamed: {"even": ["0", "2"], "odd": ["1", "3"]}.
-
-    The new labels are 0, 1, ... in the order given. Raises BadImages for a name that is unknown or used twice.
-    """
-    new = np.full(len(images.classes), -1)
-    for label, (name, parts) in enumerate(classes.items()):
-        for part in parts:
-            if part not in images.classes:
-                raise BadImages(
-                    f"class {name!r} is made of {part!r}, which is not among {', '.join(images.classes)}"
-                    + suggest(part, images.classes)
-                )
-            if new[images.classes.index(part)] >= 0:
-                raise BadImages(f"class {part!r} is used twice, so its label would be ambiguous: use it once")
-            new[images.classes.index(part)] = label
-    labels = new[images.labels]
-    return replace(images[labels >= 0], labels=labels[labels >= 0], classes=tuple(classes))
-
-
 def as_unit(images):
     """Images as float32 torch tensor (n, C, H, W) in [0, 1]: grey level / 255, done nowhere else.
 

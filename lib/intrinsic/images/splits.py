@@ -7,8 +7,6 @@ import numpy as np
 
 from intrinsic.images.sets import BadImages, Leak, TooFewImages, integers
 
-KEPT_PLANS = 16  # orders of images that a process keeps: one for each set and seed that it used last
-
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -122,19 +120,19 @@ class _Plan:
     groups: np.ndarray  # merged over exact copies
 
 
-_latest: dict[tuple, _Plan] = {}  # the latest last
-
-
 def _planned(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375):
-    """_plan, kept for the training sizes that share it."""
-    seed = int(seed) if isinstance(seed, np.integer) else seed
-    own = None if groups is None else np.asarray(groups).tobytes()
-    key = (images.content_hash(), images.name, type(seed), seed, own, test_fraction, max_test_per_class)
-    found = _latest.pop(key, None) or _plan(images, seed, groups, test_fraction, max_test_per_class)
-    _latest[key] = found
-    if len(_latest) > KEPT_PLANS:
-        del _latest[next(iter(_latest))]
-    return found
+    """_plan, kept with the images for the training sizes that share it."""
+    key = (
+        type(seed),
+        seed,
+        None if groups is None else np.asarray(groups).tobytes(),
+        test_fraction,
+        max_test_per_class,
+    )
+    plans = images.__dict__.setdefault("_plans", {})
+    if key not in plans:
+        plans[key] = _plan(images, seed, groups, test_fraction, max_test_per_class)
+    return plans[key]
 
 
 def _plan(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375):
