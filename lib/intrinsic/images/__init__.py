@@ -27,7 +27,7 @@ _NAMES = {
     "rules": "BadRule GroupRule LabelRule",
     "published": "published_pairs published_slip published_split published_subset",
     "entries": "Entry catalogue catalogue_files plain_yaml yaml_reason",
-    "loading": "draft find load name_of of_path written",
+    "loading": "find load name_of of_path",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_HOME)  # noqa: PLE0605 - a list

@@ -155,39 +155,15 @@ def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
     return _found(_brain_patches(per_class))
 
 
-def torus_images(path=None, progress=False, *, n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0):
-    """manifolds.torus_images."""
-    images, labels, _ = manifolds.torus_images(n, d, size, gap, seed)
-    return _found(ImageSet(images, labels, ("lower half", "upper half")))
+def _family(make, classes):
+    """An adapter that makes images by a formula; its options are the arguments of `make`."""
 
+    @functools.wraps(make)
+    def adapter(path=None, progress=False, **options):
+        images, labels, *group, _ = make(**options)
+        return _found(ImageSet(images, labels, classes, group=group[0] if group else None))
 
-def slab_images(path=None, progress=False, *, n: int, d: int, size: int = 32, gap: float = 0.3, seed: int = 0):
-    """manifolds.slab_images."""
-    images, labels, _ = manifolds.slab_images(n, d, size, gap, seed)
-    return _found(ImageSet(images, labels, ("lower half", "upper half")))
-
-
-def striped_images(
-    path=None,
-    progress=False,
-    *,
-    n: int,
-    d: int,
-    margin: float,
-    size: int = 16,
-    pair_margin: float | None = None,
-    pairs: int = 12,
-    stripes: int = 2,
-    axis: int = 0,
-    span: int = 8,
-    random_labels: bool = False,
-    seed: int = 0,
-) -> Found:
-    """interventions.striped_images."""
-    images, labels, group, _ = interventions.striped_images(
-        n, d, size, margin, pair_margin, pairs, stripes, axis, span, random_labels, seed
-    )
-    return _found(ImageSet(images, labels, STRIPES, group=group))
+    return adapter
 
 
 def striped_digits(
@@ -214,8 +190,13 @@ def striped_digits(
     return _found(ImageSet(images.images[rows], labels, STRIPES, group=group, paths=paths))
 
 
-STRIPES = ("even stripes", "odd stripes")
+HALVES, STRIPES = ("lower half", "upper half"), ("even stripes", "odd stripes")
 EMBEDDED = {
-    adapter.__name__: adapter
-    for adapter in (digits, photo_patches, brain_patches, torus_images, slab_images, striped_images, striped_digits)
+    "digits": digits,
+    "photo_patches": photo_patches,
+    "brain_patches": brain_patches,
+    "torus_images": _family(manifolds.torus_images, HALVES),
+    "slab_images": _family(manifolds.slab_images, HALVES),
+    "striped_images": _family(interventions.striped_images, STRIPES),
+    "striped_digits": striped_digits,
 }

@@ -32,12 +32,10 @@ _VARIABLE = r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}"  # of the env
 @functools.cache
 def options_model(adapter):
     """The options of an adapter, the keyword arguments of its function, as a pydantic model."""
-    given = {
-        p.name: p for p in inspect.signature(ALL_ADAPTERS[adapter]).parameters.values() if p.kind == p.KEYWORD_ONLY
-    }
     fields = {
-        name: (p.annotation, pydantic.Field(... if p.default is p.empty else p.default, alias=name.rstrip("_")))
-        for name, p in given.items()
+        p.name: (p.annotation, pydantic.Field(... if p.default is p.empty else p.default, alias=p.name.rstrip("_")))
+        for p in inspect.signature(ALL_ADAPTERS[adapter]).parameters.values()
+        if p.name not in ("path", "progress")
     }
     config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
     return pydantic.create_model(f"{adapter} options", __config__=config, **fields)

@@ -12,7 +12,17 @@ from intrinsic.images import manifolds
 
 
 def striped_images(
-    n, d, size=16, margin=0.1, pair_margin=None, pairs=12, stripes=2, axis=0, span=8, random_labels=False, seed=0
+    n: int,
+    d: int,
+    size: int = 16,
+    margin: float = 0.1,
+    pair_margin: float | None = None,
+    pairs: int = 12,
+    stripes: int = 2,
+    axis: int = 0,
+    span: int = 8,
+    random_labels: bool = False,
+    seed: int = 0,
 ):
     """Smooth images that fill a d-dimensional cube in pixel space, cut by parallel slabs into stripes.
 

@@ -223,13 +223,3 @@ def _of_headers(fields):
     if join and join["column"] != "PatientID":  # which class folders have as well
         named.append(join["column"])
     return [column for column in named if column not in (None, "path", "folder", "frame", "volume")]
-
-
-def draft(source):
-    """A catalogue entry, as YAML text to be completed, for a folder, a file or an Entry. Raises as find and load do."""
-    return (source if isinstance(source, Entry) else of_path(source)).draft()
-
-
-def written(entry):
-    """An entry as the YAML text of a catalogue file that holds nothing else."""
-    return entry.written()

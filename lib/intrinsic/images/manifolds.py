@@ -120,7 +120,7 @@ def nearest_neighbor_distance(n, d):
     return gamma(1 + 1 / d) * (ball_volume * n) ** (-1 / d)
 
 
-def torus_images(n, d, size=32, gap=0.4, seed=0):
+def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0):
     """Smooth images on a d-dimensional flat torus in pixel space, in two classes a known distance apart.
 
         image(t) = 1/2 + s * sum_i ( cos(t_i) A_i + sin(t_i) B_i ),        d angles t_i
@@ -151,7 +151,7 @@ def torus_images(n, d, size=32, gap=0.4, seed=0):
     return images, labels, _facts(d, scale, 2 * scale * sin(gap / 4), size)
 
 
-def slab_images(n, d, size=32, gap=0.3, seed=0):
+def slab_images(n: int, d: int, size: int = 32, gap: float = 0.3, seed: int = 0):
     """Smooth images that fill a d-dimensional cube in pixel space, cut by a slab of known width.
 
         image(u) = 1/2 + s * sum_i u_i P_i,        u in [-1, 1]^d,  |u_1| >= gap/2

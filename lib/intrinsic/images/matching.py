@@ -42,8 +42,8 @@ def match(images, *, size=None, channels=None, pixel_range="stored"):
 
     Examples
     --------
-    >>> import intrinsic
-    >>> match(intrinsic.load("photo_patches"), size=16, channels=1).images.shape[1:]
+    >>> from intrinsic import images
+    >>> match(images.load("photo_patches"), size=16, channels=1).images.shape[1:]
     (16, 16)
     """
     check_match(size, channels, pixel_range)

@@ -119,7 +119,7 @@ def report(source: str, params=None, *, output=None, progress=True) -> Path:
 def entry_file(entry: images.Entry) -> Path:
     """The catalogue file of an entry that no other file holds, for the processes that execute its report."""
     path = _folder(None) / "reports" / f"{entry.name}.yaml"
-    write_text(path, images.written(entry))
+    write_text(path, entry.written())
     return path
 
 
