@@ -77,7 +77,7 @@ class _Rule:
         if (n := list(table.columns).count(column)) != 1:
             names = [str(name) for name in table.columns]
             hint = suggest(column, names) if n == 0 else ""
-            raise BadRule(f"{n} columns are called {column!r}, the {what}: name one of {', '.join(names)}{hint}")
+            raise BadRule(f"the {what} needs one column {column!r}, and {n} are among {', '.join(names)}{hint}")
         values = [text_of(value) for value in table[column]]
         unmatched = np.zeros(len(values), dtype=bool)
         if self.pattern:

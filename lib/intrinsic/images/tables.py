@@ -201,14 +201,14 @@ def _text_table(file, suffix, header):
     try:
         rows = pd.read_csv(file, names=range(n + 1), keep_default_na=False, na_values=[""], **how)
         longer = rows[n].notna()
-        where = f"row {int(longer.argmax()) + 1:,} {n + 1:,}" if longer.any() else ""
+        where = f"{n + 1:,} cells in row {int(longer.argmax()) + 1:,}" if longer.any() else ""
     except pd.errors.ParserError as error:
         found = re.search(r"in line (\d+), saw (\d+)", str(error))
         if found is None:
             raise
-        where = f"line {found[1]} {found[2]}"
+        where = f"{found[2]} cells in line {found[1]}"
     if where:
-        raise BadSource(f"{file} has in {where} cells and in its first line {n:,}: give every line as many")
+        raise BadSource(f"{file} has {where} and {n:,} in its first line: give every line as many")
     rows = rows.iloc[int(header) :].drop(columns=n).reset_index(drop=True)
     if header:
         rows.columns = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(first)]
