@@ -1,6 +1,5 @@
 """`load`, which reads any image set: by catalogue name, by path, or by an Entry."""
 
-import functools
 import hashlib
 import os
 import re
@@ -154,7 +153,8 @@ def find(source):
     may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(FILES)
     named = entries.catalogue() if may_be_name else {}
     if may_be_name and source in named:
-        _warn_of_folder(source, named[source].location)
+        if Path(source).is_dir() and Path(named[source].location or "").name != source:
+            warnings.warn(f"{source} is taken from the catalogue: ./{source} names the folder", stacklevel=3)
         return named[source]
     path = Path(source).expanduser()
     if path.exists():
@@ -163,16 +163,6 @@ def find(source):
         near = suggest(source, named) or f"; the names are {', '.join(list(named)[:8])}, ... (`intrinsic datasets`)"
         raise UnknownImageSet(f"{source!r} is neither a name in the catalogue nor a path that exists{near}")
     raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
-
-
-@functools.cache
-def _warn_of_folder(name, location):
-    """Warns, once, where a folder has the name of an image set that is elsewhere."""
-    if Path(name).is_dir() and Path(location or "").name != name:
-        warnings.warn(
-            f"{name} is the image set of the catalogue, and there is also a folder {name}: ./{name} names the folder",
-            stacklevel=5,
-        )
 
 
 def name_of(path):
