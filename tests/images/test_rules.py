@@ -90,7 +90,7 @@ def test_a_rule_that_does_not_fit_names_the_image_and_the_value(rule, message):
 
 
 def test_a_missing_column_is_answered_with_the_closest():
-    with pytest.raises(BadRule, match="'patent'.*did you mean 'patient'"):
+    with pytest.raises(BadRule, match=r"'patent'.*did you mean 'patient'"):
         GroupRule(column="patent", of="patient").apply(TABLE, None)
     twice = pd.concat([TABLE, TABLE["patient"]], axis=1)
     with pytest.raises(BadRule, match="'patient', and 2"):

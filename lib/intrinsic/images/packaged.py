@@ -113,11 +113,13 @@ def is_there(path, adapter, options):
     if adapter == "medmnist":
         size = options.get("size", 28)
         return (path / f"{options['dataset']}{'' if size == 28 else f'_{size}'}.npz").is_file()
-    name = options["dataset"]
-    parts = ("train", "test") if options.get("part") == "both" else (options.get("part", "train"),)
-    if name == "SVHN":
-        return all((path / f"{part}_32x32.mat").is_file() for part in parts)
-    return (path / ("cifar-10-batches-py" if name == "CIFAR10" else f"{name}/raw")).is_dir()
+    name, part = options["dataset"], options.get("part", "train")
+    first = {
+        "SVHN": ["train_32x32.mat", "test_32x32.mat"],
+        "CIFAR10": ["cifar-10-batches-py/data_batch_1", "cifar-10-batches-py/test_batch"],
+    }.get(name, [f"{name}/raw/train-images-idx3-ubyte", f"{name}/raw/t10k-images-idx3-ubyte"])
+    wanted = first if part == "both" else [first[part == "test"]]
+    return all((path / file).is_file() for file in wanted)
 
 
 PACKAGED = {"torchvision": torchvision, "medmnist": medmnist}
