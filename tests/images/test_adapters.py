@@ -230,20 +230,11 @@ def test_columns_stand_where_the_header_says_whatever_the_form_of_a_csv(chest):
     assert seen("path,label,group,", "{0},{1},{2},") == expected
     assert seen(",path,label,group", "7,{0},{1},{2}") == expected  # an index that has no name
     assert seen("path, label , group", "{0}, {1}, {2}") == expected
-    assert seen(" path,label,group", " {0} ,{1},{2}") == expected  # the files exist without the spaces alone
     assert seen("path,note,note,label,group", "{0},1.0,z,{1},{2}") == expected  # twice, and not used
     long = "label, of, the, image"
     assert seen(f'"path";"{long}";group', "{0};{1};{2}", labels={"column": long}) == expected
     long = "label,of,the,image"
     assert seen(f'"path","{long}",group', "{0},{1},{2}", labels={"column": long}) == expected
-
-
-def test_a_path_keeps_the_spaces_of_its_file(tmp_path):
-    for i, name in enumerate((" a.png", "a.png", "b.png")):
-        level(tmp_path / name, i)
-    (tmp_path / "t.csv").write_text("path,label\n a.png,x\na.png,x\n b.png,y\n")
-    images = load(tmp_path / "t.csv")
-    assert (images.paths, levels(images)) == ((" a.png", "a.png", "b.png"), [0, 1, 2])
 
 
 def test_bytes_in_parquet_are_text(chest):

@@ -25,7 +25,7 @@ _NAMES = {
     "matching": "Unmatched check_matched match smallest_class",
     "splits": "Split balanced_draws check_split reachable split",
     "rules": "BadRule GroupRule LabelRule",
-    "published": "published_pairs published_slip published_split published_subset",
+    "published": "published_pairs published_rows published_split",
     "entries": "Entry catalogue catalogue_files plain_yaml yaml_reason",
     "loading": "find load name_of of_path",
 }

@@ -86,20 +86,15 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
             done = pool.map(work, files)
             return list(tqdm(done, what, len(files), False, unit=" files", delay=1, disable=not progress))
 
-        key = held = None
-        if cache.limit() and _worth_caching(files):
-            key = _key(table, files, each(_digest, "looking up"), reading)
-            held = cache.load(key)
-        if held is None:
+        def decoded():
             _refuse_mixed(root, files, each(lambda file: _look(file, reading), "headers"), reading)
-            held = _stacked(files, each(lambda file: _decode(file, reading), "reading"), reading, skip)
-            if key is not None:
-                cache.store(key, *held)
-    images, facts = held
-    errors = {row: why for row, why in facts["errors"]}
-    if errors and not skip:
-        _refuse(files, errors)
-    if clear := facts["clear"]:
+            return _stacked(files, each(lambda file: _decode(file, reading), "reading"), reading, skip)
+
+        if cache.limit() and _worth_caching(files):
+            images, errors, clear = cache.kept(_key(files, each(_digest, "looking up"), reading, skip), decoded)
+        else:
+            images, errors, clear = decoded()
+    if clear:
         warnings.warn(
             f"{clear:,} of {len(images):,} pictures are transparent in places, and are read as they look on "
             "black: give pictures without transparency if that is not what they show",
@@ -137,14 +132,11 @@ def _digest(file):
         return reason(error)
 
 
-def _key(table, files, digests, reading):
-    """The name in the cache: what is read, how, by which versions, and every file's content in the order of rows."""
-    parts = [""] * len(table)
-    for file, digest in zip(files, digests, strict=True):
-        for row, frame, axis in zip(file.rows, file.frames, file.axes, strict=True):
-            parts[row] = f"{digest} {frame} {axis}"
+def _key(files, digests, reading, skip):
+    """What decides the pixels: how files are read, by which versions, and every file's content and rows."""
     decoders = [f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")]
-    return cache.key([repr(reading), *decoders, *parts])
+    rows = [f"{d} {f.rows} {f.frames} {f.axes}" for f, d in zip(files, digests, strict=True)]
+    return [repr(reading), str(skip), *decoders, *rows]
 
 
 # ------------------------------------------------------------------------------------------- What does not fit
@@ -271,7 +263,7 @@ def _finished(picture, reading):
 
 
 def _stacked(files, results, reading, skip):
-    """(one array of all pictures, facts). Raises Undecided, and BadImageFile where none may be left out."""
+    """(all pictures, {row: why it could not be read}, how many are transparent in places). Raises as read does."""
     found = {row: one for file, of in zip(files, results, strict=True) for row, one in zip(file.rows, of, strict=True)}
     names = {row: file for file in files for row in file.rows}
     rows = sorted(found)
@@ -296,7 +288,7 @@ def _stacked(files, results, reading, skip):
     for i, row in enumerate(good):
         pixels = found.pop(row).pixels  # so that pictures are not held twice
         images[i] = pixels[..., None] if pixels.ndim < images.ndim - 1 else pixels
-    return images, {"errors": [[row, why] for row, why in errors.items()], "clear": clear}
+    return images, errors, clear
 
 
 # ---------------------------------------------------------------------------------------------- What a path is

@@ -11,11 +11,8 @@ Classes drawn anew. The pair of classes of a natural set is drawn again for each
 """
 
 import random
-from dataclasses import replace
 
 import numpy as np
-
-from intrinsic.images.sets import TooFewImages
 
 PUBLISHED_SEED = 1337
 PUBLISHED_TEST = 750
@@ -27,24 +24,6 @@ def published_rows(labels, rows):
     """(labels, rows of the listing) that the largest N of ImageNet uses: its labels, and the first rows."""
     used = _first(labels, (max(PUBLISHED_N) + PUBLISHED_TEST) // 2)
     return labels[used], np.arange(len(rows))[used]
-
-
-def published_subset(labels, n_train, n_test=PUBLISHED_TEST):
-    """Rows (ascending) of the first (n_train + n_test) // 2 images of each of two classes. Raises TooFewImages."""
-    labels = np.asarray(labels)
-    each = (n_train + n_test) // 2
-    values, counts = np.unique(labels, return_counts=True)
-    if len(values) != 2 or counts.min() < each:
-        raise TooFewImages(
-            f"a run of {n_train} training and {n_test} test images takes {each} of each of two classes, and there are "
-            f"{', '.join(str(c) for c in counts) or 'none'}: take a smaller n_train, or another set"
-        )
-    return _first(labels, each)
-
-
-def published_slip(images, rows):
-    """The subset as MNIST, CIFAR-10 and SVHN give it: the labels of these rows, the images of the first len(rows)."""
-    return replace(images[np.arange(len(rows))], labels=images.labels[rows])
 
 
 def published_split(n, n_test=PUBLISHED_TEST, seed=PUBLISHED_SEED):

@@ -1,6 +1,5 @@
 """Tables with one row an image: CSV, TSV or Parquet; and second tables with more about each image."""
 
-import os
 import re
 import warnings
 from dataclasses import dataclass, replace
@@ -60,8 +59,7 @@ def table(
     join           Join: a second table, found by a column of the first
 
     Cells of CSV and TSV stay the text that they are, except that 1.0 is 1 outside the column of paths. Spaces around
-    names of columns do not count, nor those around a path that exists only without them. Files that are not there are
-    an error only for rows that the label rule keeps.
+    names of columns do not count. Files that are not there are an error only for rows that the label rule keeps.
     """
     file = path if table is None else path / table
     base = path if path.is_dir() else path.parent
@@ -83,7 +81,7 @@ def table(
             "unknown: fill the cell or remove the row"
         )
     top = file.parent if root is None else base / root
-    rows["path"] = [_without_spaces(top, name) for name in names]
+    rows["path"] = names
     if frame_column is not None:
         rows["frame"] = _frames(file, frame_column, rows)
     label, group = ("label" if "label" in rows else None), ("group" if "group" in rows else None)
@@ -234,11 +232,3 @@ def _frames(file, column, rows):
             "numbers from 0, or leave the cell empty"
         )
     return frames.astype("Int64")
-
-
-def _without_spaces(root, name):
-    """A path without the spaces around it where only so it exists."""
-    bare = name.strip()
-    if bare in (name, "") or os.path.lexists(root / name) or not os.path.lexists(root / bare):
-        return name
-    return bare
