@@ -118,7 +118,7 @@ def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0
         image(t) = 1/2 + s * sum_i ( cos(t_i) A_i + sin(t_i) B_i ),        d angles t_i
 
     A_i, B_i are orthonormal low-frequency cosine patterns and s is the largest radius at which no image can leave
-    [0, 1]. The label is the half circle of t_1. Two arcs of gap/2, around 0 and pi, are left out, so that the classes are
+    [0, 1]. The label is the half circle of t_1. Two arcs of gap/2, around 0 and pi, are left out, so the classes are
     a chord 2 s sin(gap/4) apart.
 
     n, d   images (half of them a class) and dimension;  size   pixels a side;  gap   radians, 0 < gap < 2 pi

@@ -93,14 +93,8 @@ def dicom_decoder(path, frames, levels):
 def _by_palette(dataset, stored):
     from pydicom.pixels import apply_color_lut
 
-    entries, first, bits = dataset.RedPaletteColorLookupTableDescriptor
-    first = first - 2**16 if dataset.PixelRepresentation and first >= 2**15 else first
-
-    def shown(i):
-        indices = np.clip(stored[i].astype(np.int64), first, first + (entries or 2**16) - 1)
-        return Picture(eight_bit(apply_color_lut(indices, dataset)[..., :3], 0, 2**bits - 1), True, False)
-
-    return shown
+    top = 2 ** dataset.RedPaletteColorLookupTableDescriptor[2] - 1
+    return lambda i: Picture(eight_bit(apply_color_lut(stored[i], dataset)[..., :3], 0, top), True, False)
 
 
 def _in_colour(dataset, stored, levels):
