@@ -79,7 +79,7 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
     files = _files(root, table)
     with warnings.catch_warnings(), ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
         # Filters belong to the process, not to a thread, so they are set here, once
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit is checked where files are decoded
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # such pictures are refused
         warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header that do not touch pixels
 
         def each(work, what):

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from intrinsic.images.sets import BadImageFile
 
@@ -145,21 +145,13 @@ def decoder(path, frames, levels):
     """A function of (frame, axis) that gives the Picture."""
 
     def get(frame, axis):
-        try:
-            with Image.open(path, formats=FORMATS) as picture:
-                refuse_bombs(*picture.size)
-                if frame is not None or picture.format == "TIFF":  # of an animation the first is shown
-                    picture.seek(checked_frame(frame, getattr(picture, "n_frames", 1), "pages"))
-                    refuse_bombs(*picture.size)
-                if picture.format == "PPM":
-                    _refuse_deep_pnm(picture)
-                picture.load()
-                return _of_pillow(picture, path, levels)
-        except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-            bomb = isinstance(error, Image.DecompressionBombError)
-            why = "more pixels than is safe to load" if bomb else f"it is none of {', '.join(FORMATS)}"
-            why = why if path.stat().st_size else "it is empty"
-            raise BadImageFile(f"cannot be read as a picture ({why})") from None
+        with Image.open(path, formats=FORMATS) as picture:
+            if frame is not None or picture.format == "TIFF":  # of an animation the first is shown
+                picture.seek(checked_frame(frame, getattr(picture, "n_frames", 1), "pages"))
+            if picture.format == "PPM":
+                _refuse_deep_pnm(picture)
+            picture.load()
+            return _of_pillow(picture, path, levels)
 
     return get
 
