@@ -159,8 +159,8 @@ def _refuse_mixed(root, files, looks, reading):
         usual = sizes.most_common(1)[0][0]
         file, look = next((file, look) for file, look in seen if look.size != usual)
         problems.append(
-            f"{len(seen) - sizes[usual]:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most, e.g. {file.name}, "
-            f"{look.size[0]} x {look.size[1]} (resize all with --size 64, size=64)"
+            f"{len(seen) - sizes[usual]:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most, e.g. "
+            f"{file.name}, {look.size[0]} x {look.size[1]} (resize all with --size 64, size=64)"
         )
         kind = MixedSizes
     mapped = {look.mapped: file for file, look in seen}
