@@ -725,7 +725,9 @@ def _datasets(arguments) -> int:
         other = given[1] if len(given) > 1 else arguments.name
         raise UsageError(f"{other} would change nothing beside {given[0]}: give one of them")
     if arguments.draft:
-        print(images.draft(_source(arguments, arguments.draft)), end="")
+        source = _source(arguments, arguments.draft)
+        entry = images.of_path(source) if isinstance(source, str) else source
+        print(entry.draft(), end="")
         return 0
     entries = images.catalogue()
     if arguments.name is None:

@@ -2,92 +2,42 @@
 
 Submodules in order; each imports only those above it:
 
-    sets        ImageSet, duplicates, errors
-    matching    one size, channels, range and M for a comparison
-    downloads   one file from a web address, whole and checked
-    rules       labels and groups by rule
-    cache       decoded images on disk
-    files       pictures, DICOM and NIfTI to arrays
-    adapters    what a folder, a table, an archive or a package holds
-    embedded    sets built from installed packages
-    packaged    sets of torchvision and MedMNIST, downloaded when first read
-    published   the paper's sets as its code gives them, defects included
-    catalogue   entries, catalogue files, load
-    splits      training and test sets without a leak
+    sets          ImageSet, duplicates, errors
+    matching      one size, number of channels and range for a comparison
+    splits        training and test sets without a leak, balanced draws
+    manifolds, interventions    point clouds and images of known dimension and sharpness
+    rules         labels and groups by rule
+    pictures, scans, cache, files    pictures, DICOM and NIfTI to arrays
+    listing, tables, adapters    what a folder, a table or an archive holds
+    embedded, packaged    sets built from installed packages, and of torchvision and MedMNIST
+    published     how the paper's code draws and splits, defects included
+    entries       the catalogue, the only module that knows YAML and pydantic
+    loading       load, find, of_path
+
+Names are imported when they are first used, so that arrays can be split and measured without any reader of files.
 """
 
-from intrinsic.images.catalogue import Entry, catalogue, catalogue_files, draft, find, load, name_of, of_path, written
-from intrinsic.images.matching import Matching, Unmatched, check_matched, match, smallest_class
-from intrinsic.images.published import (
-    PUBLISHED_OUTPUTS,
-    published_pairs,
-    published_slip,
-    published_split,
-    published_subset,
-)
-from intrinsic.images.rules import BadRule, GroupRule, LabelRule
-from intrinsic.images.sets import (
-    DOMAINS,
-    REPOSITORY,
-    BadCatalogue,
-    BadImageFile,
-    BadImages,
-    BadSource,
-    Duplicates,
-    ImageSet,
-    Leak,
-    MixedSizes,
-    TooFewImages,
-    UnknownImageSet,
-    as_unit,
-    plain_yaml,
-    regroup,
-    yaml_reason,
-)
-from intrinsic.images.splits import Split, balanced_draws, check_split, reachable, split
+import importlib
 
-__all__ = [
-    "DOMAINS",
-    "PUBLISHED_OUTPUTS",
-    "REPOSITORY",
-    "BadCatalogue",
-    "BadImageFile",
-    "BadImages",
-    "BadRule",
-    "BadSource",
-    "Duplicates",
-    "Entry",
-    "GroupRule",
-    "ImageSet",
-    "LabelRule",
-    "Leak",
-    "Matching",
-    "MixedSizes",
-    "Split",
-    "TooFewImages",
-    "UnknownImageSet",
-    "Unmatched",
-    "as_unit",
-    "balanced_draws",
-    "catalogue",
-    "catalogue_files",
-    "check_matched",
-    "check_split",
-    "draft",
-    "find",
-    "load",
-    "match",
-    "name_of",
-    "of_path",
-    "plain_yaml",
-    "published_pairs",
-    "published_slip",
-    "published_split",
-    "published_subset",
-    "reachable",
-    "regroup",
-    "smallest_class",
-    "split",
-    "written",
-    "yaml_reason",
-]
+_NAMES = {
+    "sets": "DOMAINS REPOSITORY BadCatalogue BadImageFile BadImages BadSource Duplicates ImageSet Leak MixedFiles "
+    "MixedSizes TooFewImages UnknownImageSet as_unit",
+    "matching": "Unmatched check_matched match smallest_class",
+    "splits": "Split balanced_draws check_split reachable split",
+    "rules": "BadRule GroupRule LabelRule",
+    "published": "published_pairs published_rows published_split",
+    "entries": "Entry catalogue catalogue_files plain_yaml yaml_reason",
+    "loading": "find load name_of of_path",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+__all__ = sorted(_HOME)  # noqa: PLE0605 - a list
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__():
+    return [*globals(), *_HOME]

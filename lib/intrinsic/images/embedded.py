@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydantic
 from PIL import Image
 
 from intrinsic.images import interventions, manifolds
-from intrinsic.images.adapters import Found, Options
+from intrinsic.images.listing import Found
 from intrinsic.images.matching import match
 from intrinsic.images.sets import BadSource, ImageSet
 
@@ -111,28 +110,6 @@ def _brain_patches(per_class):
     )
 
 
-@functools.cache
-def _waves(family, **options):
-    images, labels, _ = family(**options)
-    return ImageSet(images, labels, ("lower half", "upper half"))
-
-
-@functools.cache
-def _striped_images(**options):
-    images, labels, group, _ = interventions.striped_images(**options)
-    return ImageSet(images, labels, ("even stripes", "odd stripes"), group=group)
-
-
-@functools.cache
-def _striped_digits(size, **options):
-    """Digits at `size` pixels, labelled in stripes along a principal component of all 5,000, whatever they show."""
-    digits = match(_digits(), size=size)
-    points = digits.images.reshape(len(digits), -1) / 255
-    rows, labels, group, _ = interventions.striped_labels(points, **options)
-    paths = tuple(digits.paths[row] for row in rows)
-    return ImageSet(digits.images[rows], labels, ("even stripes", "odd stripes"), group=group, paths=paths)
-
-
 def package_file(package, path):
     """A file that an installed package ships, found without importing the package."""
     spec = find_spec(package)
@@ -145,52 +122,10 @@ def package_file(package, path):
     return file
 
 
-class DigitsOptions(Options):
-    pass
-
-
-class PhotoPatchesOptions(Options):
-    patch: int = pydantic.Field(24, ge=8, le=80)
-
-
-class BrainPatchesOptions(Options):
-    per_class: int = pydantic.Field(480, ge=1)
-
-
-class TorusOptions(Options):
-    n: int = pydantic.Field(ge=2)
-    d: int = pydantic.Field(ge=1)
-    size: int = pydantic.Field(32, ge=4)
-    gap: float = 0.4
-    seed: int = 0
-
-
-class SlabOptions(TorusOptions):
-    gap: float = 0.3
-
-
-class StripesOptions(Options):
-    n: int = pydantic.Field(ge=2)
-    size: int = pydantic.Field(16, ge=4)
-    margin: float = pydantic.Field(gt=0)
-    pair_margin: float | None = pydantic.Field(None, gt=0)
-    pairs: int = pydantic.Field(12, ge=0)
-    stripes: int = pydantic.Field(2, ge=2)
-    axis: int = pydantic.Field(0, ge=0)
-    random_labels: bool = False
-    seed: int = 0
-
-
-class StripedImagesOptions(StripesOptions):
-    d: int = pydantic.Field(ge=1)
-    span: int = pydantic.Field(8, ge=1)
-
-
-def _found(images: ImageSet) -> Found:
-    n = range(len(images))
+def _found(images):
     table = pd.DataFrame(
         {
-            "path": images.paths or [f"row={i}" for i in n],
+            "path": images.paths or [f"row={i}" for i in range(len(images))],
             "label": [images.classes[label] for label in images.labels],
         }
     )
@@ -200,12 +135,68 @@ def _found(images: ImageSet) -> Found:
     return Found(table, label="label", group=group, classes=images.classes, images=images.images)
 
 
+# ---------------------------------------------------------------------- adapters: the options are keyword arguments
+
+
+def digits(path=None, progress=False) -> Found:
+    """Handwritten digits, ten classes."""
+    return _found(_digits())
+
+
+def photo_patches(path=None, progress=False, *, patch: int = 24) -> Found:
+    """Patches of two photographs, `patch` pixels a side."""
+    if not 8 <= patch <= 80:
+        raise BadSource(f"patch={patch} does not cut the photographs well: give 8 to 80 pixels")
+    return _found(_photo_patches(patch))
+
+
+def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
+    """Patches of the average brain, at most `per_class` of grey and of white matter."""
+    return _found(_brain_patches(per_class))
+
+
+def _family(make, classes):
+    """An adapter that makes images by a formula; its options are the arguments of `make`."""
+
+    @functools.wraps(make)
+    def adapter(path=None, progress=False, **options):
+        images, labels, *group, _ = make(**options)
+        return _found(ImageSet(images, labels, classes, group=group[0] if group else None))
+
+    return adapter
+
+
+def striped_digits(
+    path=None,
+    progress=False,
+    *,
+    n: int,
+    margin: float,
+    size: int = 16,
+    pair_margin: float | None = None,
+    pairs: int = 12,
+    stripes: int = 2,
+    axis: int = 0,
+    random_labels: bool = False,
+    seed: int = 0,
+) -> Found:
+    """Digits at `size` pixels, labelled in stripes along a principal component, whatever they show."""
+    images = match(_digits(), size=size)
+    points = images.images.reshape(len(images), -1) / 255
+    rows, labels, group, _ = interventions.striped_labels(
+        points, n, margin, pair_margin, pairs, stripes, axis, random_labels, seed
+    )
+    paths = tuple(images.paths[row] for row in rows)
+    return _found(ImageSet(images.images[rows], labels, STRIPES, group=group, paths=paths))
+
+
+HALVES, STRIPES = ("lower half", "upper half"), ("even stripes", "odd stripes")
 EMBEDDED = {
-    "digits": (DigitsOptions, lambda path, o, progress: _found(_digits())),
-    "photo_patches": (PhotoPatchesOptions, lambda path, o, progress: _found(_photo_patches(o.patch))),
-    "brain_patches": (BrainPatchesOptions, lambda path, o, progress: _found(_brain_patches(o.per_class))),
-    "torus_images": (TorusOptions, lambda path, o, progress: _found(_waves(manifolds.torus_images, **o.model_dump()))),
-    "slab_images": (SlabOptions, lambda path, o, progress: _found(_waves(manifolds.slab_images, **o.model_dump()))),
-    "striped_images": (StripedImagesOptions, lambda path, o, progress: _found(_striped_images(**o.model_dump()))),
-    "striped_digits": (StripesOptions, lambda path, o, progress: _found(_striped_digits(**o.model_dump()))),
+    "digits": digits,
+    "photo_patches": photo_patches,
+    "brain_patches": brain_patches,
+    "torus_images": _family(manifolds.torus_images, HALVES),
+    "slab_images": _family(manifolds.slab_images, HALVES),
+    "striped_images": _family(interventions.striped_images, STRIPES),
+    "striped_digits": striped_digits,
 }

@@ -12,22 +12,31 @@ from intrinsic.images import manifolds
 
 
 def striped_images(
-    n, d, size=16, margin=0.1, pair_margin=None, pairs=12, stripes=2, axis=0, span=8, random_labels=False, seed=0
+    n: int,
+    d: int,
+    size: int = 16,
+    margin: float = 0.1,
+    pair_margin: float | None = None,
+    pairs: int = 12,
+    stripes: int = 2,
+    axis: int = 0,
+    span: int = 8,
+    random_labels: bool = False,
+    seed: int = 0,
 ):
     """Smooth images that fill a d-dimensional cube in pixel space, cut by parallel slabs into stripes.
 
         image(t) = 1/2 + sum_i t_i P_i,        t in [-s, s]^d
 
-    P_i are the first `span` of the orthonormal cosine patterns of lowest frequency and s is the largest half side at
-    which no image of `span` coordinates can leave [0, 1]: s does not depend on d, so distances are in one unit for
-    all d. Coordinate t_axis is cut by stripes - 1 slabs of width `margin` into stripes of one width, in which the
-    label alternates; within its stripe an image lies uniformly. Images 2p and 2p + 1 (p < pairs) are one image on
-    either side of a slab, moved to pair_margin/2 from its middle.
+    P_i are the first `span` orthonormal cosine patterns and s is the largest half side at which no image of `span`
+    coordinates can leave [0, 1], so that distances are in one unit for all d. Coordinate t_axis is cut by stripes - 1
+    slabs of width `margin` into stripes in which the label alternates. Images 2p and 2p + 1 (p < pairs) are one image
+    on either side of a slab, pair_margin apart.
 
-    Held at every setting: n, n/2 images a class, s, all coordinates but t_axis (axes other than 0 trade places).
     margin         L2 distance that all other images keep between the classes, images in [0, 1]
     pair_margin    of the pairs, at most margin; None: margin. K_F = 1 / pair_margin up to 8-bit rounding, at any n
     random_labels  True: images as they are, labels permuted; a control in which the label says nothing
+    Held at every setting: n, n/2 images a class, s, all coordinates but t_axis (axes other than 0 trade places).
     Returns uint8 (n, size, size), int64 labels (n,), int64 groups (n,) (a pair is one group, any other image its own)
     and facts: d, half_side (s), gap_l2 = pair_margin, k_f = 1 / gap_l2, rounding_l2 as in manifolds.torus_images.
     """
@@ -65,19 +74,13 @@ def striped_images(
 def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axis=0, random_labels=False, seed=0):
     """n of the given points, labelled in stripes along a principal component, classes held `margin` apart.
 
-    1. All points are ranked along principal component `axis`; stripes of equal count alternate in label.
-    2. Pairs: disjoint closest pairs across classes at no less than pair_margin, of which no point is nearer than
-       margin to the other class of another pair.
-    3. Points nearer than margin to the other class are left out: first those near a pair's points, then greedily the
-       one with most such neighbors until none is left.
-    4. The set: the pairs, and of what is left the first in one seeded order, until a class has n/2.
+    Points (m, D) are ranked along principal component `axis`; stripes of equal count alternate in label. Pairs are
+    disjoint closest pairs across classes at no less than pair_margin. Points nearer than margin to the other class are
+    left out: first those near a pair's points, then greedily the one with most such neighbors. The set is the pairs,
+    and of the rest the first in one seeded order, until a class has n/2; so settings share most points.
 
-    Held at every setting: n, n/2 points a class, the source, the order of step 4 (so most points are shared).
-    points         (m, D), in units in which distances count; labels are a function of a point, so none is noise
-    margin, pair_margin, pairs, random_labels   as in striped_images; distances are the points' own, so
-                   K_F = 1 / (smallest distance of a pair) is at most 1 / pair_margin, and just below it
-    Returns rows int64 (n,), labels int64 (n,), groups int64 (n,), facts: gap_l2 (exact), k_f, n_left (points that
-    step 3 leaves).
+    margin, pair_margin, pairs, random_labels   as in striped_images; K_F is at most 1 / pair_margin, and just below it
+    Returns rows int64 (n,), labels int64 (n,), groups int64 (n,), facts: gap_l2 (exact), k_f, n_left.
     Raises ValueError where too few points are left.
     """
     pair_margin = _checked(n, margin, pair_margin, pairs, stripes)

@@ -12,9 +12,8 @@ import numpy as np
 def flat_torus(n, d, ambient=None, seed=0):
     """n uniform points on the flat torus (R/Z)^d, as float64 (n, ambient) or (n, 2d).
 
-    Each of d angles t_i in [0, 1) becomes (cos 2 pi t_i, sin 2 pi t_i) / (2 pi): circles of circumference 1,
-    so lengths along the torus are those of (R/Z)^d and its volume is 1. It has no edge and no curvature;
-    the straight-line distance r' that estimators see is below the length r along it, r' = r (1 - O(r^2)).
+    Each of d angles t_i in [0, 1) becomes (cos 2 pi t_i, sin 2 pi t_i) / (2 pi), so its volume is 1. It has no edge and
+    no curvature; the straight-line distance r' is below the length r along it, r' = r (1 - O(r^2)).
     """
     _check(n, d, ambient, 2 * d)
     rng = np.random.default_rng(seed)
@@ -46,10 +45,9 @@ def cube(n, d, ambient=None, seed=0):
 
 
 def parallel_planes(n, d, gap, ambient=None, seed=0):
-    """Two parallel unit d-cubes a distance `gap` apart, one class on each: K_F = 1 / gap exactly.
+    """Two parallel unit d-cubes a distance `gap` apart, one class on each: K_F = 1 / gap exactly, at every n.
 
-    Points face each other: point 2i + 1 is point 2i moved by `gap` along the normal, so the smallest distance
-    between the classes is `gap` itself at every n. For odd n the last point has no partner.
+    Point 2i + 1 is point 2i moved by `gap` along the normal; for odd n the last point has no partner.
     Returns float64 (n, ambient) or (n, d + 1), whose first coordinate is 0 or gap, and int64 labels (n,).
     """
     _check(n, d, ambient, d + 1)
@@ -65,9 +63,7 @@ def parallel_planes(n, d, gap, ambient=None, seed=0):
 def parallel_tori(n, d, gap, ambient=None, seed=0):
     """n independent points on two parallel flat tori a distance `gap` apart, one class on each: K_F = 1 / gap.
 
-    A fair coin chooses the torus, then a uniform point on it: (t, gap * label) with t of `flat_torus`. No edge and no
-    curvature; unlike `parallel_planes` the points are independent draws, so the smallest distance between the classes
-    of a sample is above `gap` and tends to it.
+    No edge and no curvature; the smallest distance between the classes of a sample is above `gap` and tends to it.
     Returns float64 (n, ambient) or (n, 2d + 1), whose last coordinate is 0 or gap, and int64 labels (n,).
     """
     _check(n, d, ambient, 2 * d + 1)
@@ -83,9 +79,8 @@ def folded_curve(n, p, folds, ambient=None, seed=0):
 
         x(t) = (cos 2 pi w_j t, sin 2 pi w_j t) / (2 pi),   w_j = folds^j,  j = 0 .. p - 1,   t uniform in [0, 1)
 
-    The curve winds through a flat torus of dimension p, its strands about 1 / folds apart. Points that are farther
-    apart than the strands, n below about folds^p, see the torus; many more see the curve. It is the image of a circle
-    of circumference 1 under a map with Lipschitz constant sqrt(sum_j w_j^2). Returns float64 (n, ambient) or (n, 2p).
+    It winds through a flat torus of dimension p, its strands about 1 / folds apart; n below about folds^p points see
+    the torus. Its Lipschitz constant is sqrt(sum_j w_j^2). Returns float64 (n, ambient) or (n, 2p).
     """
     _check(n, p, ambient, 2 * p)
     if folds != int(folds) or folds < 1:
@@ -97,10 +92,9 @@ def folded_curve(n, p, folds, ambient=None, seed=0):
 
 
 def overlapping_clouds(n, d, seed=0):
-    """Uniform points in [0, 1]^d with balanced labels that do not depend on position.
+    """Uniform points in [0, 1]^d with balanced labels that do not depend on position: K_F(M) ~ C M^(2/d).
 
-    With M points a class the smallest of the M^2 distances across behaves as (M^2)^(-1/d), so label sharpness
-    grows as K_F(M) ~ C M^(2/d), without limit. Returns float64 (n, d) and int64 labels (n,), 0 and 1.
+    Returns float64 (n, d) and int64 labels (n,), 0 and 1.
     """
     _check(n, d, None, d)
     rng = np.random.default_rng(seed)
@@ -109,34 +103,27 @@ def overlapping_clouds(n, d, seed=0):
 
 
 def nearest_neighbor_distance(n, d):
-    """Expected distance from a point of the flat torus (R/Z)^d to the nearest of n others.
+    """Expected distance from a point of the flat torus (R/Z)^d to the nearest of n others, exact as n grows.
 
-        E r = Gamma(1 + 1/d) * (c n)^(-1/d),    c = pi^(d/2) / Gamma(d/2 + 1), the volume of the unit ball
-
-    exact as n grows (at distances well below 1/2). In a cloud of N points the others are n = N - 1.
+    E r = Gamma(1 + 1/d) * (c n)^(-1/d),    c = pi^(d/2) / Gamma(d/2 + 1), the volume of the unit ball
     """
     _check(n, d, None, d)
     ball_volume = pi ** (d / 2) / gamma(d / 2 + 1)
     return gamma(1 + 1 / d) * (ball_volume * n) ** (-1 / d)
 
 
-def torus_images(n, d, size=32, gap=0.4, seed=0):
+def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0):
     """Smooth images on a d-dimensional flat torus in pixel space, in two classes a known distance apart.
 
         image(t) = 1/2 + s * sum_i ( cos(t_i) A_i + sin(t_i) B_i ),        d angles t_i
 
-    A_i, B_i are 2d orthonormal low-frequency cosine patterns, so distances between images are those of d
-    circles of radius s; s is the largest radius at which no image can leave [0, 1]. The label is the half
-    circle of t_1. Two arcs of gap/2 each, around 0 and pi, are left out of t_1, so that the classes are a
-    chord 2 s sin(gap/4) apart.
+    A_i, B_i are orthonormal low-frequency cosine patterns and s is the largest radius at which no image can leave
+    [0, 1]. The label is the half circle of t_1. Two arcs of gap/2, around 0 and pi, are left out, so the classes are
+    a chord 2 s sin(gap/4) apart.
 
-    n, d   images (half of them a class) and dimension
-    size   height and width in pixels
-    gap    total width of the arcs left out, radians, 0 < gap < 2 pi
-    Returns uint8 (n, size, size), int64 labels (n,) and a dict of facts:
-    d, scale (s), gap_l2 and k_f_limit = 1 / gap_l2, in units of images in [0, 1], before rounding to 8 bits;
-    rounding_l2 = size / 255, a bound on what rounding changes a distance by: a pixel moves by at most half a
-    grey level, so an image by at most sqrt(size^2) / 510 and a distance by twice that.
+    n, d   images (half of them a class) and dimension;  size   pixels a side;  gap   radians, 0 < gap < 2 pi
+    Returns uint8 (n, size, size), int64 labels (n,) and facts: d, scale (s), gap_l2 and k_f_limit = 1 / gap_l2 of
+    images in [0, 1] before rounding to 8 bits; rounding_l2 = size / 255, the most that rounding changes a distance by.
     """
     patterns = _patterns(n, d, 2 * d, size)
     if not 0 < gap < 2 * pi:
@@ -151,18 +138,13 @@ def torus_images(n, d, size=32, gap=0.4, seed=0):
     return images, labels, _facts(d, scale, 2 * scale * sin(gap / 4), size)
 
 
-def slab_images(n, d, size=32, gap=0.3, seed=0):
+def slab_images(n: int, d: int, size: int = 32, gap: float = 0.3, seed: int = 0):
     """Smooth images that fill a d-dimensional cube in pixel space, cut by a slab of known width.
 
         image(u) = 1/2 + s * sum_i u_i P_i,        u in [-1, 1]^d,  |u_1| >= gap/2
 
-    P_i are d orthonormal low-frequency cosine patterns, so distances between images are s times those between
-    their u; s is the largest scale at which no image can leave [0, 1]. The label is the sign of u_1, and the
-    classes are s * gap apart. Unlike the torus the cube has edges, which lower estimates of d.
-
-    n, d, size   as in torus_images
-    gap          width of the slab left out, in units of u, 0 < gap < 2
-    Returns images, labels and facts as torus_images does.
+    P_i are orthonormal low-frequency cosine patterns. The label is the sign of u_1, and the classes are s * gap apart,
+    0 < gap < 2. Unlike the torus the cube has edges, which lower estimates of d. The rest as in torus_images.
     """
     patterns = _patterns(n, d, d, size)
     if not 0 < gap < 2:
@@ -201,13 +183,8 @@ def _grey_levels(deviation, size):
 
 
 def _facts(d, scale, gap_l2, size):
-    return {
-        "d": d,
-        "scale": float(scale),
-        "gap_l2": float(gap_l2),
-        "k_f_limit": float(1 / gap_l2),
-        "rounding_l2": size / 255,
-    }
+    gap = {"gap_l2": float(gap_l2), "k_f_limit": float(1 / gap_l2)}
+    return {"d": d, "scale": float(scale), **gap, "rounding_l2": size / 255}
 
 
 def _unit(vectors):

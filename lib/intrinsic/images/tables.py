@@ -1,0 +1,234 @@
+"""Tables with one row an image: CSV, TSV or Parquet; and second tables with more about each image."""
+
+import re
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from intrinsic.images.listing import Found
+from intrinsic.images.rules import EMPTY, text_of
+from intrinsic.images.sets import BadSource, reason, suggest
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Join:
+    """A second table, whose columns are added to each image.
+
+    table    its file, from `location` on
+    column   the column of the images by which a row is found
+    other    what the second table calls that column; none: the same
+    how      left (keep all images) or inner (only those that the table holds)
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read where a catalogue is
+
+    table: str
+    column: str
+    other: str | None = None
+    how: Literal["left", "inner"] = "left"
+
+
+def table(
+    path: Path,
+    progress: bool = False,
+    *,
+    table: str | None = None,
+    path_column: str = "path",
+    columns: list[str] | None = None,
+    path_pattern: re.Pattern | None = None,
+    path_template: str = "{0}",
+    root: str | None = None,
+    frame_column: str | None = None,
+    join: Join | None = None,
+) -> Found:
+    """A table with one row an image. Every column is there for the rules.
+
+    table          file name, from `path` on; none: `path` is the table
+    path_column    the column that names the image
+    columns        names of the columns, for a table without header
+    path_pattern   regular expression on that column; rows that it does not match are left out
+    path_template  the path, from its groups: {0}, {1}, ... or {name}; {0} is all that matches where it has no group
+    root           the folder from which paths start, from `path` on; none: the table's own
+    frame_column   which frame or slice of the file, counted from 0
+    join           Join: a second table, found by a column of the first
+
+    Cells of CSV and TSV stay the text that they are, except that 1.0 is 1 outside the column of paths. Spaces around
+    names of columns do not count. Files that are not there are an error only for rows that the label rule keeps.
+    """
+    file = path if table is None else path / table
+    base = path if path.is_dir() else path.parent
+    rows = _read(file, columns, path_column)
+    for column in {path_column, frame_column} - {None}:
+        _check_column(file, column, rows, "--path-column (`path_column` in the options)")
+    for column in {"path", "frame", "axis"} & set(rows.columns):
+        _check_column(file, column, rows, "")
+    rows = joined(rows, file, join, base)
+    names = [text if isinstance(text, str) else text_of(text) for text in rows[path_column]]
+    found = [re.search(path_pattern or r"(?s)^.*$", name) for name in names]
+    rows = rows[[match is not None for match in found]].reset_index(drop=True)
+    names = [filled(path_template, match) for match in found if match is not None]
+    if not names:
+        raise BadSource(f"{file} names no image in its column {path_column!r}: correct the pattern or the file")
+    if not all(names):
+        raise BadSource(
+            f"{file} names no file in row {names.index('') + 1:,} of its column {path_column!r}, so that image is "
+            "unknown: fill the cell or remove the row"
+        )
+    top = file.parent if root is None else base / root
+    rows["path"] = names
+    if frame_column is not None:
+        rows["frame"] = _frames(file, frame_column, rows)
+    label, group = ("label" if "label" in rows else None), ("group" if "group" in rows else None)
+    return Found(rows, label=label, group=group, root=top)
+
+
+def filled(template, match):
+    """A template with the groups of a match, or all of it where it has none."""
+    try:
+        return template.format(*(match.groups("") or (match[0],)), **match.groupdict(""))
+    except (IndexError, KeyError, ValueError, AttributeError) as error:
+        raise BadSource(
+            f"the template {template!r} does not fit the groups of {match.re.pattern!r} ({reason(error)}), so paths "
+            "cannot be made: use {0}, {1}, ... or {name}"
+        ) from None
+
+
+def joined(rows, source, join, base):
+    """The rows with the columns of a second table. Raises BadSource where it holds none of them.
+
+    source   the file or folder that they are of, for errors;  join   Join, or None
+    Warns of rows that an inner join leaves out.
+    """
+    if join is None:
+        return rows
+    second, theirs = base / join.table, join.other or join.column
+    other = _read(second, None)
+    for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
+        _check_column(name, column, columns, "--join-on (`join` in the options)")
+    keys, own = ([_plain(text_of(cell)) for cell in cells] for cells in (other[theirs], rows[join.column]))
+    other = other.assign(**{"\0key": keys}).drop(columns=theirs)
+    other = other[~other["\0key"].isin(EMPTY)]
+    if other["\0key"].duplicated().any():
+        twice = other["\0key"][other["\0key"].duplicated()].iloc[0]
+        raise BadSource(
+            f"{second} has {twice!r} more than once in its column {theirs!r}, so it is open which row belongs to "
+            "an image: keep one row for each"
+        )
+    there = np.isin(np.array(own, dtype=object), np.array(other["\0key"], dtype=object))
+    if own and not there.any():
+        raise BadSource(
+            f"no image of {source} has a {join.column} that {second} names in its column {theirs!r} (e.g. {own[0]!r} "
+            f"here, {keys[0] if keys else ''!r} there), so nothing can be joined: name the columns that hold the same"
+        )
+    suffixes = ("", f"_{Path(join.table).stem}")
+    rows = rows.assign(**{"\0key": own}).merge(other, on="\0key", how="left", suffixes=suffixes).drop(columns="\0key")
+    if join.how == "left" or there.all():
+        return rows
+    warnings.warn(
+        f"{int((~there).sum()):,} of {len(there):,} images of {source} are left out, since {second} has no row for "
+        f"them, e.g. for {join.column} {own[there.tolist().index(False)]!r}",
+        stacklevel=6,
+    )
+    return rows[there].reset_index(drop=True)
+
+
+def with_table(found, path, join):
+    """What a folder holds, with the columns of a second table; its column `label` is the label unless a rule says."""
+    rows = joined(found.table, path, join, path)
+    label = "label" if "label" in rows and "label" not in found.table else found.label
+    return replace(found, table=rows, label=label)
+
+
+def _check_column(file, column, rows, where):
+    """Raises BadSource unless there is one column of that name."""
+    names = [str(name) for name in rows.columns]
+    if (n := list(rows.columns).count(column)) > 1:
+        raise BadSource(f"{file} has {n} columns {column!r}, so it is open which of them counts: rename all but one")
+    if n == 0:
+        raise BadSource(
+            f"{file} has no column {column!r} (its columns are {', '.join(names)}): name the right one with {where}"
+            f"{suggest(column, names)}"
+        )
+
+
+def _read(file, columns, verbatim=None):
+    """A table as it is read. verbatim: the column in which 1.0 stays 1.0."""
+    suffix = file.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise BadSource(f"{file} is no table of a known kind ({', '.join(SUFFIXES)}): save it as one of them")
+    try:
+        rows = pd.read_parquet(file) if suffix == ".parquet" else _text_table(file, suffix, columns is None)
+    except BadSource:
+        raise
+    except FileNotFoundError:
+        raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options") from None
+    except Exception as error:  # pandas and pyarrow raise many types on damaged files
+        raise BadSource(
+            f"{file} cannot be read as a table ({reason(error)}): save it anew as {suffix[1:]} in UTF-8"
+        ) from None
+    if columns is not None:
+        if len(columns) != rows.shape[1]:
+            raise BadSource(f"{file} has {rows.shape[1]} columns, and {len(columns)} names are given: give one each")
+        rows.columns = columns
+    for i, column in enumerate(rows.columns):  # a name may stand twice
+        if column != verbatim and pd.api.types.infer_dtype(rows.iloc[:, i], skipna=True) == "string":
+            rows.isetitem(i, [_plain(cell) for cell in rows.iloc[:, i]])
+    return rows
+
+
+def _plain(cell):
+    """The text 1.0 as 1, anything else as it is."""
+    found = re.fullmatch(r"\s*(-?\d+)\.0+\s*", cell) if isinstance(cell, str) else None
+    return cell if found is None else found[1]
+
+
+def _text_table(file, suffix, header):
+    """The cells of a CSV or TSV as text. A last cell more than the first line has is none if it is empty in each row.
+
+    Raises BadSource, and what pandas raises.
+    """
+    how = {"sep": _separator(file, suffix), "header": None, "dtype": str, "encoding": "utf-8-sig"}
+    first = pd.read_csv(file, nrows=1, na_filter=False, **how).iloc[0]
+    n = len(first)
+    try:
+        rows = pd.read_csv(file, names=range(n + 1), keep_default_na=False, na_values=[""], **how)
+        longer = rows[n].notna()
+        where = f"{n + 1:,} cells in row {int(longer.argmax()) + 1:,}" if longer.any() else ""
+    except pd.errors.ParserError as error:
+        found = re.search(r"in line (\d+), saw (\d+)", str(error))
+        if found is None:
+            raise
+        where = f"{found[2]} cells in line {found[1]}"
+    if where:
+        raise BadSource(f"{file} has {where} and {n:,} in its first line: give every line as many")
+    rows = rows.iloc[int(header) :].drop(columns=n).reset_index(drop=True)
+    if header:
+        rows.columns = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(first)]
+    return rows
+
+
+def _separator(file, suffix):
+    """What stands between cells: a tab in .tsv; in .csv that of , ; and tab that the first line has most of."""
+    if suffix == ".tsv":
+        return "\t"
+    with file.open("rb") as stream:
+        first = stream.readline(1 << 20).removeprefix(b"\xef\xbb\xbf")
+    first = re.sub(rb'(^|[,;\t])"(?:[^"]|"")*("|$)', rb"\1", first)
+    return max(",;\t", key=lambda sign: first.count(sign.encode()))
+
+
+def _frames(file, column, rows):
+    frames = pd.to_numeric(rows[column], errors="coerce")
+    wrong = ~rows[column].map(text_of).isin(EMPTY) & ~(frames.ge(0) & frames.mod(1).eq(0))
+    if wrong.any():
+        raise BadSource(
+            f"{file} has {rows[column][wrong].iloc[0]!r} in its column {column!r}, which is no frame: give whole "
+            "numbers from 0, or leave the cell empty"
+        )
+    return frames.astype("Int64")
