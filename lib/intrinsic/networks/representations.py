@@ -9,6 +9,7 @@ from torch import nn
 
 from intrinsic.networks import models
 from intrinsic.properties import dimension
+from intrinsic.properties.interval import Interval
 from intrinsic.properties.neighbors import neighbors
 
 COLUMNS = 256  # of a random linear map, drawn at a time: part of what a seed means
@@ -25,8 +26,8 @@ class LayerDimension:
 
     layer: str
     width: int
-    mle: dimension.Estimate | None
-    twonn: dimension.Estimate | None
+    mle: Interval | None
+    twonn: Interval | None
     reasons: dict = field(default_factory=dict)
 
 

@@ -42,6 +42,12 @@ class Interval(float):
     def __getnewargs__(self):
         return (float(self),)
 
+    def to_dict(self):
+        """Value, low and high as plain numbers, None where not finite; with the reason where there is no value."""
+        numbers = [float(v) if math.isfinite(v) else None for v in (self, self.low, self.high)]
+        found = dict(zip(("value", "low", "high"), numbers, strict=True))
+        return found if numbers[0] is not None else {**found, "reason": self.method}
+
     def __repr__(self):
         ends = "" if math.isnan(self.low) or math.isnan(self.high) else f" [{digits(self.low)}, {digits(self.high)}]"
         return digits(self) + ends
@@ -71,22 +77,22 @@ def degrees(n, group):
     return max(1, min(SPLITS, (n if group is None else int(group.max()) + 1) - 1))
 
 
-def half_sample(value, pairs, freedom, *, relative=True, spread=4, method="", **facts):
+def half_sample(value, sides, freedom, *, relative=True, spread=4, method="", **facts):
     """Interval of a value from the same statistic in both halves of random splits.
 
-    pairs      (splits, 2) values in both halves, of which splits with a value that is not finite are left out
+    sides      (splits, 2) values in both halves, of which splits with a value that is not finite are left out
     freedom    degrees of freedom of Student's t
     relative   the differences are those of logarithms, and the interval is value * exp(+- t se); else value +- t se
-    spread     se^2 = mean squared difference / spread: 4 where the variance goes as 1/n, 2 where it is the same in a half
+    spread     se^2 = mean squared difference / spread: 4 where variances go as 1/n, 2 where a half has the same
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        pairs = np.log(pairs) if relative else np.asarray(pairs, dtype=float)
-    pairs = pairs.reshape(-1, 2)[np.isfinite(pairs.reshape(-1, 2)).all(axis=1)]
-    if not len(pairs) or not math.isfinite(value):
+        sides = np.log(sides) if relative else np.asarray(sides, dtype=float)
+    sides = sides.reshape(-1, 2)[np.isfinite(sides.reshape(-1, 2)).all(axis=1)]
+    if not len(sides) or not math.isfinite(value):
         return Interval(value, method=method, **facts)
-    width = student.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(np.mean((pairs[:, 0] - pairs[:, 1]) ** 2) / spread)
+    width = student.ppf((1 + LEVEL) / 2, freedom) * math.sqrt(np.mean((sides[:, 0] - sides[:, 1]) ** 2) / spread)
     low, high = (value * math.exp(-width), value * math.exp(width)) if relative else (value - width, value + width)
-    return Interval(value, low, high, f"{method}; half-samples, {len(pairs)} splits, t({freedom})", **facts)
+    return Interval(value, low, high, f"{method}; half-samples, {len(sides)} splits, t({freedom})", **facts)
 
 
 def halves(n, group, seed):
