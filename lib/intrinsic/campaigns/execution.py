@@ -130,7 +130,7 @@ def run(
     store                where records go; None: the working store
     run_minutes          a run that takes longer is stopped, and has failed;  retries  of a run that raised
     made                 the campaign's plan, where it was made already
-    Raises ClusterError where there is no such scheduler or cluster, and StoreError where the store cannot be written to.
+    Raises ClusterError where no such scheduler or cluster is, and StoreError where the store cannot be written to.
     """
     if scheduler:
         check_address(scheduler)
