@@ -408,7 +408,7 @@ def _run(arguments) -> int:
     outcome = execution.run(p, made=made, retries=arguments.retries, **where)
     for label, reason in outcome.failed:
         print(f"failed: {label}: {reason}", file=sys.stderr)
-    print(f"{p.name}: {_counted(outcome.computed, 'task')} computed in {outcome.minutes:.1f} minutes, {outcome.stored:,} "
+    print(f"{p.name}: {_counted(outcome.computed, 'task')} computed in {outcome.minutes:.1f} minutes, {outcome.stored} "
           f"stored before, {len(outcome.failed)} failed")  # fmt: skip
     if outcome.failed:
         print("intrinsic run: what was computed is stored, and the same command tries the rest again", file=sys.stderr)
