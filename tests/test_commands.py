@@ -1,24 +1,20 @@
 """The commands that README and the book's text show: each is one that exists, and the quick ones run."""
 
-import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from PIL import Image
-from test_adapters import dicom
+from image_files import dicom
 
 from intrinsic import cli, images
-from intrinsic.campaigns.records import Store
 
 ROOT = images.REPOSITORY
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
+TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").rglob("*.md"))]
 PLACES = ("FOLDER", "path/to/folder", "scans")  # of the reader's own images
 
 
@@ -78,7 +74,7 @@ def test_there_are_commands_to_test():
 
 @pytest.mark.parametrize("command", [c for c in FOUND if words_of(c)[0] == "intrinsic"])
 def test_a_command_of_the_package_is_parsed_and_its_files_exist(command):
-    arguments = cli._parser().parse_args(words_of(command)[1:])
+    arguments = cli.parser().parse_args(words_of(command)[1:])
     file = getattr(arguments, "params", None)
     assert file is None or file == "FILE" or (ROOT / file).exists()
 
@@ -91,12 +87,10 @@ def test_a_target_of_make_exists(command):
 
 
 @pytest.mark.parametrize("command", [c for c in FOUND if words_of(c)[0] == "papermill"])
-def test_a_notebook_and_its_parameters_exist_and_fit(command):
-    from intrinsic.campaigns import parameters
-    from intrinsic.publishing import book
-
+def test_a_page_and_its_parameters_exist(command):
     words = words_of(command)
-    assert book.declared_parameters(ROOT / words[1], parameters.read(ROOT / words[words.index("-f") + 1]))
+    assert (ROOT / words[1]).exists()
+    assert "-f" not in words or (ROOT / words[words.index("-f") + 1]).exists()
 
 
 def quick(command: str) -> bool:
@@ -117,39 +111,6 @@ def test_a_quick_command_runs(command, scans):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
-
-
-@pytest.mark.long
-@pytest.mark.timeout(180)
-def test_the_commands_for_several_machines_run_on_one(tmp_path):
-    text = (ROOT / "book" / "cluster.md").read_text(encoding="utf-8")
-    lines = commands(text.partition("## Several machines by hand")[2].partition("\n## ")[0])
-    assert [words_of(line)[0] for line in lines] == ["dask", "dask", "dask", "dask", "intrinsic"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    small = yaml.safe_load((ROOT / "tests" / "tiny.yaml").read_text(encoding="utf-8"))
-    small |= {"datasets": ["digits_0_1"], "runs": [{**small["runs"][0], "n_train": [16], "seeds": [0]}]}
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
-    environment = {**os.environ, "INTRINSIC_STORE": str(tmp_path / "store"), "OMP_NUM_THREADS": "1"}
-    started = []
-    try:
-        for line in lines:
-            words = words_of(line.replace("8786", port).replace("params/quick.yaml", str(tmp_path / "small.yaml")))
-            command = [sys.executable, "-m", {"dask": "dask", "intrinsic": "intrinsic.cli"}[words[0]], *words[1:]]
-            if words[0] == "dask":
-                log = (tmp_path / f"{len(started)}.log").open("w")
-                started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path))
-                continue
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=ROOT)
-            assert done.returncode == 0, done.stderr
-            assert "tasks computed" in done.stdout
-    finally:
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            process.wait(timeout=30)
-    assert len(Store(tmp_path / "store").ids("training")) == 1
 
 
 def test_pictures_and_pages_that_the_readme_links_exist_and_are_small():
