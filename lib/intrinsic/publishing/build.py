@@ -254,7 +254,7 @@ def _environment(folder: Path, threads: int) -> dict:
     """What a kernel finds in its environment: no start-up files, no warnings of its own, absolute places."""
     profile = folder.parent / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
-    (profile / "ipython_kernel_config.py").write_text('c = get_config()\nc.IPKernelApp.log_level = "ERROR"\n')
+    (profile / "ipython_kernel_config.py").write_text('c = get_config()\nc.IPKernelApp.log_level = "CRITICAL"\n')
     found = {"INTRINSIC_HOME": str(images.REPOSITORY), "IPYTHONDIR": str(folder.parent / "ipython")}
     found |= {"PYTHONUTF8": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
     found |= dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
@@ -327,8 +327,6 @@ def render(output: Path, *, strict: bool = True) -> Path:
         "-b",
         "html",
         "-q",
-        "-j",
-        "2",
         *(["-W", "--keep-going"] if strict else []),
     ]
     try:
