@@ -80,7 +80,7 @@
   function rows(spec, room) {
     if (typeof spec.width === "number" && (spec.layer || spec.mark)) return { signal: "width", columns: 1 };
     if (!spec.facet || typeof spec.spec?.width !== "number") return null;
-    return { signal: "child_width", columns: Math.max(1, Math.min(spec.columns ?? 3, Math.floor((room - 60) / 140))) };
+    return { signal: "child_width", columns: Math.max(1, Math.min(spec.columns ?? 3, Math.floor((room - 60) / 170))) };
   }
 
   // On a phone names beside marks would cover each other; a tap on a mark still says which one it is.

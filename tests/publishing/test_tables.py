@@ -5,8 +5,8 @@ import re
 
 import pandas as pd
 import pytest
-from intrinsic.images.catalogue import catalogue
 
+from intrinsic.images import catalogue
 from intrinsic.publishing import tables, titles
 
 

@@ -127,10 +127,7 @@ def given(params) -> dict:
 def plan(toc: dict, values: dict, datasets=()) -> list[Page]:
     """Return the notebooks of a table of contents with the parameters of each, and a page an image set.
 
-    Raises
-    ------
-    BookError
-        Where a page is absent, or declares a parameter that is nearly one of the schema.
+    Raises BookError where a page is absent, or declares a parameter that is nearly one of the schema.
     """
     pages = []
     for name in files(toc):
@@ -183,24 +180,10 @@ def _short(path: Path) -> str:
 
 
 def execute(pages: list[Page], folder: Path, *, state: str, workers: int | None = None, progress=True) -> int:
-    """Execute the notebooks whose inputs changed; return how many.
+    """Execute the notebooks whose inputs changed, one a core; return how many.
 
-    Parameters
-    ----------
-    pages : list of Page
-    folder : pathlib.Path
-        Where executed notebooks go. Each is written to a draft, which takes its place on success.
-    state : str
-        A hash of the records. With the notebook, its parameters and the package it decides what is executed.
-    workers : int, optional
-        Notebooks at a time; one a core otherwise.
-    progress : bool
-        Draw a progress bar.
-
-    Raises
-    ------
-    BookError
-        Names each notebook that failed, with its cell. The others are kept.
+    Inputs are the notebook, its parameters, the package and `state`, a hash of the records. Each is written to a
+    draft, which takes its place on success. Raises BookError naming each that failed, with its cell.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shared, cores = f"{state} {_package_hash()}", len(os.sched_getaffinity(0))
@@ -271,7 +254,7 @@ def _environment(folder: Path, threads: int) -> dict:
     """What a kernel finds in its environment: no start-up files, no warnings of its own, absolute places."""
     profile = folder.parent / "ipython" / "profile_default"
     profile.mkdir(parents=True, exist_ok=True)
-    (profile / "ipython_kernel_config.py").write_text('c = get_config()\nc.IPKernelApp.log_level = "ERROR"\n')
+    (profile / "ipython_kernel_config.py").write_text('c = get_config()\nc.IPKernelApp.log_level = "CRITICAL"\n')
     found = {"INTRINSIC_HOME": str(images.REPOSITORY), "IPYTHONDIR": str(folder.parent / "ipython")}
     found |= {"PYTHONUTF8": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", "JUPYTER_PREFER_ENV_PATH": "1"}
     found |= dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
@@ -332,7 +315,10 @@ def render(output: Path, *, strict: bool = True) -> Path:
     """
     source, pages, doctrees, log = (output / name for name in ("source", "html", "doctrees", "sphinx.log"))
     config = "from jupyter_book.cli.main import main; main()"
-    if not (source / "conf.py").exists() or _older(source / "conf.py", source / "_config.yml"):
+    if (
+        not (source / "conf.py").exists()
+        or (source / "conf.py").stat().st_mtime <= (source / "_config.yml").stat().st_mtime
+    ):
         _command([sys.executable, "-c", config, "config", "sphinx", str(source)], log)
     command = [
         sys.executable,
@@ -341,8 +327,6 @@ def render(output: Path, *, strict: bool = True) -> Path:
         "-b",
         "html",
         "-q",
-        "-j",
-        "2",
         *(["-W", "--keep-going"] if strict else []),
     ]
     try:
@@ -355,10 +339,6 @@ def render(output: Path, *, strict: bool = True) -> Path:
         if not any((source / f"{name}{suffix}").exists() for suffix in (".md", ".ipynb")):
             page.unlink()
     return pages / "index.html"
-
-
-def _older(one: Path, other: Path) -> bool:
-    return one.stat().st_mtime_ns <= other.stat().st_mtime_ns
 
 
 def _command(command: list[str], log: Path) -> None:

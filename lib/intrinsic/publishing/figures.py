@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from intrinsic.publishing.pictures import Picture, gallery, pairs
+from intrinsic.publishing.pictures import gallery, pairs  # noqa: F401  (pages take them from here)
 from intrinsic.publishing.titles import COLUMNS, interval_text, network_title, number, set_page, set_title
 
 sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would load this grammar of addresses for seconds
@@ -24,20 +24,6 @@ import altair as alt  # noqa: E402
 
 if sys.modules["rfc3987_syntax"] is None:
     del sys.modules["rfc3987_syntax"]
-
-__all__ = [
-    "INK",
-    "PALETTE",
-    "WIDTH",
-    "BadFrame",
-    "Picture",
-    "color_of",
-    "forest",
-    "gallery",
-    "lines",
-    "pairs",
-    "scatter_of_sets",
-]
 
 MIME_TYPE = "application/vnd.vegalite.v5+json"
 SCHEMA_URL = "https://vega.github.io/schema/vega-lite/v5.json"

@@ -36,7 +36,7 @@ class Table:
         sides = ["right" if right else "left" for right in self.right]
         head = "".join(f'<th class="{s}">{_heading(c)}</th>' for s, c in zip(sides, self.frame, strict=True))
         body = [
-            "".join(f'<td class="{s}">{html.escape(text)}</td>' for s, text in zip(sides, row, strict=True))
+            "".join(f'<td class="{s}">{_cell(text)}</td>' for s, text in zip(sides, row, strict=True))
             for row in self.frame.itertuples(index=False, name=None)
         ]
         rows = [f'<tr id="{i}">{row}</tr>' if i else f"<tr>{row}</tr>" for i, row in zip(self.ids, body, strict=True)]
@@ -119,6 +119,11 @@ def _is_number(value) -> bool:
 
 def _missing(value) -> bool:
     return value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
+
+
+def _cell(text: str) -> str:
+    """The text, in which an interval may stand below its value and does not break itself."""
+    return re.sub(r"\[[^][ ]+, [^][ ]+\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), html.escape(text))
 
 
 def _heading(text: str) -> str:

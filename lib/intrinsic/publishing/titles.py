@@ -3,7 +3,6 @@
 import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from intrinsic import images
@@ -142,7 +141,7 @@ def number(value) -> str:
     """
     if value is None or pd.isna(value):
         return "–"
-    return f"{value:,}".replace("-", "−") if isinstance(value, int | np.integer) else digits(value)
+    return f"{int(value):,}".replace("-", "−") if float(value).is_integer() else digits(value)
 
 
 def interval_text(value, low, high) -> str:
