@@ -45,7 +45,7 @@ def test_each_task_comes_to_its_end_whatever_the_others_do(store, p, capsys):
 
 def test_two_clients_of_one_scheduler_end_with_one_record_each(store, p):
     made, found = made_up.planned(*["slow"] * 6), []
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as there:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as there:
         address = there.scheduler_address
         how = {"store": store, "made": made, "scheduler": address, "progress": False}
         clients = [threading.Thread(target=lambda: found.append(execution.run(p, **how))) for _ in range(2)]

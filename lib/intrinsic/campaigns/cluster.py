@@ -86,8 +86,9 @@ def client(workers: int = 1, scheduler: str | None = None, cluster: Path | str |
     elif cluster:
         made = queue_cluster(cluster)
     else:
-        how = {"threads_per_worker": 1, "processes": True, "memory_limit": 0, "dashboard_address": None}
-        made = distributed.LocalCluster(n_workers=workers, silence_logs=logging.CRITICAL, **how)
+        how = {"threads_per_worker": 1, "processes": True, "memory_limit": 0}
+        how |= {"dashboard_address": "127.0.0.1:0", "silence_logs": logging.CRITICAL}
+        made = distributed.LocalCluster(n_workers=workers, **how)
     try:
         with distributed.Client(made or scheduler, timeout="10s", set_as_default=False) as one:
             yield one
