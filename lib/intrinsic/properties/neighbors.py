@@ -1,77 +1,37 @@
-"""One exact pass over all pairs: nearest neighbors, nearest points of another label, near-duplicates.
+"""One exact pass over all pairs: nearest neighbors and nearest points of another label.
 
 - uint8 images: squared distances are whole numbers, with no rounding at all;
 - other points: each distance is a float64 sum of squared differences, at most a relative (D + 2) 2^-53 off.
 
-`products` says how, `selection` what is kept of a tile, `tiles` in which order and where.
+    rows    0 --------------------- n
+    block 1 [diagonal][ tile ][ tile ]        a tile right of the diagonal serves its rows and its columns;
+    block 2           [diagonal][tile]        a tile on the diagonal holds both orders and serves its rows
+    block 3                 [diagonal]
+
+`products` says how tiles are made, `selection` what is kept of them. Whatever the tiles and wherever they are made,
+the results are the same, bit for bit.
 """
 
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
+from threading import Lock, local
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.special import digamma
+import torch
 from tqdm import tqdm
 
-from intrinsic.images import ImageSet
-from intrinsic.properties import tiles
-from intrinsic.properties.products import MEMORY, BadPoints, Points, as_points
-from intrinsic.properties.selection import Lists, Side, collect
+from intrinsic.properties.products import BadPoints, Points, as_points, full_precision
+from intrinsic.properties.selection import DeviceLists, Lists, Side, decide, in_threads, ranges, search, select
 
-PAIRS = 200_000  # closest pairs of different labels that are listed, at least
+OPPOSITES = 16  # points of another label that a deeper pass holds for each point
 RELATIVE_ERROR = 1e-9  # of a distance between float points, at most
+KEEP_POINTS = 8_000  # up to here the tiles of a pass with labels are kept
+BLOCK = {"cpu": 512, "cuda": 4096}  # rows and columns of a tile; 1 MiB of int32 fits into a core's own cache
+TILE_BYTES = 2**26  # of converted rows that a tile may take where they are not held
+FEW = 64  # points that differences alone settle in less time than a finer route takes to prepare
 
-__all__ = ["BadPoints", "Neighbors", "Pairs", "Points", "as_points", "closest_pairs", "neighbors"]
-
-
-def as_labels(labels, n, name="labels"):
-    """One-dimensional labels, one a point; raises BadPoints."""
-    if hasattr(labels, "detach"):
-        labels = labels.detach().cpu().numpy()
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or len(labels) != n:
-        raise BadPoints(
-            f"{name} have shape {labels.shape} for {n} points, so it is unclear which belongs to which: give one each"
-        )
-    if labels.dtype.kind == "O" or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
-        raise BadPoints(f"some {name} are missing or no plain values, so they cannot be compared: give one each")
-    return labels
-
-
-def labels_and_group(x, labels, group, n=None):
-    """(labels, group) of x, of n points: those given, else its own; each checked, or None."""
-    n = len(x) if n is None else n
-    if isinstance(x, ImageSet | Neighbors):
-        labels = x.labels if labels is None else labels
-        group = x.group if group is None else group
-    labels = None if labels is None else as_labels(labels, n)
-    group = None if group is None else np.unique(as_labels(group, n, "groups"), return_inverse=True)[1]
-    return labels, group
-
-
-# ------------------------------------------------------------------------------------------------- neighbors
-
-
-@dataclass(frozen=True, eq=False)
-class Pairs:
-    """Pairs with different labels, the sharpest first.
-
-    i, j       int64 (m,), i < j
-    distance   float64 (m,)
-    sharpness  float64 (m,): 1 / distance, or |y_i - y_j| / distance for ordered labels; descending
-    complete   True if these are all pairs with different labels
-    """
-
-    i: np.ndarray
-    j: np.ndarray
-    distance: np.ndarray
-    sharpness: np.ndarray
-    complete: bool
-
-    def __len__(self):
-        return len(self.i)
+__all__ = ["BadPoints", "Neighbors", "Points", "as_points", "neighbors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,10 +48,6 @@ class Neighbors:
     excludes_group     True if points of the same group do not count as neighbors
     points             the points themselves
     pairs              the closest pairs with different labels, over all groups, or None without labels
-
-    `nearest` goes beyond k, `subset` gives the neighbors within a part of the points. Up to 8,000 points both, and
-    `pairs`, come from the products of the first pass, which are kept (256 MiB at most); above that they take a pass of
-    their own, unless `neighbors` was told of them beforehand.
     """
 
     distances: np.ndarray
@@ -104,10 +60,10 @@ class Neighbors:
     dimensions: int
     excludes_group: bool
     points: Points = field(repr=False)
-    _reserve: tuple = field(repr=False)  # distances and indices (n, reserve)
-    _kept: tiles.Kept | None = field(repr=False)
     _side: Side = field(repr=False)
-    _subsets: tuple = field(repr=False)  # ((chosen, Neighbors), ...)
+    _lists: list = field(repr=False)  # near, indices (n, reserve), opposite, indices (n, q)
+    _device: torch.device = field(repr=False)
+    _kept: dict | None = field(repr=False)
 
     def __len__(self):
         return self.n
@@ -120,118 +76,96 @@ class Neighbors:
     @cached_property
     def pairs(self):
         """The closest pairs with different labels, as Pairs: at least 200,000 and 20 n, or all there are."""
+        from intrinsic.properties.pairs import closest_pairs
+
         return None if self.labels is None else closest_pairs(self)
 
     def nearest(self, count):
-        """(distances, indices), each (n, count), of the `count` nearest neighbors of every point, beyond k too.
-
-        At most n - 1 of them; infinity and -1 where groups leave a point fewer.
-        """
+        """(distances, indices), each (n, count), of the nearest neighbors beyond k too; infinity and -1 beyond all."""
         count = min(count, self.n - 1)
-        if self._reserve[0].shape[1] < count:
-            more = _search(self.points, self._side, count, 0, 1, self._kept)
-            object.__setattr__(self, "_reserve", more[:2])
-        return tuple(part[:, :count] for part in self._reserve)
+        self._deepen(count, self._lists[2].shape[1])
+        return tuple(part[:, :count] for part in self._lists[:2])
+
+    def opposites(self, count=OPPOSITES):
+        """(distances, indices), each (n, count), of the nearest points with another label."""
+        count = min(count, self.n)
+        self._deepen(self._lists[0].shape[1], count)
+        return tuple(part[:, :count] for part in self._lists[2:])
+
+    def _deepen(self, count, opposites):
+        if count > self._lists[0].shape[1] or opposites > self._lists[2].shape[1]:
+            found = _search(self.points, self._side, count, opposites, self._device, self._kept)
+            self._lists[:] = _in_unit(self.points, found)
 
     def subset(self, chosen, k=None):
-        """Neighbors of the points at the index array `chosen` among themselves; indices count within `chosen`.
-
-        chosen   indices, each once, or a mask (n,)
-        k        neighbors, by default as many as here, or as there are. Equal distances are in order of index here.
-        Raises BadPoints.
-        """
-        chosen = _chosen(chosen, self.n)
-        for known, near in self._subsets:
-            if (k is None or k == near.k) and np.array_equal(known, chosen):
-                return near
-        k = min(self.k, len(chosen) - 1) if k is None else k
-        _check_k(k, len(chosen))
+        """Neighbors of the points at an index array among themselves; indices count within `chosen`."""
         labels, group = (None if part is None else part[chosen] for part in (self.labels, self.group))
-        if self._kept is None:
-            return neighbors(self.points.take(chosen), k, labels, group=group, exclude_group=self.excludes_group)
-        order = np.argsort(chosen, kind="stable")
-        side = self._side.part(chosen[order])
-        n_classes = int(side.code.max()) + 1
-        found = _search(self.points, side, k, int(labels is not None), n_classes, self._kept)
-        return _subset(self, chosen, order, found, k)
+        points, k = self.points.take(chosen), self.k if k is None else k
+        return neighbors(points, k, labels, group=group, exclude_group=self.excludes_group, device=self._device)
 
 
 def neighbors(
-    x,
-    k=20,
-    labels=None,
-    *,
-    group=None,
-    exclude_group=False,
-    device="auto",
-    memory=MEMORY,
-    client=None,
-    keep=True,
-    reserve=0,
-    subsets=(),
-    progress=False,
-):
-    """The k nearest neighbors of every point and its nearest point with another label, exactly, in one pass.
+    x, k=20, labels=None, *, group=None, exclude_group=False, device="auto", reserve=0, progress=False
+) -> Neighbors:
+    """Find the k nearest neighbors of every point and its nearest point with another label, exactly, in one pass.
 
-    x              ImageSet or uint8 array (distances in units of images in [0, 1]), or points (n, D) or a tensor
-                   (distances in their own unit); a memory-mapped array, or an iterator of arrays, which goes through a
-                   temporary file. uint8: no rounding; others: see products.Floats for what decides, and why
-                   nothing is missed
-    k              1 <= k < n
-    labels, group  one a point; an ImageSet has its own
-    exclude_group  points of the same group do not count as neighbors (they do count as opposite ones)
-    device         "auto": a GPU if there is one; "cpu", "cuda", "cuda:1"
-    memory         bytes of working memory, beside x and the result
-    client         a dask.distributed Client: tiles are computed by its workers instead
-    keep           hold the products up to 8,000 points, for `nearest`, `subset` and `pairs`: 4 bytes a pair
-    reserve        neighbors of each point to hold for `nearest`, beyond k; of use where products are not held
-    subsets        index arrays (or masks) to hold the neighbors of, for `subset`; likewise
-    Every result is the same, bit for bit, whatever device, memory, client and number of threads.
-    Raises BadPoints.
+    Parameters
+    ----------
+    x : ImageSet, array or tensor
+        uint8 images, whose distances are those of pixels in [0, 1]; or points (n, D) in their own unit. A
+        memory-mapped array stays on disk.
+    k : int
+        Neighbors of each point, 1 <= k < n.
+    labels, group : array (n,), optional
+        One value a point, numbers or texts. An ImageSet has its own.
+    exclude_group : bool
+        Points of the same group do not count as neighbors; they do count as points with another label.
+    device : str
+        "auto" takes a GPU if there is one; "cpu", "cuda", "cuda:1".
+    reserve : int
+        Neighbors to hold beyond k, for half-sample intervals; `dimension.reserve(k)` says how many.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Neighbors
+
+    Raises
+    ------
+    BadPoints
+        Points without distances, labels or groups that do not fit, or a k that is too large.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> near = neighbors(np.array([[0.0], [1.0], [3.0], [7.0]]), 2, labels=["a", "a", "b", "b"])
+    >>> near.distances[:, 0], near.opposite_distance
+    (array([1., 1., 2., 4.]), array([3., 2., 2., 6.]))
     """
-    if not memory > 0:
-        raise BadPoints(f"memory={memory} bytes hold no tile of products: give a number above 0, such as 2**30")
-    points = as_points(x, memory)
-    if points.memory != memory:
-        points = Points(points.x, memory)
+    points = as_points(x)
     labels, group = labels_and_group(x, labels, group, points.n)
-    n, k = points.n, _whole(k, "k")
-    _check_k(k, n)
+    n, where = points.n, device_of(device)
+    if isinstance(k, bool) or int(k) != k or k < 1:
+        raise BadPoints(f"k={k} is no number of neighbors: give a whole number, at least 1")
+    if k >= n:
+        raise BadPoints(f"k={k} neighbors were asked for and a point has {n - 1} others: give k below {n}")
     if exclude_group and group is None:
         raise BadPoints("exclude_group=True needs to know the groups, and there are none: give group=")
-    where = tiles.device_of(device)
-    codes = np.zeros(n, dtype=np.int32)
+    k, codes = int(k), np.zeros(n, dtype=np.int32)
     if labels is not None:
         codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    n_classes = int(codes.max()) + 1
-    side = Side(np.arange(n), np.empty(n), codes, group if exclude_group else None)
-    count = min(n - 1, max(k, reserve))
-    route = tiles.route_of(points, side, count, n_classes)
-    side = replace(side, norm=route.norm)
-    candidates, q = route.candidates(count, n), _opposite(route, n, labels)
-    kept, declared = None, []
-    if client is not None:
-        lists = tiles.lists_on_workers(client, points, route, side, candidates, q, n_classes, progress=progress)
-    elif where.type == "cuda":
-        lists = tiles.lists_on_device(route, side, candidates, q, where, progress=progress)
-    else:
-        kept = tiles.Kept(route) if keep and tiles.can_keep(route) else None
-        declared = [] if kept is not None else [_declare(chosen, n, k, q, route) for chosen in subsets]
-        within = [(places[order], own) for places, order, own in declared]
-        parts = tiles.computed(route, kept)
-        lists = tiles.lists_of(parts, route, side, candidates, q, n_classes, within, progress)
-    found = tiles.decided(points, route, side, lists, count, n_classes)
+    side = Side(np.arange(n), np.empty(0), codes, group if exclude_group else None)
+    q = 0 if labels is None else min(n, OPPOSITES if reserve else 1)
+    kept = {} if labels is not None and n <= KEEP_POINTS and where.type == "cpu" else None
+    found = _in_unit(points, _search(points, side, min(n - 1, max(k, reserve)), q, where, kept, progress))
     few = int((found[1][:, k - 1] < 0).sum())
     if few:
-        raise BadPoints(
-            f"{few} of {n} points have fewer than {k} points outside their group, so their k-th neighbor does not "
-            "exist: give a smaller k or exclude_group=False"
-        )
-    near = points.distance(found[0])
-    result = Neighbors(
-        distances=near[:, :k],
+        raise BadPoints(f"{few} of {n} points have fewer than {k} points outside their group: give a smaller k")
+    return Neighbors(
+        distances=found[0][:, :k],
         indices=found[1][:, :k],
-        opposite_distance=None if labels is None else points.distance(found[2][:, 0]),
+        opposite_distance=None if labels is None else found[2][:, 0],
         opposite_index=None if labels is None else found[3][:, 0],
         labels=labels,
         group=group,
@@ -239,308 +173,191 @@ def neighbors(
         dimensions=points.dimensions,
         excludes_group=bool(exclude_group),
         points=points,
-        _reserve=(near, found[1]),
-        _kept=kept,
         _side=side,
-        _subsets=(),
+        _lists=found,
+        _device=where,
+        _kept=kept,
     )
-    for chosen, order, own in declared:
-        part = side.part(chosen[order])
-        size = min(k, len(chosen) - 1)
-        within = tiles.decided(points, route, part, own, size, n_classes)
-        within = (points.distance(within[0]), within[1], points.distance(within[2]), within[3])
-        entry = (chosen, _subset(result, chosen, order, within, size))
-        object.__setattr__(result, "_subsets", (*result._subsets, entry))
-    return result
 
 
-def _opposite(route, n, labels):
-    return 0 if labels is None else min(n, route.opposite_candidates)
+# ---------------------------------------------------------------------------------------------- what is given
 
 
-def _chosen(chosen, n):
-    """Indices of a subset, int64, from indices or a mask; raises BadPoints."""
-    chosen = np.asarray(chosen)
-    if chosen.dtype == bool and chosen.shape == (n,):
-        return np.flatnonzero(chosen)
-    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-        raise BadPoints(
-            f"a subset has shape {chosen.shape} and type {chosen.dtype}, which names no points: give whole indices, "
-            f"or a mask of {n}"
-        )
-    if len(chosen) and (chosen.min() < 0 or chosen.max() >= n or len(np.unique(chosen)) < len(chosen)):
-        raise BadPoints(f"a subset names points that do not exist, or one twice: give each index below {n} once")
-    return chosen.astype(np.int64)
+def as_labels(labels, n, name="labels"):
+    """One-dimensional labels, numbers or texts, one a point; raises BadPoints."""
+    if hasattr(labels, "detach"):
+        labels = labels.detach().cpu().numpy()
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or len(labels) != n:
+        raise BadPoints(f"{name} have shape {labels.shape} for {n} points, so they cannot be matched: give one each")
+    if labels.dtype.kind == "O" and all(isinstance(one, str) for one in labels):
+        labels = labels.astype(str)
+    if labels.dtype.kind == "O" or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
+        raise BadPoints(f"some {name} are missing or no plain values, so they cannot be compared: give one each")
+    return labels
 
 
-def _declare(chosen, n, k, q, route):
-    chosen = _chosen(chosen, n)
-    size = min(k, len(chosen) - 1)
-    _check_k(size, len(chosen))
-    return chosen, np.argsort(chosen), Lists.empty(len(chosen), route.candidates(size, len(chosen)), q, route.dtype)
+def labels_and_group(x, labels, group, n=None):
+    """(labels, group) of x, of n points: those given, else its own; each checked, or None. Groups become numbers."""
+    n = len(x) if n is None else n
+    if hasattr(x, "labels"):  # an ImageSet or Neighbors
+        labels = x.labels if labels is None else labels
+        group = x.group if group is None else group
+    labels = None if labels is None else as_labels(labels, n)
+    group = None if group is None else np.unique(as_labels(group, n, "groups"), return_inverse=True)[1]
+    return labels, group
 
 
-def _check_k(k, n):
-    if k >= n:
-        raise BadPoints(f"k={k} neighbors were asked for and a point has {n - 1} others: give k below {n}")
-    _whole(k, "k")
+def device_of(device):
+    """The torch device that "auto", "cpu", "cuda" or "cuda:1" means here; raises BadPoints."""
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise BadPoints(f'device={device!r} is no device: give "auto", "cpu" or "cuda"') from error
+    if found.type not in ("cpu", "cuda") or (found.type == "cuda" and not torch.cuda.is_available()):
+        raise BadPoints(f'device="{device}" has no exact products here: give "auto" or "cpu"')
+    return found
 
 
-def _search(points, side, k, labelled, n_classes, kept):
-    """Distances and indices of the k nearest of the points of `side`, and opposite ones, from kept tiles or new ones.
+# ------------------------------------------------------------------------------------------------- the pass
 
-    Indices are those of `points`.
+
+class Buffers(local):
+    """One tile for each thread, used again for tile after tile."""
+
+    array = None
+
+    def __call__(self, route, shape):
+        size = shape[0] * shape[1]
+        if self.array is None or self.array.dtype != route.dtype or len(self.array) < size:
+            self.array = torch.empty(size, dtype=route.dtype, device=route.device)
+        return self.array[:size].view(shape)
+
+
+def blocks_of(route, n):
+    """Slices of n rows: few points make small tiles, where the diagonal counts, and so do unheld rows of many pixels."""
+    block = int(np.clip(-(-n // 8), 64, BLOCK[route.device.type] * (1 if n <= KEEP_POINTS else 2)))
+    if route._rows is None:
+        block = int(np.clip(TILE_BYTES // (4 * route.points.dimensions), 8, block))
+    return [slice(start, min(start + block, n)) for start in range(0, n, block)]
+
+
+def _search(points, side, count, q, device, kept=None, progress=False):
+    """Squared distances and indices of the nearest `count` points, and of the q nearest with another label: exact.
+
+    A list [near, near_index (n, count), opposite, opposite_index (n, q)], float64 and int64; infinity and -1 where
+    there are no more points. Whole numbers are decided already. Proposals of floats are decided by differences, and
+    what is uncertain then is searched in float64, and at last by differences alone.
     """
-    n = len(side.index)
-    k = min(k, n - 1)
-    if not labelled:
-        side, n_classes = replace(side, code=np.zeros_like(side.code)), 1
-    route = tiles.route_of(points, side, k, n_classes) if kept is None else kept.route
-    side = replace(side, norm=route.norm[side.index])
-    q = _opposite(route, n, labelled or None)
-    found = tiles.computed(route) if kept is None else kept.of(side.index)
-    lists = tiles.lists_of(found, route, side, route.candidates(k, n), q, n_classes)
-    near, near_index, opposite, opposite_index = tiles.decided(points, route, side, lists, k, n_classes)
-    return points.distance(near), near_index, points.distance(opposite), opposite_index
+    found, todo = None, np.arange(points.n)
+    with full_precision():
+        for route in points.routes(device):
+            if found is not None and len(todo) <= FEW:
+                break
+            rows = None if len(todo) > points.n // 2 else todo
+            lists = _lists(route, side, count, q, rows, kept if found is None else None, progress)
+            if route.exact:
+                pairs = ((lists.near, lists.near_index), (lists.opposite, lists.opposite_index))
+                return [a for v, i in pairs for a in (np.where(i < 0, np.inf, v.astype(np.float64)), i)]
+            *some, certain = _decided(points, route, np.arange(points.n) if rows is None else rows, lists, count, q)
+            if rows is None:
+                found, todo = some, np.flatnonzero(~certain)
+                continue
+            for everything, part in zip(found, some, strict=True):
+                everything[todo] = part
+            todo = todo[~certain]
+    if len(todo):
+        for everything, part in zip(found, _searched(points, side, todo, count, q), strict=True):
+            everything[todo] = part
+    return found
 
 
-def _subset(near, chosen, order, found, k):
-    """Neighbors of a subset: `found` for its points in ascending order, brought into the order of `chosen`."""
-    place = np.full(near.n + 1, -1, dtype=np.int64)
-    place[chosen] = np.arange(len(chosen))
-    back = np.argsort(order)
-    distances, indices, opposite, opposite_index = (part[back] for part in found)
-    indices, opposite_index = place[indices], place[opposite_index]
-    few = int((indices[:, k - 1] < 0).sum())
-    if few:
-        raise BadPoints(
-            f"{few} of {len(chosen)} points of the subset have fewer than {k} points outside their group, so their "
-            "k-th neighbor does not exist: give a smaller k"
-        )
-    labels, group = (None if part is None else part[chosen] for part in (near.labels, near.group))
-    side = near._side.part(chosen)
-    points = near.points.take(chosen)
-    return Neighbors(
-        distances, indices,
-        None if labels is None else opposite[:, 0], None if labels is None else opposite_index[:, 0],
-        labels, group, len(chosen), near.dimensions, near.excludes_group, points,
-        (distances, indices), None, replace(side, index=np.arange(len(chosen))), (),
-    )  # fmt: skip
+def _lists(route, side, count, q, rows=None, kept=None, progress=False):
+    """Lists of all points (each pair of blocks once) or of the points `rows`, from their products with all.
 
-
-def closest_pairs(x, labels=None, *, ordered=False, count=None, rows=None, progress=False):
-    """The `count` (at least 200,000 and 20 n, or all) sharpest pairs with different labels, as Pairs.
-
-    x        as for neighbors; a Neighbors spares the products where it has kept them
-    labels   one a point; with ordered=True numbers, and sharpness is |y_i - y_j| / distance
-    rows     indices of the points to look at, all by default; i and j are indices of x in any case
-    Ties are in order of i, then j.
+    kept   tiles by their first row and column, which are used if they are there, and else filled in
+    A thread makes a tile by itself; while it shows the tile to the lists of its points, no other thread may.
     """
-    points = as_points(x)
-    labels = as_labels(x.labels if labels is None and isinstance(x, Neighbors | ImageSet) else labels, points.n)
-    if ordered:
-        if labels.dtype.kind not in "buif":
-            raise BadPoints(f'labels are {labels.dtype}, and labels="ordered" needs numbers: give their values')
-        labels = labels.astype(np.float64)
-    codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    count = max(PAIRS, 20 * points.n) if count is None else count
-    chosen = None if rows is None else np.unique(rows)
-    kept = x._kept if isinstance(x, Neighbors) else None
-    if kept is None and chosen is not None:
-        found = closest_pairs(points.take(chosen), labels[chosen], ordered=ordered, count=count)
-        return replace(found, i=chosen[found.i], j=chosen[found.j])
-    index = np.arange(points.n) if chosen is None else chosen
-    values = _scaled(labels[index]) if ordered else np.zeros(len(index))
-    squared, i, j, complete = _sharpest(points, kept, index, codes[index], values, ordered, count, progress)
-    distance = points.distance(squared)
-    difference = np.abs(labels[i] - labels[j]) if ordered else 1.0
-    with np.errstate(divide="ignore"):
-        sharpness = difference / distance
-    order = _sharpest_first(sharpness, i, j)
-    return Pairs(i[order], j[order], distance[order], sharpness[order], complete)
+    n, n_classes = len(side.index), int(side.code.max()) + 1
+    whole = Side(side.index, route.norm, side.code, side.group)
+    mine = whole if rows is None else whole.part(rows)
+    sizes = (min(n, route.candidates(count)), min(n, route.candidates(q)) if q else 0)
+    on_cpu = compiled_here(route)
+    lists = Lists.empty(len(mine.index), *sizes, route.norm.dtype) if on_cpu else DeviceLists(mine, whole, sizes, route)
+    across, down = blocks_of(route, n), blocks_of(route, n if rows is None else len(rows))
+    parts = [(a, b) for i, a in enumerate(down) for b in across[i if rows is None else 0 :]]
+    buffer, locks = Buffers(), {part.start: Lock() for part in across + down}
+    bar = tqdm(total=len(parts), desc="distances", unit="tile", disable=not progress)
+
+    def show(part):
+        a, b = part
+        tile = tile_of(route, a if rows is None else rows[a], b, part, buffer, kept)
+        mirrored = rows is None and a != b
+        if rows is None and a == b and route.exact and not np.array_equal(tile.diagonal().cpu(), route.norm[a]):
+            raise ArithmeticError("a point is not at distance 0 from itself: this machine's matrix product rounds")
+        if on_cpu:
+            with locks[a.start], locks[b.start] if mirrored else nullcontext():
+                to_columns = lists.part(b) if mirrored else None
+                select(tile.numpy(), mine.part(a), whole.part(b), lists.part(a), to_columns, n_classes)
+        else:
+            lists.show(tile, a, b, mirrored)
+        bar.update()
+
+    with bar:
+        in_threads(show, parts) if on_cpu else [show(part) for part in parts]
+    return lists if on_cpu else lists.to_host()
 
 
-def _sharpest_first(sharpness, i, j):
-    """np.lexsort((j, i, -sharpness)), which sorts i and j only among equals."""
-    order = np.argsort(-sharpness)
-    ranked = sharpness[order]
-    tied = np.zeros(len(order) + 1, dtype=bool)
-    tied[1:-1] = ranked[1:] == ranked[:-1]
-    places = np.flatnonzero(tied[:-1] | tied[1:])
-    some = order[places]
-    order[places] = some[np.lexsort((j[some], i[some], -sharpness[some]))]
-    return order
+def compiled_here(route):
+    """Whether compiled code on this processor reads the tiles; else torch does, on their device."""
+    return route.device.type == "cpu"
 
 
-def _smallest(score, limit, i, j, count):
-    """Which have the `count` smallest scores, in no order, `limit` being the largest of them; equal ones by i, j."""
-    below = np.flatnonzero(score < limit)
-    equal = np.flatnonzero(score == limit)
-    if len(below) + len(equal) > count:
-        equal = equal[np.lexsort((j[equal], i[equal]))[: count - len(below)]]
-    return np.concatenate([below, equal])
-
-
-def _scaled(values):
-    """Label values over a power of two, which keeps the squares of their differences finite and rounds nothing."""
-    largest = float(np.abs(values).max())
-    return np.ldexp(values, -int(np.frexp(largest)[1])) if largest > 0 else values
-
-
-def _sharpest(points, kept, index, codes, values, ordered, count, progress):
-    """Squared distances, i, j of the closest pairs with different labels, and whether these are all.
-
-    Proposals of floats are decided by differences. A pair that is not proposed has a score of at least the limit of the
-    proposals, so those below it are certain; should they be too few, float64 and at last all differences are taken.
-    """
-    routes = [points.integer_products] if points.integers else [points.singles, points.doubles]
+def tile_of(route, rows, columns, part, buffer, kept):
+    """The inner products of two blocks, from the kept tiles or new."""
+    key = (part[0].start, part[1].start)
+    if kept is not None and key in kept:
+        return kept[key]
+    shape = tuple(side.stop - side.start for side in part)
+    out = torch.empty(shape, dtype=route.dtype, device=route.device) if kept is not None else buffer(route, shape)
+    tile = route.product(rows, columns, out)
     if kept is not None:
-        routes = [kept.route, *([] if points.integers or len(index) < points.n else routes)]
-    for route in routes:
-        parts = kept.of(index) if kept is not None and route is kept.route else tiles.computed(route)
-        side = Side(index, route.norm[index], codes)
-        wanted = count if route.exact else count + max(64, count // 8)
-        squared, i, j, limit = _collected(side, parts, values, ordered, wanted, progress)
-        if route.exact or not len(i):
-            return squared, i, j, limit == np.inf
-        squared = points.differences(i, j)
-        score = squared / _steps(index, values, i, j) ** 2 if ordered else squared
-        certain = np.arange(len(i))
-        if limit < np.inf:
-            least = np.diff(np.unique(values)).min() if ordered else 1.0
-            certain = np.flatnonzero(score < route.lower(np.array([limit * least**2])) / least**2)
-        if limit == np.inf or len(certain) >= count:
-            score, last = score[certain], min(count, len(certain)) - 1
-            best = certain[_smallest(score, np.partition(score, last)[last], i[certain], j[certain], count)]
-            return squared[best], i[best], j[best], limit == np.inf and len(certain) <= count
-    return _all_differences(points, index, codes, values, ordered, count)
+        kept[key] = tile
+    return tile
 
 
-def _steps(index, values, i, j):
-    return values[np.searchsorted(index, i)] - values[np.searchsorted(index, j)]
+def _decided(points, route, index, lists, count, q):
+    """The nearest of the candidates in the lists of points `index`, by differences, and which are certain."""
+    out, certain = [], np.ones(len(index), dtype=bool)
+    for scores, candidate, size in (
+        (lists.near, lists.near_index, count),
+        (lists.opposite, lists.opposite_index, q),
+    ):
+        found, found_index = np.full((len(index), size), np.inf), np.full((len(index), size), -1, dtype=np.int64)
+        if size:
+            sure, bound, everything = np.ones(len(index), dtype=bool), route.lower(scores), candidate[:, -1] < 0
+
+            def part(edges, arrays=(bound, candidate, everything, found, found_index, sure)):
+                decide(points.x, index, *arrays, *edges)
+
+            in_threads(part, ranges(len(index), 16))
+            certain &= sure
+        out += [found, found_index]
+    return *out, certain
 
 
-def _all_differences(points, index, codes, values, ordered, count):
-    """The same by differences of coordinates alone: the last resort."""
-    best, complete = [np.empty(0)] * 2 + [np.empty(0, dtype=np.int64)] * 2, True
-    for place in range(len(index)):
-        others = np.flatnonzero(codes[place + 1 :] != codes[place]) + place + 1
-        squared = points.differences(np.full(len(others), index[place]), index[others])
-        score = squared / (values[place] - values[others]) ** 2 if ordered else squared
-        new = (score, squared, np.full(len(others), index[place]), index[others])
-        best = [np.concatenate(columns) for columns in zip(best, new, strict=True)]
-        if len(best[0]) > count:
-            complete = False
-            order = np.lexsort((best[3], best[2], best[0]))[:count]
-            best = [column[order] for column in best]
-    return best[1], best[2], best[3], complete
+def _searched(points, side, places, count, q):
+    """The nearest points of some by differences of coordinates alone."""
+    lists = Lists.empty(len(places), count, q, np.float64)
+    apart, none = side.group is not None, np.empty(0, dtype=np.int64)
+    group = (side.group[places], side.group) if apart else (none, none)
+    found = (lists.near, lists.near_index, lists.opposite, lists.opposite_index)
+    head = (points.x, places, side.index, side.code[places], side.code, *group, apart, *found)
+    in_threads(lambda edges: search(*head, *edges), ranges(len(places), 1))
+    return found
 
 
-def _collected(side, parts, values, ordered, count, progress):
-    """(squared distances or their bounds, i, j) of the `count` pairs with the smallest scores, and the largest score.
-
-    The last is infinite where all pairs are listed.
-    """
-    n = len(side.index)
-    capacity = min(4 * count, n * (n - 1) // 2) + count + max(n, 2 * tiles.BLOCK)
-    out, out_i, out_j = np.empty((capacity, 2)), np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64)
-    size, limit, buffer = 0, np.inf, tiles.Buffers()
-
-    def shorten():
-        nonlocal size, limit
-        score = out[:size, 0]
-        if size <= count:
-            return
-        limit = np.partition(score, count - 1)[count - 1]
-        near = _smallest(score, limit, out_i[:size], out_j[:size], count)
-        for column in (out, out_i, out_j):
-            column[: len(near)] = column[near]
-        size = len(near)
-
-    for part in tqdm(parts, desc="pairs", unit="tile", disable=not progress):
-        tile, rows, columns = part.make(buffer), part.rows, part.columns
-        row, column = side.part(rows), side.part(columns)
-        start = 0
-        while start < len(tile):
-            size, start = collect(
-                tile, row.norm, column.norm, row.index, column.index, row.code, column.code,
-                values[rows], values[columns], ordered, limit, start, size, out, out_i, out_j,
-            )  # fmt: skip
-            if start < len(tile):
-                shorten()
-    shorten()
-    return out[:size, 1].copy(), out_i[:size].copy(), out_j[:size].copy(), limit
-
-
-def near_duplicate_links(x, *, k=64, chance=0.02):
-    """Pairs of points that are nearer than a smooth set allows: i, j (int64, i < j) and their distance, closest first.
-
-        link i and j  where  |x_i - x_j| < min(t_i, t_j)  or  = 0,       t_i = T_k(x_i) (chance / k)^(1/d)
-
-    T_k is the distance to the k-th neighbor, and d the dimension between the k/2-th and the k-th,
-        d = (psi(k) - psi(k/2)) / mean_i log( T_k(x_i) / T_{k/2}(x_i) ),    psi the digamma function.
-    Near a point of a d-dimensional set the number of neighbors within t grows as t^d, so that `chance` is how many
-    of them are expected within t_i, at any d, density and scale. Near-duplicates are those beyond.
-
-    x       images, points or Neighbors
-    k       scale on which the set is smooth, above the size of a family of near-duplicates; (n - 1) / 2 at most
-    chance  expected neighbors within t_i of a point that has no near-duplicate
-    Raises BadPoints. Source: ours; what was measured stands at near_duplicate_components.
-    """
-    if not chance > 0 or k != int(k) or k < 4:
-        raise BadPoints(f"k={k} and chance={chance} set no distance: give a whole k of at least 4 and a chance above 0")
-    k = int(k)
-    n = as_points(x).n
-    k = min(k, (n - 1) // 2)
-    usable = isinstance(x, Neighbors) and not x.excludes_group
-    near = x if usable else neighbors(as_points(x), max(1, min(k, n - 1)))
-    distances, index = near.nearest(max(k, 1))
-    limit = np.zeros(n)
-    if k >= 4:
-        outer, inner = distances[:, k - 1], distances[:, k // 2 - 1]
-        spread = np.log(outer[inner > 0] / inner[inner > 0])
-        if spread.any():
-            d = (digamma(k) - digamma(k // 2)) / spread.mean()
-            limit = outer * (chance / k) ** (1 / d)
-    linked = (distances < np.minimum(limit[:, None], limit[index])) | (distances == 0)
-    i, column = np.nonzero(linked)
-    ends = np.sort([i, index[i, column]], axis=0)
-    _, first = np.unique(ends[0] * n + ends[1], return_index=True)
-    (i, j), distance = ends[:, first], distances[i, column][first]
-    order = np.lexsort((j, i, distance))
-    return i[order], j[order], distance[order]
-
-
-def near_duplicate_components(x, *, k=64, chance=0.02):
-    """Which images belong together when patients or volumes are unknown: int64 (n,), 0, 1, ... in order of index.
-
-    Connected components of near_duplicate_links(x, k=k, chance=chance).
-
-    Source: ours; chosen among k = 64 to n/4 and chance = 0.005 to 0.1 by what follows. With a larger k, families
-    of slices are missed where the set is not one smooth piece; with a larger chance, they merge.
-
-    Measured with these defaults (book/methods/tables/near_duplicates.json, by benchmarks/near_duplicates.py), the share
-    of images linked to any other and the largest component: clean sets (tori, cubes, Gaussian clouds, mixtures of
-    scales, smooth images of d = 1 to 20) 0.0 to 10.1 %, 4. Photographs, digits and garments 0.4 to 2.4 %, 10. X-rays
-    of knees and chests 0.4 to 1.7 %, 44 (one cluster of knees). Brain MRI, 16 slices of each of 200 subjects, 87.6 %,
-    18: 72.8 % of the pairs joined are of one subject, and 44.4 % of a subject's pairs are joined. Head CT slices of 82
-    patients 43.1 %, 20: 98.0 % and 10.5 %.
-    So components keep near-duplicates together, but are no substitute for patients where these can be known.
-    """
-    x = x if isinstance(x, Neighbors) else as_points(x)
-    i, j, _ = near_duplicate_links(x, k=k, chance=chance)
-    return components(i, j, x.n)
-
-
-def components(i, j, n):
-    """Connected components of n points with links i, j: int64 (n,), numbered 0, 1, ... in order of index."""
-    graph = coo_array((np.ones(len(i), dtype=bool), (i, j)), shape=(n, n))
-    component = connected_components(graph, directed=False)[1]
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].astype(np.int64)
-
-
-def _whole(value, name):
-    if isinstance(value, bool) or int(value) != value or value < 1:
-        raise BadPoints(f"{name}={value} is no number of neighbors: give a whole number, at least 1")
-    return int(value)
+def _in_unit(points, found):
+    return [points.distance(part) if part.dtype.kind == "f" else part for part in found]

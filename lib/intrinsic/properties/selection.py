@@ -5,8 +5,7 @@ its scores are
 
     s[r, c] = a[r] + b[c] - 2 g[r, c]
 
-which are squared distances (images: exact; other points rounded to 8 bits: exact for these, see products.Quantized),
-or lower bounds of squared distances (products.Floats).
+which are squared distances (images) or lower bounds of squared distances (products.Floats).
 Each point has two lists, ascending: the scores of its nearest points, and those of its nearest points with another
 label. The last score of a list is a running threshold. A tile is read in chunks of CHUNK scores; the smallest of a
 chunk, which the processor's vector instructions find, decides whether any of them is looked at by itself.
@@ -69,11 +68,6 @@ class Lists:
         """Views of some points' lists, which share memory with these."""
         return Lists(self.near[rows], self.near_index[rows], self.opposite[rows], self.opposite_index[rows])
 
-    def merge(self, other):
-        """Take in lists of the same points from other tiles; equal scores come in order of index."""
-        _merge(self.near, self.near_index, other.near, other.near_index)
-        _merge(self.opposite, self.opposite_index, other.opposite, other.opposite_index)
-
 
 @dataclass(frozen=True, eq=False)
 class Side:
@@ -118,6 +112,56 @@ def select(tile, rows, columns, of_rows, of_columns=None, n_classes=1):
     _rows(*head, *_arrays(of_rows))
     if of_columns is not None:
         _columns(*head, *_arrays(of_columns))
+
+
+class DeviceLists:
+    """The lists of points on a GPU, filled by torch.topk.
+
+    Scores of whole numbers and the index of the other point are one 64-bit number, so that equal ones stay in order.
+    """
+
+    def __init__(self, mine, whole, sizes, route):
+        self.n, self.route, self.apart = len(whole.index), route, whole.group is not None
+        self.exact, device = route.exact, route.device
+        self.sides = []
+        for side in (mine, whole):
+            group = side.group if self.apart else side.index
+            parts = [torch.from_numpy(np.ascontiguousarray(p)).to(device) for p in (side.norm, side.code, group, side.index)]
+            self.sides.append([parts[0].long() if self.exact else parts[0], *parts[1:]])
+        self.empty = 2**62 if self.exact else torch.inf
+        kind = {"dtype": torch.int64 if self.exact else route.dtype, "device": device}
+        self.lists = [
+            (torch.full((len(mine.index), size), self.empty, **kind), torch.full((len(mine.index), size), -1, device=device))
+            for size in sizes
+        ]
+
+    def show(self, tile, a, b, mirrored):
+        """Show a tile to the lists of its rows and, if `mirrored`, of its columns."""
+        (norm, *row), (other, *column) = ([part[s] for part in side] for side, s in zip(self.sides, (a, b), strict=True))
+        score = norm[:, None] + other - 2 * (tile.long() if self.exact else tile)
+        self._take(a, score, row, column)
+        if mirrored:
+            self._take(b, score.T, column, row)
+
+    def _take(self, places, score, row, column):
+        (code, group, index), (codes, groups, indices) = row, column
+        score = score * self.n + indices if self.exact else score
+        hidden = (group[:, None] == groups) | (index[:, None] == indices), code[:, None] == codes
+        for (values, known), hide in zip(self.lists, hidden, strict=True):
+            if values.shape[1]:
+                both = torch.cat([values[places], score.masked_fill(hide, self.empty)], dim=1)
+                value, at = torch.topk(both, values.shape[1], dim=1, largest=False, sorted=True)
+                names = torch.cat([known[places], indices.expand(score.shape[0], -1)], dim=1)
+                values[places], known[places] = value, torch.gather(names, 1, at)
+
+    def to_host(self):
+        """The same as Lists."""
+        out = []
+        for values, known in self.lists:
+            missing = values == self.empty
+            value = torch.where(missing, unknown(self.route.norm.dtype), values // self.n if self.exact else values)
+            out += [value.cpu().numpy().astype(self.route.norm.dtype), torch.where(missing, -1, known).cpu().numpy()]
+        return Lists(*out)
 
 
 def in_threads(work, tasks):
@@ -280,27 +324,14 @@ def _bound(bound, c, norm, code, few, limit, limit_other):
         bound[label, c] = norm - largest
 
 
-@compiled()
-def _merge(scores, indices, more, more_indices):
-    """Both lists of each point into the first; the same point is not in both."""
-    for i in range(scores.shape[0]):
-        for place in range(more.shape[1]):
-            if more_indices[i, place] < 0 or not _belongs(
-                more[i, place], more_indices[i, place], scores[i], indices[i]
-            ):
-                break
-            _insert(more[i, place], more_indices[i, place], scores[i], indices[i])
-
-
 # --------------------------------------------------------------------------------------- closest pairs
 
 
 @compiled()
-def collect(tile, a, b, row, column, code_r, code_c, value_r, value_c, ordered, limit, start, size, out, out_i, out_j):
-    """Append pairs with different labels and a score up to `limit`, each once (row index < column index).
+def collect(tile, a, b, row, column, code_r, code_c, same, limit, start, size, out, out_i, out_j):
+    """Append pairs with different labels (`same`: with equal ones) and a score up to `limit`, each once.
 
-    ordered   scores are divided by (value_r - value_c)^2
-    out       float64 (capacity, 2): score as above, squared distance (or its lower bound); out_i, out_j: the pair
+    out   float64 scores; out_i, out_j: the pair, of which the row has the smaller index
     Returns the new size, and the row to go on from: one before the end if the next row might not fit.
     """
     scalar = tile.dtype.type
@@ -311,19 +342,14 @@ def collect(tile, a, b, row, column, code_r, code_c, value_r, value_c, ordered, 
         products, norm, i, label = tile[r], a[r], row[r], code_r[r]
         for begin in range(0, width, CHUNK):
             stop = min(begin + CHUNK, width)
-            if stop - begin == CHUNK and not ordered:
-                part, norms = products[begin:stop], b[begin:stop]
-                low = _least(norms, part)
-                if low + norm > limit:
-                    continue
+            if stop - begin == CHUNK and _least(b[begin:stop], products[begin:stop]) + norm > limit:
+                continue
             for c in range(begin, stop):
-                if code_c[c] == label or column[c] <= i:
+                if (code_c[c] == label) != same or column[c] <= i:
                     continue
-                squared = np.float64(scalar(norm + b[c] - products[c] - products[c]))
-                score = squared / (value_r[r] - value_c[c]) ** 2 if ordered else squared
+                score = np.float64(scalar(norm + b[c] - products[c] - products[c]))
                 if score <= limit:
-                    out[size, 0], out[size, 1] = score, squared
-                    out_i[size], out_j[size] = i, column[c]
+                    out[size], out_i[size], out_j[size] = score, i, column[c]
                     size += 1
     return size, height
 
@@ -332,28 +358,19 @@ def collect(tile, a, b, row, column, code_r, code_c, value_r, value_c, ordered, 
 
 
 @compiled(fastmath={"reassoc", "nsz", "contract"})
-def _difference(x, y, scales):
+def _difference(x, y):
     total = 0.0
-    if scales.shape[0] == 0:
-        for c in range(x.shape[0]):
-            step = np.float64(x[c]) - np.float64(y[c])
-            total += step * step
-        return total
-    first, again, second, once_more = scales[0], scales[1], scales[2], scales[3]
     for c in range(x.shape[0]):
-        step = (np.float64(x[c]) * first * again - np.float64(y[c]) * first * again) * second * once_more
+        step = np.float64(x[c]) - np.float64(y[c])
         total += step * step
     return total
 
 
 @compiled()
-def differences(x, i, j, scales, out, lo, hi):
-    """Squared distances of pairs lo..hi from the differences of their coordinates, summed in float64.
-
-    scales  four powers of two that coordinates and differences are multiplied by, or none
-    """
+def differences(x, i, j, out, lo, hi):
+    """Squared distances of pairs lo..hi from the differences of their coordinates, summed in float64."""
     for m in range(lo, hi):
-        out[m] = _difference(x[i[m]], x[j[m]], scales)
+        out[m] = _difference(x[i[m]], x[j[m]])
 
 
 @compiled(fastmath={"reassoc", "nsz", "contract"})
@@ -367,45 +384,7 @@ def norms(x, out, lo, hi):
 
 
 @compiled()
-def shift(x, whole, norm, lo, hi):
-    """Grey levels of rows lo..hi less 128, and their squared lengths, without rounding."""
-    width = x.shape[1]
-    for i in range(lo, hi):
-        total = 0
-        for start in range(0, width, 4096):
-            stop = min(start + 4096, width)
-            levels, out = x[i, start:stop], whole[i, start:stop]
-            part = np.int32(0)
-            for c in range(stop - start):
-                level = np.int32(np.int32(levels[c]) - np.int32(128))
-                out[c] = np.int8(level)
-                part = np.int32(part + np.int32(level * level))
-            total += part
-        norm[i] = total
-
-
-@compiled(fastmath={"reassoc", "nsz", "contract"})
-def quantize(x, scales, center, step, whole, norm, residual, lo, hi):
-    """Centered coordinates of rows lo..hi as whole multiples of `step`, their norms, and what each row loses by it.
-
-    whole = round(w / step),    norm = |whole|^2,    residual = |w - step whole|,    w = scaled x - center
-    """
-    first, again, second, once_more = scales[0], scales[1], scales[2], scales[3]
-    for i in range(lo, hi):
-        total, lost = 0.0, 0.0
-        for c in range(x.shape[1]):
-            w = (np.float64(x[i, c]) * first * again - center[c]) * second * once_more
-            q = np.rint(w / step)
-            whole[i, c] = np.int8(q)
-            total += q * q
-            w -= q * step
-            lost += w * w
-        norm[i] = total
-        residual[i] = np.sqrt(lost)
-
-
-@compiled()
-def decide(x, index, scales, bound, candidate, everything, found, found_i, certain, lo, hi):
+def decide(x, index, bound, candidate, everything, found, found_i, certain, lo, hi):
     """The nearest of each point's candidates, by float64 differences, and whether they are certainly the nearest.
 
     bound, candidate   (n, m) ascending lower bounds of squared distances, and whose they are, -1 for none: every
@@ -422,14 +401,14 @@ def decide(x, index, scales, bound, candidate, everything, found, found_i, certa
             other = candidate[i, m]
             if other < 0 or (known > last and bound[i, m] > found[i, last]):
                 break
-            value = _difference(point, x[other], scales)
+            value = _difference(point, x[other])
             known += 1
             _offer(value, other, found[i], found_i[i])
         certain[i] = everything[i] or (known > last and found[i, last] < bound[i, n_candidates - 1])
 
 
 @compiled()
-def search(x, index, others, scales, code, code_o, group, group_o, apart, found, found_i, opposite, opposite_i, lo, hi):
+def search(x, index, others, code, code_o, group, group_o, apart, found, found_i, opposite, opposite_i, lo, hi):
     """The nearest of all points by float64 differences alone: the last resort, n D operations a point."""
     labelled = opposite.shape[1] > 0
     for m in range(lo, hi):
@@ -438,7 +417,7 @@ def search(x, index, others, scales, code, code_o, group, group_o, apart, found,
             j = others[t]
             if j == i:
                 continue
-            value = _difference(x[i], x[j], scales)
+            value = _difference(x[i], x[j])
             if not (apart and group[m] == group_o[t]):
                 _offer(value, j, found[m], found_i[m])
             if labelled and code[m] != code_o[t]:

@@ -1,6 +1,6 @@
 """Soundness of an image set: what to look at before a number of it is trusted.
 
-    report      exact copies, near-duplicates, shortcuts, leaks, class balance, constant and unreadable images
+    soundness   exact copies, near-duplicates, shortcuts, leaks, class balance, constant and unreadable images
     write_csv   the flagged files and pairs as a table that spreadsheets read as text
 
 A shortcut is told by brightness and border alone, a leak by nearest neighbors: their accuracy with and without images
@@ -11,12 +11,10 @@ of the same patient. Both are balanced accuracies with 95 % intervals over group
 The interval treats the labels of groups (patients, or families of near-duplicates) as independent. With w_i = 1 /
 (classes x images of the class of i), a_c the share of class c that is told right and e_i = w_i (hit_i - a_c),
     se^2 = G / (G - 1) sum over images i, j that share a group of e_i e_j,
-where an image has its own group and, for nearest images, that of the image that tells it, so that a patient who is
-nearest to many widens the interval; or the same sum over images' own groups alone, where that is larger. The interval
-is Wilson's at the effective number a (1 - a) / se^2, with t instead of the normal quantile, its degrees of freedom one
-below the groups of the poorest class; of a difference it is +- t se. Where se is 0, groups are counted instead: G_c in
-class c make the effective number classes^2 / sum 1 / G_c, and a difference is +- Wilson's upper limit of a share of 0.
-Classes of fewer than five groups are left out of both.
+where an image has its own group and, for nearest images, that of the image that tells it; or the same sum over images'
+own groups alone, where that is larger. The interval is Wilson's at the effective number a (1 - a) / se^2, with t
+instead of the normal quantile, its degrees of freedom one below the groups of the poorest class; of a difference it is
++- t se. Where se is 0, groups are counted instead. Classes of fewer than five groups are left out.
 Sources: pairs that share a group: Aronow, Samii & Assenova 2015; effective number: Korn & Graubard 1998.
 """
 
@@ -25,23 +23,18 @@ import csv
 import math
 import os
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.stats import t as student
-from sklearn.linear_model import RidgeClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from intrinsic.campaigns import records
-from intrinsic.images import ImageSet, reachable
-from intrinsic.images.matching import grey
-from intrinsic.properties import neighbors, sharpness
-from intrinsic.properties.dimension import LEVEL, Estimate, reserve
+from intrinsic.properties.dimension import reserve
+from intrinsic.properties.duplicates import K, components, near_duplicate_links
+from intrinsic.properties.interval import LEVEL, Interval
+from intrinsic.properties.neighbors import BadPoints, as_labels, neighbors
+from intrinsic.properties.sharpness import sharpest_pairs
 
-K = 20  # neighbors of a pass of report's own
-LISTS = 64  # neighbors of each image among which those of another group are looked for, before a pass of its own
 FOLDS = 5
 SHORTCUT = 0.80  # balanced accuracy of brightness and border from which they are a warning
 LEAK = 0.05  # drop of the nearest neighbor's accuracy, lower limit, from which it is a warning
@@ -50,7 +43,6 @@ NEARLY = 2.0  # grey levels of standard deviation below which an image is nearly
 NO_ERROR = 1e-9  # a standard error that is rounding only
 IMBALANCE = 2.0  # largest / smallest class
 SIZES = (500, 750, 1000, 1250, 1500, 1750)  # N of the training sets of the study
-STATISTICS = ("mean", "standard deviation", "10 %", "50 %", "90 %", "border mean", "border standard deviation")
 EXACT, CONFLICTING = "exact duplicate", "conflicting duplicate"
 ACROSS_CLASSES, ACROSS_GROUPS = "near-duplicate across classes", "near-duplicate across groups"
 SHARPEST, CONSTANT, NEARLY_CONSTANT, UNREADABLE = "sharpest pair", "constant", "nearly constant", "unreadable"
@@ -61,13 +53,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-class OtherImages(ValueError):
-    """Neighbors of other images than those that are reported on."""
-
-
 @dataclass(frozen=True)
 class Soundness:
-    """What `report` found; numbers only, `rows`, `warnings` and `facts` say it in words.
+    """What `soundness` found; numbers only, `warnings` says it in sentences and `to_dict` for JSON.
 
     n, distinct          images as loaded, and those of the neighbor pass: without exact copies and conflicting images
     counts               {class: images} without copies of the same label
@@ -76,12 +64,12 @@ class Soundness:
     linked               images with a near-duplicate
     links                {(same label, same group): pairs}; where groups are unknown, same group is None
     few                  names of classes of fewer than FOLDS groups, which the accuracies leave out
-    shortcut             balanced accuracy of brightness and border, out of fold; Estimate, NaN with method the reason
+    shortcut             balanced accuracy of brightness and border, out of fold; NaN with method the reason
     by_image, by_group   balanced accuracy of the nearest image, and of the nearest image of another group
     drop                 by_image - by_group
     constant, nearly_constant, unreadable    images, and files
     unreachable, unreachable_reason          training sizes N that a split cannot give, and why
-    flagged              one row a flagged file or pair: a DataFrame with COLUMNS
+    flagged              one dict a flagged file or pair, with the keys COLUMNS
     """
 
     n: int
@@ -93,16 +81,16 @@ class Soundness:
     linked: int
     links: dict[tuple[bool, bool | None], int]
     few: tuple[str, ...]
-    shortcut: Estimate
-    by_image: Estimate
-    by_group: Estimate
-    drop: Estimate
+    shortcut: Interval
+    by_image: Interval
+    by_group: Interval
+    drop: Interval
     constant: int
     nearly_constant: int
     unreadable: int
     unreachable: tuple[int, ...]
     unreachable_reason: str
-    flagged: pd.DataFrame = field(repr=False, compare=False)
+    flagged: tuple[dict, ...] = field(repr=False, compare=False)
 
     @property
     def chance(self) -> float:
@@ -125,99 +113,34 @@ class Soundness:
         """What is left out of the nearest neighbors: groups, or families of near-duplicates."""
         return "group" if self.groups is not None else "family of near-duplicates"
 
-    def rows(self) -> list[dict]:
-        """The table of facts: what, value, meaning; all texts."""
-        pairs = self.links
-
-        def of(same_label):
-            counted = {group: n for (label, group), n in pairs.items() if label == same_label}
-            if self.groups is None:
-                return f"{counted[None]:,}", "patients are unknown"
-            return f"{sum(counted.values()):,}", f"{counted[False]:,} of them of two groups"
-
-        unknown, most = self.groups is None, len(SIZES) - len(self.unreachable)
-        chance = f"balanced accuracy; chance is {self.chance:.2f}"
-        if self.few:
-            chance += f"; without {', '.join(self.few)}, of fewer than {FOLDS} {'families' if unknown else 'groups'}"
-        rows = [(f"images of class {name}", f"{n:,}", "without copies") for name, n in self.counts.items()]
-        rows += [
-            ("largest class / smallest", f"{self.imbalance:.1f}", "splits use as many of each as the smallest has"),
-            ("groups", "unknown", "near-duplicates are kept together instead") if unknown
-            else ("groups", f"{self.groups:,}", "never on both sides of a split"),
-            ("exact copies, same label", f"{self.copies:,}", "dropped"),
-            ("exact copies, different labels", f"{self.conflicting:,}", "images; label sharpness is infinite with any"),
-            ("images with a near-duplicate", f"{self.linked:,} ({self.linked / self.distinct:.1%})",
-             f"nearer than a smooth set allows; up to {LINKED:.0%} by chance"),
-            ("near-duplicate pairs, one label", *of(True)),
-            ("near-duplicate pairs, two labels", *of(False)),
-            ("told by brightness and border alone", _shown(self.shortcut), self.shortcut.method or chance),
-            ("told by the nearest image", _shown(self.by_image), self.by_image.method or chance),
-            ("told by the nearest that is no near-duplicate" if unknown else "told by the nearest of another group",
-             _shown(self.by_group), self.by_group.method or chance),
-            ("drop between the last two", _shown(self.drop), f"a leak where all of the interval is above {LEAK:g}"),
-            ("constant images", f"{self.constant:,}", "all pixels equal"),
-            ("nearly constant images", f"{self.nearly_constant:,}", f"standard deviation below {NEARLY:g} grey levels"),
-            ("unreadable files", f"{self.unreadable:,}", "left out"),
-            ("training sizes N", "all" if most == len(SIZES) else f"up to {SIZES[most - 1]}" if most else "none",
-             self.reach or "of " + ", ".join(map(str, SIZES))),
-        ]  # fmt: skip
-        return [dict(zip(("what", "value", "meaning"), row, strict=True)) for row in rows]
-
-    @property
-    def reach(self) -> str:
-        """Which training sizes a split cannot give, and why; "" where it gives all."""
-        if not self.unreachable:
-            return ""
-        return f"N = {self.unreachable[0]} and above cannot be reached: {self.unreachable_reason}"
-
     @property
     def warnings(self) -> list[str]:
         """One sentence each: what was found, what it means, what to check."""
-        out = []
-        if self.copies:
-            out.append(f"{self.copies} exact copies with the same label were dropped")
-        if self.conflicting:
-            out.append(
-                f"{self.conflicting} images have an exact copy with another label, so label sharpness is infinite; "
-                "the finite value leaves them out"
-            )
-        if self.linked > LINKED * self.distinct and not self.leaks:
-            out.append(
-                f"{self.linked} of {self.distinct} images have a near-duplicate, so a split by image leaks: "
-                + ("split by group" if self.groups is not None else "find out which belong to one patient")
-            )
-        if self.shortcut > SHORTCUT:
-            out.append(
-                f"brightness and border alone tell the classes with a balanced accuracy of {_shown(self.shortcut)}: "
-                "no proof of confounding, since a real sign can change brightness, but check whether the classes come "
-                "from different scanners, sources or exports"
-            )
-        if self.leaks and self.groups is not None:
-            out.append(
-                f"leaks by image: split by group, for the nearest image tells the label with {self.by_image:.2f} and "
-                f"the nearest one of another group with {self.by_group:.2f}"
-            )
-        elif self.leaks:
-            out.append(
-                f"leaks by image: the nearest image tells the label with {self.by_image:.2f}, and with "
-                f"{self.by_group:.2f} once near-duplicates are left out; patients are unknown, so find them and split "
-                "by them"
-            )
-        if self.imbalance > IMBALANCE:
-            out.append(
-                f"the largest class is {self.imbalance:.1f} times the smallest, and balanced splits use the smallest"
-            )
-        if self.constant:
-            out.append(f"{self.constant} images have all pixels equal and show nothing: --flagged FILE.csv lists them")
-        if self.nearly_constant:
-            out.append(f"{self.nearly_constant} images are nearly constant: --flagged FILE.csv lists them")
-        if self.unreadable:
-            files = "1 file" if self.unreadable == 1 else f"{self.unreadable} files"
-            out.append(f"{files} cannot be read, and left out: --flagged FILE.csv lists the reasons")
-        return out
+        known, advice = self.groups is not None, "split by patient, once you know which images belong to one"
+        advice = "split by group" if known else advice
+        apart = "of another group" if known else "that is no near-duplicate"
+        told = f"the nearest image tells the label with {self.by_image:.2f}, the nearest {apart} with {self.by_group:.2f}"
+        crowded = self.linked > LINKED * self.distinct and not self.leaks
+        found = (
+            (self.copies, f"{self.copies} exact copies with the same label were dropped"),
+            (self.conflicting, f"{self.conflicting} images have an exact copy with another label, which makes label "
+             "sharpness infinite; the finite value leaves them out"),
+            (crowded, f"{self.linked} of {self.distinct} images have a near-duplicate, so a split by image leaks: {advice}"),
+            (self.shortcut > SHORTCUT, f"brightness and border alone tell the classes with a balanced accuracy of "
+             f"{self.shortcut}: check whether classes come from different scanners, sources or exports"),
+            (self.leaks, f"leaks by image: {told}: {advice}"),
+            (self.imbalance > IMBALANCE, f"the largest class is {self.imbalance:.1f} times the smallest, and balanced "
+             "splits use the smallest"),
+            (self.constant, f"{self.constant} images have all pixels equal and show nothing"),
+            (self.nearly_constant, f"{self.nearly_constant} images are nearly constant"),
+            (self.unreadable, f"{self.unreadable} files cannot be read, and were left out"),
+        )  # fmt: skip
+        return [text for applies, text in found if applies]
 
-    def facts(self) -> dict:
+    def to_dict(self) -> dict:
         """The same as plain numbers, texts and lists, for JSON; what is not to be had is None."""
+        kinds = [row["kind"] for row in self.flagged]
+        pairs = [{"same_label": a, "same_group": b, "pairs": n} for (a, b), n in self.links.items()]
         return {
             "distinct": self.distinct,
             "classes": self.counts,
@@ -225,83 +148,90 @@ class Soundness:
             "groups": self.groups,
             "copies": self.copies,
             "conflicting": self.conflicting,
-            "near_duplicates": {
-                "images": self.linked,
-                "pairs": [
-                    {"same_label": label, "same_group": group, "pairs": n} for (label, group), n in self.links.items()
-                ],
-            },
+            "near_duplicates": {"images": self.linked, "pairs": pairs},
             "chance": self.chance,
             "classes_left_out": list(self.few),
-            "shortcut": {**_plain(self.shortcut), "warning_above": SHORTCUT},
+            "shortcut": {**self.shortcut.to_dict(), "warning_above": SHORTCUT},
             "nearest": {
                 "left_out": self.unit,
-                "by_image": _plain(self.by_image),
-                "by_group": _plain(self.by_group),
-                "drop": {**_plain(self.drop), "warning_above": LEAK},
+                "by_image": self.by_image.to_dict(),
+                "by_group": self.by_group.to_dict(),
+                "drop": {**self.drop.to_dict(), "warning_above": LEAK},
                 "leaks": self.leaks,
             },
             "constant": self.constant,
             "nearly_constant": self.nearly_constant,
             "unreadable": self.unreadable,
             "unreachable": {"n_train": list(self.unreachable), "reason": self.unreachable_reason},
-            "flagged": {str(kind): int(n) for kind, n in self.flagged["kind"].value_counts(sort=False).items()},
+            "flagged": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
             "warnings": self.warnings,
         }
 
-    def suspects(self, most: int = 6) -> pd.DataFrame:
+    def suspects(self, most: int = 6) -> list[dict]:
         """The flagged pairs to look at first, `most` at most: of each kind the closest, in turn."""
-        kinds = (CONFLICTING, ACROSS_CLASSES, ACROSS_GROUPS)
-        pairs = self.flagged[self.flagged["kind"].isin(kinds)]
-        turn = pairs.groupby("kind", sort=False).cumcount()
-        return pairs.iloc[np.argsort(turn, kind="stable")[:most]]
+        kinds = [
+            [row for row in self.flagged if row["kind"] == k] for k in (CONFLICTING, ACROSS_CLASSES, ACROSS_GROUPS)
+        ]
+        return [row for turn in zip_longest(*kinds) for row in turn if row is not None][:most]
 
 
-def report(images: ImageSet, near=None, *, groups=None, seed: int = 0) -> Soundness:
-    """Whether an image set is sound enough to ask more of it, as Soundness.
+def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
+    """Check whether an image set is sound enough to ask more of it.
 
-    images  as loaded, before copies are dropped
-    near    Neighbors of images.drop_duplicates(conflicting=True), with labels and no group left out; a pass of its own
-            where not given
-    groups  int (n,), instead of images.group; families of near-duplicates stand in where both are None
-    seed    of the folds, and of the split whose reach is told
-    Raises OtherImages.
+    Parameters
+    ----------
+    images : ImageSet
+        As loaded, before copies are dropped.
+    near : Neighbors, optional
+        Of images.drop_duplicates(conflicting=True), with labels and no group left out; found here by default.
+    groups : int array (n,), optional
+        Instead of images.group; families of near-duplicates stand in where both are None.
+    seed : int
+        Of the folds, and of the split whose reach is told.
 
-    Flagged pairs have one row, under the first kind that fits: exact and conflicting duplicates, near-duplicates
-    across classes and across groups (where these are known), the five sharpest pairs. Of copies, each image after the
-    first has a row: with the first of its label or, where its label is new among them, with the first of all.
+    Returns
+    -------
+    Soundness
+        Flagged pairs have one row, under the first kind that fits: exact and conflicting duplicates, near-duplicates
+        across classes and across groups (where these are known), the five sharpest pairs.
+
+    Raises
+    ------
+    BadPoints
+        Neighbors of other images.
+
+    Examples
+    --------
+    >>> import intrinsic
+    >>> found = intrinsic.soundness(intrinsic.load("mnist_3_8"))  # doctest: +SKIP
+    >>> found.warnings  # doctest: +SKIP
     """
     found = images.duplicates()
     rows = images.distinct(conflicting=True, found=found)
     labels = images.labels[rows]
     if near is None:
-        near = neighbors.neighbors(images[rows], min(K, len(rows) - 1), reserve=reserve(K))
+        near = neighbors(images[rows], min(20, len(rows) - 1), reserve=reserve(20))
     if near.n != len(rows) or not np.array_equal(near.labels, labels) or near.excludes_group:
-        raise OtherImages(
-            f"the neighbors are of {near.n} points, and {images.name} has {len(rows)} distinct images with labels: "
-            "give those of images.drop_duplicates(conflicting=True), with no group left out"
-        )
-    groups = images.group if groups is None else neighbors.as_labels(groups, len(images), "groups")
-    i, j, distance = neighbors.near_duplicate_links(near)
-    unit = neighbors.components(i, j, len(rows)) if groups is None else groups[rows]
+        raise BadPoints(f"the neighbors are of {near.n} points, and {images.name} has {len(rows)} distinct images")
+    groups = images.group if groups is None else as_labels(groups, len(images), "groups")
+    i, j, distance = near_duplicate_links(near)
+    unit = components(i, j, len(rows)) if groups is None else groups[rows]
     unit = np.unique(unit, return_inverse=True)[1]
     one_label, one_group = labels[i] == labels[j], unit[i] == unit[j]
-    known = (None,) if groups is None else (True, False)
     by_image, by_group, drop = nearest_accuracy(near, unit)
     spread = _spread(images)
-    constant, nearly = spread == 0, (spread > 0) & (spread < NEARLY)
+    constant, nearly = np.flatnonzero(spread == 0), np.flatnonzero((spread > 0) & (spread < NEARLY))
     kept = images.distinct(found=found)
     unreachable, why = _unreachable(images[kept], _split_groups(groups, kept, rows, unit), seed)
-    pairs = pd.DataFrame({"i": rows[i], "j": rows[j], "distance": distance})
-    pairs["kind"] = np.where(one_label, ACROSS_GROUPS, ACROSS_CLASSES)
-    crossing = ~one_label | (~one_group & (groups is not None))
+    crossing = [~one_label, one_label & ~one_group & (groups is not None)]
     flagged = [
         *_copies(images, found),
-        *pairs.loc[crossing, ["kind", "i", "j", "distance"]].sort_values("kind", kind="stable").itertuples(index=False),
-        *((SHARPEST, rows[a], rows[b], d) for a, b, d, _ in sharpness.sharpest_pairs(near, n=5)),
-        *((CONSTANT, a, -1, math.nan) for a in np.flatnonzero(constant)),
-        *((NEARLY_CONSTANT, a, -1, math.nan) for a in np.flatnonzero(nearly)),
-    ]
+        *((kind, rows[i[m]], rows[j[m]], distance[m]) for kind, which in zip((ACROSS_CLASSES, ACROSS_GROUPS), crossing,
+          strict=True) for m in np.flatnonzero(which)),
+        *((SHARPEST, rows[a], rows[b], d) for a, b, d, _ in sharpest_pairs(near, n=5)),
+        *((CONSTANT, a, -1, math.nan) for a in constant),
+        *((NEARLY_CONSTANT, a, -1, math.nan) for a in nearly),
+    ]  # fmt: skip
     return Soundness(
         n=len(images),
         distinct=len(rows),
@@ -313,15 +243,15 @@ def report(images: ImageSet, near=None, *, groups=None, seed: int = 0) -> Soundn
         links={
             (label, group): int(((one_label == label) & ((group is None) | (one_group == group))).sum())
             for label in (True, False)
-            for group in known
+            for group in ((None,) if groups is None else (True, False))
         },
         few=tuple(images.classes[c] for c in np.setdiff1d(labels, _enough(labels, unit))),
         shortcut=shortcut_accuracy(images[rows], unit, seed=seed),
         by_image=by_image,
         by_group=by_group,
         drop=drop,
-        constant=int(constant.sum()),
-        nearly_constant=int(nearly.sum()),
+        constant=len(constant),
+        nearly_constant=len(nearly),
         unreadable=len(images.unreadable),
         unreachable=unreachable,
         unreachable_reason=why,
@@ -332,47 +262,44 @@ def report(images: ImageSet, near=None, *, groups=None, seed: int = 0) -> Soundn
 # ------------------------------------------------------------------------------------------- accuracies
 
 
-def shortcut_accuracy(images: ImageSet, groups, *, seed: int = 0) -> Estimate:
+def shortcut_accuracy(images, groups, *, seed: int = 0) -> Interval:
     """Balanced accuracy, out of fold, of telling the label by brightness and border alone.
 
-    Least squares with a small penalty, classes weighted equally, in the seven statistics of brightness_statistics,
-    their squares and their products: no iteration, whatever the statistics are like. FOLDS folds of whole groups,
-    stratified by the label of most of a group's images. It is a lower bound of what brightness tells: more flexible
-    classifiers can find more.
-
-    groups   int (n,): patients, or families of near-duplicates
-    Classes of fewer than FOLDS groups are left out; NaN with the reason as method where fewer than two are left.
-    Interval: see above, given the folds.
+    Ridge regression, classes weighted equally, in the seven statistics of brightness_statistics, their squares and
+    their products. FOLDS folds of whole groups, stratified by the label of most of a group's images. It is a lower
+    bound of what brightness tells. NaN with the reason as method where fewer than two classes have FOLDS groups.
     """
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
     enough = _enough(images.labels, groups)
     if len(enough) < 2:
-        return Estimate(math.nan, method=TOO_FEW)
+        return Interval(math.nan, method=TOO_FEW)
     chosen = np.isin(images.labels, enough)
     images = images[chosen]
     labels = np.unique(images.labels, return_inverse=True)[1]
     groups = np.unique(groups[chosen], return_inverse=True)[1]
     fold = _folds(labels, groups, seed)
     if any(len(np.unique(labels[fold != f])) < len(enough) for f in range(FOLDS)):
-        return Estimate(math.nan, method="the groups of some class fall into one fold")
-    x = brightness_statistics(images)
-    told = np.empty_like(labels)
+        return Interval(math.nan, method="the groups of some class fall into one fold")
+    x, told = brightness_statistics(images), np.empty_like(labels)
     for f in range(FOLDS):
-        model = make_pipeline(
-            StandardScaler(),
-            PolynomialFeatures(2, include_bias=False),
-            StandardScaler(),
-            RidgeClassifier(alpha=1.0, class_weight="balanced"),
-        )
+        squares = PolynomialFeatures(2, include_bias=False)
+        ridge = RidgeClassifier(alpha=1.0, class_weight="balanced")
+        model = make_pipeline(StandardScaler(), squares, StandardScaler(), ridge)
         told[fold == f] = model.fit(x[fold != f], labels[fold != f]).predict(x[fold == f])
     return _accuracy(told == labels, labels, groups)
 
 
-def brightness_statistics(images: ImageSet) -> np.ndarray:
-    """float64 (n, 7), the columns STATISTICS, in grey levels 0 to 255; color is made grey first.
+def brightness_statistics(images) -> np.ndarray:
+    """float64 (n, 7) in grey levels: mean, deviation, 10, 50 and 90 % percentiles, border mean, border deviation.
 
     A percentile is the smallest grey level that as many pixels do not exceed. The border is a ring of 1/16 of the
-    shorter side, at least one pixel.
+    shorter side, at least one pixel. Color is made grey first.
     """
+    from intrinsic.images.matching import grey
+
     pixels = images.images if images.channels == 1 else grey(images.images)
     height, width = images.size
     ring, thick = np.ones((height, width), dtype=bool), max(1, min(height, width) // 16)
@@ -383,39 +310,35 @@ def brightness_statistics(images: ImageSet) -> np.ndarray:
     return np.column_stack([*_moments(levels), *percentiles, *_moments(border)])
 
 
-def nearest_accuracy(near, groups) -> tuple[Estimate, Estimate, Estimate]:
+def nearest_accuracy(near, groups) -> tuple[Interval, Interval, Interval]:
     """Balanced accuracy of the label of the nearest image, of the nearest one of another group, and their difference.
 
-    near    Neighbors with labels, no group left out
-    groups  int (n,): patients, or families of near-duplicates
     Where images of a group share their label, the nearest image tells it by knowing the patient: the accuracy falls
-    once the group is left out. Images of classes of fewer than FOLDS groups are neighbors, but are not told; NaN with
-    the reason as method where fewer than two classes are left.
+    once the group is left out. Images of classes of fewer than FOLDS groups are neighbors, but are not told.
     """
     enough = _enough(near.labels, groups)
     if len(enough) < 2:
-        return (Estimate(math.nan, method=TOO_FEW),) * 3
+        return (Interval(math.nan, method=TOO_FEW),) * 3
     groups = np.unique(groups, return_inverse=True)[1]
-    index = near.nearest(min(LISTS, near.n - 1))[1]
+    index = near.nearest(min(K, near.n - 1))[1]
     other = groups[index] != groups[:, None]
     apart = index[np.arange(near.n), other.argmax(axis=1)]
     inside = ~other.any(axis=1)  # all in the lists are of the image's own group
     if inside.any():
-        apart[inside] = neighbors.neighbors(near.points, 1, group=groups, exclude_group=True).indices[inside, 0]
+        apart[inside] = neighbors(near.points, 1, group=groups, exclude_group=True).indices[inside, 0]
     chosen = np.isin(near.labels, enough)
     hit, hit_apart = (near.labels[to[chosen]] == near.labels[chosen] for to in (index[:, 0], apart))
     labels = np.unique(near.labels[chosen], return_inverse=True)[1]
     own, told_by, apart_by = groups[chosen], groups[index[chosen, 0]], groups[apart[chosen]]
     value, se, t = _clustered(hit.astype(float) - hit_apart, labels, own, apart_by)
     half = t * se if se > NO_ERROR else t**2 / (_counted(labels, own) + t**2)
-    drop = Estimate(value, max(-1, value - half), min(1, value + half))
+    drop = Interval(value, max(-1, value - half), min(1, value + half))
     return _accuracy(hit, labels, own, told_by), _accuracy(hit_apart, labels, own, apart_by), drop
 
 
 def _enough(labels, groups):
     """Labels that FOLDS groups or more have."""
-    pairs = np.unique([labels, groups], axis=1)[0]
-    values, each = np.unique(pairs, return_counts=True)
+    values, each = np.unique(np.unique([labels, groups], axis=1)[0], return_counts=True)
     return values[each >= FOLDS]
 
 
@@ -446,7 +369,7 @@ def _accuracy(hit, labels, groups, others=None):
     effective = value * (1 - value) / se**2 if se > NO_ERROR else _counted(labels, groups)
     middle = (value + t**2 / (2 * effective)) / (1 + t**2 / effective)
     half = t / (1 + t**2 / effective) * math.sqrt(value * (1 - value) / effective + t**2 / (4 * effective**2))
-    return Estimate(value, max(0.0, middle - half), min(1.0, middle + half))
+    return Interval(value, max(0.0, middle - half), min(1.0, middle + half), n=len(hit))
 
 
 def _counted(labels, groups):
@@ -500,7 +423,10 @@ def _spread(images):
 
 
 def _copies(images, found):
-    """(kind, first, copy, 0.0) of each image after the first of its copies."""
+    """(kind, first, copy, 0.0) of each image after the first of its copies.
+
+    A copy is shown with the first of its label, or with the first of all where its label is new among them.
+    """
     for copies in found.same_label + found.conflicting:
         first = {}
         for one in copies:
@@ -523,6 +449,8 @@ def _split_groups(groups, kept, rows, unit):
 
 def _unreachable(images, groups, seed):
     """The SIZES that images.split refuses, and why it refuses the first of them."""
+    from intrinsic.images.splits import reachable
+
     why = {}
 
     def refused(n):
@@ -536,78 +464,45 @@ def _unreachable(images, groups, seed):
     return SIZES[first:], why[SIZES[first]].removeprefix(f"{images.name}: ")
 
 
-# ----------------------------------------------------------------------------------------------- tables
-
-
 def _table(images, groups, flagged):
-    """The flagged rows (kind, index, index or -1, distance) and the unreadable files as a DataFrame with COLUMNS."""
+    """One dict with COLUMNS for each flagged (kind, index, index or -1, distance), and for each unreadable file."""
     names = [f"image {i}" for i in range(len(images))] if images.paths is None else images.paths
-    label = np.array(images.classes, dtype=object)[images.labels]
     seen, out = set(), []
     for kind, i, j, distance in flagged:
         pair = (min(i, j), max(i, j))
         if j >= 0 and pair in seen:
             continue
         seen.add(pair)
-        row = {"kind": kind, "distance": distance, "note": ""}
-        for side, one in (("first", i), ("second", j)):
+        row = dict.fromkeys(COLUMNS, "") | {"kind": kind, "distance": None if math.isnan(distance) else float(distance)}
+        for side, one in (("first", int(i)), ("second", int(j))):
             if one >= 0:
-                row |= {side: names[one], f"{side}_label": label[one], f"{side}_index": int(one)}
-                row |= {} if groups is None else {f"{side}_group": int(groups[one])}
+                row |= {side: names[one], f"{side}_label": images.classes[images.labels[one]], f"{side}_index": one}
+                row |= {} if groups is None else {f"{side}_group": groups[one].item()}
         out.append(row)
-    out += [{"kind": UNREADABLE, "first": path, "note": reason} for path, reason in images.unreadable]
-    table = pd.DataFrame(out, columns=list(COLUMNS))
-    whole = [f"{side}_{what}" for side in ("first", "second") for what in ("group", "index")]
-    text = ["kind", "first", "second", "first_label", "second_label", "note"]
-    return table.astype({**dict.fromkeys(whole, "Int64"), **dict.fromkeys(text, object), "distance": float}).fillna(
-        dict.fromkeys(text, "")
-    )
+    empty = dict.fromkeys(COLUMNS, "") | {"kind": UNREADABLE, "distance": None}
+    return (*out, *(empty | {"first": path, "note": reason} for path, reason in images.unreadable))
 
 
-def replaceable(path) -> Path:
-    """The path of a table that may be written: none is there, or an empty one, or one of flagged rows.
+def write_csv(flagged, path) -> None:
+    """Write flagged rows to a CSV file (UTF-8), whole or not at all; another table under that name is left alone.
 
-    Raises as records.writable, and BadOutput where another table would be lost, such as that of the labels.
+    A text that begins with = + - @, a tab or a line break could run as a formula where a spreadsheet opens the file, so
+    an apostrophe is put before it.
     """
-    path = records.writable(path, ".csv")
+    path = Path(path).expanduser()
     if path.exists():
         with open(path, encoding="utf-8", errors="replace", newline="") as file:
             header = next(csv.reader(file), [])
         if header and tuple(header) != COLUMNS:
-            raise records.BadOutput(
-                f"{path} holds another table than one of flagged images, and would be lost: name another file"
-            )
-    return path
-
-
-def write_csv(flagged: pd.DataFrame, path) -> None:
-    """Write flagged rows to a CSV file (UTF-8), whole or not at all.
-
-    A text that begins with = + - @, a tab or a line break could run as a formula where a spreadsheet opens the file, so
-    an apostrophe is put before it. Raises as `replaceable`: the file ends in .csv, holds no other table, and its folder
-    exists.
-    """
-    path = replaceable(path)
-    plain = flagged.copy()
-    for column in plain.select_dtypes(exclude="number"):
-        plain[column] = ["'" + text if text[:1] in tuple("=+-@\t\r\n") else text for text in plain[column].map(str)]
+            raise ValueError(f"{path} holds another table, which would be lost: name another file")
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
-        options = {"encoding": "utf-8", "errors": "backslashreplace", "quoting": csv.QUOTE_NONNUMERIC}
-        plain.to_csv(draft, index=False, lineterminator="\n", **options)
+        with open(draft, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            for row in flagged:
+                cells = (row[column] for column in COLUMNS)
+                writer.writerow(["'" + c if isinstance(c, str) and c[:1] in tuple("=+-@\t\r\n") else c for c in cells])
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _shown(value: Estimate) -> str:
-    if math.isnan(value):
-        return "not measured"
-    return f"{value:.2f}" + ("" if math.isnan(value.low) else f" [{value.low:.2f}, {value.high:.2f}]")
-
-
-def _plain(value: Estimate) -> dict:
-    """An Estimate for JSON, with the reason where there is none."""
-    if math.isnan(value):
-        return {"value": None, "low": None, "high": None, "reason": value.method}
-    return {"value": float(value), "low": value.low, "high": value.high}

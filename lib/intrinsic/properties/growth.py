@@ -1,0 +1,228 @@
+"""How label sharpness grows with the number of images, and the dimension that predicts it.
+
+If pairs of different classes within r have probability gamma r^D as r falls, the closest of the M^2 cross pairs of M
+images a class is at a distance of Gamma(1 + 1/D) (gamma M^2)^(-1/D) in the mean, so K_F grows as M^(2/D). Where labels
+have nothing to do with position, D is the dimension d of the images. Where classes touch along a boundary, D = d + 1.
+Where they are a gap apart, there is no D, and K_F has a limit.
+"""
+
+import math
+
+import numpy as np
+
+from intrinsic.properties.interval import Interval, class_halves, degrees, half_sample
+from intrinsic.properties.neighbors import BadPoints
+from intrinsic.properties.pairs import PAIRS, Lookup, closest_pairs
+from intrinsic.properties.sharpness import _all_pairs, _codes, _endpoint, _own, _parts, lookup_of
+
+LEAST_PAIRS = 20  # below which no dimension is estimated
+
+
+def growth(x, y=None, per_class=None, draws=25, seed=0):
+    """Tabulate mean label sharpness against M, the number of images a class.
+
+    Parameters
+    ----------
+    x, y
+        As for label_sharpness.
+    per_class : list of int, optional
+        The M; by default M doubles from 16 to the size of the smallest class.
+    draws, seed : int
+        Balanced draws at each M, those of mean_sharpness.
+
+    Returns
+    -------
+    (array, array)
+        M (int64) and K_F(M) (float64), per unit of L2 distance.
+
+    Raises
+    ------
+    BadPoints, images.TooFewImages
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).random((1024, 2)), np.arange(1024) % 2
+    >>> m, k_f = growth(x, y)
+    >>> m, bool(np.all(np.diff(k_f) > 0))
+    (array([ 16,  32,  64, 128, 256, 512]), True)
+    """
+    from intrinsic.images.splits import balanced_draws
+
+    points, y, _ = _parts(x, y, None)
+    codes = _codes(y)
+    least = int(np.bincount(codes).min())
+    per_class = [2**e for e in range(4, least.bit_length())] if per_class is None else per_class
+    if np.ndim(per_class) != 1 or np.size(per_class) == 0:
+        raise BadPoints(f"the smallest class has {least} images and per_class={per_class} holds no M: give a list of M")
+    chosen = [balanced_draws(codes, m, draws, seed) for m in per_class]
+    look = lookup_of(x, points, y)
+    return np.array(per_class, dtype=np.int64), np.array([np.mean([look.at(c)[0] for c in d]) for d in chosen])
+
+
+def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group=None, seed=0) -> Interval:
+    """Fit the slope of mean log K_F(M) on log M.
+
+    Parameters
+    ----------
+    x, y, group, seed
+        As for label_sharpness.
+    per_class : list of int, optional
+        The M; by default a quarter of the smallest class, halved up to four times as long as 8 are left. Larger draws
+        share most of their pairs.
+    draws : int
+        Nested draws: in each, the images of M are among those of 2M.
+    interval : bool
+        False leaves low and high NaN.
+
+    Returns
+    -------
+    Interval
+        With facts per_class, log_k_f (the means) and closest (1 / K_F of all pairs). The 95 % interval is for the
+        expectation of this slope at these M. In half-samples M is halved too, which leaves the law of K_F(M), hence
+        the variance of the slope, as it is where classes overlap.
+
+    Raises
+    ------
+    BadPoints
+        Fewer than 64 images a class without per_class, or copies with different labels.
+    """
+    points, y, group = _parts(x, y, group)
+    codes = _codes(y)
+    least = int(np.bincount(codes).min())
+    if per_class is None and least < 64:
+        raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
+    per_class = [least // 4 >> e for e in range(5) if least // 4 >> e >= 8] if per_class is None else per_class
+    sizes = np.unique(np.array(per_class, dtype=np.int64))
+    if not codes.any():
+        facts = {"n": points.n, "per_class": sizes, "log_k_f": np.array([]), "closest": math.inf}
+        return Interval(0.0, 0.0, 0.0, "all labels are equal", **facts)
+    if len(sizes) < 2 or sizes[0] < 2 or sizes[-1] > least:
+        raise BadPoints(f"per_class={list(per_class)} holds no two M from 2 to {least}, the smallest class: give others")
+    pairs = _all_pairs(x, points, y)
+    if not math.isfinite(pairs.sharpness[0]):
+        raise BadPoints("copies with different labels make log K_F infinite: use images.drop_duplicates(conflicting=True)")
+    look = Lookup(points, codes, pairs)
+    logs = _mean_logs(look, np.ones(points.n, dtype=bool), sizes, draws, seed)
+    fewer, freedom, both = np.maximum(sizes // 2, 1), degrees(points.n, group), np.empty((0, 2))
+    if interval and (points.n if group is None else int(group.max()) + 1) >= 4:
+        halves = class_halves(y, group, seed)
+        both = [[_mean_logs(look, side, fewer, draws, seed + 1) for side in (half, ~half)] for half in halves]
+        both = np.array([[log_slope(fewer, one) for one in sides] for sides in both])
+    facts = {"n": points.n, "per_class": sizes, "log_k_f": logs, "closest": float(pairs.distance[0])}
+    method = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
+    return half_sample(log_slope(sizes, logs), both, freedom, relative=False, spread=2, method=method, **facts)
+
+
+def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0) -> Interval:
+    """Estimate D, the slope of log C_x(r) on log r, where C_x(r) is the share of cross-class pairs within r.
+
+        1 / D = mean over the closest cross pairs of log( R / r ) ,    R the distance of the last of them
+
+    Parameters
+    ----------
+    x, y, group, seed
+        As for label_sharpness. Pairs within a group do not count: two slices of a scan are near for another reason.
+    pairs : int
+        Cross pairs within R. Fewer reach smaller distances, with a wider interval.
+    interval : bool
+        False leaves low and high NaN.
+
+    Returns
+    -------
+    Interval
+        With facts exponent (an Interval, 2/D, of K_F in M), radius (R), pairs, gamma (C_x(r) = gamma r^D) and gap.
+        NaN with the reason as method where the closest pairs show a gap between the classes, of at least `gap`, or
+        where there are fewer than 20 pairs. The interval is from half-samples at the same radius.
+
+    Raises
+    ------
+    BadPoints
+        Copies with different labels.
+
+    References
+    ----------
+    Grassberger & Procaccia 1983; the estimator: Takens 1985; a gap: Fisher 1929, as in sharpness_limit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).random((2000, 2)), np.arange(2000) % 2
+    >>> found = cross_dimension(x, y)
+    >>> found.low < 2 < found.high, round(found.exponent, 1)
+    (True, 1.0)
+    """
+    points, y, group = _parts(x, y, group)
+    codes, count = _codes(y), pairs
+    listed = x.pairs if _own(x, y) else closest_pairs(points, y, count=max(PAIRS, 4 * count))
+    if group is not None:
+        listed = listed.part(group[listed.i] != group[listed.j])
+    listed = listed.part(slice(0, count + 1))
+    if len(listed) and listed.distance[0] == 0:
+        raise BadPoints("copies with different labels make C_x(0) positive: use images.drop_duplicates(conflicting=True)")
+    if len(listed) <= LEAST_PAIRS:
+        return _without(f"{len(listed)} cross pairs are listed, and more than {LEAST_PAIRS} are needed", points.n)
+    gap = _endpoint(listed.distance[: LEAST_PAIRS * 5 + 1])
+    if gap > 0:
+        return _without(f"classes are a gap of at least {gap:.3g} apart: K_F has a limit", points.n, gap)
+    radius = float(listed.distance[-1])
+    size = np.bincount(codes)
+    weight = 1.0 / (size[codes[listed.i]] * size[codes[listed.j]])
+    logs = np.log(radius / listed.distance)
+
+    def slope(inside):
+        chosen = inside[listed.i] & inside[listed.j]
+        return (weight[chosen].sum() / (weight * logs)[chosen].sum()) if chosen.sum() > 1 else math.nan
+
+    value = float(slope(np.ones(points.n, dtype=bool)))
+    halves = class_halves(y, group, seed) if interval else []
+    both = np.array([[slope(half), slope(~half)] for half in halves]).reshape(-1, 2)
+    classes = len(size) * (len(size) - 1) / 2
+    facts = {"n": points.n, "radius": radius, "pairs": len(listed), "gap": 0.0}
+    facts["gamma"] = float(weight.sum() / classes * radius**-value)
+    found = half_sample(value, both, degrees(points.n, group), method=f"{len(listed)} closest cross pairs", **facts)
+    found.exponent = Interval(2 / found, 2 / found.high, 2 / found.low, f"2/D, {found.method}", points.n)
+    return found
+
+
+def predicted_sharpness(dimension, per_class):
+    """K_F at M images a class by the law of cross pairs: (gamma M^2)^(1/D) / Gamma(1 + 1/D), D of cross_dimension."""
+    m = np.asarray(per_class, dtype=float)
+    return (dimension.gamma * m**2) ** (1 / float(dimension)) / math.gamma(1 + 1 / float(dimension))
+
+
+def labels_by_lot(labels, group=None, seed=0):
+    """Labels that say nothing of position: in each group (or image) the classes change names by a random permutation.
+
+    Two images of a group differ in label after it if they did before. Classes come out about alike in size.
+    """
+    classes, codes = np.unique(np.asarray(labels), return_inverse=True)
+    unit = np.arange(len(codes)) if group is None else np.unique(np.asarray(group), return_inverse=True)[1]
+    names = np.random.default_rng(seed).random((int(unit.max()) + 1, len(classes))).argsort(axis=1)
+    return classes[names[unit, codes]]
+
+
+def log_slope(sizes, logs):
+    """Slope of the least-squares line of logs against log sizes."""
+    centered = np.log(sizes) - np.log(sizes).mean()
+    return float(centered @ logs / (centered @ centered))
+
+
+def _without(why, n, gap=0.0):
+    nothing = Interval(math.nan, method=why, n=n)
+    return Interval(math.nan, method=why, n=n, exponent=nothing, radius=math.nan, pairs=0, gamma=math.nan, gap=gap)
+
+
+def _mean_logs(look, inside, sizes, draws, seed):
+    """Mean log K_F over nested draws of M images a class within a subset, for each M of `sizes`."""
+    members = [np.flatnonzero(inside & (look.codes == c)) for c in range(look.codes.max() + 1)]
+    if sum(len(m) > 0 for m in members) < 2:
+        return np.full(len(sizes), math.nan)
+    total = np.zeros(len(sizes))
+    for draw in range(draws):
+        rng, rank = np.random.default_rng([seed, draw]), np.full(len(inside), len(inside))
+        for m in members:
+            rank[m] = rng.permutation(len(m))
+        with np.errstate(divide="ignore"):
+            total += np.log(look.nested(rank, sizes))
+    return total / draws

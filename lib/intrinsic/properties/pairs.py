@@ -1,0 +1,220 @@
+"""The closest pairs of points with different labels, or with equal ones, as a list; and lookups of subsets in it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from intrinsic.properties.neighbors import Buffers, Neighbors, as_labels, blocks_of, device_of, tile_of
+from intrinsic.properties.products import as_points, full_precision
+from intrinsic.properties.selection import Side, _difference, collect, compiled
+
+PAIRS = 200_000  # pairs that are listed, at least
+MOST_DIRECT = 2_000  # points up to which differences find a closest pair
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of points, the closest first, equal ones in order of i, then j.
+
+    i, j       int64 (m,), i < j
+    distance   float64 (m,)
+    sharpness  float64 (m,), 1 / distance
+    complete   True if these are all pairs of the kind
+    """
+
+    i: np.ndarray
+    j: np.ndarray
+    distance: np.ndarray
+    sharpness: np.ndarray
+    complete: bool
+
+    def __len__(self):
+        return len(self.i)
+
+    def part(self, rows):
+        """Some of these pairs, by a mask or indices."""
+        return Pairs(self.i[rows], self.j[rows], self.distance[rows], self.sharpness[rows], self.complete)
+
+
+def closest_pairs(x, labels=None, *, same=False, count=None, rows=None, progress=False) -> Pairs:
+    """The `count` (at least 200,000 and 20 n, or all) closest pairs with different labels, as Pairs.
+
+    x        as for neighbors; a Neighbors spares the products where it has kept them
+    labels   one a point, by default those of x
+    same     pairs with equal labels instead
+    rows     indices of the points to look at, all by default; i and j are indices of x in any case
+    """
+    points = as_points(x)
+    labels = as_labels(x.labels if labels is None and hasattr(x, "labels") else labels, points.n)
+    count = max(PAIRS, 20 * points.n) if count is None else count
+    if rows is not None:
+        rows = np.unique(rows)
+        found = closest_pairs(points.take(rows), labels[rows], same=same, count=count)
+        return Pairs(rows[found.i], rows[found.j], found.distance, found.sharpness, found.complete)
+    codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+    side = Side(np.arange(points.n), np.empty(0), codes)
+    device, kept = (x._device, x._kept) if isinstance(x, Neighbors) else (device_of("auto"), None)
+    squared, i, j, complete = _closest(points, side, same, count, device, kept, progress)
+    distance = points.distance(squared)
+    order = _ascending(distance, i, j)
+    distance = distance[order]
+    with np.errstate(divide="ignore"):
+        return Pairs(i[order], j[order], distance, 1 / distance, complete)
+
+
+def _closest(points, side, same, count, device, kept, progress):
+    """Squared distances, i, j of the closest pairs, and whether these are all.
+
+    A pair of floats that is not proposed has a score of at least the limit of the proposals, so those below it are
+    certain; should they be too few, more are proposed, and then by float64.
+    """
+    with full_precision():
+        for route in points.routes(device):
+            for wanted in (count,) if route.exact else (count + max(64, count // 8), 4 * count + 1000, 32 * count + 10_000):
+                squared, i, j, limit = _collected(route, side, same, wanted, kept, progress)
+                if route.exact or not len(i):
+                    return squared, i, j, limit == np.inf
+                squared = points.differences(i, j)
+                known = squared < (np.inf if limit == np.inf else route.lower(np.array(limit)))
+                if limit == np.inf or known.sum() >= count:
+                    known = np.flatnonzero(known)
+                    known = known[_smallest(squared[known], i[known], j[known], count)]
+                    return squared[known], i[known], j[known], limit == np.inf and len(squared) <= count
+            kept = None
+    best = _smallest(squared, i, j, count)  # so many are at one distance that float64 products cannot order them
+    return squared[best], i[best], j[best], False
+
+
+def _ascending(distance, i, j):
+    """np.lexsort((j, i, distance)), which sorts i and j only among equals."""
+    order = np.argsort(distance)
+    ranked, tied = distance[order], np.zeros(len(order) + 1, dtype=bool)
+    tied[1:-1] = ranked[1:] == ranked[:-1]
+    places = np.flatnonzero(tied[:-1] | tied[1:])
+    some = order[places]
+    order[places] = some[np.lexsort((j[some], i[some], distance[some]))]
+    return order
+
+
+def _smallest(score, i, j, count):
+    """Which have the `count` smallest scores, in no order; equal ones by i, then j."""
+    if len(score) <= count:
+        return np.arange(len(score))
+    limit = np.partition(score, count - 1)[count - 1]
+    below, equal = np.flatnonzero(score < limit), np.flatnonzero(score == limit)
+    equal = equal[np.lexsort((j[equal], i[equal]))[: count - len(below)]]
+    return np.concatenate([below, equal])
+
+
+def _collected(route, side, same, count, kept, progress):
+    """(scores, i, j) of the `count` pairs with the smallest scores, and the largest score: infinite if all are listed."""
+    n = len(side.index)
+    whole = Side(side.index, route.norm, side.code)
+    blocks = blocks_of(route, n)
+    capacity = min(4 * count, n * (n - 1) // 2) + count + 2 * max(b.stop - b.start for b in blocks)
+    out, out_i, out_j = np.empty(capacity), np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64)
+    size, limit, buffer = 0, np.inf, Buffers()
+    parts = [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]]
+    for part in tqdm(parts, desc="pairs", unit="tile", disable=not progress):
+        tile = tile_of(route, *part, part, buffer, kept).cpu().numpy()
+        row, column = (whole.part(side) for side in part)
+        start, head = 0, (tile, row.norm, column.norm, row.index, column.index, row.code, column.code, same)
+        while start < len(tile):
+            size, start = collect(*head, limit, start, size, out, out_i, out_j)
+            if start < len(tile) or part == parts[-1]:
+                size, limit = _shortened(out, out_i, out_j, size, limit, count)
+    return out[:size].copy(), out_i[:size].copy(), out_j[:size].copy(), limit
+
+
+def _shortened(out, out_i, out_j, size, limit, count):
+    """Keep the `count` smallest of the first `size` scores; their new number and the largest of them."""
+    if size <= count:
+        return size, limit
+    near = _smallest(out[:size], out_i[:size], out_j[:size], count)
+    for column in (out, out_i, out_j):
+        column[: len(near)] = column[near]
+    return len(near), out[: len(near)].max()
+
+
+# -------------------------------------------------------------------------------------- the closest in subsets
+
+
+class Lookup:
+    """The closest pair within a subset: the first in a list of closest pairs that has both its ends there.
+
+    Where the list holds none, or where few points make it quicker, differences of coordinates decide.
+    """
+
+    def __init__(self, points, codes, pairs=None, same=False):
+        self.points, self.codes, self.pairs, self.same = points, codes, pairs, same
+
+    def __call__(self, inside):
+        """(sharpness, (i, j)) of the subset given by a mask; (0, None) where it has no such pair."""
+        count, n, pairs = int(np.count_nonzero(inside)), self.points.n, self.pairs
+        share = (count / n) ** 2
+        few = pairs is None or 4 * n**2 > count**4 * self.points.dimensions or len(pairs) * share < 3
+        if pairs is not None and (pairs.complete or not few or count > MOST_DIRECT):
+            m = _first(pairs.i, pairs.j, inside)
+            if m >= 0:
+                return float(pairs.sharpness[m]), (int(pairs.i[m]), int(pairs.j[m]))
+            if pairs.complete:
+                return 0.0, None
+        rows = np.flatnonzero(inside)
+        if count > MOST_DIRECT:
+            found = closest_pairs(self.points, self.codes, same=self.same, count=1, rows=rows)
+            return (float(found.sharpness[0]), (int(found.i[0]), int(found.j[0]))) if len(found) else (0.0, None)
+        squared, i, j = _direct(self.points.x, rows, self.codes[rows], self.same)
+        distance = float(self.points.distance(squared))
+        return (1 / distance if distance else float("inf"), (int(rows[i]), int(rows[j]))) if i >= 0 else (0.0, None)
+
+    def at(self, chosen):
+        """The same of a subset given by indices."""
+        inside = np.zeros(self.points.n, dtype=bool)
+        inside[chosen] = True
+        return self(inside)
+
+    def nested(self, rank, sizes):
+        """Sharpness of the points of rank below M, for each M of ascending sizes; 0 where there is no pair."""
+        at = np.full(len(sizes), -1)
+        if self.pairs is not None:
+            _nested(self.pairs.i, self.pairs.j, rank, sizes, at)
+        return np.array([self.pairs.sharpness[m] if m >= 0 else self(rank < s)[0] for m, s in zip(at, sizes, strict=True)])
+
+
+@compiled()
+def _first(i, j, inside):
+    for m in range(len(i)):
+        if inside[i[m]] and inside[j[m]]:
+            return m
+    return -1
+
+
+@compiled()
+def _nested(i, j, rank, sizes, at):
+    left = len(sizes)  # the largest subset is found first
+    for m in range(len(i)):
+        worst = max(rank[i[m]], rank[j[m]])
+        while left > 0 and worst < sizes[left - 1]:
+            left -= 1
+            at[left] = m
+        if left == 0:
+            return
+
+
+@compiled()
+def _direct(x, rows, codes, same):
+    """Squared distance and places of the closest pair of some rows; a sum that exceeds the best so far is given up."""
+    best, at_i, at_j, width = np.inf, -1, -1, x.shape[1]
+    for a in range(len(rows)):
+        for b in range(a + 1, len(rows)):
+            if (codes[a] == codes[b]) != same:
+                continue
+            total, start = 0.0, 0
+            while start < width and total < best:
+                stop = min(start + 64, width)
+                total += _difference(x[rows[a], start:stop], x[rows[b], start:stop])
+                start = stop
+            if total < best:
+                best, at_i, at_j = total, a, b
+    return best, at_i, at_j
