@@ -339,21 +339,26 @@ def _params(arguments):
 
 def _measure(arguments) -> int:
     from intrinsic import images
-    from intrinsic.properties.measurement import measure
+    from intrinsic.campaigns import records
+    from intrinsic.properties.measure import measure
+    from intrinsic.properties.soundness import write_csv
 
     _together(arguments, ("params", "unmatched"), "compare")
     source = _source(arguments, arguments.source)
-    facts = measure(
+    if arguments.flagged:
+        records.writable(arguments.flagged, ".csv")
+    found = measure(
         source,
         size=arguments.size,
         channels=arguments.channels,
         k=20 if arguments.k is None else arguments.k,
         per_class=250 if arguments.per_class is None else arguments.per_class,
-        flagged=arguments.flagged,
         pixel_range=arguments.pixel_range or "stored",
         progress=not arguments.json,
     )
-    compared, why = None, ""
+    if arguments.flagged:
+        write_csv(found.soundness.flagged, arguments.flagged)
+    facts, compared, why = found.to_dict(), None, ""
     if arguments.compare:
         try:
             facts["compared"] = compared = _compare(arguments, source)
@@ -364,39 +369,9 @@ def _measure(arguments) -> int:
     if arguments.json:
         print(json.dumps(facts, allow_nan=False))
         return _said(why)
-    shape = " x ".join(map(str, facts["shape"]))
-    print(f"{facts['name']}: {facts['n']} images of {shape}")
-    counts = [f"{_line(name)} {n}" for name, n in facts["classes"].items()]
-    more = f", and {len(counts) - SHOWN} more" if len(counts) > SHOWN else ""
-    print("  classes          " + ", ".join(counts[:SHOWN]) + more)
-    d, sharp = facts["d_data"], facts["label_sharpness"]
-
-    def show(v, digits):
-        if v["value"] is None:
-            return "not measured: the estimate is not finite"
-        if v["low"] is None or v["high"] is None:
-            return f"{v['value']:.{digits}f}"
-        return f"{v['value']:.{digits}f}   [{v['low']:.{digits}f}, {v['high']:.{digits}f}]"
-
-    print(f"  d_data, MLE      {show(d['mle'], 2)}   (k = {d['mle']['k']})")
-    print(f"  d_data, TwoNN    {show(d['twonn'], 2)}")
-    if sharp["value"] is None:
-        print(f"  K_F, all pairs   infinite; {sharp['value_without_conflicts']:.4f} without the conflicting images")
-    else:
-        print(f"  K_F, all pairs   {show(sharp, 4)}   {sharp['unit']}")
-    print(f"  K_F at M = {sharp['at_m']['per_class']:<5} {show(sharp['at_m'], 4)}   mean over 25 balanced draws")
-    _show_sharpness(sharp, show)
-    print("  sharpest pairs (the most similar images with different labels)")
-    for pair in facts["sharpest_pairs"]:
-        names = " | ".join(
-            f"{_line(one.get('path', '#' + str(one['index'])))} ({_line(one['label'])})" for one in pair["images"]
-        )
-        print(f"    {pair['sharpness']:.4f}   distance {pair['distance']:.3f}   {names}")
-    _show_soundness(facts["soundness"])
+    print(found)
     if arguments.flagged:
         print(f"  flagged          {sum(facts['soundness']['flagged'].values())} rows in {arguments.flagged}")
-    for warning in facts["warnings"]:
-        print(f"  warning: {warning}")
     for path, reason in facts["unreadable"][:SHOWN]:
         print(f"    {_line(path)}: {_line(reason)}")
     if compared is not None:
@@ -475,61 +450,6 @@ def _show_compared(compared: dict) -> None:
     for why in dict.fromkeys(why for _, why in compared["left_out"]):
         print(f"    left out: {', '.join(name for name, one in compared['left_out'] if one == why)}: {why}")
     print(f"    drawn in {compared['picture']}")
-
-
-def _show_sharpness(sharp: dict, show) -> None:
-    """The lines on quantiles, control, growth, limit and class pairs."""
-    for q in sharp["quantiles"]:
-        within = f"{q['quantile']:.0%} of images have another label within {q['distance']:.3g}"
-        name = f"K_F, q = {q['quantile']:.0%}"
-        print(f"  {name:<16} {show(q, 4)}   {within}")
-    control = sharp["same_label_control"]
-    if control["value"] is not None:
-        print(f"  same label       {show(control, 4)}   1 / smallest distance within a label")
-    if control["ratio"]["value"] is not None:
-        print(f"  K_F / same label {show(control['ratio'], 3)}   near 1: labels keep no distance")
-    growth, law, limit = sharp["growth_exponent"], sharp["growth_law"], sharp["limit"]
-    if growth["value"] is not None:
-        print(f"  growth with M    {law['sentence'] or law['reason']}")
-    else:
-        print(f"  growth with M    not measured: {growth['reason']}")
-    top = f"at most {limit['value']:.4f} (95 %)" if limit["identified"] else f"not identified: {limit['reason']}"
-    print(f"  limit of 1/gap   {top}")
-    if sharp["ordered"]:
-        print(f"  K_F of grades    {show(sharp['ordered'], 4)}   differences of grades count")
-    if sharp["class_pairs"]:
-        names, matrix = sharp["class_pairs"]["classes"], sharp["class_pairs"]["sharpness"]
-        found = [
-            (math.inf if matrix[a][b] is None else matrix[a][b], names[a], names[b])
-            for a in range(len(names))
-            for b in range(a)
-        ]
-        top = ", ".join(f"{a} | {b} {value:.4f}" for value, a, b in sorted(found, reverse=True)[:3])
-        print(f"  sharpest classes {top}")
-
-
-def _show_soundness(sound: dict) -> None:
-    """The lines on near-duplicates, brightness, nearest images and training sizes."""
-
-    def show(name, v, what):
-        value = f"not measured: {v.get('reason')}"
-        if v["value"] is not None:
-            value = f"{v['value']:.2f}   [{v['low']:.2f}, {v['high']:.2f}]"
-        print(f"  {name:<16} {value}   {what}")
-
-    near, nearest, known = sound["near_duplicates"], sound["nearest"], sound["groups"] is not None
-    across = {key: sum(p["pairs"] for p in near["pairs"] if p[key] is False) for key in ("same_label", "same_group")}
-    counted = f"{across['same_label']} pairs of two classes"
-    counted += f", {across['same_group']} of two groups" if known else ""
-    print(f"  near-duplicates  {near['images']} of {sound['distinct']} images have one; {counted}")
-    chance = "" if sound["shortcut"]["value"] is None else f": balanced accuracy, chance is {sound['chance']:.2f}"
-    show("brightness", sound["shortcut"], f"and border alone{chance}")
-    show("nearest image", nearest["by_image"], "balanced accuracy of its label")
-    what = "of another group" if known else "that is no near-duplicate; patients are unknown"
-    show("the same, apart", nearest["by_group"], f"the nearest {what}")
-    if sound["unreachable"]["n_train"]:
-        print(f"  training sizes   N = {sound['unreachable']['n_train'][0]} and above cannot be reached: "
-              f"{sound['unreachable']['reason']}")  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------- forecast

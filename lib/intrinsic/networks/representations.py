@@ -11,6 +11,7 @@ from torch import nn
 
 from intrinsic.networks import models
 from intrinsic.properties import dimension
+from intrinsic.properties.interval import Interval
 from intrinsic.properties.neighbors import neighbors
 
 COLUMNS = 256  # of a random linear map, drawn at a time: part of what a seed means
@@ -27,15 +28,15 @@ class LayerDimension:
     """Estimated dimensions of the activations of one layer.
 
     width        numbers an image
-    mle, twonn   dimension.Estimate, or None with a reason
+    mle, twonn   Interval, or None with a reason
     others       by the name of scikit-dimension's estimator, likewise
     reasons      why a value is None, by its name
     """
 
     layer: str
     width: int
-    mle: dimension.Estimate | None
-    twonn: dimension.Estimate | None
+    mle: Interval | None
+    twonn: Interval | None
     others: dict = field(default_factory=dict)
     reasons: dict = field(default_factory=dict)
 
@@ -140,16 +141,13 @@ def dimensions(
 def points_dimension(layer: str, points, k: int, group=None, others=()) -> LayerDimension:
     """The estimates of one cloud of points, as LayerDimension under a name, from one pass over neighbors."""
     reserve = min(dimension.reserve(k), len(points) - 1)
-    near = neighbors(points, k, group=group, keep=False, reserve=reserve)
-    estimators = {
-        "mle": lambda: dimension.mle_dimension(near, k),
-        "twonn": lambda: dimension.twonn_dimension(near),
-    } | {name: lambda name=name: dimension.other_dimension(points, name) for name in others}
+    near = neighbors(points, k, group=group, reserve=reserve)
+    estimators = {"mle": lambda: dimension.mle_dimension(near, k), "twonn": lambda: dimension.twonn_dimension(near)}
     values, reasons = {}, {}
     for name, estimator in estimators.items():
         try:
             values[name] = estimator()
-        except (dimension.DuplicatePoints, dimension.EstimatorFailed) as error:
+        except dimension.DuplicatePoints as error:
             values[name], reasons[name] = None, str(error)
     return LayerDimension(layer, points.shape[1], values.pop("mle"), values.pop("twonn"), values, reasons)
 

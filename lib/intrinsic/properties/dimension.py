@@ -132,7 +132,9 @@ def twonn_dimension(x, discard=0.1, *, interval=True, group=None, seed=0) -> Int
     return _estimate(near, 2, _line(discard), interval, seed, title, estimator="twonn", discard=discard)
 
 
-def mean_dimensions(x, y=None, *, per_class=250, draws=25, k=20, group=None, exclude_group=False, interval=True, seed=0):
+def mean_dimensions(
+    x, y=None, *, per_class=250, draws=25, k=20, group=None, exclude_group=False, interval=True, seed=0
+):
     """Average both estimates over seeded balanced draws of M images a class, which makes sets of any size comparable.
 
     Parameters

@@ -13,9 +13,11 @@ import numpy as np
 from intrinsic.properties.interval import Interval, class_halves, degrees, half_sample
 from intrinsic.properties.neighbors import BadPoints
 from intrinsic.properties.pairs import PAIRS, Lookup, closest_pairs
-from intrinsic.properties.sharpness import _all_pairs, _codes, _endpoint, _own, _parts, lookup_of
+from intrinsic.properties.sharpness import _all_pairs, _codes, _own, _parts, lookup_of
 
 LEAST_PAIRS = 20  # below which no dimension is estimated
+RISES = 1.1  # ratio of slopes at small and large radii, lower limit, from which there is no one slope
+CONFLICT = "copies with different labels are at distance 0: drop them with drop_duplicates(conflicting=True)"
 
 
 def growth(x, y=None, per_class=None, draws=25, seed=0):
@@ -98,10 +100,10 @@ def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group
         facts = {"n": points.n, "per_class": sizes, "log_k_f": np.array([]), "closest": math.inf}
         return Interval(0.0, 0.0, 0.0, "all labels are equal", **facts)
     if len(sizes) < 2 or sizes[0] < 2 or sizes[-1] > least:
-        raise BadPoints(f"per_class={list(per_class)} holds no two M from 2 to {least}, the smallest class: give others")
+        raise BadPoints(f"per_class={list(per_class)} holds no two M from 2 to {least}, the smallest class")
     pairs = _all_pairs(x, points, y)
     if not math.isfinite(pairs.sharpness[0]):
-        raise BadPoints("copies with different labels make log K_F infinite: use images.drop_duplicates(conflicting=True)")
+        raise BadPoints(CONFLICT)
     look = Lookup(points, codes, pairs)
     logs = _mean_logs(look, np.ones(points.n, dtype=bool), sizes, draws, seed)
     fewer, freedom, both = np.maximum(sizes // 2, 1), degrees(points.n, group), np.empty((0, 2))
@@ -132,8 +134,8 @@ def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0)
     -------
     Interval
         With facts exponent (an Interval, 2/D, of K_F in M), radius (R), pairs, gamma (C_x(r) = gamma r^D) and gap.
-        NaN with the reason as method where the closest pairs show a gap between the classes, of at least `gap`, or
-        where there are fewer than 20 pairs. The interval is from half-samples at the same radius.
+        NaN with the reason as method where the slope clearly rises as r falls, as it does where classes are a gap
+        apart (then `gap` is the smallest distance seen), or where there are fewer than 20 pairs. The interval is from half-samples at the same radius.
 
     Raises
     ------
@@ -142,7 +144,7 @@ def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0)
 
     References
     ----------
-    Grassberger & Procaccia 1983; the estimator: Takens 1985; a gap: Fisher 1929, as in sharpness_limit.
+    Grassberger & Procaccia 1983; the estimator: Takens 1985.
 
     Examples
     --------
@@ -159,28 +161,35 @@ def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0)
         listed = listed.part(group[listed.i] != group[listed.j])
     listed = listed.part(slice(0, count + 1))
     if len(listed) and listed.distance[0] == 0:
-        raise BadPoints("copies with different labels make C_x(0) positive: use images.drop_duplicates(conflicting=True)")
+        raise BadPoints(CONFLICT)
     if len(listed) <= LEAST_PAIRS:
         return _without(f"{len(listed)} cross pairs are listed, and more than {LEAST_PAIRS} are needed", points.n)
-    gap = _endpoint(listed.distance[: LEAST_PAIRS * 5 + 1])
-    if gap > 0:
-        return _without(f"classes are a gap of at least {gap:.3g} apart: K_F has a limit", points.n, gap)
-    radius = float(listed.distance[-1])
-    size = np.bincount(codes)
+    size, outer, inner = np.bincount(codes), len(listed), max(LEAST_PAIRS, len(listed) // 10)
     weight = 1.0 / (size[codes[listed.i]] * size[codes[listed.j]])
-    logs = np.log(radius / listed.distance)
 
-    def slope(inside):
+    def slopes(inside):
+        """The slope from all listed pairs, and from the closest tenth."""
         chosen = inside[listed.i] & inside[listed.j]
-        return (weight[chosen].sum() / (weight * logs)[chosen].sum()) if chosen.sum() > 1 else math.nan
+        sums = []
+        for m in (outer, inner):
+            w, r = weight[:m][chosen[:m]], listed.distance[:m][chosen[:m]]
+            total = (w * np.log(listed.distance[m - 1] / r)).sum()
+            sums.append(w.sum() / total if total > 0 else math.nan)
+        return sums
 
-    value = float(slope(np.ones(points.n, dtype=bool)))
-    halves = class_halves(y, group, seed) if interval else []
-    both = np.array([[slope(half), slope(~half)] for half in halves]).reshape(-1, 2)
+    value, near = slopes(np.ones(points.n, dtype=bool))
+    halves = class_halves(y, group, seed)
+    both = np.array([[slopes(half), slopes(~half)] for half in halves])
+    freedom = degrees(points.n, group)
+    rises = half_sample(near / value, both[..., 1] / both[..., 0], freedom)
+    if rises.low > RISES:
+        why = f"the slope of log C_x rises from {value:.3g} to {near:.3g} as r falls, as where classes are apart"
+        return _without(why, points.n, float(listed.distance[0]))
+    radius, both = float(listed.distance[-1]), both[..., 0] if interval else np.empty((0, 2))
     classes = len(size) * (len(size) - 1) / 2
     facts = {"n": points.n, "radius": radius, "pairs": len(listed), "gap": 0.0}
     facts["gamma"] = float(weight.sum() / classes * radius**-value)
-    found = half_sample(value, both, degrees(points.n, group), method=f"{len(listed)} closest cross pairs", **facts)
+    found = half_sample(value, both, freedom, method=f"{len(listed)} closest cross pairs", **facts)
     found.exponent = Interval(2 / found, 2 / found.high, 2 / found.low, f"2/D, {found.method}", points.n)
     return found
 

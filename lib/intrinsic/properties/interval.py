@@ -83,7 +83,7 @@ def half_sample(value, sides, freedom, *, relative=True, spread=4, method="", **
     sides      (splits, 2) values in both halves, of which splits with a value that is not finite are left out
     freedom    degrees of freedom of Student's t
     relative   the differences are those of logarithms, and the interval is value * exp(+- t se); else value +- t se
-    spread     se^2 = mean squared difference / spread: 4 where the variance goes as 1/n, 2 where it is the same in a half
+    spread     se^2 = mean squared difference / spread: 4 where variances go as 1/n, 2 where a half has the same
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         sides = np.log(sides) if relative else np.asarray(sides, dtype=float)

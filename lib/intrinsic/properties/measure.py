@@ -175,12 +175,22 @@ class Measured:
     def _facts(self, pair):
         """Index, label and path of images."""
         images, paths = self.images, self.images.paths
-        facts = [{"index": int(i), "label": images.classes[int(images.labels[i])]} for i in ([] if pair is None else pair)]
+        pair = () if pair is None else pair
+        facts = [{"index": int(i), "label": images.classes[int(images.labels[i])]} for i in pair]
         return [one if paths is None else {**one, "path": str(paths[one["index"]])} for one in facts] or None
 
 
 def measure(
-    images, labels=None, group=None, *, size=None, channels=None, pixel_range="stored", k=20, per_class=250, progress=False
+    images,
+    labels=None,
+    group=None,
+    *,
+    size=None,
+    channels=None,
+    pixel_range="stored",
+    k=20,
+    per_class=250,
+    progress=False,
 ) -> Measured:
     """Measure the dimension, the label sharpness and the soundness of an image set.
 
@@ -241,7 +251,7 @@ def measure(
     finite = _renamed(k_f, original)
     sizes = [m for m in GROWTH_SIZES if m <= least]
     grown = growth(near, per_class=sizes) if sizes else ((), ())
-    parts = clean.group if clean.group is not None else families(clean)
+    law = cross_dimension(near, group=families(clean) if clean.group is None else clean.group)
     sound = soundness(loaded, near)
     several = 2 < clean.n_classes <= MOST_CLASSES
     return Measured(
@@ -255,7 +265,7 @@ def measure(
         control=_renamed(control, original),
         limit=sharpness.sharpness_limit(near, dimension=d_all),
         class_pairs=sharpness.class_pair_sharpness(near) if several else None,
-        growth=Growth(*(tuple(v.item() for v in part) for part in grown), exponent_of(near), cross_dimension(near, group=parts)),
+        growth=Growth(*(tuple(v.item() for v in part) for part in grown), exponent_of(near), law),
         n=len(loaded),
         shape=loaded.images.shape[1:],
         classes={name: int(n) for name, n in loaded.counts().items()},
@@ -296,7 +306,7 @@ def _conflict(images, found):
 
 def _image_set(source, labels, group, size, channels, pixel_range, progress):
     """The ImageSet that is meant, matched."""
-    if isinstance(source, ImageSet) or not hasattr(source, "__array__") and not hasattr(source, "detach"):
+    if isinstance(source, ImageSet) or not (hasattr(source, "__array__") or hasattr(source, "detach")):
         if labels is not None or group is not None:
             raise BadPoints("labels and group belong to arrays; an image set, a folder or a name has its own")
         if not isinstance(source, ImageSet):
@@ -307,12 +317,13 @@ def _image_set(source, labels, group, size, channels, pixel_range, progress):
     if labels is None:
         raise BadImages(f"{len(pixels)} images have no labels, so no label ever changes: give labels, one an image")
     if pixels.ndim not in (3, 4):
-        raise BadImages(f"the images have shape {pixels.shape}: give (n, H, W) or (n, H, W, 3), or use neighbors() on points")
+        raise BadImages(f"the images have shape {pixels.shape}: give (n, H, W) or (n, H, W, 3)")
     if pixels.ndim == 4 and pixels.shape[3] not in (1, 3) and pixels.shape[1] in (1, 3):
         pixels = np.moveaxis(pixels, 1, 3)
     if pixels.dtype.kind == "f":
-        if not (0 <= pixels.min() and pixels.max() <= 1):
-            raise BadImages(f"the floats run from {pixels.min():g} to {pixels.max():g}, not 0 to 1: divide by 255 first")
+        low, high = float(pixels.min()), float(pixels.max())
+        if not (low >= 0 and high <= 1):
+            raise BadImages(f"the floats run from {low:g} to {high:g}, and only 0 to 1 is known: divide by 255")
         pixels = np.rint(255 * pixels).astype(np.uint8)
     names, codes = _coded(labels, len(pixels), "labels")
     known = None if group is None else _coded(group, len(pixels), "group")[1]
@@ -323,7 +334,7 @@ def _image_set(source, labels, group, size, channels, pixel_range, progress):
 def _coded(values, n, what):
     """(names, codes) of labels or groups, numbers or texts."""
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-    missing = values.shape != (n,) or any(v is None or v != v for v in values.tolist())
+    missing = values.shape != (n,) or any(v is None or str(v) == "nan" for v in values.tolist())
     if missing:
         raise BadImages(f"{what} have shape {values.shape} for {n} images, or some are missing: give one each")
     names, codes = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)

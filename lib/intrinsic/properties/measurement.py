@@ -98,7 +98,8 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     clean = without_conflicts(data)
     least, near = smallest_class(clean), neighbors(clean, k, reserve=dimension.reserve(k))
     d = dimension.mle_dimension(near, k)
-    values = {"d_mle_all": d, "d_twonn_all": dimension.twonn_dimension(near), "k_f_all": sharpness.label_sharpness(near)}
+    values = {"d_mle_all": d, "d_twonn_all": dimension.twonn_dimension(near)}
+    values["k_f_all"] = sharpness.label_sharpness(near)
     metrics = {
         "n": len(data.images),
         "n_classes": data.images.n_classes,
@@ -181,7 +182,8 @@ def least_bounds(near, per_class: int = 250, draws: int = 25, seed: int = 0) -> 
     likelihood; factor, mean^d, how many times n until the mean were 1 if K_F_hat did not grow.
     Raises NoBound without two classes or with copies across them.
     """
-    if near.opposite_distance is None or not np.isfinite(near.opposite_distance).any() or not near.opposite_distance.min():
+    least = math.inf if near.opposite_distance is None else near.opposite_distance.min()
+    if not 0 < least < math.inf:
         raise NoBound("a least bound needs two classes at a positive distance: drop copies with different labels")
     bounds = []
     for chosen in balanced_draws(np.unique(near.labels, return_inverse=True)[1], per_class, draws, seed):

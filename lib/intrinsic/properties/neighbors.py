@@ -237,7 +237,7 @@ class Buffers(local):
 
 
 def blocks_of(route, n):
-    """Slices of n rows: few points make small tiles, where the diagonal counts, and so do unheld rows of many pixels."""
+    """Slices of n rows; tiles are small for few points, where the diagonal counts, and for unheld rows."""
     block = int(np.clip(-(-n // 8), 64, BLOCK[route.device.type] * (1 if n <= KEEP_POINTS else 2)))
     if route._rows is None:
         block = int(np.clip(TILE_BYTES // (4 * route.points.dimensions), 8, block))
@@ -284,8 +284,8 @@ def _lists(route, side, count, q, rows=None, kept=None, progress=False):
     whole = Side(side.index, route.norm, side.code, side.group)
     mine = whole if rows is None else whole.part(rows)
     sizes = (min(n, route.candidates(count)), min(n, route.candidates(q)) if q else 0)
-    on_cpu = compiled_here(route)
-    lists = Lists.empty(len(mine.index), *sizes, route.norm.dtype) if on_cpu else DeviceLists(mine, whole, sizes, route)
+    on_cpu, new = compiled_here(route), (len(mine.index), *sizes, route.norm.dtype)
+    lists = Lists.empty(*new) if on_cpu else DeviceLists(mine, whole, sizes, route)
     across, down = blocks_of(route, n), blocks_of(route, n if rows is None else len(rows))
     parts = [(a, b) for i, a in enumerate(down) for b in across[i if rows is None else 0 :]]
     buffer, locks = Buffers(), {part.start: Lock() for part in across + down}

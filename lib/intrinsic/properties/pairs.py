@@ -71,7 +71,8 @@ def _closest(points, side, same, count, device, kept, progress):
     """
     with full_precision():
         for route in points.routes(device):
-            for wanted in (count,) if route.exact else (count + max(64, count // 8), 4 * count + 1000, 32 * count + 10_000):
+            several = (count + max(64, count // 8), 4 * count + 1000, 32 * count + 10_000)
+            for wanted in (count,) if route.exact else several:
                 squared, i, j, limit = _collected(route, side, same, wanted, kept, progress)
                 if route.exact or not len(i):
                     return squared, i, j, limit == np.inf
@@ -108,7 +109,7 @@ def _smallest(score, i, j, count):
 
 
 def _collected(route, side, same, count, kept, progress):
-    """(scores, i, j) of the `count` pairs with the smallest scores, and the largest score: infinite if all are listed."""
+    """(scores, i, j) of the `count` smallest scores, and the largest of them: infinite if all are listed."""
     n = len(side.index)
     whole = Side(side.index, route.norm, side.code)
     blocks = blocks_of(route, n)
@@ -179,7 +180,8 @@ class Lookup:
         at = np.full(len(sizes), -1)
         if self.pairs is not None:
             _nested(self.pairs.i, self.pairs.j, rank, sizes, at)
-        return np.array([self.pairs.sharpness[m] if m >= 0 else self(rank < s)[0] for m, s in zip(at, sizes, strict=True)])
+        found = zip(at, sizes, strict=True)
+        return np.array([self.pairs.sharpness[m] if m >= 0 else self(rank < size)[0] for m, size in found])
 
 
 @compiled()

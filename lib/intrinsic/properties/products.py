@@ -86,7 +86,7 @@ def as_points(x):
     try:
         x = np.asarray(x)
     except ValueError as error:
-        raise BadPoints("the points have different numbers of coordinates, so no distance exists: give (n, D)") from error
+        raise BadPoints("the points have different numbers of coordinates: give an array (n, D)") from error
     if x.dtype.kind not in "buif":
         raise BadPoints(f"the points are of type {x.dtype}, which has no distances: give real numbers (n, D)")
     if x.ndim < 2:
@@ -99,7 +99,7 @@ def as_points(x):
         largest = LARGEST if x.itemsize == 8 else np.inf
         bad = sum(int((~(np.abs(x[s : s + step]) < largest)).any(axis=1).sum()) for s in range(0, len(x), step))
         if bad:
-            raise BadPoints(f"{bad} of {len(x)} points hold NaN, infinity or more than {LARGEST:g}: repair or drop them")
+            raise BadPoints(f"{bad} of {len(x)} points hold NaN, infinity or more than {LARGEST:g}: drop them")
     if x.dtype not in (np.uint8, np.float32, np.float64):
         x = x.astype(np.float32 if x.dtype.kind == "b" or x.dtype.itemsize < 3 else np.float64)
     return Points(np.ascontiguousarray(x))

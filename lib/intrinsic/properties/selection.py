@@ -126,18 +126,18 @@ class DeviceLists:
         self.sides = []
         for side in (mine, whole):
             group = side.group if self.apart else side.index
-            parts = [torch.from_numpy(np.ascontiguousarray(p)).to(device) for p in (side.norm, side.code, group, side.index)]
+            arrays = (side.norm, side.code, group, side.index)
+            parts = [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
             self.sides.append([parts[0].long() if self.exact else parts[0], *parts[1:]])
         self.empty = 2**62 if self.exact else torch.inf
         kind = {"dtype": torch.int64 if self.exact else route.dtype, "device": device}
-        self.lists = [
-            (torch.full((len(mine.index), size), self.empty, **kind), torch.full((len(mine.index), size), -1, device=device))
-            for size in sizes
-        ]
+        shapes = [(len(mine.index), size) for size in sizes]
+        self.lists = [(torch.full(s, self.empty, **kind), torch.full(s, -1, device=device)) for s in shapes]
 
     def show(self, tile, a, b, mirrored):
         """Show a tile to the lists of its rows and, if `mirrored`, of its columns."""
-        (norm, *row), (other, *column) = ([part[s] for part in side] for side, s in zip(self.sides, (a, b), strict=True))
+        norm, *row = [part[a] for part in self.sides[0]]
+        other, *column = [part[b] for part in self.sides[1]]
         score = norm[:, None] + other - 2 * (tile.long() if self.exact else tile)
         self._take(a, score, row, column)
         if mirrored:

@@ -143,8 +143,8 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     rng, replicates = np.random.default_rng([seed, SHARE]), []
     for kept in _subsamples(y, group, seed):
         members = [np.flatnonzero(kept & (codes == code)) for code in range(codes.max() + 1)]
-        again = (np.concatenate([rng.choice(m, min(few, len(m)), replace=False) for m in members]) for _ in range(draws))
-        replicates.append(np.mean([look.at(one)[0] for one in again]))
+        chosen = ([rng.choice(m, min(few, len(m)), replace=False) for m in members] for _ in range(draws))
+        replicates.append(np.mean([look.at(np.concatenate(one))[0] for one in chosen]))
     replicates = _positive(replicates)
     ends = np.quantile(replicates / replicates.mean(), [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
     return Interval(value, *value / ends, f"{method}; {REPLICATES} subsamples of 1/{SHARE}", **facts)
@@ -346,7 +346,7 @@ def sharpness_limit(x, y=None, *, dimension=None, group=None) -> Interval:
         if not len(same):
             why = "no two images of one label (and of different groups), so there is no control"
         elif gap <= same[0]:
-            why = f"what is excluded, a gap below {gap:.3g}, is less than {same[0]:.3g}, the smallest distance within a label"
+            why = f"a gap below {gap:.3g} is excluded, and distances within a label reach down to {same[0]:.3g}"
     method = f"not identified: {why}" if why else f"endpoint of the {count} closest pairs, one-sided 95 %"
     facts = _facts(points, y, (int(pairs.i[0]), int(pairs.j[0]))) | {"gap_low": 0.0 if why else gap}
     return Interval(value, value, math.inf if why else max(value, 1 / gap), method, **facts, identified=not why)
@@ -359,7 +359,7 @@ def _parts(x, y, group):
     """(points, labels, group), checked; images of floats above 1 are refused, since K_F is per unit of [0, 1]."""
     shape, kind = getattr(x, "shape", ()), str(getattr(x, "dtype", ""))
     if len(shape) > 2 and "float" in kind and len(x) and float(x.max()) > 1:
-        raise BadPoints(f"the images hold values up to {float(x.max()):g}, and K_F is per unit of [0, 1]: divide by 255")
+        raise BadPoints(f"the images run up to {float(x.max()):g}, and K_F is per unit of [0, 1]: divide by 255")
     points = as_points(x)
     y, group = labels_and_group(x, y, group, points.n)
     if y is None:

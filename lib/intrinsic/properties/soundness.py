@@ -18,7 +18,6 @@ instead of the normal quantile, its degrees of freedom one below the groups of t
 Sources: pairs that share a group: Aronow, Samii & Assenova 2015; effective number: Korn & Graubard 1998.
 """
 
-import bisect
 import csv
 import math
 import os
@@ -42,7 +41,6 @@ LINKED = 0.10  # share of near-duplicates from which they are a warning: clean s
 NEARLY = 2.0  # grey levels of standard deviation below which an image is nearly constant
 NO_ERROR = 1e-9  # a standard error that is rounding only
 IMBALANCE = 2.0  # largest / smallest class
-SIZES = (500, 750, 1000, 1250, 1500, 1750)  # N of the training sets of the study
 EXACT, CONFLICTING = "exact duplicate", "conflicting duplicate"
 ACROSS_CLASSES, ACROSS_GROUPS = "near-duplicate across classes", "near-duplicate across groups"
 SHARPEST, CONSTANT, NEARLY_CONSTANT, UNREADABLE = "sharpest pair", "constant", "nearly constant", "unreadable"
@@ -68,7 +66,6 @@ class Soundness:
     by_image, by_group   balanced accuracy of the nearest image, and of the nearest image of another group
     drop                 by_image - by_group
     constant, nearly_constant, unreadable    images, and files
-    unreachable, unreachable_reason          training sizes N that a split cannot give, and why
     flagged              one dict a flagged file or pair, with the keys COLUMNS
     """
 
@@ -88,8 +85,6 @@ class Soundness:
     constant: int
     nearly_constant: int
     unreadable: int
-    unreachable: tuple[int, ...]
-    unreachable_reason: str
     flagged: tuple[dict, ...] = field(repr=False, compare=False)
 
     @property
@@ -118,14 +113,14 @@ class Soundness:
         """One sentence each: what was found, what it means, what to check."""
         known, advice = self.groups is not None, "split by patient, once you know which images belong to one"
         advice = "split by group" if known else advice
-        apart = "of another group" if known else "that is no near-duplicate"
-        told = f"the nearest image tells the label with {self.by_image:.2f}, the nearest {apart} with {self.by_group:.2f}"
+        apart = "the nearest of another group" if known else "the nearest that is no near-duplicate"
+        told = f"the nearest image tells the label with {self.by_image:.2f}, and {apart} with {self.by_group:.2f}"
         crowded = self.linked > LINKED * self.distinct and not self.leaks
         found = (
             (self.copies, f"{self.copies} exact copies with the same label were dropped"),
             (self.conflicting, f"{self.conflicting} images have an exact copy with another label, which makes label "
              "sharpness infinite; the finite value leaves them out"),
-            (crowded, f"{self.linked} of {self.distinct} images have a near-duplicate, so a split by image leaks: {advice}"),
+            (crowded, f"{self.linked} of {self.distinct} images have a near-duplicate: {advice}"),
             (self.shortcut > SHORTCUT, f"brightness and border alone tell the classes with a balanced accuracy of "
              f"{self.shortcut}: check whether classes come from different scanners, sources or exports"),
             (self.leaks, f"leaks by image: {told}: {advice}"),
@@ -162,7 +157,6 @@ class Soundness:
             "constant": self.constant,
             "nearly_constant": self.nearly_constant,
             "unreadable": self.unreadable,
-            "unreachable": {"n_train": list(self.unreachable), "reason": self.unreachable_reason},
             "flagged": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
             "warnings": self.warnings,
         }
@@ -187,7 +181,7 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
     groups : int array (n,), optional
         Instead of images.group; families of near-duplicates stand in where both are None.
     seed : int
-        Of the folds, and of the split whose reach is told.
+        Of the folds of the shortcut's accuracy.
 
     Returns
     -------
@@ -202,9 +196,12 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
 
     Examples
     --------
-    >>> import intrinsic
-    >>> found = intrinsic.soundness(intrinsic.load("mnist_3_8"))  # doctest: +SKIP
-    >>> found.warnings  # doctest: +SKIP
+    >>> import numpy as np
+    >>> from intrinsic.images.sets import ImageSet
+    >>> pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    >>> pixels[2] = pixels[0]
+    >>> soundness(ImageSet(pixels, np.arange(60) % 2, ("a", "b"))).warnings
+    ['1 exact copies with the same label were dropped']
     """
     found = images.duplicates()
     rows = images.distinct(conflicting=True, found=found)
@@ -222,7 +219,6 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
     spread = _spread(images)
     constant, nearly = np.flatnonzero(spread == 0), np.flatnonzero((spread > 0) & (spread < NEARLY))
     kept = images.distinct(found=found)
-    unreachable, why = _unreachable(images[kept], _split_groups(groups, kept, rows, unit), seed)
     crossing = [~one_label, one_label & ~one_group & (groups is not None)]
     flagged = [
         *_copies(images, found),
@@ -253,8 +249,6 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
         constant=len(constant),
         nearly_constant=len(nearly),
         unreadable=len(images.unreadable),
-        unreachable=unreachable,
-        unreachable_reason=why,
         flagged=_table(images, groups, flagged),
     )
 
@@ -419,7 +413,7 @@ def _spread(images):
     return np.max([_moments(_histograms(channels[..., c]))[1] for c in range(images.channels)], axis=0)
 
 
-# ---------------------------------------------------------------------------------------- copies, splits
+# ------------------------------------------------------------------------------------- flagged rows
 
 
 def _copies(images, found):
@@ -436,32 +430,6 @@ def _copies(images, found):
             elif first:
                 yield CONFLICTING, copies[0], one, 0.0
             first.setdefault(label, one)
-
-
-def _split_groups(groups, kept, rows, unit):
-    """Group of each of `kept`: as given, else families of near-duplicates, a conflicting image being one of its own."""
-    if groups is not None:
-        return groups[kept]
-    out = len(rows) + np.arange(len(kept))
-    out[np.searchsorted(kept, rows)] = unit
-    return out
-
-
-def _unreachable(images, groups, seed):
-    """The SIZES that images.split refuses, and why it refuses the first of them."""
-    from intrinsic.images.splits import reachable
-
-    why = {}
-
-    def refused(n):
-        why[n] = why.get(n) or reachable(images, n, seed, groups)
-        return bool(why[n])
-
-    first = bisect.bisect_left(SIZES, True, key=refused)
-    if first == len(SIZES):
-        return (), ""
-    refused(SIZES[first])
-    return SIZES[first:], why[SIZES[first]].removeprefix(f"{images.name}: ")
 
 
 def _table(images, groups, flagged):

@@ -1,0 +1,145 @@
+"""measure, the properties record, and what the package loads."""
+
+import json
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import intrinsic
+from intrinsic.images import BadImages, ImageSet, TooFewImages
+from intrinsic.images.manifolds import torus_images
+from intrinsic.properties import measurement
+from intrinsic.properties.dimension import mle_dimension
+from intrinsic.properties.measure import measure
+from intrinsic.properties.measurement import Matched, OneClass, least_bounds, properties
+from intrinsic.properties.neighbors import BadPoints, neighbors
+
+X, Y, _ = torus_images(240, 3, size=12)
+
+
+def test_arrays_tensors_and_sets_give_the_same():
+    one = measure(X, Y, per_class=50)
+    named = measure(X, np.array(["sick", "well"], dtype=object)[Y], per_class=50)
+    tensor = measure(torch.from_numpy(X[:, None] / np.float32(255)), torch.from_numpy(Y), per_class=50)
+    images = measure(ImageSet(X, Y, ("0", "1")), per_class=50)
+    for other in (named, tensor, images):
+        assert (other.d_data, other.label_sharpness, other.sharpness_at_m) == (
+            one.d_data, one.label_sharpness, one.sharpness_at_m)  # fmt: skip
+    assert named.classes == {"sick": 120, "well": 120}
+    assert one.d_data == mle_dimension(X)
+    assert one.n == 240
+    assert one.shape == (12, 12)
+    assert one.growth.per_class == (16, 31, 62)
+
+
+def test_dimension_is_over_other_groups_where_patients_are_known():
+    """Five near-copies a patient: with them the dimension is that of their noise."""
+    rng = np.random.default_rng(0)
+    patient = np.repeat(np.arange(48), 5)
+    x = (X[patient] // 2 + rng.integers(0, 9, X.shape)).astype(np.uint8)
+    y = np.array(["a", "b"])[Y[patient]]
+    x[1] = x[0]  # a copy of the same label
+    x[-1], x[-6] = X[200], X[200]
+    y[-1], y[-6] = "a", "b"  # a conflict
+    names = np.array([f"p{p}" for p in patient])
+    found = measure(x, y, names, k=6)
+    clean = np.setdiff1d(np.arange(240), [1, 239, 234])
+    expected = neighbors(x[clean], 6, group=patient[clean], exclude_group=True)
+    assert found.d_data == pytest.approx(mle_dimension(expected, 6, interval=False))
+    assert found.d_data.excludes_group
+    assert found.twonn.excludes_group
+    assert found.d_data < 0.7 * found.d_all
+    assert found.groups == 48
+    assert found.label_sharpness == math.inf
+    assert found.label_sharpness.pair == (234, 239)
+    assert math.isfinite(found.finite_sharpness)
+    assert (found.soundness.copies, found.soundness.conflicting) == (1, 2)
+
+
+def test_a_conflict_is_shown_by_two_labels():
+    x, y = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8), np.arange(30) % 2
+    x[2] = x[4] = x[5] = x[0]
+    pair = measure(x, y).to_dict()["label_sharpness"]["pair"]
+    assert [one["index"] for one in pair] == [0, 5]
+    assert [one["label"] for one in pair] == ["0", "1"]
+
+
+def test_it_shows_itself_briefly_and_escapes_names():
+    found = measure(X, np.array(["a\n<b>", "*c*"])[Y])
+    lines = repr(found).splitlines()
+    assert len(lines) <= 25
+    assert any("a\\n<b>" in line for line in lines)
+    shown = found._repr_html_()
+    assert "<b>" not in shown
+    assert "&lt;b&gt;" in shown
+    facts = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert facts["d_data"]["mle"]["value"] == found.d_data
+    assert facts["label_sharpness"]["growth_exponent"]["value"] == found.growth.exponent
+    assert {"name", "n", "shape", "classes", "groups", "sharpest_pairs", "duplicates", "soundness", "unreadable",
+            "warnings"} <= set(facts)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "error"),
+    [
+        (X.astype(float), Y, BadImages), (X - 1.0, Y, BadImages), (X, None, BadImages),
+        (X.reshape(240, -1), Y, BadImages),
+        (X, [*Y[:-1], None], BadImages), (X, Y[:-1], BadImages), (X, 0 * Y, OneClass),
+        (X[[0, 0, 0]], [0, 0, 1], TooFewImages),
+        (X[:6], np.arange(6), TooFewImages), (ImageSet(X, Y, ("a", "b")), Y, BadPoints),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_refused(images, labels, error):
+    with pytest.raises(error):
+        measure(images, labels)
+
+
+def test_a_record_holds_metrics_or_reasons():
+    data = ImageSet(X, Y, ("a", "b"))
+    found = Matched(data, np.arange(240), 0, 0, data.content_hash(), data)
+    metrics, reasons, series = properties(found, per_class=60, draws=3, k=5)
+    assert {name for name, value in metrics.items() if value is None} <= set(reasons)
+    assert metrics["k_f_all"] == measure(data).label_sharpness
+    assert metrics["d_mle_low"] < metrics["d_mle"] < metrics["d_mle_high"]
+    assert series["growth_per_class"] == [16, 31, 62]
+    few, reasons, _ = properties(found, per_class=200, draws=3, k=5)
+    assert few["k_f"] is few["d_mle_low"] is few["least_bound"] is None
+    assert "200" in reasons["least_bound"]
+
+
+def test_the_least_bound_is_its_formula():
+    near = neighbors(X, 5, Y)
+    found = least_bounds(near, per_class=120, draws=1)
+    assert found["mean"] == pytest.approx(2 * near.distances[:, 0].mean() / near.opposite_distance.min())
+    assert found["image_by_image"] <= min(1, found["mean"])
+    with pytest.raises(measurement.NoBound):
+        least_bounds(neighbors(X, 5, 0 * Y))
+
+
+def test_a_set_is_matched_once_with_families_as_groups(tmp_path):
+    x = np.concatenate([X, X[:4]])
+    x[-3:, 0, 0] ^= 1
+    np.savez(tmp_path / "set.npz", images=x, labels=np.append(Y, Y[:4]))
+    data = measurement.matched(str(tmp_path / "set.npz"))
+    assert measurement.matched(str(tmp_path / "set.npz")) is data
+    assert data.n_copies == 1
+    assert np.array_equal(data.groups[-3:], data.groups[1:4])
+
+
+def test_a_name_loads_only_what_it_needs():
+    code = (
+        "import sys; import numba; known = set(sys.modules); from intrinsic import label_sharpness, neighbors, growth;"
+        "print([m for m in ('pydantic', 'pydicom', 'nibabel', 'pandas', 'skdim', 'sklearn', 'torchvision',"
+        " 'intrinsic.images', 'dask') if m in sys.modules], 'yaml' in set(sys.modules) - known)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+    assert run.stdout.split() == ["[]", "False"]
+    assert {"measure", "label_sharpness", "forecast"} <= set(dir(intrinsic))
+    with pytest.raises(AttributeError, match="nothing"):
+        intrinsic.nothing  # noqa: B018
