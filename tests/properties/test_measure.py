@@ -52,7 +52,7 @@ def test_dimension_is_over_other_groups_where_patients_are_known():
     assert found.d_data == pytest.approx(mle_dimension(expected, 6, interval=False))
     assert found.d_data.excludes_group
     assert found.twonn.excludes_group
-    assert found.d_data < 0.7 * found.d_all
+    assert found.d_all < 0.7 * found.d_data
     assert found.groups == 48
     assert found.label_sharpness == math.inf
     assert found.label_sharpness.pair == (234, 239)

@@ -26,6 +26,7 @@ from intrinsic.images.published import published_rows
 from intrinsic.inference import statistics
 from intrinsic.networks import attacks, models, training
 from intrinsic.properties import dimension, neighbors, sharpness
+from intrinsic.properties.pairs import closest_pairs
 
 RELEASED_M = 1000  # images drawn for label sharpness
 RELEASED_BATCH = 500
@@ -392,7 +393,7 @@ def with_conflicting_copies(images: ImageSet, count: int, seed: int = 0) -> Imag
 
 def finite_sharpness(images: ImageSet) -> float:
     """Largest slope over all pairs once infinite ones are left out, as the released code leaves them out (B6)."""
-    pairs = neighbors.closest_pairs(images)
+    pairs = closest_pairs(images)
     finite = pairs.sharpness[np.isfinite(pairs.sharpness)]
     return float(finite[0]) if len(finite) else math.nan
 

@@ -51,7 +51,8 @@ from intrinsic.inference.statistics import (
     with_means,
 )
 from intrinsic.properties import dimension, measurement, sharpness, theory
-from intrinsic.properties.neighbors import as_points, closest_pairs
+from intrinsic.properties.neighbors import as_points
+from intrinsic.properties.pairs import Lookup, closest_pairs
 
 PARAMETERS = "params/beyond.yaml"  # the campaign that makes every column on embedded sets
 FRAMES = ("runs", "layers", "settings", "classes")
@@ -577,7 +578,7 @@ def several_classes(data, *, per_class=250, draws=25, seed=0) -> dict:
     if all(name.strip().lstrip("-").isdigit() for name in data.classes):
         grades = np.array(data.classes, dtype=float)[data.labels]
         chosen = images.balanced_draws(data.labels, m, draws, seed)
-        look = sharpness.SubsetSharpness(
+        look = Lookup(
             as_points(data), grades, closest_pairs(data, grades, ordered=True), ordered=True
         )
         row["k_f_ordered"] = float(np.mean([look.at(draw)[0] for draw in chosen]))

@@ -126,7 +126,6 @@ def dimensions(
 
     layers   None: `blocks(model)`
     group    of the images, for the intervals: see dimension.mle_dimension
-    others   names of scikit-dimension's estimators, for dimension.other_dimension, which reads a layer into memory
     A value that does not exist (a layer that maps two images to one point) is None with a reason.
     Raises UnknownLayer, models.BadInput, neighbors.BadPoints for k.
     """
