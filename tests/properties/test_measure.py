@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -137,7 +138,11 @@ def test_a_name_loads_only_what_it_needs():
         " 'intrinsic.images', 'dask') if m in sys.modules], 'yaml' in set(sys.modules) - known)"
     )
     run = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)}
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
     )
     assert run.stdout.split() == ["[]", "False"]
     assert {"measure", "label_sharpness", "forecast"} <= set(dir(intrinsic))

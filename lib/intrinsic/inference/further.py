@@ -51,8 +51,6 @@ from intrinsic.inference.statistics import (
     with_means,
 )
 from intrinsic.properties import dimension, measurement, sharpness, theory
-from intrinsic.properties.neighbors import as_points
-from intrinsic.properties.pairs import Lookup, closest_pairs
 
 PARAMETERS = "params/beyond.yaml"  # the campaign that makes every column on embedded sets
 FRAMES = ("runs", "layers", "settings", "classes")
@@ -576,12 +574,11 @@ def several_classes(data, *, per_class=250, draws=25, seed=0) -> dict:
     row = {"n_classes": len(pairs), "per_class": m, "k_f_several": float(several)}
     row |= {"k_f_pairs": float(off.mean()), "k_f_sharpest_pair": float(off.max()), "k_f_ordered": math.nan}
     if all(name.strip().lstrip("-").isdigit() for name in data.classes):
-        grades = np.array(data.classes, dtype=float)[data.labels]
+        grades = np.array(data.classes, dtype=float)
+        apart = np.abs(grades[:, None] - grades)[np.ix_(*[np.unique(data.labels)] * 2)]
         chosen = images.balanced_draws(data.labels, m, draws, seed)
-        look = Lookup(
-            as_points(data), grades, closest_pairs(data, grades, ordered=True), ordered=True
-        )
-        row["k_f_ordered"] = float(np.mean([look.at(draw)[0] for draw in chosen]))
+        found = [sharpness.class_pair_sharpness(data[draw]).sharpness * apart for draw in chosen]
+        row["k_f_ordered"] = float(np.max(found, axis=(1, 2)).mean())
     return row
 
 
