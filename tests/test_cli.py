@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from image_files import dicom
+from PIL import Image
 
 from intrinsic import cli
 from intrinsic.publishing import build

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from image_files import dicom
+from PIL import Image
 
 from intrinsic import cli, images
 

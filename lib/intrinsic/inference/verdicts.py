@@ -197,7 +197,9 @@ def correlated(frame: pd.DataFrame, rule: dict, *, fitted: bool = True) -> Verdi
     beside = {"rank correlation": _if_enough(correlation, y, x, kind="spearman")}
     other, name, _ = _levels(frame, rule, fitted, not log)
     name = name if log else f"log_{name}"
-    beside[f"correlation {'without' if log else 'of'} logarithms"] = _if_enough(correlation, other["level"], other[name])
+    beside[f"correlation {'without' if log else 'of'} logarithms"] = _if_enough(
+        correlation, other["level"], other[name]
+    )
     return _verdict(rule, correlation(y, x), families, notes, beside)
 
 

@@ -74,7 +74,7 @@ def mle_dimension(x, k=20, *, norm="k-1", interval=True, group=None, seed=0) -> 
     >>> import numpy as np
     >>> square = np.random.default_rng(0).random((1000, 2))
     >>> mle_dimension(square)
-    1.94 [1.9, 1.97]
+    1.93 [1.9, 1.97]
     """
     if norm not in ("k-1", "k-2"):
         raise BadPoints(f'norm={norm!r} is unknown, so the estimate is undefined: give "k-1" or "k-2"')
@@ -123,7 +123,7 @@ def twonn_dimension(x, discard=0.1, *, interval=True, group=None, seed=0) -> Int
     >>> import numpy as np
     >>> square = np.random.default_rng(0).random((1000, 2))
     >>> twonn_dimension(square)
-    1.97 [1.82, 2.13]
+    1.93 [1.77, 2.1]
     """
     near = _near(x, 2, group)
     if not 0 <= discard < 1 or _kept(near.n, discard) < 1:

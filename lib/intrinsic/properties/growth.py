@@ -135,7 +135,8 @@ def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0)
     Interval
         With facts exponent (an Interval, 2/D, of K_F in M), radius (R), pairs, gamma (C_x(r) = gamma r^D) and gap.
         NaN with the reason as method where the slope clearly rises as r falls, as it does where classes are a gap
-        apart (then `gap` is the smallest distance seen), or where there are fewer than 20 pairs. The interval is from half-samples at the same radius.
+        apart (then `gap` is the smallest distance seen), or where there are fewer than 20 pairs.
+        The interval is from half-samples at the same radius.
 
     Raises
     ------

@@ -10,9 +10,10 @@ import numpy as np
 
 from intrinsic.images import BadImages, ImageSet, TooFewImages, load, match
 from intrinsic.properties import dimension, sharpness
+from intrinsic.properties.duplicates import near_duplicate_components
 from intrinsic.properties.growth import cross_dimension, growth
 from intrinsic.properties.interval import Interval, digits
-from intrinsic.properties.measurement import GROWTH_SIZES, exponent_of, families, other_groups, smallest_class
+from intrinsic.properties.measurement import GROWTH_SIZES, exponent_of, other_groups, smallest_class
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import Soundness, soundness
 
@@ -251,7 +252,7 @@ def measure(
     finite = _renamed(k_f, original)
     sizes = [m for m in GROWTH_SIZES if m <= least]
     grown = growth(near, per_class=sizes) if sizes else ((), ())
-    law = cross_dimension(near, group=families(clean) if clean.group is None else clean.group)
+    law = cross_dimension(near, group=near_duplicate_components(near) if clean.group is None else clean.group)
     sound = soundness(loaded, near)
     several = 2 < clean.n_classes <= MOST_CLASSES
     return Measured(

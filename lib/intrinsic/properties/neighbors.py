@@ -80,6 +80,13 @@ class Neighbors:
 
         return None if self.labels is None else closest_pairs(self)
 
+    @cached_property
+    def same_pairs(self):
+        """The closest pairs with equal labels, as Pairs, or None without labels."""
+        from intrinsic.properties.pairs import closest_same
+
+        return None if self.labels is None else closest_same(self, self.labels)
+
     def nearest(self, count):
         """(distances, indices), each (n, count), of the nearest neighbors beyond k too; infinity and -1 beyond all."""
         count = min(count, self.n - 1)
@@ -224,7 +231,7 @@ def device_of(device):
 # ------------------------------------------------------------------------------------------------- the pass
 
 
-class Buffers(local):
+class _Buffers(local):
     """One tile for each thread, used again for tile after tile."""
 
     array = None
@@ -288,7 +295,7 @@ def _lists(route, side, count, q, rows=None, kept=None, progress=False):
     lists = Lists.empty(*new) if on_cpu else DeviceLists(mine, whole, sizes, route)
     across, down = blocks_of(route, n), blocks_of(route, n if rows is None else len(rows))
     parts = [(a, b) for i, a in enumerate(down) for b in across[i if rows is None else 0 :]]
-    buffer, locks = Buffers(), {part.start: Lock() for part in across + down}
+    buffer, locks = _Buffers(), {part.start: Lock() for part in across + down}
     bar = tqdm(total=len(parts), desc="distances", unit="tile", disable=not progress)
 
     def show(part):

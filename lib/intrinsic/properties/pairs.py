@@ -3,13 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
-from intrinsic.properties.neighbors import Buffers, Neighbors, as_labels, blocks_of, device_of, tile_of
+from intrinsic.properties.neighbors import Neighbors, as_labels, blocks_of, device_of, tile_of
 from intrinsic.properties.products import as_points, full_precision
-from intrinsic.properties.selection import Side, _difference, collect, compiled
+from intrinsic.properties.selection import Side, _difference, collect, compiled, in_threads
 
 PAIRS = 200_000  # pairs that are listed, at least
+SAME_PAIRS = 20_000  # pairs with equal labels that are listed, for each class
+AT_ONCE = 8  # tiles that threads make before they are read
 MOST_DIRECT = 2_000  # points up to which differences find a closest pair
 
 
@@ -61,6 +64,11 @@ def closest_pairs(x, labels=None, *, same=False, count=None, rows=None, progress
     distance = distance[order]
     with np.errstate(divide="ignore"):
         return Pairs(i[order], j[order], distance, 1 / distance, complete)
+
+
+def closest_same(x, labels):
+    """The closest pairs with equal labels, SAME_PAIRS for each class: enough for subsamples."""
+    return closest_pairs(x, labels, same=True, count=SAME_PAIRS * len(np.unique(labels)))
 
 
 def _closest(points, side, same, count, device, kept, progress):
@@ -115,10 +123,9 @@ def _collected(route, side, same, count, kept, progress):
     blocks = blocks_of(route, n)
     capacity = min(4 * count, n * (n - 1) // 2) + count + 2 * max(b.stop - b.start for b in blocks)
     out, out_i, out_j = np.empty(capacity), np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64)
-    size, limit, buffer = 0, np.inf, Buffers()
+    size, limit = 0, np.inf
     parts = [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]]
-    for part in tqdm(parts, desc="pairs", unit="tile", disable=not progress):
-        tile = tile_of(route, *part, part, buffer, kept).cpu().numpy()
+    for part, tile in tqdm(_tiles(route, parts, kept), "pairs", len(parts), unit="tile", disable=not progress):
         row, column = (whole.part(side) for side in part)
         start, head = 0, (tile, row.norm, column.norm, row.index, column.index, row.code, column.code, same)
         while start < len(tile):
@@ -126,6 +133,23 @@ def _collected(route, side, same, count, kept, progress):
             if start < len(tile) or part == parts[-1]:
                 size, limit = _shortened(out, out_i, out_j, size, limit, count)
     return out[:size].copy(), out_i[:size].copy(), out_j[:size].copy(), limit
+
+
+def _new_tile(route, shape):
+    return torch.empty(shape, dtype=route.dtype, device=route.device)
+
+
+def _tiles(route, parts, kept):
+    """Each part with its inner products, of which threads make several at a time."""
+    for start in range(0, len(parts), AT_ONCE):
+        several = parts[start : start + AT_ONCE]
+        made = [None] * len(several)
+
+        def make(place, several=several, made=made):
+            made[place] = tile_of(route, *several[place], several[place], _new_tile, kept).cpu().numpy()
+
+        in_threads(make, range(len(several))) if route.device.type == "cpu" else [make(m) for m in range(len(several))]
+        yield from zip(several, made, strict=True)
 
 
 def _shortened(out, out_i, out_j, size, limit, count):

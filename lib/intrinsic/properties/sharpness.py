@@ -27,13 +27,12 @@ from intrinsic.properties.neighbors import (
     labels_and_group,
     neighbors,
 )
-from intrinsic.properties.pairs import Lookup, Pairs, closest_pairs
+from intrinsic.properties.pairs import Lookup, Pairs, closest_pairs, closest_same
 from intrinsic.properties.selection import compiled
 
 REPLICATES = 200  # subsamples behind an interval
 SHARE = 8  # each of them holds one in SHARE images (or groups) of each class
 LIST_LIMIT = 8_000  # points up to which draws are looked up in one list of closest pairs
-SAME_LABEL_PAIRS = 20_000  # closest pairs of equal labels that are listed, for each class
 QUANTILES = (0.01, 0.05, 0.1, 0.5)
 LIMIT_TEST = 0.03  # level of the test behind the 95 % limit: closest pairs share images, which costs up to 5 % at 0.05
 SAMPLED = f"{REPLICATES} subsamples of 1/{SHARE} without replacement, log scale"
@@ -391,10 +390,8 @@ def _all_pairs(x, points, y):
 
 
 def _same_pairs(x, points, y):
-    """The closest pairs with equal labels, enough for subsamples of one in SHARE."""
-    codes = _codes(y)
-    count = SAME_LABEL_PAIRS * (int(codes.max()) + 1)
-    return closest_pairs(x if _own(x, y) else points, codes, same=True, count=count)
+    """The list of closest pairs with equal labels: that of x, or a new one."""
+    return x.same_pairs if _own(x, y) else closest_same(points, y)
 
 
 def lookup_of(x, points, y):
