@@ -40,8 +40,6 @@ ORDER = [
     "courses",
     "forecast",
     "audit",
-    "controlled",
-    "further",
     "tables",
     "charts",
     "overview",
