@@ -156,7 +156,7 @@ def test_no_tracked_text_names_this_machine():
 
 
 def test_the_page_of_image_sets_gives_the_dimensions_of_the_catalogue():
-    text = (ROOT / "book" / "data.md").read_text(encoding="utf-8")
+    text = (ROOT / "book" / "reference" / "image_sets.md").read_text(encoding="utf-8")
     catalogue = yaml.safe_load((ROOT / "params" / "datasets.yaml").read_text(encoding="utf-8"))
     for name in ("torus_waves", "slab_waves"):
         section = text.split(f"## {name}\n")[1].split("\n## ")[0]
