@@ -1,7 +1,8 @@
 """What the layout promises: layers of modules, one list of requirements, strict parameters."""
 
 import ast
-import inspect
+import dataclasses
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -163,36 +164,31 @@ def test_the_page_of_image_sets_gives_the_dimensions_of_the_catalogue():
         assert re.search(r"true dimension(?: is)? (\d+)", section).group(1) == str(catalogue[name]["options"]["d"])
 
 
-def test_the_page_on_own_images_names_every_option_line_and_kind_of_suspect():
-    from intrinsic import cli
-    from intrinsic.images import adapters
+def test_the_page_on_own_images_names_every_option_and_kind_of_suspect():
+    from intrinsic.images import entries, tables
     from intrinsic.properties import soundness
 
-    page = (ROOT / "book" / "add_a_dataset.md").read_text(encoding="utf-8")
-    for options, _ in adapters.ADAPTERS.values():
-        for name, field in options.model_fields.items():
-            assert f"`{field.alias or name}`" in page, name
-    for name in adapters.JoinOptions.model_fields:
-        assert f"`{name}`" in page, name
-    source = inspect.getsource(cli)
-    lines = re.findall(r'print\(f?"  ([A-Za-z_][^{"]*?)(?:  +|\{)', source) + re.findall(r'show\("([^"]+)"', source)
-    assert {"classes", "same label", "limit of 1/gap", "brightness", "the same, apart"} <= set(lines)
-    said = re.findall(r"`([^`]+)`", re.sub(r"(?s)```.*?```", "", page))
-    for line in {line.rstrip(" =:") for line in lines} - {"flagged", "warning"}:
-        assert any(one.startswith(line) for one in said), line
-    for kind in (
-        soundness.EXACT, soundness.CONFLICTING, soundness.ACROSS_CLASSES, soundness.ACROSS_GROUPS, soundness.SHARPEST,
-        soundness.CONSTANT, soundness.NEARLY_CONSTANT, soundness.UNREADABLE,
-    ):  # fmt: skip
-        assert f"`{kind}`" in page, kind
+    page = _own_images("markdown")
+    options = [field.alias for one in ("folder", "table", "dicom", "nifti") for field in
+               entries.options_model(one).model_fields.values()]  # fmt: skip
+    kinds = [value for name, value in vars(soundness).items() if name in
+             ("EXACT", "CONFLICTING", "ACROSS_CLASSES", "ACROSS_GROUPS", "SHARPEST", "CONSTANT", "NEARLY_CONSTANT",
+              "UNREADABLE")]  # fmt: skip
+    join = [field.name for field in dataclasses.fields(tables.Join)]
+    assert not [name for name in (*options, *join, *kinds) if f"`{name}`" not in page]
 
 
 def test_the_entries_that_the_page_on_own_images_shows_are_entries():
     from intrinsic.images import Entry
 
-    page = (ROOT / "book" / "add_a_dataset.md").read_text(encoding="utf-8")
-    shown = [block for block in re.findall(r"(?s)```yaml\n(.*?)```", page) if "adapter:" in block]
-    assert len(shown) == 2
-    for block in shown:
-        for name, fields in yaml.safe_load(block).items():
+    shown = re.findall(r'(?s)^[A-Z]+ = """\n(.*?)"""', _own_images("code"), re.MULTILINE)
+    names = [name for text in shown for name in yaml.safe_load(text)]
+    assert names == ["knees", "nodules"]
+    for text in shown:
+        for name, fields in yaml.safe_load(text).items():
             Entry.model_validate({"name": name, **fields})
+
+
+def _own_images(kind):
+    cells = json.loads((ROOT / "book" / "yours" / "measure.ipynb").read_text(encoding="utf-8"))["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == kind)
