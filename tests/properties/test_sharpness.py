@@ -16,6 +16,7 @@ from intrinsic.properties.growth import (
     labels_by_lot,
     predicted_sharpness,
 )
+from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import (
     class_pair_sharpness,
@@ -24,7 +25,6 @@ from intrinsic.properties.sharpness import (
     quantile_sharpness,
     same_label_control,
     sharpest_pairs,
-    sharpness_limit,
 )
 
 

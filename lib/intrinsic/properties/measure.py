@@ -13,6 +13,7 @@ from intrinsic.properties import dimension, sharpness
 from intrinsic.properties.duplicates import near_duplicate_components
 from intrinsic.properties.growth import cross_dimension, growth
 from intrinsic.properties.interval import Interval, digits
+from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.measurement import GROWTH_SIZES, exponent_of, other_groups, smallest_class
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import Soundness, soundness
@@ -47,7 +48,7 @@ class Measured:
     label_sharpness    K_F of all pairs, with pair (indices of the set as given); infinite with conflicting copies
     finite_sharpness   the same without images that have a copy with another label
     sharpness_at_m     mean over balanced draws of M = per_class images a class
-    quantiles, control, limit, class_pairs   of sharpness.quantile_sharpness, same_label_control, sharpness_limit,
+    quantiles, control, limit, class_pairs   of quantile_sharpness, same_label_control, sharpness_limit,
                        class_pair_sharpness (None where there are not 3 to 20 classes)
     growth             Growth
     n, shape, classes, groups   images, pixels, {class: images}, number of groups or None
@@ -264,7 +265,7 @@ def measure(
         sharpness_at_m=sharpness.mean_sharpness(near, per_class=m),
         quantiles=tuple(sharpness.quantile_sharpness(near)),
         control=_renamed(control, original),
-        limit=sharpness.sharpness_limit(near, dimension=d_all),
+        limit=sharpness_limit(near, dimension=d_all),
         class_pairs=sharpness.class_pair_sharpness(near) if several else None,
         growth=Growth(*(tuple(v.item() for v in part) for part in grown), exponent_of(near), law),
         n=len(loaded),

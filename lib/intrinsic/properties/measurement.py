@@ -10,6 +10,7 @@ from intrinsic.properties import dimension, sharpness
 from intrinsic.properties.duplicates import near_duplicate_components
 from intrinsic.properties.growth import growth, growth_exponent
 from intrinsic.properties.interval import Interval
+from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.neighbors import BadPoints, neighbors
 
 HELD_BYTES = 2**31  # of pixels of sets that a process keeps, each as loaded and as matched
@@ -126,7 +127,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     if data.n_conflicting:
         for name in ("k_f_all", "k_f_all_low", "k_f_all_high"):
             metrics[name], reasons[name] = None, f"infinite: {data.n_conflicting} images have a copy with another label"
-    limit = sharpness.sharpness_limit(near, dimension=d)
+    limit = sharpness_limit(near, dimension=d)
     metrics["k_f_limit"] = limit.high if limit.identified else None
     reasons |= {} if limit.identified else {"k_f_limit": limit.method}
     sizes = [m for m in GROWTH_SIZES if m <= least]
