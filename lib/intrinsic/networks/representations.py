@@ -133,7 +133,7 @@ def dimensions(network: nn.Module, images, layers: Iterable[str] | None = None, 
 def points_dimension(layer: str, points, k: int, group=None) -> LayerDimension:
     """The estimates of one cloud of points, under a name. What copies forbid is None with a reason."""
     reserve = min(dimension.reserve(k), len(points) - 1)
-    near = neighbors(points, k, group=group, keep=False, reserve=reserve)
+    near = neighbors(points, k, group=group, reserve=reserve)
     values, reasons = {"mle": None, "twonn": None}, {}
     estimators = {"mle": lambda: dimension.mle_dimension(near, k), "twonn": lambda: dimension.twonn_dimension(near)}
     for name, estimator in estimators.items():
