@@ -1,4 +1,4 @@
-"""Coverage, bias and peers of the dimension estimators: the tables of book/methods/intrinsic_dimension.ipynb.
+"""Coverage, bias and peers of the dimension estimators: the tables of book/methods/dimension.ipynb.
 
     coverage   intervals against the Monte Carlo mean of the estimator, on manifolds
     means      the same for the mean over balanced draws

@@ -13,7 +13,7 @@ from browser import MISSING, find_chromium
 
 from intrinsic import images
 
-NOTEBOOK = "methods/label_sharpness.ipynb"
+NOTEBOOK = "methods/sharpness.ipynb"
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.browser]
 
 
