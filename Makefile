@@ -44,10 +44,11 @@ lab: $(READY)  ## open the book's notebooks in JupyterLab
 bench: $(READY)  ## measure speed on this machine, as ratios within a run; results go to benchmarks/results/
 	@for script in neighbors training attacks campaigns startup memory; do $(BIN)/python benchmarks/$$script.py $(BENCH_FLAGS); done
 
-simulate: $(READY)  ## coverage and bias of the estimators, the tables of book/methods; SETS=FOLDER adds its image sets
+simulate: $(READY)  ## coverage and bias of the estimators, the tables of the book; SETS=FOLDER adds its image sets
 	@$(BIN)/python benchmarks/dimension_simulations.py
 	@$(BIN)/python benchmarks/sharpness_simulations.py
-	@if [ -n "$(SETS)" ]; then $(BIN)/python benchmarks/sharpness_image_sets.py "$(SETS)"; fi
+	@if [ -n "$(SETS)" ]; then for script in sharpness_growth sharpness_image_sets; do \
+	  $(BIN)/python benchmarks/$$script.py "$(SETS)"; done; fi
 
 lint: $(READY)  ## check formatting, style, the rooms and that notebooks carry no outputs
 	@$(BIN)/ruff check .
