@@ -25,7 +25,7 @@ book: $(READY)  ## build the book on the published records; PARAMS=FILE: on a ca
 test: $(READY) browser  ## run all tests (about 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
-test-long: $(READY)  ## run the tests that make test leaves out: every page beyond the claims with other parameters
+test-long: $(READY)  ## run the tests that make test leaves out: JupyterLab in a browser, commands on several machines
 	@$(BIN)/python -m pytest -m long -n 2 $(PYTEST_FLAGS)
 
 test-gpu: $(READY)  ## run the tests that need a CUDA device, or say that there is none
@@ -39,28 +39,22 @@ browser: $(READY)  ## find Chromium for the browser tests, or install it
 	@$(BIN)/python tests/browser.py --install
 
 lab: $(READY)  ## open the book's notebooks in JupyterLab
-	@$(BIN)/jupyter lab --notebook-dir=. book
+	@$(BIN)/jupyter lab --notebook-dir=. book/intro.ipynb
 
-bench: $(READY)  ## measure speed on this machine; the table goes to benchmarks/results/ (about 30 minutes)
-	@$(BIN)/python benchmarks/neighbors.py $(BENCH_FLAGS)
-	@$(BIN)/python benchmarks/training.py $(BENCH_FLAGS)
-	@$(BIN)/python benchmarks/attacks.py
-	@$(BIN)/python benchmarks/engine.py
+bench: $(READY)  ## measure speed on this machine, as ratios within a run; results go to benchmarks/results/
+	@for script in neighbors training attacks campaigns startup memory; do $(BIN)/python benchmarks/$$script.py $(BENCH_FLAGS); done
 
-simulate: $(READY)  ## coverage and bias of estimators, tests and forecasts; SETS=FOLDER adds its image sets (about two hours)
-	@$(BIN)/python benchmarks/claims_simulations.py
-	@$(BIN)/python benchmarks/dimension_simulations.py coverage means bias adjusted others
+simulate: $(READY)  ## coverage and bias of the estimators, the tables of the book; SETS=FOLDER adds its image sets
+	@$(BIN)/python benchmarks/dimension_simulations.py
 	@$(BIN)/python benchmarks/sharpness_simulations.py
-	@$(BIN)/python benchmarks/sharpness_growth.py
-	@$(BIN)/python benchmarks/near_duplicates.py $(SETS)
-	@if [ -n "$(SETS)" ]; then $(BIN)/python benchmarks/dimension_simulations.py sets --folder "$(SETS)"; \
-	  $(BIN)/python benchmarks/sharpness_image_sets.py "$(SETS)"; fi
+	@if [ -n "$(SETS)" ]; then for script in sharpness_growth sharpness_image_sets; do \
+	  $(BIN)/python benchmarks/$$script.py "$(SETS)"; done; fi
 
-lint: $(READY)  ## check formatting, style, the layers and that notebooks carry no outputs
+lint: $(READY)  ## check formatting, style, the rooms and that notebooks carry no outputs
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@find book -name '*.ipynb' -not -path '*/.ipynb_checkpoints/*' -print0 | xargs -0 $(BIN)/nbstripout --verify
-	@$(BIN)/python -m pytest -q tests/test_layers.py
+	@$(BIN)/python -m pytest -q tests/test_layout.py
 	@$(BIN)/python tests/prose.py
 
 format: $(READY)  ## format the code and strip the notebooks

@@ -1,211 +1,115 @@
-"""Attacks: ours against torchattacks', same trained network, same images, same machine, one process.
+"""Attacks: ours against torchattacks', same trained network, same images, one process.
 
-ResNet-18 at 64 pixels, trained briefly on an embedded image set. FGSM at four budgets, PGD, and the distance to the
-nearest adversarial image; seconds, and what was found. FGSM is called in turns, of which seconds are
-medians; the others once.
+FGSM at four budgets, PGD, and the distance to the nearest adversarial image in L2: seconds, and what was found.
+Prints a table and writes it to benchmarks/results/attacks.json.
 
-usage: python benchmarks/attacks.py [--turns N] [--output FOLDER]
+usage: python benchmarks/attacks.py [--small] [--turns N] [--output FOLDER]
 """
 
-import argparse
-import json
-import os
-import platform
-import time
-from importlib.metadata import version
-from pathlib import Path
-
-import numpy as np
 import torch
 import torchattacks
-from torch.nn import functional
+from measuring import in_turn, said, settings, spread, write
 
 from intrinsic import images
-from intrinsic.campaigns.records import write_text
-from intrinsic.images import as_unit, match, split
 from intrinsic.networks import attacks, models, training
 
-SET, SIZE, N_TRAIN, EPOCHS = "digits_4_9", 64, 400, 9
-N_FGSM, N_PGD, N_RADIUS = 100, 24, 6
+SET, N_TRAIN, EPOCHS = "digits_4_9", 400, 9
 BUDGETS = [1 / 255, 2 / 255, 4 / 255, 8 / 255]
-PGD_EPS, PGD_STEPS = 8 / 255, 20
-GRADIENTS = 100
+PGD_EPS, GRADIENTS = 8 / 255, 100
 
 
-def network():
-    """(network, test images, their labels), and its scores."""
-    data = match(images.load(SET), size=SIZE, channels=1)
-    parts = split(data, N_TRAIN, seed=0)
-    x, y = torch.as_tensor(as_unit(data)), torch.tensor(data.labels)
-    model = models.create("resnet18", channels=1, n_classes=2, seed=0)
-    training.train(model, x[parts.train], y[parts.train], until="epochs", epochs=EPOCHS, seed=0, device="cpu")
-    x, y = x[parts.test][:N_FGSM], y[parts.test][:N_FGSM]
-    scores = training.evaluate(model, x, y)
-    return model, x, y, {"test_accuracy": scores["accuracy"], "test_loss_nats": scores["test_loss_nats"]}
+def trained(size, n_train, epochs):
+    """(network, images that it has right, their labels) after a short training."""
+    data = images.load(SET, size=size, channels=1)
+    parts = images.split(data, n_train, seed=0)
+    network = models.create("resnet18")
+    how = {"until": "epochs", "epochs": epochs, "precision": "float32", "device": "cpu"}
+    training.train(network, data[parts.train].images, data[parts.train].labels, **how)
+    x, y = images.as_unit(data[parts.test]), torch.tensor(data[parts.test].labels)
+    with torch.no_grad():
+        right = network(x).argmax(1) == y
+    return network.eval(), x[right], y[right]
 
 
-def timed(methods, turns):
-    """{name: (median seconds, last result)} of calls in turn."""
-    seconds, results = {name: [] for name in methods}, {}
-    for _ in range(turns):
-        for name, method in methods.items():
-            started = time.perf_counter()
-            results[name] = method()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: (float(np.median(seconds[name])), results[name]) for name in methods}
-
-
-def losses(model, x, y):
-    """Cross-entropy of each image in float64, as training.evaluate has it."""
-    with models.evaluating(model), torch.no_grad():
-        return torch.cat([training.image_scores(model(a), b)[0] for a, b in zip(x.split(64), y.split(64), strict=True)])
-
-
-def clear_pixels(model, x, y):
-    """Where a float32 cross-entropy has a gradient to rely on: not a sure image, not a pixel of nearly none."""
-    pixels = x.clone().requires_grad_(True)
-    logits = model(pixels)
-    (gradient,) = torch.autograd.grad(functional.cross_entropy(logits, y, reduction="sum"), pixels)
-    unsure = 1 - logits.double().softmax(1)[torch.arange(len(y)), y] > 1e-3
-    size = gradient.flatten(1).abs().amax(1).view(-1, 1, 1, 1)
-    return unsure.view(-1, 1, 1, 1) & (gradient.abs() > 1e-2 * size)
-
-
-def fgsm(model, x, y, turns):
-    """One gradient against four; identical where float32 has a gradient."""
-    found = timed(
-        {
-            "ours": lambda: attacks.fgsm(model, x, y, BUDGETS),
-            "torchattacks FGSM": lambda: [torchattacks.FGSM(model, eps=eps)(x, y) for eps in BUDGETS],
-        },
-        turns,
-    )
-    clear = clear_pixels(model, x, y)
-    ours, theirs = found["ours"][1], found["torchattacks FGSM"][1]
-    for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a[clear], b[clear]), "FGSM differs from torchattacks' where both have a gradient"
-    facts = {
-        "share_of_pixels_compared": float(clear.double().mean()),
-        "share_of_pixels_equal": float((ours[1] == theirs[1]).double().mean()),
-    }
-    for name, (seconds, adversarial) in found.items():
-        yield {
-            "attack": "FGSM, 4 budgets",
-            "method": name,
-            "images": len(x),
-            "seconds": seconds,
-            "times_ours": seconds / found["ours"][0],
-            "mean_loss_nats_at_2": float(losses(model, adversarial[1], y).mean()),
-            **facts,
-        }
-
-
-def pgd(model, x, y, turns):
-    """The same number and length of steps from the images themselves."""
-    step = 2.5 * PGD_EPS / PGD_STEPS
-    theirs = torchattacks.PGD(model, eps=PGD_EPS, alpha=step, steps=PGD_STEPS, random_start=False)
-    found = timed(
-        {
-            "ours": lambda: attacks.pgd(model, x, y, PGD_EPS, steps=PGD_STEPS),
-            "ours, stopping": lambda: attacks.pgd(model, x, y, PGD_EPS, steps=PGD_STEPS, stop=True),
-            "torchattacks PGD": lambda: theirs(x, y),
-        },
-        turns,
-    )
-    for name, (seconds, adversarial) in found.items():
-        loss = losses(model, adversarial, y)
-        yield {
-            "attack": f"PGD, {PGD_STEPS} steps",
-            "method": name,
-            "images": len(x),
-            "seconds": seconds,
-            "times_ours": seconds / found["ours"][0],
-            "mean_loss_nats": float(loss.mean()),
-            "accuracy": float((loss < np.log(2)).double().mean()),
-        }
-
-
-def radius(model, x, y, norm):
-    """Distances to the nearest adversarial image found, of images that are right without an attack."""
-    name = {"l2": "L2", "linf": "Linf"}[norm]
-    methods = {
-        "ours": lambda: attacks.minimal_radius(model, x, y, norm=norm, gradients=GRADIENTS),
-        "torchattacks FAB": lambda: distance(model, x, y, torchattacks.FAB(model, name, 1e9, steps=GRADIENTS), norm),
-        "bisected PGD": lambda: attacks.radius_by_bisection(model, x, y, norm=norm, rounds=8, steps=10),
-    }
-    if norm == "l2":
-        methods["torchattacks DeepFool"] = lambda: distance(model, x, y, torchattacks.DeepFool(model), norm)
-    found = timed(methods, 1)
-    least = torch.stack([r for _, r in found.values()]).amin(0)
-    for method, (seconds, found_radius) in found.items():
-        yield {
-            "attack": f"radius, {name}",
-            "method": method,
-            "images": len(x),
-            "seconds": seconds,
-            "times_ours": seconds / found["ours"][0],
-            "found": float(torch.isfinite(found_radius).double().mean()),
-            "median_radius": median(found_radius),
-            "median_over_least": median(found_radius / least),
-        }
-
-
-def median(v):
-    """The lower median; None where it is infinite, since JSON has no such number: half are not found."""
-    middle = float(v.median())
-    return middle if np.isfinite(middle) else None
-
-
-def distance(model, x, y, attack, norm):
-    """How far torchattacks' images are; infinity where they are not adversarial."""
+def away(network, x, y, attack):
+    """How far an attack's images are in L2; infinity where they are not adversarial."""
     found = attack(x, y).detach()
-    away = (found.double() - x.double()).flatten(1)
     with torch.no_grad():
-        fooled = model(found).argmax(1) != y
-    return torch.where(fooled, away.norm(dim=1) if norm == "l2" else away.abs().amax(1), torch.inf)
+        fooled = network(found).argmax(1) != y
+    return torch.where(fooled, (found.double() - x.double()).flatten(1).norm(dim=1), torch.inf)
 
 
-def main():
-    """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=3, help="calls of each FGSM (3); PGD is called once")
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
-    arguments = parser.parse_args()
-    model, x, y, scores = network()
-    model.eval()
-    print(f"resnet18, {SIZE} pixels, {SET}: test accuracy {scores['test_accuracy']:.3f}", flush=True)
+def fooled(network, adversarial, y):
+    """Share of images that an attack turns."""
     with torch.no_grad():
-        right = (model(x).argmax(1) == y).nonzero()[:N_RADIUS, 0]
-    rows = []
-    for part in (
-        fgsm(model, x, y, arguments.turns),
-        pgd(model, x[:N_PGD], y[:N_PGD], 1),
-        radius(model, x[right], y[right], "l2"),
-        radius(model, x[right], y[right], "linf"),
-    ):
-        for row in part:
-            rows.append(row)
-            numbers = [f"{key} {'-' if value is None else f'{value:.4g}'}" for key, value in list(row.items())[5:]]
-            print(
-                f"{row['attack']:<18} {row['method']:<22} {row['seconds']:7.2f} s  x{row['times_ours']:5.2f}  "
-                + ", ".join(numbers),
-                flush=True,
-            )
-    found = {
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "python": platform.python_version(),
-            "versions": {library: version(library) for library in ("torch", "torchvision", "torchattacks")},
+        return float((network(adversarial).argmax(1) != y).double().mean())
+
+
+def middle(radius):
+    """The lower median; None where half of the images have no adversarial image found."""
+    found = float(radius.median())
+    return found if found < torch.inf else None
+
+
+def comparisons(network, x, y, counts, steps):
+    """(attack, images, {name: call}, what is made of a result) of each comparison, ours first."""
+    few = [(x[:n], y[:n]) for n in counts]
+    a, b = few[0]
+    yield (
+        "FGSM, 4 budgets",
+        len(a),
+        {
+            "ours": lambda: attacks.attack(network, a, b, BUDGETS)[-1],
+            "torchattacks FGSM": lambda: [torchattacks.FGSM(network, eps=eps)(a, b) for eps in BUDGETS][-1],
         },
-        "network": {"model": "resnet18", "images": SET, "size": SIZE, "n_train": N_TRAIN, "epochs": EPOCHS, **scores},
-        "rows": rows,
+        lambda found: {"share_turned": fooled(network, found, b)},
+    )
+    a, b = few[1]
+    theirs = torchattacks.PGD(network, eps=PGD_EPS, alpha=2.5 * PGD_EPS / steps, steps=steps, random_start=False)
+    yield (
+        f"PGD, {steps} steps",
+        len(a),
+        {
+            "ours": lambda: attacks.attack(network, a, b, [PGD_EPS], "pgd", steps=steps)[0],
+            "torchattacks PGD": lambda: theirs(a, b),
+        },
+        lambda found: {"share_turned": fooled(network, found, b)},
+    )
+    a, b = few[2]
+    gradients = GRADIENTS * steps // 20
+    peers = {
+        "torchattacks FAB": torchattacks.FAB(network, "L2", 1e9, steps=gradients),
+        "torchattacks DeepFool": torchattacks.DeepFool(network),
     }
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    target = arguments.output / "attacks.json"
-    write_text(target, json.dumps(found, indent=1, allow_nan=False) + "\n")
-    print(f"written: {target}")
+    calls = {name: lambda peer=peer: away(network, a, b, peer) for name, peer in peers.items()}
+    yield (
+        "radius, L2",
+        len(a),
+        {"ours": lambda: attacks.minimal_radius(network, a, b, gradients=gradients), **calls},
+        lambda radius: {"share_found": float(torch.isfinite(radius).double().mean()), "median_radius": middle(radius)},
+    )
+
+
+def main(argv=None):
+    """Measure, print, write."""
+    chosen, rows = settings(__doc__, argv, turns=3), []
+    small, whole = (32, 16, 1, (4, 2, 1), 2), (64, N_TRAIN, EPOCHS, (100, 24, 6), 20)
+    size, n_train, epochs, counts, steps = small if chosen.small else whole
+    network, x, y = trained(size, n_train, epochs)
+    for title, n, calls, facts in comparisons(network, x, y, counts, steps):
+        seconds, found = in_turn(calls, chosen.turns, warm=0 if chosen.small else 1)
+        for name, times in seconds.items():
+            row = {"attack": title, "method": name, "images": n, "seconds": spread(times)}
+            rows.append(row | {"times_ours": spread(times / seconds["ours"]), **facts(found[name])})
+            told = ", ".join(
+                f"{key} {'-' if value is None else f'{value:.4g}'}" for key, value in facts(found[name]).items()
+            )
+            print(f"{title:<16} {name:<22} {said(rows[-1]['times_ours'])} of ours; {told}", flush=True)
+    write(
+        {"turns": chosen.turns, "model": "resnet18", "images": SET, "size": size, "rows": rows},
+        chosen.output,
+        "attacks",
+    )
 
 
 if __name__ == "__main__":

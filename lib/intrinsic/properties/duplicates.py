@@ -29,7 +29,7 @@ def near_duplicate_links(x, *, k=K, chance=0.02):
     x       images, points or Neighbors
     k       scale on which the set is smooth; (n - 1) / 2 at most
     chance  expected neighbors within t_i of a point that has no near-duplicate
-    Raises BadPoints. Source: ours; measured by benchmarks/near_duplicates.py.
+    Raises BadPoints. Source: ours.
     """
     if not chance > 0 or k != int(k) or k < 4:
         raise BadPoints(f"k={k} and chance={chance} set no distance: give a whole k from 4 and a chance above 0")
@@ -101,8 +101,7 @@ def near_duplicate_components(x, *, k=K, chance=0.02):
     """Group images by near-duplicates: int64 (n,), numbered 0, 1, ... in order of index.
 
     Connected components of near_duplicate_links(x, k=k, chance=chance). They keep near-duplicates together, but are
-    no substitute for patients where these can be known: they join 44 % of the pairs of slices of one head, and leave
-    clean sets 0 to 10 % of linked images (benchmarks/near_duplicates.py).
+    no substitute for patients where these can be known: they join only some of the slices of one head.
     """
     x = x if isinstance(x, Neighbors) else as_points(x)
     i, j, _ = near_duplicate_links(x, k=k, chance=chance)

@@ -19,7 +19,7 @@ def sharpness_limit(x, y=None, *, dimension=None, group=None) -> Interval:
     r_1 <= ... <= r_k <= R, the log((R - g) / (r_i - g)) are like k exponential variables, and the share of the largest
     in their sum follows Fisher's law, without a. The smallest g that its 3 % quantile does not refuse is gap_low.
     Two conditions are part of the rule: a dimension of at least 1.5, and a gap_low above the smallest distance within
-    a label. Measured by benchmarks/sharpness_simulations.py. Sources: Hall 1982; Fisher 1929.
+    a label.. Sources: Hall 1982; Fisher 1929.
 
     Value and low are K_F of all pairs; high is the limit, or infinity; facts: identified, gap_low and the pair.
     """

@@ -1,0 +1,83 @@
+"""The scripts of benchmarks/: each imports, and runs at its smallest setting where that takes a few seconds."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from intrinsic.properties import measurement
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+HELPERS = ("measuring", "simulating")
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in HELPERS)
+QUICK = {  # script: a fact of its results at the smallest setting
+    "neighbors": lambda found: {row["largest_relative_error"] for row in found["rows"] if row["method"] == "ours"},
+    "training": lambda found: [row["times_as_fast"] for row in found["rows"]],
+    "attacks": lambda found: {row["attack"] for row in found["rows"]},
+    "dimension_simulations": lambda found: found["rows"],
+    "sharpness_simulations": lambda found: found["cases"],
+}
+
+
+def script(name, monkeypatch):
+    """A script as a module; its helpers are found beside it."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_imports(name, monkeypatch):
+    assert callable(script(name, monkeypatch).main)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_script_runs_at_its_smallest_setting(name, monkeypatch, tmp_path):
+    script(name, monkeypatch).main(["--small", "--output", str(tmp_path)])
+    files = list(tmp_path.iterdir())
+    assert files
+    for path in files:
+        assert QUICK[name](json.loads(path.read_text()))
+
+
+def test_pairs_behind_the_growth_are_counted_exactly(monkeypatch, tmp_path):
+    monkeypatch.setenv("INTRINSIC_SETS", "")  # given back afterwards
+    script("sharpness_growth", monkeypatch).main([str(tmp_path), "--small", "--output", str(tmp_path)])
+    (found,) = json.loads((tmp_path / "sharpness_growth.json").read_text())["sets"].values()
+    assert len(found["k_f"]) == len(found["pairs"]) == len(found["per_class"])
+    data = measurement.matched("digits_4_9", 28, 1)
+    x, group = data.images.images.reshape(len(data.images), -1) / 255, data.groups
+    distance = cdist(x, x)[np.triu(group[:, None] != group, 1)]
+    near = [int((distance <= (1 + 1e-4) / k).sum()) for k in found["k_f"]]  # the table has five digits
+    np.testing.assert_allclose(found["pairs"], near, rtol=1e-2)
+
+
+def test_our_neighbors_have_no_error(monkeypatch):
+    module = script("neighbors", monkeypatch)
+    for made in (module.images, module.points):
+        x, y = made(100, 48)
+        np.testing.assert_allclose(module.ours(x, y), module.exact(x, range(100)), rtol=1e-14)
+
+
+def test_color_of_image_sets_is_compared_with_grey(monkeypatch, tmp_path):
+    module = script("sharpness_image_sets", monkeypatch)
+    rng = np.random.default_rng(0)
+    pixels, labels = np.repeat(rng.integers(0, 256, (60, 32, 32, 1), dtype=np.uint8), 3, axis=3), np.arange(60) % 2
+    np.savez(tmp_path / "cats_dogs.npz", images=pixels, labels=labels, class_names=["cat", "dog"])
+    ((title, pair),) = module.color(tmp_path / "cats_dogs.npz", per_class=20).items()
+    assert title == "cat | dog"
+    factor = module.summary([pair])["grey over 3 channels"]
+    assert factor["smallest"] == factor["largest"] == pytest.approx(3**0.5)  # three equal channels
+
+
+def test_the_tables_are_those_of_the_scripts(monkeypatch):
+    simulating = script("simulating", monkeypatch)
+    for path in simulating.TABLES.glob("*.json"):
+        command = json.loads(path.read_text(encoding="utf-8")).get("command")
+        if command:
+            assert (FOLDER / command.split()[1].removeprefix("benchmarks/")).exists(), path
