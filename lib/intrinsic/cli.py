@@ -19,12 +19,8 @@ class UsageError(ValueError):
     """Options that do not go together, so that one of them would change nothing."""
 
 
-def _count(text: str) -> int:
-    """A whole number from 1."""
-    return _whole(text, 1)
-
-
 def _whole(text: str, least: int = 0) -> int:
+    """A whole number from `least`."""
     number = int(text) if text.lstrip("+").isdecimal() else least - 1
     if number < least:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}; give one")
@@ -40,6 +36,10 @@ def _positive(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0; give one")
     return number
+
+
+def _count(text: str) -> int:
+    return _whole(text, 1)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -136,17 +136,18 @@ def _where(one) -> None:
 
 
 def _rules(one) -> None:
-    one.add_argument("--label-column", metavar="COLUMN", help="column of a table, or DICOM attribute, of the label")
-    one.add_argument("--label-pattern", metavar="REGEX", help="label: the first group of this, in the path")
-    one.add_argument("--group-column", metavar="COLUMN", help="column, or DICOM attribute, of the patient")
-    one.add_argument("--group-pattern", metavar="REGEX", help="patient: the first group of this, in the path")
-    one.add_argument("--path-column", metavar="COLUMN", help="column of a table that holds the image's path")
-    one.add_argument("--nested", action="store_true", help="read the folders inside class folders too")
+    for name, metavar, text in (
+        ("label-column", "COLUMN", "column of a table, or DICOM attribute, of the label"),
+        ("label-pattern", "REGEX", "label: the first group of this, in the path"),
+        ("group-column", "COLUMN", "column, or DICOM attribute, of the patient"),
+        ("group-pattern", "REGEX", "patient: the first group of this, in the path"),
+        ("path-column", "COLUMN", "column of a table that holds the image's path"),
+        ("join-on", "A[=B]", "a row is for images whose column, or DICOM attribute, A equals its column B (or A)"),
+        ("levels", "HOW", "0 and 255 above 8 bits: full, window, range:LOW,HIGH, percentile:LOW,HIGH"),
+    ):
+        one.add_argument(f"--{name}", metavar=metavar, help=text)
     one.add_argument("--join", type=Path, metavar="TABLE", help="a table with more columns, such as labels by patient")
-    one.add_argument("--join-on", metavar="A[=B]", help="a row is for images whose column, or DICOM attribute, A "
-                     "equals its column B (or A)")  # fmt: skip
-    one.add_argument("--levels", help="what becomes 0 and 255 above 8 bits: full, window, range:LOW,HIGH, "
-                     "percentile:LOW,HIGH")  # fmt: skip
+    one.add_argument("--nested", action="store_true", help="read the folders inside class folders too")
     one.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
 
 
@@ -216,10 +217,9 @@ def _source(arguments, place: str):
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
     group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
     join = _join(arguments, place)
-    options = {"path_column": arguments.path_column, "nested": arguments.nested or None, "join": join}
-    labels, group, options = ({k: v for k, v in one.items() if v is not None} for one in (labels, group, options))
+    options = {"path_column": arguments.path_column, "nested": arguments.nested, "join": join}
     read = {"levels": arguments.levels, "skip_unreadable": arguments.skip_unreadable}
-    read = {key: value for key, value in read.items() if value}
+    labels, group, options, read = ({k: v for k, v in one.items() if v} for one in (labels, group, options, read))
     if not (labels or group or options or read):
         return place
     if place in images.catalogue():
@@ -270,12 +270,8 @@ def _params(arguments):
     p = parameters.read(arguments.params, {key: images.plain_yaml(value) for key, value in arguments.changes})
     if more := [source for source in arguments.add if source not in p.datasets]:
         p = p.model_copy(update={"datasets": [*p.datasets, *more]})
-    return _with_workers(p, arguments)
-
-
-def _with_workers(p, arguments):
-    wanted = getattr(arguments, "workers", None)
-    return p if wanted is None else p.model_copy(update={"workers": wanted})
+    workers = getattr(arguments, "workers", None)
+    return p if workers is None else p.model_copy(update={"workers": workers})
 
 
 def _setting(arguments):
@@ -377,9 +373,8 @@ def _forecast(arguments) -> int:
     trained = sorted({int(n) for n in own["n_train"]})
     if arguments.json:
         ends = {what: {"target": targets[what][0], **one.to_dict()} for what, one in needed.items()}
-        facts = {"name": name, "model": arguments.model, "runs": len(own), "trained": trained,
-                 "sets": int(runs["dataset"].nunique()), "forecasts": json.loads(table.to_json(orient="records")),
-                 "left_out": table.attrs["left_out"], "needed": ends}  # fmt: skip
+        facts = {"name": name, "model": arguments.model, "runs": len(own), "trained": trained, "needed": ends,
+                 "forecasts": json.loads(table.to_json(orient="records")), **table.attrs}  # fmt: skip
         print(json.dumps(facts, allow_nan=False))
         return 0
     print(f"{_line(name)}: {arguments.model}, {_counted(len(own), 'run')} at N = {trained[0]:,} to {trained[-1]:,}, "
@@ -437,12 +432,9 @@ def _dry_run(p) -> int:
 
 def _tell(incomparable=(), unreachable=(), away=None) -> None:
     """Lines of what a plan leaves out: sets too small for M, runs out of reach, sets that are not here."""
-    for name, why in incomparable:
-        print(f"not comparable: {_line(name)}: {why}")
-    for label, why in unreachable:
-        print(f"not reachable: {_line(label)}: {why}")
-    for name, where in (away or {}).items():
-        print(f"not counted: {_line(name)}: {where}; `intrinsic datasets {_line(name)}` says how to get it")
+    for what, rows in (("comparable", incomparable), ("reachable", unreachable), ("counted", (away or {}).items())):
+        for name, why in rows:
+            print(f"not {what}: {_line(name)}: {why}")
 
 
 def _status(arguments) -> int:
@@ -468,7 +460,7 @@ def _publish(arguments) -> int:
     made = status.publish(_params(arguments), records.default_store(), arguments.output, everything=arguments.all)
     print(f"{made.path}: {_counted(made.total, 'record')}, {made.added:,} of them new")
     if made.left_out:
-        print(f"{made.left_out:,} stored records are not of this campaign's plan and were left out; --all takes them")
+        print(f"{_counted(made.left_out, 'stored record')} not of this campaign's plan: --all takes them")
     return 0
 
 

@@ -165,7 +165,7 @@ def contrast(a, b):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("color", {*figures.PALETTE, *figures.DOMAIN_COLORS.values(), figures.INK})
+@pytest.mark.parametrize("color", sorted({*figures.PALETTE, *figures.DOMAIN_COLORS.values(), figures.INK}))
 @pytest.mark.parametrize("page", ["#ffffff", "#14181e"])
 def test_colors_are_seen_on_both_pages(color, page):
     assert contrast(color, page) >= 3
