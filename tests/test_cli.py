@@ -126,14 +126,10 @@ def test_measure_digits_prints_one_json_object(capsys):
     i, j = (one["index"] for one in control["pair"])
     assert digits.labels[i] == digits.labels[j]
     assert control["ratio"]["value"] == pytest.approx(sharp["value"] / control["value"], rel=1e-12)
-    growth = sharp["growth_exponent"]
+    growth, law = sharp["growth_exponent"], sharp["cross_dimension"]
     assert growth["low"] < growth["value"] < growth["high"]
-    assert growth["two_over_d"] == pytest.approx(2 / facts["d_data"]["mle"]["value"])
-    law = sharp["growth_law"]
-    assert law["exponent"]["value"] == growth["value"]
-    assert law["sentence"].startswith(f"K_F grows as M^{growth['value']:.2f} [")
-    assert law["dimension"]["value"] == pytest.approx(2 / law["overlapping"]["value"])
-    assert len(law["share_across"]) == len(law["per_class"]) == len(law["k_f"])
+    assert law["exponent"]["value"] == pytest.approx(2 / law["value"])
+    assert len(sharp["growth"]["per_class"]) == len(sharp["growth"]["k_f"])
     assert sharp["limit"]["identified"] == (sharp["limit"]["value"] is not None)
     assert sharp["class_pairs"] is None  # two classes
 

@@ -299,7 +299,8 @@ def _measure(arguments) -> int:
 
     _together(arguments, ("params",), "compare")
     source = _source(arguments, arguments.source)
-    images.find(source)  # says what is wrong with a place that is none, before anything heavy is loaded
+    if isinstance(source, str):
+        images.find(source)  # says what is wrong with a place that is none, before anything heavy is loaded
     from intrinsic.campaigns import records
     from intrinsic.properties.measure import measure
     from intrinsic.properties.soundness import write_csv

@@ -294,8 +294,8 @@ def table(verdicts: dict[str, Verdict]) -> pd.DataFrame:
 
 
 def by_size(frame: pd.DataFrame, rule: dict, **options) -> pd.DataFrame:
-    """The rule's effect at each N, all seeds: n_train, models, value, low, high, p, families."""
-    rows, rule = [], now(rule) | {"n_train": None, "seed": None}
+    """The rule's effect at each N, with its seed: n_train, models, value, low, high, p, families."""
+    rows, rule = [], now(rule) | {"n_train": None}
     for n, own in frame.groupby("n_train"):
         rows.append({"n_train": n, "models": own["model"].nunique(), **cells(judge(own, rule, **options).effect)})
     return pd.DataFrame(rows)

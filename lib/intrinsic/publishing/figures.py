@@ -179,7 +179,8 @@ def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None, colo
     ends = [drawn["estimate"], drawn["estimate_low"], drawn["estimate_high"]]
     if not log:  # an interval of a few data does not squeeze all others
         least, most = ends[0].min(), ends[0].max()
-        ends = [end.clip(least - 1.5 * (most - least or 1e9), most + 1.5 * (most - least or 1e9)) for end in ends]
+        reach = 10 * float((ends[2] - ends[1]).median() or 1e9)  # only an interval far wider than others is cut
+        ends = [end.clip(least - reach, most + reach) for end in ends]
     scale = _scale([*ends, [np.nan if reference is None else reference]], "x" if log else "", "x")
     bold = {"condition": {"test": f"substring(datum.value, 0, 1) == '{HEADING}'", "value": "bold"}, "value": "normal"}
     axis = alt.Axis(ticks=False, domain=False, labelFontWeight=bold, labelOverlap=False)

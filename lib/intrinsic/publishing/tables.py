@@ -97,7 +97,7 @@ def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     if f"{column}_low" in frame and f"{column}_high" in frame:
         return [*map(interval_text, values, frame[f"{column}_low"], frame[f"{column}_high"])]
     if column in P_COLUMNS:
-        return [p_value(value).removeprefix("p = ").removeprefix("p ") for value in values]
+        return ["–" if _missing(value) else p_value(value).removeprefix("p = ").removeprefix("p ") for value in values]
     return [_text(value, column) for value in values]
 
 
