@@ -224,7 +224,7 @@ def beside(source, p: Params, store: Store | None = None) -> pd.DataFrame:
 
 
 def runs_at(p: Params, model: str, store: Store | None = None) -> pd.DataFrame:
-    """Make the table of fitted runs of a network on any image set in the records, trained as a campaign trains.
+    """Make the table of fitted runs of a network, trained as a campaign trains, on sets with runs at two sizes N.
 
     Columns: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f, n_classes.
     Raises CampaignError where there is no such run.
@@ -240,6 +240,8 @@ def runs_at(p: Params, model: str, store: Store | None = None) -> pd.DataFrame:
     columns = ["dataset", "domain", "family", "d_data", "k_f", "n_classes"]
     sets = sets_at(p, store)
     runs = pd.DataFrame(rows).merge(sets[columns], on="dataset") if rows and len(sets) else pd.DataFrame()
+    if len(runs):  # one size alone says nothing of how the loss falls
+        runs = runs[runs.groupby("dataset")["n_train"].transform("nunique") > 1].reset_index(drop=True)
     if runs.empty:
         raise CampaignError(
             f"no fitted run of {model} is stored at the setting of {p.name}, so nothing can be forecast: train it with "
