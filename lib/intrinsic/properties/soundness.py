@@ -26,7 +26,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit  # scipy.stats takes a second to load
 
 from intrinsic.properties.dimension import reserve
 from intrinsic.properties.duplicates import K, components, near_duplicate_links
@@ -355,7 +355,7 @@ def _clustered(values, labels, groups, others=None):
         squared = max(squared, (either**2).sum() - (both**2).sum())
     g = len(np.unique(groups))
     poorest = min(len(np.unique(groups[labels == c])) for c in range(len(counts)))
-    return float(means.mean()), math.sqrt(g / (g - 1) * squared), student.ppf((1 + LEVEL) / 2, max(1, poorest - 1))
+    return float(means.mean()), math.sqrt(g / (g - 1) * squared), stdtrit(max(1, poorest - 1), (1 + LEVEL) / 2)
 
 
 def _accuracy(hit, labels, groups, others=None):
