@@ -45,18 +45,6 @@ def test_a_script_runs_at_its_smallest_setting(name, monkeypatch, tmp_path):
         assert QUICK[name](json.loads(path.read_text()))
 
 
-def test_pairs_behind_the_growth_are_counted_exactly(monkeypatch, tmp_path):
-    monkeypatch.setenv("INTRINSIC_SETS", "")  # given back afterwards
-    script("sharpness_growth", monkeypatch).main([str(tmp_path), "--small", "--output", str(tmp_path)])
-    (found,) = json.loads((tmp_path / "sharpness_growth.json").read_text())["sets"].values()
-    assert len(found["k_f"]) == len(found["pairs"]) == len(found["per_class"])
-    data = measurement.matched("digits_4_9", 28, 1)
-    x, group = data.images.images.reshape(len(data.images), -1) / 255, data.groups
-    distance = cdist(x, x)[np.triu(group[:, None] != group, 1)]
-    near = [int((distance <= (1 + 1e-4) / k).sum()) for k in found["k_f"]]  # the table has five digits
-    np.testing.assert_allclose(found["pairs"], near, rtol=1e-2)
-
-
 def test_our_neighbors_have_no_error(monkeypatch):
     module = script("neighbors", monkeypatch)
     for made in (module.images, module.points):

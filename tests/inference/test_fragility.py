@@ -11,14 +11,6 @@ from intrinsic.inference.forecast import forecast_penalty
 
 PLAN = yaml.safe_load((images.REPOSITORY / "params" / "confirmation.yaml").read_text(encoding="utf-8"))["plan"]
 # dimension over neighbors of other patients and contrast of published sets, measured at 64 x 64 grey, M = 250
-D_OTHER = {
-    "chest_xray_pneumonia": 13.0350,
-    "brain_mri_dementia": 19.3433,
-    "knee_xray_oa": 13.4259,
-    "brain_ct_stroke": 13.1990,
-}
-
-
 def test_coefficients_that_were_built_in_are_found(runs):
     table = fragility.families(runs(40, noise=0.2))
     fit = fragility.fit(table)
@@ -116,7 +108,7 @@ def test_the_old_fit_comes_out_of_the_published_records():
                 "k_f": sets[name]["k_f"],
                 "fitted": bool(row["fitted"]),
             }
-            row |= {"d_data": sets[name]["d_mle"], "d_other": D_OTHER.get(name)}
+            row |= {"d_data": sets[name]["d_mle"]}
             rows.append(row | {"loss_penalty_nats_eps2": attacks[r["id"]]["loss_penalty_nats_eps2"]})
     table = fragility.families(pd.DataFrame(rows))
     fit, stated = fragility.fit(table), PLAN["old_fit"]

@@ -7,7 +7,7 @@ import yaml
 
 from intrinsic import images
 from intrinsic.inference.effects import NotEnough, mean_effect
-from intrinsic.inference.families import by_family, d_data_of, levels, usable
+from intrinsic.inference.families import by_family, levels, usable
 from intrinsic.inference.verdicts import Verdict, adjusted, by_size, claims, exponents, judge, now, ratios, table
 from intrinsic.properties.interval import Interval
 
@@ -56,12 +56,6 @@ def test_amendments_replace_what_was_stated_and_leave_the_statement_alone():
     assert {rule["statistic"] for rule in stated.values()} == {"excess", "slope", "correlation", "ratio"}
     assert stated["sharpness_robustness"]["n_train"] == 500
     assert "n_train" not in RULES["sharpness_robustness"]
-
-
-def test_dimension_over_other_groups_takes_the_place_of_the_one_over_all_neighbors():
-    frame = pd.DataFrame({"d_data": [9.0, 10], "d_other": [12.0, None]})
-    assert d_data_of(frame).tolist() == [12, 10]
-    assert d_data_of(frame[["d_data"]]).tolist() == [9, 10]
 
 
 def test_what_cannot_enter_is_left_out_and_named(runs):

@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 
 import intrinsic
-from intrinsic.images import BadImages, ImageSet, TooFewImages
+from intrinsic.images import BadImages, ImageSet, TooFewImages, balanced_draws
 from intrinsic.images.manifolds import torus_images
 from intrinsic.properties import measurement
-from intrinsic.properties.dimension import mle_dimension
+from intrinsic.properties.dimension import mean_dimensions, mle_dimension
 from intrinsic.properties.measure import measure
 from intrinsic.properties.measurement import Matched, OneClass, least_bounds, properties
 from intrinsic.properties.neighbors import BadPoints, neighbors
@@ -106,10 +107,30 @@ def test_a_record_holds_metrics_or_reasons():
     assert {name for name, value in metrics.items() if value is None} <= set(reasons)
     assert metrics["k_f_all"] == measure(data).label_sharpness
     assert metrics["d_mle_low"] < metrics["d_mle"] < metrics["d_mle_high"]
-    assert series["growth_per_class"] == [16, 31, 62]
+    assert series["growth_per_class"] == [16, 31, 50, 62, 100]
+    assert series["d_mle_per_class"] == [50, 100]
     few, reasons, _ = properties(found, per_class=200, draws=3, k=5)
     assert few["k_f"] is few["d_mle_low"] is few["least_bound"] is None
     assert "200" in reasons["least_bound"]
+
+
+def test_a_record_holds_what_may_stand_behind_both_numbers():
+    group = np.repeat(np.arange(120), 2)
+    data = ImageSet(X, Y, ("a", "b"), group=group)
+    found = properties(Matched(data, group, 0, 0, data.content_hash(), data), per_class=100, draws=3, k=5)[0]
+    points = X.reshape(len(X), -1) / 255.0
+    assert found["contrast"] == pytest.approx(np.sqrt(2 * points.var(axis=0).sum()))
+    assert found["brightness"] == pytest.approx(points.mean())
+    distances = cdist(points, points)
+    draws = balanced_draws(Y, 100, 3, 0)
+    nearest = [np.median(np.where(np.eye(200, dtype=bool), np.inf, distances[np.ix_(c, c)]).min(axis=1)) for c in draws]
+    assert found["nearest_distance"] == pytest.approx(np.mean(nearest))
+    other = (Y[:, None] != Y) & (group[:, None] != group)
+    between = [1 / distances[np.ix_(c, c)][other[np.ix_(c, c)]].min() for c in draws]
+    assert found["k_f_between_groups"] == pytest.approx(np.mean(between))
+    expected = mean_dimensions(X, Y, per_class=100, draws=3, k=5, group=group, exclude_group=True, interval=False)[0]
+    assert found["d_mle"] == pytest.approx(expected)
+    assert found["d_mle_any_group"] != found["d_mle"]
 
 
 def test_the_least_bound_is_its_formula():

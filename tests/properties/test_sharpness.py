@@ -12,6 +12,7 @@ from intrinsic.properties import pairs
 from intrinsic.properties.growth import (
     cross_dimension,
     growth,
+    growth_by_halves,
     growth_exponent,
     labels_by_lot,
     predicted_sharpness,
@@ -230,6 +231,29 @@ def test_cross_dimension_covers_and_predicts_sharpness():
     seen = 1 / np.mean([1 / label_sharpness(x[c], y[c], interval=False)
                         for c in balanced_draws(y, 400, 12, 0)])  # fmt: skip
     assert predicted_sharpness(law, 400) == pytest.approx(seen, rel=0.2)
+
+
+def test_the_interval_of_a_prediction_holds_sharpness_of_a_new_sample():
+    """At half, and at four times the images; 24 samples of overlapping cubes."""
+    inside = []
+    for seed in range(24):
+        law = cross_dimension(*overlapping_clouds(400, 3, seed=seed), pairs=500)
+        for m in (100, 800):
+            new = label_sharpness(*overlapping_clouds(2 * m, 3, seed=100 + seed), interval=False)
+            inside.append(predicted_sharpness(law, m).low <= new <= predicted_sharpness(law, m).high)
+    assert 0.85 <= np.mean(inside)
+
+
+@pytest.mark.parametrize("d", [2, 4])
+def test_one_half_predicts_the_growth_of_the_other(d):
+    found = growth_by_halves(*overlapping_clouds(1500, d, seed=3))
+    assert found["predicted"] == pytest.approx(2 / d, rel=0.12)
+    assert found["measured"] == pytest.approx(2 / d, rel=0.2)
+
+
+def test_halves_of_classes_apart_do_not_follow_the_law():
+    found = growth_by_halves(*parallel_tori(1500, 2, 0.2, seed=1))
+    assert found["measured"] < 0.5 * found["predicted"]
 
 
 def test_labels_by_lot_keep_families_together():

@@ -17,8 +17,11 @@ from intrinsic.campaigns.runs import compute
 from intrinsic.networks import models
 from intrinsic.properties import measurement
 
-INTERVALS = ("d_data", "d_data_twonn", "k_f", "k_f_ratio", "growth_exponent")  # with _low and _high
-SINGLE = ("k_f_all", "d_data_all", "d_data_other_groups", "k_f_q05", "k_f_limit", "least_bound")
+INTERVALS = ("d_data", "d_data_twonn", "k_f", "k_f_ratio", "growth_exponent", "cross_dimension")  # with _low and _high
+SINGLE = tuple(
+    "k_f_all d_data_all d_data_other_groups d_data_any_group d_data_other_families k_f_q05 k_f_limit least_bound contrast "
+    "brightness nearest_distance k_f_by_lot k_f_between_groups growth_measured_by_halves growth_predicted_by_halves".split()
+)
 
 #: {column: metric} of an image set's properties
 PROPERTY_COLUMNS = {
@@ -133,8 +136,7 @@ def properties_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
     """Make the table of a campaign's image sets: one row a set that has records at the campaign's setting.
 
     Columns: dataset, family, domain, size, channels, pixel_range, per_class, n, n_classes, n_groups, n_copies,
-    n_conflicting; d_data, d_data_twonn, k_f, k_f_ratio and growth_exponent, each with _low and _high; k_f_all,
-    d_data_all, d_data_other_groups, k_f_q05, k_f_limit, least_bound; growth_per_class and growth_k_f (lists).
+    n_conflicting; those of INTERVALS, each with _low and _high, and of SINGLE; growth_per_class and growth_k_f (lists).
     """
     table, rows = _by_cell("properties", store), []
     for source in plan.sources(p):

@@ -29,7 +29,7 @@ PARTS = ("params", "metrics", "reasons", "series", "provenance")
 HASHES = ("image_hash", "split_hash")
 
 #: The version of each kind's method: raised when the same params would give other numbers.
-METHOD_VERSIONS = {"properties": 3, "training": 2, "attack": 2, "representation": 2, "slope": 1}
+METHOD_VERSIONS = {"properties": 4, "training": 2, "attack": 2, "representation": 2, "slope": 1}
 KINDS = tuple(METHOD_VERSIONS)
 
 

@@ -23,17 +23,8 @@ def logs(frame: pd.DataFrame, column: str) -> np.ndarray:
     return np.log(np.where(values > 0, values, np.nan))
 
 
-def d_data_of(frame: pd.DataFrame) -> pd.Series:
-    """Dimension of the data: that over neighbors of other groups (`d_other`) where groups are known, else `d_data`.
-
-    Neighbors of the same patient make a dimension too small.
-    """
-    other = numbers(frame, "d_other") if "d_other" in frame else np.full(len(frame), np.nan)
-    return pd.Series(np.where(np.isnan(other), numbers(frame, "d_data"), other), index=frame.index)
-
-
 def usable(frame: pd.DataFrame, columns, *, positive=True, n_train=None, seed=None, fitted=True) -> tuple:
-    """Runs that can enter a test, with `d_data` of `d_data_of`; and notes, a tuple of str, on what was left out.
+    """Runs that can enter a test; and notes, a tuple of str, on what was left out.
 
     Their columns are finite, and with `positive` above 0, since logarithms are taken; `n_train` and `seed` are those
     given; with `fitted`, they fitted their training images.
@@ -42,7 +33,6 @@ def usable(frame: pd.DataFrame, columns, *, positive=True, n_train=None, seed=No
     if lacking or frame.empty:
         what = f"no column {', '.join(lacking)}" if lacking else "no run"
         raise NotEnough(f"the frame has {what}, so there is nothing to test; make the records with: intrinsic run")
-    frame = frame.assign(d_data=d_data_of(frame)) if "d_data" in frame else frame
     frame = frame[frame["domain"] != CONSTRUCTED] if "domain" in frame else frame
     frame = frame[frame["n_train"] == n_train] if n_train is not None else frame
     frame = frame[frame["seed"] == seed] if seed is not None else frame

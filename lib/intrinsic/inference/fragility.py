@@ -22,7 +22,7 @@ def families(frame, networks=NETWORKS, *, n_train=500, seed=0, response=PENALTY,
     Parameters
     ----------
     frame : DataFrame
-        One row a run: dataset, family, domain, model, n_train, seed, fitted, k_f, d_data (d_other), test_loss_nats, the
+        One row a run: dataset, family, domain, model, n_train, seed, fitted, k_f, d_data, test_loss_nats, the
         response, and where known those of TERMS and IN_PLACE.
     networks : sequence of str
         Of which the mean is taken.

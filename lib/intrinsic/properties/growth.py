@@ -16,6 +16,8 @@ from intrinsic.properties.pairs import PAIRS, Lookup, closest_pairs
 from intrinsic.properties.sharpness import _all_pairs, _codes, _own, _parts, lookup_of
 
 LEAST_PAIRS = 20  # below which no dimension is estimated
+BEYOND = (64, 1000)  # pairs across classes, at m images a class, between whose distances `growth_by_halves` takes D
+LOW = 0.025  # tail of an interval
 RISES = 1.1  # ratio of slopes at small and large radii, lower limit, from which there is no one slope
 CONFLICT = "copies with different labels are at distance 0: drop them with drop_duplicates(conflicting=True)"
 
@@ -133,7 +135,8 @@ def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0)
     Returns
     -------
     Interval
-        With facts exponent (an Interval, 2/D, of K_F in M), radius (R), pairs, gamma (C_x(r) = gamma r^D) and gap.
+        With facts exponent (an Interval, 2/D, of K_F in M), radius (R), pairs, gamma (C_x(r) = gamma r^D), halves (D
+        and C_x(R) in both halves of each split, (splits, 2, 2)) and gap.
         NaN with the reason as method where the slope clearly rises as r falls, as it does where classes are a gap
         apart (then `gap` is the smallest distance seen), or where there are fewer than 20 pairs.
         The interval is from half-samples at the same radius.
@@ -169,16 +172,16 @@ def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0)
     weight = 1.0 / (size[codes[listed.i]] * size[codes[listed.j]])
 
     def slopes(inside):
-        """The slope from all listed pairs, and from the closest tenth."""
+        """The slope from all listed pairs, that from the closest tenth, and the weight of all listed pairs."""
         chosen = inside[listed.i] & inside[listed.j]
         sums = []
         for m in (outer, inner):
             w, r = weight[:m][chosen[:m]], listed.distance[:m][chosen[:m]]
             total = (w * np.log(listed.distance[m - 1] / r)).sum()
             sums.append(w.sum() / total if total > 0 else math.nan)
-        return sums
+        return [*sums, weight[chosen].sum()]
 
-    value, near = slopes(np.ones(points.n, dtype=bool))
+    value, near, whole = slopes(np.ones(points.n, dtype=bool))
     halves = class_halves(y, group, seed)
     both = np.array([[slopes(half), slopes(~half)] for half in halves])
     freedom = degrees(points.n, group)
@@ -186,19 +189,103 @@ def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0)
     if rises.low > RISES:
         why = f"the slope of log C_x rises from {value:.3g} to {near:.3g} as r falls, as where classes are apart"
         return _without(why, points.n, float(listed.distance[0]))
-    radius, both = float(listed.distance[-1]), both[..., 0] if interval else np.empty((0, 2))
+    radius, both = float(listed.distance[-1]), both if interval else np.empty((0, 2, 3))
     classes = len(size) * (len(size) - 1) / 2
-    facts = {"n": points.n, "radius": radius, "pairs": len(listed), "gap": 0.0}
-    facts["gamma"] = float(weight.sum() / classes * radius**-value)
-    found = half_sample(value, both, freedom, method=f"{len(listed)} closest cross pairs", **facts)
+    share = 4 / classes * both[..., 2]  # a half has a quarter of the pairs
+    facts = {"n": points.n, "radius": radius, "pairs": len(listed), "gap": 0.0, "df": freedom}
+    facts |= {"gamma": float(whole / classes * radius**-value), "halves": np.stack([both[..., 0], share], axis=-1)}
+    found = half_sample(value, both[..., 0], freedom, method=f"{len(listed)} closest cross pairs", **facts)
     found.exponent = Interval(2 / found, 2 / found.high, 2 / found.low, f"2/D, {found.method}", points.n)
     return found
 
 
-def predicted_sharpness(dimension, per_class):
-    """K_F at M images a class by the law of cross pairs: (gamma M^2)^(1/D) / Gamma(1 + 1/D), D of cross_dimension."""
-    m = np.asarray(per_class, dtype=float)
-    return (dimension.gamma * m**2) ** (1 / float(dimension)) / math.gamma(1 + 1 / float(dimension))
+def predicted_sharpness(dimension, per_class) -> Interval:
+    """Predict K_F of a new sample with M images a class, by the law of cross pairs.
+
+        K_F(M) = (gamma M^2)^(1/D) / E^(1/D) ,    E exponential; its value is the one at the mean distance
+
+    Parameters
+    ----------
+    dimension : Interval
+        Of `cross_dimension`, with an interval.
+    per_class : int
+        M.
+
+    Returns
+    -------
+    Interval
+        Of prediction, 95 %: it holds the error of gamma and D, from half-samples, and the spread of one sample.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, y = np.random.default_rng(0).random((2000, 2)), np.arange(2000) % 2
+    >>> found = predicted_sharpness(cross_dimension(x, y), 4000)
+    >>> found.low < 8000 < found.high  # the square: gamma is pi
+    True
+    """
+    d, m = float(dimension), float(per_class)
+    value = (dimension.gamma * m**2) ** (1 / d) / math.gamma(1 + 1 / d)
+    halves = dimension.halves
+    with np.errstate(divide="ignore", invalid="ignore"):  # a half without such pairs is left out
+        logs = (np.log(halves[..., 1]) + 2 * math.log(m)) / halves[..., 0]  # log of K_F R
+    at = half_sample(0.0, logs, dimension.df, relative=False)
+    median = value * math.gamma(1 + 1 / d) * math.log(2) ** (-1 / d)
+    low, high = ((math.log(math.log(2) / -math.log(tail))) / d for tail in (LOW, 1 - LOW))
+    return Interval(
+        value, median * math.exp(-math.hypot(at.low, low)), median * math.exp(math.hypot(at.high, high)),
+        f"law of cross pairs at M = {per_class}; {dimension.method}", dimension.n,
+    )  # fmt: skip
+
+
+def growth_by_halves(x, y=None, draws=10, *, group=None, seed=0) -> dict:
+    """Predict the growth of K_F in one half of the images from pairs across classes in the other half.
+
+    params/growth.yaml states measure, prediction and rule. Each half of 25 random splits predicts the other.
+
+    Parameters
+    ----------
+    x, y, group, seed
+        As for label_sharpness.
+    draws : int
+        Nested draws of M = m/8, m/4, m/2 and m images a class of a half, m its smallest class.
+
+    Returns
+    -------
+    dict
+        measured (mean exponent of K_F in M) and predicted (mean 2/D).
+
+    Raises
+    ------
+    BadPoints
+        Fewer than 64 images a class, or copies with different labels.
+    """
+    points, y, group = _parts(x, y, group)
+    codes, listed = _codes(y), _all_pairs(x, points, y)
+    if len(listed) and listed.distance[0] == 0:
+        raise BadPoints(CONFLICT)
+    if (least := int(np.bincount(codes).min())) < 64:
+        raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
+    apart = listed if group is None else listed.part(group[listed.i] != group[listed.j])
+    look, measured, predicted = Lookup(points, codes, listed), [], []
+    for half in class_halves(y, group, seed):
+        for one, other in ((half, ~half), (~half, half)):
+            m = int(np.bincount(codes[one]).min())
+            sizes = np.array([m // 8, m // 4, m // 2, m])
+            measured.append(log_slope(sizes, _mean_logs(look, one, sizes, draws, seed)))
+            predicted.append(2 / _slope_beyond(apart, other, codes))
+    return {"measured": float(np.mean(measured)), "predicted": float(np.nanmean(predicted))}
+
+
+def _slope_beyond(pairs, inside, codes):
+    """D = log(C(R) / C(r)) / log(R / r) in a subset, at C(r) = 64/m^2 and C(R) = 1000/m^2, m its smallest class."""
+    size = np.bincount(codes[inside])
+    chosen = np.flatnonzero(inside[pairs.i] & inside[pairs.j])
+    share = np.cumsum(1.0 / (size[codes[pairs.i[chosen]]] * size[codes[pairs.j[chosen]]]))
+    at = np.searchsorted(share, np.array(BEYOND) / size.min() ** 2)
+    if at[1] >= len(chosen):
+        return math.nan  # the list of pairs ends before
+    return math.log(share[at[1]] / share[at[0]]) / math.log(pairs.distance[chosen[at[1]]] / pairs.distance[chosen[at[0]]])
 
 
 def labels_by_lot(labels, group=None, seed=0):

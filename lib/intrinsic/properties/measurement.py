@@ -5,17 +5,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from intrinsic.images import ImageSet, balanced_draws, cache, load
+from intrinsic.images import ImageSet, as_unit, balanced_draws, cache, load
 from intrinsic.properties import dimension, sharpness
 from intrinsic.properties.duplicates import near_duplicate_components
-from intrinsic.properties.growth import growth, growth_exponent
+from intrinsic.properties.growth import cross_dimension, growth, growth_by_halves, growth_exponent, labels_by_lot
 from intrinsic.properties.interval import Interval
 from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.neighbors import BadPoints, neighbors
 
 HELD_BYTES = 2**31  # of pixels of sets that a process keeps, each as loaded and as matched
 COMPONENTS_VERSION = 2  # raise it when near_duplicate_components finds other components of the same images
-GROWTH_SIZES = (16, 31, 62, 125, 250, 500, 1000, 2000)  # M of the growth series of a record
+GROWTH_SIZES = (16, 31, 50, 62, 100, 125, 250, 500, 1000, 2000)  # M of the growth series of a record
+DIMENSION_SIZES = (50, 100, 250)  # M at which a record has d_data
 
 
 class OneClass(ValueError):
@@ -87,12 +88,14 @@ def smallest_class(images: ImageSet) -> int:
 def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int = 0):
     """(metrics, reasons, series) of an image set: d_data and K_F at M a class, and from all images.
 
-    d_data and K_F that are compared are means over `draws` seeded balanced draws of M images a class. The values from
-    all images have the ending `_all`. Infinite label sharpness (copies with different labels) is None, and
+    d_data and K_F that are compared are means over `draws` seeded balanced draws of M images a class. Where the source
+    gives groups, neighbors of the same group are left out of d_data, and `d_mle_any_group` is the one with them. The
+    values from all images have the ending `_all`. Infinite label sharpness (copies with different labels) is None, and
     k_f_without_conflicts is finite. A value that cannot be had is None with its reason.
     """
     clean = without_conflicts(data)
     least, near = smallest_class(clean), neighbors(clean, k, reserve=dimension.reserve(k))
+    families = data.groups[data.images.distinct(conflicting=bool(data.n_conflicting))]
     d = dimension.mle_dimension(near, k)
     values = {"d_mle_all": d, "d_twonn_all": dimension.twonn_dimension(near)}
     values["k_f_all"] = sharpness.label_sharpness(near)
@@ -104,24 +107,28 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
         "n_groups": len(np.unique(data.groups)),
         "k_f_without_conflicts": float(values["k_f_all"]),
         "least_bound": None,
+        "brightness": float(as_unit(clean).mean()),
+        "contrast": contrast(clean),
     }
     reasons, why = {}, f"the smallest class has {least} images, fewer than M = {per_class}"
     if least >= per_class:
         of_draws = {"per_class": per_class, "draws": draws, "seed": seed}
-        values["d_mle"], values["d_twonn"] = dimension.mean_dimensions(clean, k=k, **of_draws)
+        values["d_mle"], values["d_twonn"] = draws_dimensions(near, clean.group, k=k, **of_draws)
         values["k_f"] = sharpness.mean_sharpness(near, **of_draws)
         metrics["least_bound"] = least_bounds(near, **of_draws)["mean"]
+        metrics |= hidden_variables(near, clean.group, families, k=k, **of_draws)
     else:
         nothing = Interval(math.nan, method=why)
         values |= {"d_mle": nothing, "d_twonn": nothing, "k_f": nothing}
         reasons["least_bound"] = why
-    apart = other_groups(clean, k, data.groups[data.images.distinct(conflicting=bool(data.n_conflicting))])
+    apart = other_groups(clean, k, families)
     if apart is not None:
         _put(metrics, reasons, "d_mle_other_groups", apart, ("",))
     control = sharpness.same_label_control(near, seed=seed)
     for q in sharpness.quantile_sharpness(near, seed=seed):
         values[f"k_f_q{round(100 * q.quantile):02d}"] = q
     values |= {"k_f_control": control, "k_f_ratio": control.ratio, "growth_exponent": exponent_of(near, seed=seed)}
+    values["cross_dimension"] = cross_dimension(near, group=clean.group, seed=seed)
     for key, value in values.items():
         _put(metrics, reasons, key, value)
     if data.n_conflicting:
@@ -130,10 +137,60 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     limit = sharpness_limit(near, dimension=d)
     metrics["k_f_limit"] = limit.high if limit.identified else None
     reasons |= {} if limit.identified else {"k_f_limit": limit.method}
-    sizes = [m for m in GROWTH_SIZES if m <= least]
-    grown = growth(near, per_class=sizes, draws=draws, seed=seed) if sizes else ([], [])
-    series = dict(zip(("growth_per_class", "growth_k_f"), ([float(v) for v in part] for part in grown), strict=True))
-    return metrics, reasons, series | {"growth_per_class": [int(m) for m in grown[0]]}
+    if least >= 64:
+        halves = growth_by_halves(near, group=clean.group, seed=seed)
+        metrics |= {f"growth_{name}_by_halves": value for name, value in halves.items()}
+    return metrics, reasons, _series(clean, near, least, k, draws, seed)
+
+
+def _series(clean, near, least, k, draws, seed) -> dict:
+    """K_F and d_data at several M."""
+    sizes, at = ([m for m in known if m <= least] for known in (GROWTH_SIZES, DIMENSION_SIZES))
+    k_f = growth(near, per_class=sizes, draws=draws, seed=seed)[1] if sizes else []
+    of_draws = {"k": k, "draws": draws, "seed": seed, "interval": False}
+    d = [draws_dimensions(near, clean.group, per_class=m, **of_draws)[0] for m in at]
+    series = {"growth_per_class": sizes, "growth_k_f": [float(v) for v in k_f]}
+    known = [(m, float(v)) for m, v in zip(at, d, strict=True) if math.isfinite(v)]
+    return series | {"d_mle_per_class": [m for m, _ in known], "d_mle_at": [v for _, v in known]}
+
+
+def draws_dimensions(x, group=None, **of_draws) -> tuple[Interval, Interval]:
+    """mean_dimensions, without neighbors of the same group where groups are given; NaN with the reason as method."""
+    try:
+        return dimension.mean_dimensions(x, group=group, exclude_group=group is not None, **of_draws)
+    except BadPoints as error:
+        return (Interval(math.nan, method=str(error)),) * 2
+
+
+def contrast(images: ImageSet) -> float:
+    """Root of twice the summed variance of the pixels, in [0, 1]: the root mean square distance of two images."""
+    return math.sqrt(2 * as_unit(images).flatten(1).var(0, correction=0).double().sum())
+
+
+def hidden_variables(near, group, families, *, k: int, per_class: int, draws: int, seed: int) -> dict:
+    """What may stand behind d_data and K_F, at the same draws.
+
+    d_mle_any_group        d_data with neighbors of the same group
+    d_mle_other_families   d_data without near-duplicates, where groups are unknown
+    nearest_distance       median distance to the nearest image, whatever its label
+    k_f_by_lot             K_F of labels that say nothing of position
+    k_f_between_groups     K_F without pairs of one group, where groups are known
+    """
+    of_draws = {"per_class": per_class, "draws": draws, "seed": seed, "interval": False}
+    chosen = list(balanced_draws(np.unique(near.labels, return_inverse=True)[1], per_class, draws, seed))
+    found = {
+        "d_mle_any_group": draws_dimensions(near, k=k, **of_draws)[0],
+        "d_mle_other_families": draws_dimensions(near, families, k=k, **of_draws)[0],
+        "nearest_distance": np.mean([np.median(near.subset(one, 1).distances[:, 0]) for one in chosen]),
+    }
+    lot = labels_by_lot(near.labels, group, seed)
+    if np.unique(lot, return_counts=True)[1].min() >= per_class:
+        found["k_f_by_lot"] = sharpness.mean_sharpness(near.points, lot, **of_draws)
+    if group is not None:
+        pairs = near.pairs.part(group[near.pairs.i] != group[near.pairs.j])
+        closest = [np.flatnonzero(np.isin(pairs.i, one) & np.isin(pairs.j, one))[:1] for one in chosen]
+        found["k_f_between_groups"] = np.mean([pairs.sharpness[one[0]] if len(one) else math.nan for one in closest])
+    return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
 def _put(metrics, reasons, key, value, ends=("", "_low", "_high")):
