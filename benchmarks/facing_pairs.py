@@ -21,7 +21,14 @@ from intrinsic.networks import attacks, models, training
 from intrinsic.properties.sharpness import label_sharpness
 
 TABLES = images.REPOSITORY / "book" / "findings" / "tables"
-FAMILIES = ("digits", "photo_patches", "brain_mri_patches", "garments_pullover_coat", "knee_xray_oa", "satellite_highway_river")
+FAMILIES = (
+    "digits",
+    "photo_patches",
+    "brain_mri_patches",
+    "garments_pullover_coat",
+    "knee_xray_oa",
+    "satellite_highway_river",
+)
 DISTANCES = (0.3, 0.6, 1.2)
 SEEDS, PAIRS, TRAIN, TEST, SIZE, RADII = 10, 12, 160, 160, 16, 32
 

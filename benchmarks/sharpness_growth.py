@@ -31,7 +31,11 @@ CAMPAIGNS = ("published", "confirmation")
 def noisy(n, d, seed):
     """Uniform points in a cube in 100 dimensions, labels independent of position, with noise of deviation .02."""
     x, y, _ = overlapping(n, d, seed)
-    return np.pad(x, ((0, 0), (0, 100 - d))) + 0.02 * np.random.default_rng([seed, 1]).standard_normal((n, 100)), y, None
+    return (
+        np.pad(x, ((0, 0), (0, 100 - d))) + 0.02 * np.random.default_rng([seed, 1]).standard_normal((n, 100)),
+        y,
+        None,
+    )
 
 
 def unbalanced(n, d, seed):
@@ -62,7 +66,14 @@ def simulated(sample, d, n, options, simulations):
         x, y, group = sample(n, d, 2 * TARGET_SEEDS + s, **options)
         known.append(float(cross_dimension(x, y, group=group, interval=False)))
     target = float(np.nanmean(known)) if np.isfinite(known).any() else math.nan
-    row = {"sample": sample.__name__, "options": options, "d": d, "n": n, "D": target, "without": simulations - len(made)}
+    row = {
+        "sample": sample.__name__,
+        "options": options,
+        "d": d,
+        "n": n,
+        "D": target,
+        "without": simulations - len(made),
+    }
     if made:
         row["coverage"] = share(sum(one.low <= target <= one.high for one in made), len(made), "wilson")
         row |= {f"predicted_{times}": share(sum(hits), len(hits), "wilson") for times, hits in inside.items()}

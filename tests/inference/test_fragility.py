@@ -10,6 +10,8 @@ from intrinsic.inference.effects import NotEnough
 from intrinsic.inference.forecast import forecast_penalty
 
 PLAN = yaml.safe_load((images.REPOSITORY / "params" / "confirmation.yaml").read_text(encoding="utf-8"))["plan"]
+
+
 # dimension over neighbors of other patients and contrast of published sets, measured at 64 x 64 grey, M = 250
 def test_coefficients_that_were_built_in_are_found(runs):
     table = fragility.families(runs(40, noise=0.2))

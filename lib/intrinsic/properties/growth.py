@@ -285,7 +285,9 @@ def _slope_beyond(pairs, inside, codes):
     at = np.searchsorted(share, np.array(BEYOND) / size.min() ** 2)
     if at[1] >= len(chosen):
         return math.nan  # the list of pairs ends before
-    return math.log(share[at[1]] / share[at[0]]) / math.log(pairs.distance[chosen[at[1]]] / pairs.distance[chosen[at[0]]])
+    return math.log(share[at[1]] / share[at[0]]) / math.log(
+        pairs.distance[chosen[at[1]]] / pairs.distance[chosen[at[0]]]
+    )
 
 
 def labels_by_lot(labels, group=None, seed=0):
