@@ -1,8 +1,8 @@
-"""How well the cross-correlation dimension D and the K_F that it predicts are known: for findings/sharpness_grows.ipynb.
+"""How well the cross-correlation dimension D and its K_F are known, for findings/sharpness_grows.ipynb.
 
-Simulated samples: how often the interval of D holds its expectation, and the prediction interval the K_F of a new sample,
-of the same size and of four times as many points. Image sets of FOLDER: how often the interval from one half of the
-images holds the K_F of the other. Writes numbers only, to book/methods/tables/growth_coverage.json.
+Simulated samples: how often the interval of D holds its expectation, and the prediction interval the K_F of a new
+sample, of the same size and of four times as many points. Image sets of FOLDER: how often the interval from one half of
+the images holds the K_F of the other. Writes numbers only, to book/methods/tables/growth_coverage.json.
 
 usage: python benchmarks/sharpness_growth.py [FOLDER] [--small] [--output FOLDER]
 """
@@ -95,7 +95,7 @@ def held_back(name):
             found = cross_dimension(known)
             least = min(known.counts().values())
             if math.isfinite(found):
-                balanced = next(iter(images.balanced_draws(new.labels, min(least, min(new.counts().values())), 1, 0)))
+                balanced = next(iter(images.balanced_draws(new.labels, min(least, *new.counts().values()), 1, 0)))
                 guess = predicted_sharpness(found, len(balanced) // new.n_classes)
                 hits.append(bool(guess.low <= label_sharpness(new[balanced], interval=False) <= guess.high))
     return {"inside": float(np.mean(hits)) if hits else math.nan, "halves": len(hits), "domain": clean.domain}

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
-
-from intrinsic.properties import measurement
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 HELPERS = ("measuring", "simulating")

@@ -18,10 +18,10 @@ from intrinsic.networks import models
 from intrinsic.properties import measurement
 
 INTERVALS = ("d_data", "d_data_twonn", "k_f", "k_f_ratio", "growth_exponent", "cross_dimension")  # with _low and _high
-SINGLE = tuple(
-    "k_f_all d_data_all d_data_other_groups d_data_any_group d_data_other_families k_f_q05 k_f_limit least_bound contrast "
-    "brightness nearest_distance k_f_by_lot k_f_between_groups growth_measured_by_halves growth_predicted_by_halves".split()
-)
+DIMENSIONS = ("d_data_all", "d_data_other_groups", "d_data_any_group", "d_data_other_families")
+SHARPNESS = ("k_f_all", "k_f_q05", "k_f_limit", "k_f_by_lot", "k_f_between_groups", "least_bound")
+OTHER = ("contrast", "brightness", "nearest_distance", "growth_measured_by_halves", "growth_predicted_by_halves")
+SINGLE = (*DIMENSIONS, *SHARPNESS, *OTHER)
 
 #: {column: metric} of an image set's properties
 PROPERTY_COLUMNS = {
