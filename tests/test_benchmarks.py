@@ -66,3 +66,13 @@ def test_the_tables_are_those_of_the_scripts(monkeypatch):
         command = json.loads(path.read_text(encoding="utf-8")).get("command")
         if command:
             assert (FOLDER / command.split()[1].removeprefix("benchmarks/")).exists(), path
+
+
+def test_the_bound_in_feature_space_is_that_of_the_theorem(monkeypatch):
+    module = script("kept_networks", monkeypatch)
+    train, held = np.array([[0.0], [1.0], [3.0], [4.0]]), np.linspace(0, 4, 41)[:, None]
+    found = module.feature_bound(train, np.array([0, 0, 1, 1]), held, None, np.full(41, 0.1))
+    nearest = np.abs(held - train.T).min(axis=1).mean()
+    assert found["k_f"] == 0.5
+    assert found["least_bound"] == pytest.approx(2 * 0.5 * nearest)
+    assert found["d_held_out"] == pytest.approx(1, rel=0.25)
