@@ -35,7 +35,11 @@ def feature_bound(train, labels, held, held_labels, errors):
     """The least bound of Theorem 1 in a space of features, and what it bounds, over held-out images."""
     across = cdist(train[labels == 0], train[labels == 1]).min()
     nearest = cdist(held, train).min(axis=1)
-    found = {"k_f": 1 / across if across else math.inf, "distance": float(nearest.mean()), "error": float(errors.mean())}
+    found = {
+        "k_f": 1 / across if across else math.inf,
+        "distance": float(nearest.mean()),
+        "error": float(errors.mean()),
+    }
     found["least_bound"] = 2 * found["k_f"] * found["distance"]
     near = np.unique(held, axis=0)
     found["d_held_out"] = float(dimension.mle_dimension(near, K, interval=False)) if len(near) > K + 1 else math.nan
