@@ -9,7 +9,6 @@ from scipy import stats
 from intrinsic.inference.effects import (
     NotEnough,
     correlation,
-    equivalence,
     families_needed,
     holm,
     leave_one_out,
@@ -136,14 +135,6 @@ def test_power_is_that_of_simulated_t_tests_and_grows_to_what_was_asked():
     assert power(0.8, 1, 10) == pytest.approx(found, abs=0.04)
     n = families_needed(0.8, 1)
     assert power(0.8, 1, n) >= 0.8 > power(0.8, 1, n - 1)
-
-
-def test_equivalence_is_shown_only_where_the_90_percent_interval_lies_inside_the_margin():
-    effect = mean_effect(0.02 + 0.1 * normal(5, 20))
-    half = stats.t.ppf(0.95, 19) * effect.error
-    outermost = max(abs(effect - half), abs(effect + half))
-    assert equivalence(effect, outermost) == pytest.approx(0.05, abs=1e-6)
-    assert equivalence(effect, 2 * outermost) < 0.05 < equivalence(effect, 0.5 * outermost)
 
 
 def test_each_family_is_left_out_once():

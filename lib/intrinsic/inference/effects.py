@@ -253,12 +253,6 @@ def families_needed(effect: float, deviation: float, *, reach: float = 0.8, **op
     return next((n for n in sizes if power(effect, deviation, n, **options) >= reach), sizes.stop)
 
 
-def equivalence(effect: Interval, margin: float) -> float:
-    """P-value of two one-sided t tests (Schuirmann 1987) that |effect| is below `margin`."""
-    low, high = (float(effect) + margin) / effect.error, (margin - float(effect)) / effect.error
-    return float(max(stats.t.sf(low, effect.df), stats.t.sf(high, effect.df)))
-
-
 def leave_one_out(table: pd.DataFrame, statistic: Callable, by: str = "family") -> pd.DataFrame:
     """The statistic, an Interval or a number, of a table without each family in turn: left_out, value, low, high."""
     rows = []
