@@ -12,17 +12,16 @@
 the results are the same, bit for bit.
 """
 
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from threading import Lock, local
+from threading import Lock
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from intrinsic.properties.products import BadPoints, Points, as_points, full_precision
-from intrinsic.properties.selection import DeviceLists, Lists, Side, decide, in_threads, ranges, search, select
+from intrinsic.properties.selection import DeviceLists, Lists, in_threads
 
 OPPOSITES = 16  # points of another label that a deeper pass holds for each point
 RELATIVE_ERROR = 1e-9  # of a distance between float points, at most
@@ -60,8 +59,8 @@ class Neighbors:
     dimensions: int
     excludes_group: bool
     points: Points = field(repr=False)
-    _side: Side = field(repr=False)
-    _lists: list = field(repr=False)  # near, indices (n, reserve), opposite, indices (n, q)
+    _keys: tuple = field(repr=False)
+    _lists: list = field(repr=False)  # distances, indices (n, reserve) of near points; the same (n, q) of opposite ones
     _device: torch.device = field(repr=False)
     _kept: dict | None = field(repr=False)
 
@@ -89,20 +88,18 @@ class Neighbors:
 
     def nearest(self, count):
         """(distances, indices), each (n, count), of the nearest neighbors beyond k too; infinity and -1 beyond all."""
-        count = min(count, self.n - 1)
-        self._deepen(count, self._lists[2].shape[1])
-        return tuple(part[:, :count] for part in self._lists[:2])
+        return self._deepened(0, min(count, self.n - 1))
 
     def opposites(self, count=OPPOSITES):
         """(distances, indices), each (n, count), of the nearest points with another label."""
-        count = min(count, self.n)
-        self._deepen(self._lists[0].shape[1], count)
-        return tuple(part[:, :count] for part in self._lists[2:])
+        return self._deepened(1, min(count, self.n))
 
-    def _deepen(self, count, opposites):
-        if count > self._lists[0].shape[1] or opposites > self._lists[2].shape[1]:
-            found = _search(self.points, self._side, count, opposites, self._device, self._kept)
-            self._lists[:] = _in_unit(self.points, found)
+    def _deepened(self, which, count):
+        sizes = [found[0].shape[1] for found in self._lists]
+        if count > sizes[which]:
+            sizes[which] = count
+            self._lists[:] = _search(self.points, self._keys, sizes, self._device, self._kept)
+        return tuple(part[:, :count] for part in self._lists[which])
 
     def subset(self, chosen, k=None):
         """Neighbors of the points at an index array among themselves; indices count within `chosen`."""
@@ -162,25 +159,26 @@ def neighbors(
     k, codes = int(k), np.zeros(n, dtype=np.int32)
     if labels is not None:
         codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    side = Side(np.arange(n), np.empty(0), codes, group if exclude_group else None)
+    keys = (group if exclude_group else np.arange(n)).astype(np.int32), codes
     q = 0 if labels is None else min(n, OPPOSITES if reserve else 1)
     kept = {} if labels is not None and n <= KEEP_POINTS and where.type == "cpu" else None
-    found = _in_unit(points, _search(points, side, min(n - 1, max(k, reserve)), q, where, kept, progress))
-    few = int((found[1][:, k - 1] < 0).sum())
+    found = _search(points, keys, (min(n - 1, max(k, reserve)), q), where, kept, progress)
+    (distances, indices), opposite = found
+    few = int((indices[:, k - 1] < 0).sum())
     if few:
         raise BadPoints(f"{few} of {n} points have fewer than {k} points outside their group: give a smaller k")
     return Neighbors(
-        distances=found[0][:, :k],
-        indices=found[1][:, :k],
-        opposite_distance=None if labels is None else found[2][:, 0],
-        opposite_index=None if labels is None else found[3][:, 0],
+        distances=distances[:, :k],
+        indices=indices[:, :k],
+        opposite_distance=None if labels is None else opposite[0][:, 0],
+        opposite_index=None if labels is None else opposite[1][:, 0],
         labels=labels,
         group=group,
         n=n,
         dimensions=points.dimensions,
         excludes_group=bool(exclude_group),
         points=points,
-        _side=side,
+        _keys=keys,
         _lists=found,
         _device=where,
         _kept=kept,
@@ -231,90 +229,76 @@ def device_of(device):
 # ------------------------------------------------------------------------------------------------- the pass
 
 
-class _Buffers(local):
-    """One tile for each thread, used again for tile after tile."""
-
-    array = None
-
-    def __call__(self, route, shape):
-        size = shape[0] * shape[1]
-        if self.array is None or self.array.dtype != route.dtype or len(self.array) < size:
-            self.array = torch.empty(size, dtype=route.dtype, device=route.device)
-        return self.array[:size].view(shape)
-
-
 def blocks_of(route, n):
     """Slices of n rows; tiles are small for few points, where the diagonal counts, and for unheld rows."""
     block = int(np.clip(-(-n // 8), 64, BLOCK[route.device.type] * (1 if n <= KEEP_POINTS else 2)))
-    if route._rows is None:
+    if route.rows is None:
         block = int(np.clip(TILE_BYTES // (4 * route.points.dimensions), 8, block))
     return [slice(start, min(start + block, n)) for start in range(0, n, block)]
 
 
-def _search(points, side, count, q, device, kept=None, progress=False):
-    """Squared distances and indices of the nearest `count` points, and of the q nearest with another label: exact.
+def _search(points, keys, sizes, device, kept=None, progress=False):
+    """[(distances, indices)] of the nearest points, and of the nearest with another label: exact.
 
-    A list [near, near_index (n, count), opposite, opposite_index (n, q)], float64 and int64; infinity and -1 where
-    there are no more points. Whole numbers are decided already. Proposals of floats are decided by differences, and
-    what is uncertain then is searched in float64, and at last by differences alone.
+    keys    (group or index, class) of each point, int32: points with the same key do not count
+    sizes   how many are wanted of both; infinity and -1 stand where there are no more
+    Whole numbers are decided already. Proposals of floats are decided by differences; what is uncertain then is
+    searched in float64, and at last by differences alone.
     """
-    found, todo = None, np.arange(points.n)
+    found = [(np.full((points.n, size), np.inf), np.full((points.n, size), -1)) for size in sizes]
+    todo = np.arange(points.n)
     with full_precision():
         for route in points.routes(device):
-            if found is not None and len(todo) <= FEW:
+            if not route.exact and len(todo) <= FEW:
                 break
             rows = None if len(todo) > points.n // 2 else todo
-            lists = _lists(route, side, count, q, rows, kept if found is None else None, progress)
-            if route.exact:
-                pairs = ((lists.near, lists.near_index), (lists.opposite, lists.opposite_index))
-                return [a for v, i in pairs for a in (np.where(i < 0, np.inf, v.astype(np.float64)), i)]
-            *some, certain = _decided(points, route, np.arange(points.n) if rows is None else rows, lists, count, q)
-            if rows is None:
-                found, todo = some, np.flatnonzero(~certain)
-                continue
-            for everything, part in zip(found, some, strict=True):
-                everything[todo] = part
+            todo = np.arange(points.n) if rows is None else todo
+            certain = np.ones(len(todo), dtype=bool)
+            lists, kept = _lists(route, keys, sizes, rows, kept, progress), None
+            for (squared, near), (score, candidate) in zip(found, lists, strict=True):
+                if route.exact:
+                    squared[:], near[:] = np.where(candidate < 0, np.inf, score), candidate
+                elif squared.shape[1]:
+                    decided = _decided(points, todo, route.lower(score), candidate, squared.shape[1])
+                    squared[todo], near[todo], sure = decided
+                    certain &= sure
             todo = todo[~certain]
-    if len(todo):
-        for everything, part in zip(found, _searched(points, side, todo, count, q), strict=True):
-            everything[todo] = part
-    return found
+    in_threads(lambda i: _alone(points, keys, found, i), todo if not route.exact else [])
+    return [(points.distance(squared), near) for squared, near in found]
 
 
-def _lists(route, side, count, q, rows=None, kept=None, progress=False):
-    """Lists of all points (each pair of blocks once) or of the points `rows`, from their products with all.
+def _lists(route, keys, sizes, rows=None, kept=None, progress=False):
+    """(scores, indices) of all points (each pair of blocks once) or of the points `rows`, by their products with all.
 
     kept   tiles by their first row and column, which are used if they are there, and else filled in
     A thread makes a tile by itself; while it shows the tile to the lists of its points, no other thread may.
     """
-    n, n_classes = len(side.index), int(side.code.max()) + 1
-    whole = Side(side.index, route.norm, side.code, side.group)
-    mine = whole if rows is None else whole.part(rows)
-    sizes = (min(n, route.candidates(count)), min(n, route.candidates(q)) if q else 0)
-    on_cpu, new = compiled_here(route), (len(mine.index), *sizes, route.norm.dtype)
-    lists = Lists.empty(*new) if on_cpu else DeviceLists(mine, whole, sizes, route)
+    n, kind = route.points.n, Lists if compiled_here(route) else DeviceLists
+    sizes = [min(n, route.candidates(size)) if size else 0 for size in sizes]
+    lists = [kind(route, key, size, rows) for key, size in zip(keys, sizes, strict=True)]
     across, down = blocks_of(route, n), blocks_of(route, n if rows is None else len(rows))
     parts = [(a, b) for i, a in enumerate(down) for b in across[i if rows is None else 0 :]]
-    buffer, locks = _Buffers(), {part.start: Lock() for part in across + down}
+    locks = {part.start: Lock() for part in across + down}
     bar = tqdm(total=len(parts), desc="distances", unit="tile", disable=not progress)
 
     def show(part):
         a, b = part
-        tile = tile_of(route, a if rows is None else rows[a], b, part, buffer, kept)
-        mirrored = rows is None and a != b
+        tile = tile_of(route, part, kept) if rows is None else route.product(rows[a], b)
         if rows is None and a == b and route.exact and not np.array_equal(tile.diagonal().cpu(), route.norm[a]):
             raise ArithmeticError("a point is not at distance 0 from itself: this machine's matrix product rounds")
-        if on_cpu:
-            with locks[a.start], locks[b.start] if mirrored else nullcontext():
-                to_columns = lists.part(b) if mirrored else None
-                select(tile.numpy(), mine.part(a), whole.part(b), lists.part(a), to_columns, n_classes)
-        else:
-            lists.show(tile, a, b, mirrored)
+        sides = [(tile, a, b)] if rows is not None or a == b else [(tile, a, b), (tile.T.contiguous(), b, a)]
+        for side in sides:
+            with locks[side[1].start]:
+                for one, size in zip(lists, sizes, strict=True):
+                    if size:
+                        one.show(*side)
         bar.update()
 
     with bar:
-        in_threads(show, parts) if on_cpu else [show(part) for part in parts]
-    return lists if on_cpu else lists.to_host()
+        in_threads(show, parts if route.device.type == "cpu" else [])
+        for part in parts if route.device.type != "cpu" else []:
+            show(part)
+    return [one.found() for one in lists]
 
 
 def compiled_here(route):
@@ -322,49 +306,33 @@ def compiled_here(route):
     return route.device.type == "cpu"
 
 
-def tile_of(route, rows, columns, part, buffer, kept):
+def tile_of(route, part, kept):
     """The inner products of two blocks, from the kept tiles or new."""
-    key = (part[0].start, part[1].start)
-    if kept is not None and key in kept:
-        return kept[key]
-    shape = tuple(side.stop - side.start for side in part)
-    out = torch.empty(shape, dtype=route.dtype, device=route.device) if kept is not None else buffer(route, shape)
-    tile = route.product(rows, columns, out)
-    if kept is not None:
-        kept[key] = tile
-    return tile
+    if kept is None:
+        return route.product(*part)
+    key = part[0].start, part[1].start
+    if key not in kept:
+        kept[key] = route.product(*part)
+    return kept[key]
 
 
-def _decided(points, route, index, lists, count, q):
-    """The nearest of the candidates in the lists of points `index`, by differences, and which are certain."""
-    out, certain = [], np.ones(len(index), dtype=bool)
-    for scores, candidate, size in (
-        (lists.near, lists.near_index, count),
-        (lists.opposite, lists.opposite_index, q),
-    ):
-        found, found_index = np.full((len(index), size), np.inf), np.full((len(index), size), -1, dtype=np.int64)
-        if size:
-            sure, bound, everything = np.ones(len(index), dtype=bool), route.lower(scores), candidate[:, -1] < 0
+def _decided(points, rows, bound, candidate, size):
+    """(squared distances, indices, certain) of the `size` nearest candidates of each row, by differences.
 
-            def part(edges, arrays=(bound, candidate, everything, found, found_index, sure)):
-                decide(points.x, index, *arrays, *edges)
-
-            in_threads(part, ranges(len(index), 16))
-            certain &= sure
-        out += [found, found_index]
-    return *out, certain
+    bound   ascending lower bounds of the candidates' squared distances; all other points have at least the last
+    """
+    squared = points.differences(np.repeat(rows, candidate.shape[1]), candidate.ravel()).reshape(candidate.shape)
+    squared[candidate < 0] = np.inf
+    order = np.lexsort((candidate, squared))[:, :size]
+    squared, near = np.take_along_axis(squared, order, 1), np.take_along_axis(candidate, order, 1)
+    return squared, near, (candidate[:, -1] < 0) | (squared[:, -1] < bound[:, -1])
 
 
-def _searched(points, side, places, count, q):
-    """The nearest points of some by differences of coordinates alone."""
-    lists = Lists.empty(len(places), count, q, np.float64)
-    apart, none = side.group is not None, np.empty(0, dtype=np.int64)
-    group = (side.group[places], side.group) if apart else (none, none)
-    found = (lists.near, lists.near_index, lists.opposite, lists.opposite_index)
-    head = (points.x, places, side.index, side.code[places], side.code, *group, apart, *found)
-    in_threads(lambda edges: search(*head, *edges), ranges(len(places), 1))
-    return found
-
-
-def _in_unit(points, found):
-    return [points.distance(part) if part.dtype.kind == "f" else part for part in found]
+def _alone(points, keys, found, i):
+    """Put the nearest points of point i where they belong, by differences of coordinates alone."""
+    every = np.arange(points.n)
+    all_squared = points.differences(np.full(points.n, i), every)
+    for (squared, near), key in zip(found, keys, strict=True):
+        others = every[key != key[i]]
+        order = others[np.argsort(all_squared[others], kind="stable")][: squared.shape[1]]
+        squared[i, : len(order)], near[i, : len(order)] = all_squared[order], order

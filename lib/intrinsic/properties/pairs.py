@@ -1,18 +1,17 @@
 """The closest pairs of points with different labels, or with equal ones, as a list; and lookups of subsets in it."""
 
+import math
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
-import torch
-from tqdm import tqdm
 
 from intrinsic.properties.neighbors import Neighbors, as_labels, blocks_of, device_of, tile_of
 from intrinsic.properties.products import as_points, full_precision
-from intrinsic.properties.selection import Side, _difference, collect, compiled, in_threads
+from intrinsic.properties.selection import collect, compiled, difference, in_threads, unknown
 
 PAIRS = 200_000  # pairs that are listed, at least
 SAME_PAIRS = 20_000  # pairs with equal labels that are listed, for each class
-AT_ONCE = 8  # tiles that threads make before they are read
 MOST_DIRECT = 2_000  # points up to which differences find a closest pair
 
 
@@ -40,27 +39,21 @@ class Pairs:
         return Pairs(self.i[rows], self.j[rows], self.distance[rows], self.sharpness[rows], self.complete)
 
 
-def closest_pairs(x, labels=None, *, same=False, count=None, rows=None, progress=False) -> Pairs:
+def closest_pairs(x, labels=None, *, same=False, count=None) -> Pairs:
     """The `count` (at least 200,000 and 20 n, or all) closest pairs with different labels, as Pairs.
 
     x        as for neighbors; a Neighbors spares the products where it has kept them
     labels   one a point, by default those of x
     same     pairs with equal labels instead
-    rows     indices of the points to look at, all by default; i and j are indices of x in any case
     """
     points = as_points(x)
     labels = as_labels(x.labels if labels is None and hasattr(x, "labels") else labels, points.n)
     count = max(PAIRS, 20 * points.n) if count is None else count
-    if rows is not None:
-        rows = np.unique(rows)
-        found = closest_pairs(points.take(rows), labels[rows], same=same, count=count)
-        return Pairs(rows[found.i], rows[found.j], found.distance, found.sharpness, found.complete)
     codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    side = Side(np.arange(points.n), np.empty(0), codes)
     device, kept = (x._device, x._kept) if isinstance(x, Neighbors) else (device_of("auto"), None)
-    squared, i, j, complete = _closest(points, side, same, count, device, kept, progress)
+    squared, i, j, complete = _closest(points, codes, same, count, device, kept)
     distance = points.distance(squared)
-    order = _ascending(distance, i, j)
+    order = np.lexsort((i * points.n + j, distance))
     distance = distance[order]
     with np.errstate(divide="ignore"):
         return Pairs(i[order], j[order], distance, 1 / distance, complete)
@@ -71,7 +64,7 @@ def closest_same(x, labels):
     return closest_pairs(x, labels, same=True, count=SAME_PAIRS * len(np.unique(labels)))
 
 
-def _closest(points, side, same, count, device, kept, progress):
+def _closest(points, codes, same, count, device, kept):
     """Squared distances, i, j of the closest pairs, and whether these are all.
 
     A pair of floats that is not proposed has a score of at least the limit of the proposals, so those below it are
@@ -81,7 +74,7 @@ def _closest(points, side, same, count, device, kept, progress):
         for route in points.routes(device):
             several = (count + max(64, count // 8), 4 * count + 1000, 32 * count + 10_000)
             for wanted in (count,) if route.exact else several:
-                squared, i, j, limit = _collected(route, side, same, wanted, kept, progress)
+                squared, i, j, limit = _collected(route, codes, same, wanted, kept)
                 if route.exact or not len(i):
                     return squared, i, j, limit == np.inf
                 squared = points.differences(i, j)
@@ -95,17 +88,6 @@ def _closest(points, side, same, count, device, kept, progress):
     return squared[best], i[best], j[best], False
 
 
-def _ascending(distance, i, j):
-    """np.lexsort((j, i, distance)), which sorts i and j only among equals."""
-    order = np.argsort(distance)
-    ranked, tied = distance[order], np.zeros(len(order) + 1, dtype=bool)
-    tied[1:-1] = ranked[1:] == ranked[:-1]
-    places = np.flatnonzero(tied[:-1] | tied[1:])
-    some = order[places]
-    order[places] = some[np.lexsort((j[some], i[some], distance[some]))]
-    return order
-
-
 def _smallest(score, i, j, count):
     """Which have the `count` smallest scores, in no order; equal ones by i, then j."""
     if len(score) <= count:
@@ -116,50 +98,34 @@ def _smallest(score, i, j, count):
     return np.concatenate([below, equal])
 
 
-def _collected(route, side, same, count, kept, progress):
+def _collected(route, codes, same, count, kept):
     """(scores, i, j) of the `count` smallest scores, and the largest of them: infinite if all are listed."""
-    n = len(side.index)
-    whole = Side(side.index, route.norm, side.code)
+    n, beyond, lock = route.points.n, unknown(route.norm.dtype), Lock()
     blocks = blocks_of(route, n)
-    capacity = min(4 * count, n * (n - 1) // 2) + count + 2 * max(b.stop - b.start for b in blocks)
-    out, out_i, out_j = np.empty(capacity), np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64)
+    capacity = min(4 * count, n * (n - 1) // 2) + max(block.stop - block.start for block in blocks) ** 2
+    columns = np.empty(capacity), np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64)
     size, limit = 0, np.inf
-    parts = [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]]
-    for part, tile in tqdm(_tiles(route, parts, kept), "pairs", len(parts), unit="tile", disable=not progress):
-        row, column = (whole.part(side) for side in part)
-        start, head = 0, (tile, row.norm, column.norm, row.index, column.index, row.code, column.code, same)
-        while start < len(tile):
-            size, start = collect(*head, limit, start, size, out, out_i, out_j)
-            if start < len(tile) or part == parts[-1]:
-                size, limit = _shortened(out, out_i, out_j, size, limit, count)
-    return out[:size].copy(), out_i[:size].copy(), out_j[:size].copy(), limit
 
+    def shorten():
+        nonlocal size, limit
+        if size > count:
+            near = _smallest(*(column[:size] for column in columns), count)
+            size, limit = count, columns[0][near].max()
+            for column in columns:
+                column[:count] = column[near]
 
-def _new_tile(route, shape):
-    return torch.empty(shape, dtype=route.dtype, device=route.device)
+    def look(part):
+        nonlocal size
+        tile = np.ascontiguousarray(tile_of(route, part, kept).cpu().numpy())
+        sides = (values[side] for side in part for values in (route.norm, codes))
+        with lock:
+            if size + tile.size > capacity:
+                shorten()
+            size = collect(tile, *sides, *(side.start for side in part), same, limit, beyond, size, *columns)
 
-
-def _tiles(route, parts, kept):
-    """Each part with its inner products, of which threads make several at a time."""
-    for start in range(0, len(parts), AT_ONCE):
-        several = parts[start : start + AT_ONCE]
-        made = [None] * len(several)
-
-        def make(place, several=several, made=made):
-            made[place] = tile_of(route, *several[place], several[place], _new_tile, kept).cpu().numpy()
-
-        in_threads(make, range(len(several))) if route.device.type == "cpu" else [make(m) for m in range(len(several))]
-        yield from zip(several, made, strict=True)
-
-
-def _shortened(out, out_i, out_j, size, limit, count):
-    """Keep the `count` smallest of the first `size` scores; their new number and the largest of them."""
-    if size <= count:
-        return size, limit
-    near = _smallest(out[:size], out_i[:size], out_j[:size], count)
-    for column in (out, out_i, out_j):
-        column[: len(near)] = column[near]
-    return len(near), out[: len(near)].max()
+    in_threads(look, [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]])
+    shorten()
+    return *(column[:size].copy() for column in columns), limit
 
 
 # -------------------------------------------------------------------------------------- the closest in subsets
@@ -168,7 +134,7 @@ def _shortened(out, out_i, out_j, size, limit, count):
 class Lookup:
     """The closest pair within a subset: the first in a list of closest pairs that has both its ends there.
 
-    Where the list holds none, or where few points make it quicker, differences of coordinates decide.
+    Where the list holds none, differences of coordinates decide.
     """
 
     def __init__(self, points, codes, pairs=None, same=False):
@@ -176,22 +142,22 @@ class Lookup:
 
     def __call__(self, inside):
         """(sharpness, (i, j)) of the subset given by a mask; (0, None) where it has no such pair."""
-        count, n, pairs = int(np.count_nonzero(inside)), self.points.n, self.pairs
-        share = (count / n) ** 2
-        few = pairs is None or 4 * n**2 > count**4 * self.points.dimensions or len(pairs) * share < 3
-        if pairs is not None and (pairs.complete or not few or count > MOST_DIRECT):
-            m = _first(pairs.i, pairs.j, inside)
+        if self.pairs is not None:
+            m = _first(self.pairs.i, self.pairs.j, inside)
             if m >= 0:
-                return float(pairs.sharpness[m]), (int(pairs.i[m]), int(pairs.j[m]))
-            if pairs.complete:
+                return float(self.pairs.sharpness[m]), (int(self.pairs.i[m]), int(self.pairs.j[m]))
+            if self.pairs.complete:
                 return 0.0, None
         rows = np.flatnonzero(inside)
-        if count > MOST_DIRECT:
-            found = closest_pairs(self.points, self.codes, same=self.same, count=1, rows=rows)
-            return (float(found.sharpness[0]), (int(found.i[0]), int(found.j[0]))) if len(found) else (0.0, None)
-        squared, i, j = _direct(self.points.x, rows, self.codes[rows], self.same)
-        distance = float(self.points.distance(squared))
-        return (1 / distance if distance else float("inf"), (int(rows[i]), int(rows[j]))) if i >= 0 else (0.0, None)
+        if len(rows) > MOST_DIRECT:
+            found = closest_pairs(self.points.take(rows), self.codes[rows], same=self.same, count=1)
+            i, j, distance = (found.i[0], found.j[0], float(found.distance[0])) if len(found) else (-1, -1, 0.0)
+        else:
+            squared, i, j = _direct(self.points.x, rows, self.codes[rows], self.same)
+            distance = float(self.points.distance(squared))
+        if i < 0:
+            return 0.0, None
+        return 1 / distance if distance else math.inf, (int(rows[i]), int(rows[j]))
 
     def at(self, chosen):
         """The same of a subset given by indices."""
@@ -239,7 +205,7 @@ def _direct(x, rows, codes, same):
             total, start = 0.0, 0
             while start < width and total < best:
                 stop = min(start + 64, width)
-                total += _difference(x[rows[a], start:stop], x[rows[b], start:stop])
+                total += difference(x[rows[a], start:stop], x[rows[b], start:stop])
                 start = stop
             if total < best:
                 best, at_i, at_j = total, a, b

@@ -7,13 +7,14 @@ other points    `Floats`: products in float32, or float64 where that is too coar
                 lower bound of the distance of all others; float64 differences of coordinates decide.
 """
 
-import time
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, reduce
 from threading import RLock
+from timeit import repeat
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from intrinsic.properties.selection import differences, in_threads, norms, ranges
 
@@ -52,7 +53,7 @@ class Points:
     def differences(self, i, j):
         """Squared distances of the pairs i, j from differences of coordinates in float64."""
         out = np.empty(len(i))
-        in_threads(lambda part: differences(self.x, i, j, out, *part), ranges(len(i), 256))
+        in_threads(lambda part: differences(self.x, i[part], j[part], out[part]), ranges(len(i), 256))
         return out
 
     def routes(self, device):
@@ -108,7 +109,30 @@ def as_points(x):
 # -------------------------------------------------------------------------------------------------- routes
 
 
-class Integers:
+class Route:
+    """Points as they enter products on a device: held there if they fit, else made when they are asked for."""
+
+    def __init__(self, points, device):
+        self.points, self.device = points, device
+
+    def _hold(self, dtype):
+        """Hold the points; returns their squared norms, float64."""
+        points, norm = self.points, np.empty(self.points.n)
+        held = points.x.size * dtype.itemsize <= HELD_BYTES[self.device.type]
+        self.rows = torch.empty(points.x.shape, dtype=dtype, device=self.device) if held else None
+        for strip in points.strips():
+            part = self._made(strip)
+            norm[strip] = norms(part)
+            if held:
+                self.rows[strip] = torch.from_numpy(part)
+        return norm
+
+    def part(self, places):
+        """Points given by a slice or an index array."""
+        return torch.from_numpy(self._made(places)).to(self.device) if self.rows is None else self.rows[places]
+
+
+class Integers(Route):
     """Inner products of uint8 images, as whole numbers without rounding.
 
     128 is subtracted from every grey level, which changes no difference. The products are summed
@@ -123,60 +147,40 @@ class Integers:
     exact = True
 
     def __init__(self, points, device, faithful=None):
-        self.points, self.device = points, device
+        super().__init__(points, device)
         if faithful is None:
             faithful = int8_is_faithful(device.type) and (device.type == "cuda" or int8_is_fast())
-        self.faithful = faithful
-        self.dtype = torch.int32 if points.dimensions <= INT32_PIXELS else torch.int64
-        held = points.n * points.dimensions <= HELD_BYTES[device.type]
-        rows = np.empty((points.n, points.dimensions), dtype=np.int8) if held else None
-        norm = np.empty(points.n)
-        for strip in points.strips():
-            part = np.bitwise_xor(points.x[strip], 128).view(np.int8)
-            if held:
-                rows[strip] = part
-            in_threads(lambda edges, part=part, out=norm[strip]: norms(part, out, *edges), ranges(len(part), 64))
-        self.norm = norm.astype(np.int32 if self.dtype == torch.int32 else np.int64)
-        self._rows = torch.from_numpy(rows).to(device) if held else None
+        self.faithful, small = faithful, points.dimensions <= INT32_PIXELS
+        self.dtype = torch.int32 if small else torch.int64
+        self.norm = self._hold(torch.int8).astype(np.int32 if small else np.int64)
 
     def candidates(self, count):
         """How many of the smallest scores hold the `count` nearest points: those."""
         return count
 
-    def _part(self, places, chunk):
-        if self._rows is not None:
-            return self._rows[places, chunk]
-        return torch.from_numpy(np.bitwise_xor(self.points.x[places, chunk], 128).view(np.int8)).to(self.device)
+    def _made(self, places):
+        return np.bitwise_xor(self.points.x[places], 128).view(np.int8)
 
-    def product(self, rows, columns, out):
-        """Inner products of points given by slices or index arrays, into a tensor (rows, columns)."""
-        # torch's 8-bit product leaves its result unwritten for some sides of length 1 (pytorch issue 195066)
-        in_8_bits = self.faithful and min(out.shape) > 1
-        step = INT8_PIXELS if in_8_bits else FLOAT32_PIXELS
-        for start in range(0, self.points.dimensions, step):
-            chunk = slice(start, min(start + step, self.points.dimensions))
-            a, b = self._part(rows, chunk), self._part(columns, chunk)
-            if in_8_bits and a.shape[1] > 1:
-                if self.device.type == "cpu" and self.dtype == torch.int32:
-                    torch._int_mm(a, b.T, out=out)  # one chunk is all
-                    continue
-                part = _eight_bits(a, b)
-            else:
-                part = a.float() @ b.float().T
-            out.copy_(part) if start == 0 else out.add_(part.to(self.dtype))
-        return out
+    def product(self, rows, columns):
+        """Inner products of points given by slices or index arrays, a tensor (rows, columns)."""
+        step = INT8_PIXELS if self.faithful else FLOAT32_PIXELS
+        a, b = self.part(rows).split(step, dim=1), self.part(columns).split(step, dim=1)
+        parts = (_eight_bits(c, d) if self.faithful else c.float() @ d.float().T for c, d in zip(a, b, strict=True))
+        return reduce(torch.Tensor.add_, (part.to(self.dtype) for part in parts))
 
 
 def _eight_bits(a, b):
-    """torch's 8-bit product; a GPU's wants multiples of 8, and more than 16 rows."""
-    if a.device.type == "cpu":
-        return torch._int_mm(a, b.T)
-    size = [max(len(side) + -len(side) % 8, 24) - len(side) for side in (a, b)]
-    c, d = (torch.nn.functional.pad(s, (0, -s.shape[1] % 8, 0, e)) for s, e in zip((a, b), size, strict=True))
+    """torch's 8-bit product of padded sides: a GPU wants multiples of 8 and more than 16 rows, a CPU no side of 1."""
+    m, n, width = (max(24, length + -length % 8) for length in (len(a), len(b), a.shape[1]))
+    # on a CPU torch leaves the result of some sides of length 1 unwritten (pytorch issue 195066)
+    c, d = (
+        part if part.shape == (rows, width) else functional.pad(part, (0, width - part.shape[1], 0, rows - len(part)))
+        for part, rows in ((a, m), (b, n))
+    )
     return torch._int_mm(c, d.T)[: len(a), : len(b)]
 
 
-class Floats:
+class Floats(Route):
     """Inner products of centered points in float32 or float64, and norms that make scores lower bounds.
 
     With w the scaled, centered coordinates of a point rounded to the type, u = 2^-24 (or 2^-53) its rounding and sums
@@ -200,7 +204,7 @@ class Floats:
     dtype, type = torch.float32, np.float32
 
     def __init__(self, points, device):
-        self.points, self.device = points, device
+        super().__init__(points, device)
         chunk = min(points.dimensions, CHUNK)
         terms = chunk + -(-points.dimensions // chunk)
         single = self.dtype == torch.float32
@@ -210,17 +214,8 @@ class Floats:
         spread = max(float(np.abs(points.x[s].astype(np.float64) - self._center).max()) for s in points.strips())
         # a power of two, which rounds nothing, keeps squares away from overflow and underflow
         self._exponent = 0 if spread == 0 or 2.0**-40 < spread < 2.0**40 else int(np.frexp(spread)[1])
-        held = points.n * points.dimensions * np.dtype(self.type).itemsize <= HELD_BYTES[device.type]
-        rows = np.empty((points.n, points.dimensions), dtype=self.type) if held else None
-        norm = np.empty(points.n)
-        for strip in points.strips():
-            part = self._centered(strip)
-            if held:
-                rows[strip] = part
-            in_threads(lambda edges, part=part, out=norm[strip]: norms(part, out, *edges), ranges(len(part), 64))
-        bound = norm * (1 - error) - points.dimensions * 2.0**-120
+        bound = self._hold(self.dtype) * (1 - error) - points.dimensions * 2.0**-120
         self.norm = np.nextafter(bound.astype(self.type), -np.inf, dtype=self.type)
-        self._rows = torch.from_numpy(rows).to(device) if held else None
 
     def candidates(self, count):
         """How many of the smallest scores probably hold the `count` nearest points."""
@@ -230,24 +225,16 @@ class Floats:
         """Lower bounds of squared distances, in the points' unit."""
         return np.ldexp(scores.astype(np.float64), 2 * self._exponent)
 
-    def _centered(self, places):
+    def _made(self, places):
         x = self.points.x[places]
         if x.dtype == self.type and not self._exponent:
             return x - self._center
         return np.ldexp(x.astype(np.float64) - self._center, -self._exponent).astype(self.type)
 
-    def _part(self, places):
-        if self._rows is not None:
-            return self._rows[places]
-        return torch.from_numpy(self._centered(places)).to(self.device)
-
-    def product(self, rows, columns, out):
-        """Inner products of points given by slices or index arrays, into a tensor (rows, columns)."""
-        a, b = self._part(rows), self._part(columns)
-        torch.mm(a[:, :CHUNK], b[:, :CHUNK].T, out=out)
-        for start in range(CHUNK, self.points.dimensions, CHUNK):
-            out += a[:, start : start + CHUNK] @ b[:, start : start + CHUNK].T
-        return out
+    def product(self, rows, columns):
+        """Inner products of points given by slices or index arrays, a tensor (rows, columns)."""
+        a, b = self.part(rows).split(CHUNK, dim=1), self.part(columns).split(CHUNK, dim=1)
+        return reduce(torch.Tensor.add_, (c @ d.T for c, d in zip(a, b, strict=True)))
 
 
 class Singles(Floats):
@@ -300,15 +287,9 @@ def int8_is_faithful(device="cpu"):
 def int8_is_fast():
     """Whether 8-bit products on this processor take less time than float32 ones: the fastest of three each."""
     whole = torch.zeros((256, 1024), dtype=torch.int8)
-    single, seconds = whole.float(), []
-    for product in (lambda: torch._int_mm(whole, whole.T), lambda: single @ single.T):
-        product()
-        clock = []
-        for _ in range(3):
-            started = time.perf_counter()
-            product()
-            clock.append(time.perf_counter() - started)
-        seconds.append(min(clock))
+    single = whole.float()
+    products = (lambda: torch._int_mm(whole, whole.T), lambda: single @ single.T)
+    seconds = [min(repeat(product, number=1, repeat=4)) for product in products]
     return seconds[0] < seconds[1]
 
 
