@@ -9,7 +9,7 @@ import pytest
 
 from intrinsic import campaigns
 from intrinsic.campaigns import frames, parameters, plan, records, runs
-from intrinsic.campaigns.records import Record, Store
+from intrinsic.campaigns.records import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -109,22 +109,6 @@ def test_other_images_of_the_same_name_have_no_row(tmp_path, own_store):
     assert frames.properties_frame(p).empty
     other = folder_of(tmp_path / "other", 1)  # of the same name
     assert frames.properties_frame(p.model_copy(update={"datasets": [other]}), store).empty
-
-
-def test_layers_come_in_the_order_of_the_network(own_store):
-    store = Store(own_store)
-    p = parameters.read("params/beyond.yaml").model_copy(update={"datasets": ["digits"]})
-    wanted = plan.training_params(p, "digits", "resnet18", 64, 0)
-    run = Record("training", {**wanted, "image_hash": "x", "split_hash": "y"}, {"fitted": 1.0})
-    store.write(run)
-    for i, layer in enumerate(("layer4", "layer1", "avgpool", "layer3", "layer2")):
-        store.write(Record("representation", {**plan.representation_params(p, layer), "parent": run.id}, {"d_repr": i}))
-    table = frames.layers_frame(p, store)
-    assert table["layer"].tolist() == ["layer1", "layer2", "layer3", "layer4", "avgpool"]
-    assert table["d_repr"].tolist() == [1, 4, 3, 0, 2]
-    assert table["depth"].tolist() == [1, 2, 3, 4, 5]
-    assert table.loc[table["is_last"], "layer"].tolist() == ["layer4"]
-    assert frames.runs_frame(p, store)["d_repr"].tolist() == [0]
 
 
 def test_one_tidy_frame_holds_every_record_of_a_kind(no_images):

@@ -10,7 +10,6 @@ import re
 import signal
 import socket
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -108,48 +107,28 @@ def results(
 ) -> Iterator[tuple]:
     """Call a function with each job on the workers, the first ones first; yield (job, future) as they are done.
 
-    A job whose worker dies is done again; one that raises, `retries` times. Raises ClusterError where the scheduler
-    dies meanwhile.
+    A job whose worker dies is done again; one that raises, `retries` times. Progress is one line on a terminal, at most
+    a line a minute elsewhere. Raises ClusterError where the scheduler dies meanwhile.
     """
     from distributed import as_completed
+    from tqdm import tqdm
 
     futures = {}
     for i, job in enumerate(jobs):
         key = f"{what}-{uuid.uuid4().hex}"
         futures[client.submit(function, job, key=key, pure=False, retries=retries, priority=-i)] = job
-    with _shown(client, len(jobs), what if progress else "") as count:
+    live, failed, unit = sys.stderr.isatty(), 0, f" {what}"
+    form = "{desc}{n_fmt} of {total_fmt}{unit} done{postfix}, {remaining} left" + ("" if live else "\n")
+    how = {"leave": False, "bar_format": form, "mininterval": 0.1 if live else 60, "miniters": 1}
+    with tqdm(total=len(jobs), unit=unit, disable=not progress, **how) as bar:
         for future in as_completed(list(futures), loop=client.loop):
             if future.status in ("cancelled", "lost"):
                 raise ClusterError(
                     f"the scheduler at {client.scheduler.address} is gone, so no run can go on; start it again, and "
                     "the same command continues"
                 )
-            count(future.status == "error")
+            failed += future.status == "error"
+            running = min(sum(client.nthreads().values()), len(futures) - 1)
+            bar.set_postfix_str(f"{running} running, {failed} failed", refresh=False)
+            bar.update()
             yield futures.pop(future), future
-
-
-@contextlib.contextmanager
-def _shown(client, total: int, what: str):
-    """Show done, running, failed, time left: one line on a terminal, a line a minute elsewhere."""
-    from tqdm import tqdm
-
-    live, failed, stop = sys.stderr.isatty(), [0], threading.Event()
-    form = "{desc}{n_fmt} of {total_fmt} {unit} done, {postfix}, {remaining} left" + ("" if live else "\n")
-    bar = tqdm(total=total, unit=what, disable=not what, leave=False, bar_format=form, mininterval=1 if live else 3600)
-
-    def count(error: bool) -> None:
-        failed[0] += error
-        bar.update()
-
-    def tell():
-        while not stop.wait(1 if live else 60):
-            with contextlib.suppress(OSError, RuntimeError, ValueError):  # of a scheduler that dies meanwhile
-                running = min(sum(client.nthreads().values()), total - bar.n)
-                bar.set_postfix_str(f"{running} running, {failed[0]} failed")
-
-    threading.Thread(target=tell, daemon=True).start()
-    try:
-        yield count
-    finally:
-        stop.set()
-        bar.close()

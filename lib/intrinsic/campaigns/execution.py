@@ -13,6 +13,7 @@ import traceback
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import distributed
@@ -37,49 +38,43 @@ class TookTooLong(RuntimeError):
 # ---------------------------------------------------------------------------------------- one task
 
 
-@dataclass(frozen=True)
-class Job:
-    """A task as it is sent to a worker: where its records go, which campaign it is of, how long it may take."""
+def attempt(
+    task: plan.Task, *, root: str, campaign: str, minutes: float | None, environment: dict, gpus: tuple, work: Callable
+) -> bool:
+    """Compute a task in a Dask worker; False where its records are there.
 
-    task: plan.Task
-    root: str
-    campaign: str
-    seconds: float | None
-    environment: dict
-    gpus: tuple[str, ...]
-    work: Callable
-
-
-def attempt(job: Job) -> bool:
-    """Compute a task in a Dask worker; False where its records are there."""
+    root   of the store;  campaign   whose attempt this is;  work   (task, store) -> None computes and stores
+    """
     import torch
 
     torch.set_num_threads(1)
-    for name, value in job.environment.items():
+    for name, value in environment.items():
         os.environ.setdefault(name, value)
-    if job.gpus:
-        os.environ["CUDA_VISIBLE_DEVICES"] = job.gpus[int(distributed.get_worker().name) % len(job.gpus)]
-    store = Store(job.root)
-    if job.task.done(store):
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(distributed.get_worker().name) % len(gpus)]
+    store = Store(root)
+    if task.done(store):
         return False
-    note = store.failure(*job.task.keys[0])
-    if note and note.get("campaign") == job.campaign:  # written by the timer, in a worker that is gone
+    note = store.failure(*task.keys[0])
+    if note and note.get("campaign") == campaign:  # written by the timer, in a worker that is gone
         raise TookTooLong(note["reason"])
-    timer = threading.Timer(job.seconds or threading.TIMEOUT_MAX, _give_up, [store, job])
+    timer = threading.Timer(
+        60 * minutes if minutes else threading.TIMEOUT_MAX, _give_up, [store, task, campaign, minutes]
+    )
     timer.daemon = True
     timer.start()
     try:
-        job.work(job.task, store)
+        work(task, store)
     finally:
         timer.cancel()
     return True
 
 
-def _give_up(store: Store, job: Job) -> None:
+def _give_up(store: Store, task: plan.Task, campaign: str, minutes: float) -> None:
     """Note that a run took too long and end its process, which Dask starts again."""
-    reason = f"it took longer than {job.seconds / 60:g} minutes, so it was stopped"
+    reason = f"it took longer than {minutes:g} minutes, so it was stopped"
     try:
-        store.fail(*job.task.keys[0], label=job.task.label, reason=reason, traceback="", campaign=job.campaign)
+        store.fail(*task.keys[0], label=task.label, reason=reason, traceback="", campaign=campaign)
     finally:
         os._exit(1)
 
@@ -136,27 +131,25 @@ def run(
         check_address(scheduler)
     store, made, started = store or records.default_store(), made or plan.plan(p), time.perf_counter()
     with _writable(store):
-        for key in store.damaged(store.keys() & made.keys):
-            store.set_aside(*key)
         todo, failed, computed = made.todo(store), [], 0
-        facts = {"root": str(store.root.absolute()), "campaign": uuid.uuid4().hex, "seconds": (run_minutes or 0) * 60}
+        facts = {"root": str(store.root.absolute()), "campaign": uuid.uuid4().hex, "minutes": run_minutes}
         facts |= {"environment": plan.environment(todo), "gpus": () if scheduler or cluster else gpus()}
-        facts["work"] = runs.complete
-        jobs = [Job(replace(task, source=_absolute(task.source)), **facts) for task in todo]
-        with client(min(n_workers(p), len(jobs)), scheduler, cluster) if jobs else contextlib.nullcontext() as one:
-            for job, future in results(one, attempt, jobs, retries=retries, progress=progress) if jobs else ():
+        try_one, tasks = partial(attempt, **facts, work=runs.complete), [_from_anywhere(task) for task in todo]
+        with client(min(n_workers(p), len(tasks)), scheduler, cluster) if tasks else contextlib.nullcontext() as one:
+            for task, future in results(one, try_one, tasks, retries=retries, progress=progress) if tasks else ():
                 if future.status == "error":
-                    failed.append((job.task.label, _note(store, job.task, future)))
+                    failed.append((task.label, _note(store, task, future)))
                 else:
                     computed += future.result()
-                    store.forgive(*job.task.keys[0])
+                    store.forgive(*task.keys[0])
     stored = len(made.tasks) - computed - len(failed)
     return Outcome(computed, stored, made.unreachable, tuple(failed), (time.perf_counter() - started) / 60)
 
 
-def _absolute(source):
-    """A path from the root, since a worker runs in another folder; a name as it is."""
-    return source if plan.entry(source) else str(Path(source).expanduser().absolute())
+def _from_anywhere(task: plan.Task) -> plan.Task:
+    """A task whose image set is found from any folder, since a worker runs in another one."""
+    named = plan.entry(task.source)
+    return task if named else replace(task, source=str(Path(task.source).expanduser().absolute()))
 
 
 def _note(store: Store, task: plan.Task, future) -> str:
@@ -177,7 +170,6 @@ def _writable(store: Store):
     """Errors of a disk that is full, gone or read-only, as one sentence."""
     try:
         records.write_text(store.root / ".writable", "")
-        store.sweep()
         yield
     except OSError as error:
         if error.errno not in STORAGE:

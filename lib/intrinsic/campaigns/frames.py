@@ -1,4 +1,4 @@
-"""Records -> tidy frames: one row a record, a run, an image set, a layer; and `open`, which a page calls."""
+"""Records -> tidy frames: one row a record, a run, an image set; and `open`, which a page calls."""
 
 import json
 import shlex
@@ -154,44 +154,6 @@ def properties_row(record: Record, source) -> dict:
     return row | {key: record.series.get(key) for key in ("growth_per_class", "growth_k_f")}
 
 
-def layers_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
-    """Make the table of layers: one row a run and layer whose dimension is stored, of runs with several layers.
-
-    Columns: dataset ... fitted as in `runs_frame`, layer, depth (1 for the first block), is_last (the paper's layer),
-    d_repr, d_data_same_images, d_repr_untrained, d_repr_random_map. `layers: blocks` in a parameter file makes them.
-    """
-    found: dict[str, list[Record]] = {}
-    for record in records.collected("representation", store):
-        if _same(record, plan.representation_params(p, record.params["layer"])):
-            found.setdefault(record.params["parent"], []).append(record)
-    rows = []
-    for run, named in _runs(p, store):
-        if len(ones := found.get(run.id, [])) < 2:
-            continue
-        order, last = plan.layers(named["model"]), models.representation_layer(named["model"])
-        for one in sorted(ones, key=lambda one: order.index(one.params["layer"])):
-            layer = one.params["layer"]
-            place = {"layer": layer, "depth": order.index(layer) + 1, "is_last": layer == last}
-            rows.append(named | place | {key: value for key, value in one.metrics.items() if key.startswith("d_")})
-    return _numeric(pd.DataFrame(rows))
-
-
-def coverage(p: Params, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row an image set: dataset, planned runs, stored, and how many of these fitted."""
-    planned = pd.Series([plan.set_name(source) for source, *_ in plan.cells(p)], dtype=str).value_counts(sort=False)
-    grouped = runs.groupby("dataset")["fitted"] if len(runs) else pd.Series(dtype=float).groupby(level=0)
-    table = pd.DataFrame({"planned runs": planned, "stored": grouped.size(), "fitted": grouped.sum()})
-    return table.reindex(planned.index).fillna(0).astype(int).rename_axis("dataset").reset_index()
-
-
-def missing(p: Params, runs: pd.DataFrame) -> list[str]:
-    """Labels of planned runs that are not in the table of runs, in the order of the file."""
-    keys = ("model", "dataset", "n_train", "seed")
-    there = {plan.run_label(*row) for row in runs[list(keys)].itertuples(index=False)} if len(runs) else set()
-    planned = [plan.run_label(model, plan.set_name(source), n, seed) for source, model, n, seed in plan.cells(p)]
-    return [label for label in planned if label not in there]
-
-
 # -------------------------------------------------------------------- all image sets in the records
 
 
@@ -263,10 +225,12 @@ class Campaign:
     ----------
     params : Params
         The campaign's parameters, with those of the page in their place.
-    runs, sets, layers, coverage : DataFrame
-        `runs_frame`, `properties_frame`, `layers_frame` and `coverage` of it.
+    runs, sets : DataFrame
+        `runs_frame` and `properties_frame` of it.
+    coverage : DataFrame
+        One row an image set: dataset, planned runs, stored, and how many of these fitted.
     missing : list of str
-        Runs that are planned, can be reached, and are not stored.
+        Runs that are planned, can be reached, and are not stored, in the order of the file.
     shown : str
         Whose runs these are, in a sentence.
     command : str
@@ -286,18 +250,23 @@ class Campaign:
     def sets(self) -> pd.DataFrame:
         return properties_frame(self.params, self.store)
 
-    @cached_property
-    def layers(self) -> pd.DataFrame:
-        return layers_frame(self.params, self.store)
-
     @property
     def coverage(self) -> pd.DataFrame:
-        return coverage(self.params, self.runs)
+        planned = pd.Series([plan.set_name(source) for source, *_ in plan.cells(self.params)], dtype=str)
+        planned, runs = planned.value_counts(sort=False), self.runs
+        fitted = runs.groupby("dataset")["fitted"].agg(["size", "sum"]) if len(runs) else pd.DataFrame()
+        fitted = fitted.reindex(planned.index, columns=["size", "sum"]).fillna(0).astype(int)
+        table = {"planned runs": planned, "stored": fitted["size"], "fitted": fitted["sum"]}
+        return pd.DataFrame(table).rename_axis("dataset").reset_index()
 
     @cached_property
     def missing(self) -> list[str]:
-        unreachable = records.read_unreachable(records.published_file(self.params.name))
-        return [label for label in missing(self.params, self.runs) if label not in unreachable]
+        keys = ["model", "dataset", "n_train", "seed"]
+        there = [plan.run_label(*row) for row in self.runs[keys].itertuples(index=False)] if len(self.runs) else []
+        there = {*there, *records.read_unreachable(records.published_file(self.params.name))}
+        cells = plan.cells(self.params)
+        planned = [plan.run_label(model, plan.set_name(source), n, seed) for source, model, n, seed in cells]
+        return [label for label in planned if label not in there]
 
     @property
     def shown(self) -> str:

@@ -16,12 +16,6 @@ NO_CAMPAIGN = ("datasets.yaml", "claims.yaml", "further.yaml", "growth.yaml")  #
 PUBLISHED = "params/published.yaml"
 PLAIN = (str, int, float, bool, list, dict, type(None))
 
-QUICK_RUNS = [
-    {"models": ["vgg13"], "n_train": [64], "seeds": [0], "datasets": ["digits", "digits_4_9"]},
-    {"models": ["resnet18"], "n_train": [64, 128, 256], "seeds": [0, 1]},
-]
-QUICK_SETS = ["digits", "digits_4_9", "photo_patches", "brain_mri_patches", "torus_waves", "slab_waves"]
-
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 
@@ -51,13 +45,13 @@ class RunBlock(BaseModel):
 
 
 class Params(BaseModel):
-    """Every key of a parameter file; the defaults are those of params/quick.yaml."""
+    """Every key of a parameter file; the defaults are those of params/quick.yaml, but for image sets and runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str = Field(default="quick", pattern=r"^[A-Za-z0-9_-]+$", description="the campaign's name")
-    datasets: list[str] = Field(default=QUICK_SETS, min_length=1, description="catalogue names, or paths")
+    datasets: list[str] = Field(default=["digits"], min_length=1, description="catalogue names, or paths")
     dataset: str = Field(default="digits", description="the one image set of a dataset report")
-    runs: list[RunBlock] = Field(default=QUICK_RUNS, validate_default=True, description="blocks of the grid")
+    runs: list[RunBlock] = Field(default=[], description="blocks of the grid")
 
     size: int = Field(default=32, ge=8, le=1024, description="pixels a side, for all sets")
     channels: Literal[1, 3] = Field(default=1, description="channels, for all sets")
@@ -107,16 +101,15 @@ class Params(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_computed(self):
-        """Check the default blocks only when they are planned: a page may take other parameters alone."""
         if self.grey_level not in self.grey_levels:
             raise ValueError(f"grey_level {self.grey_level} is not one of grey_levels {self.grey_levels}")
-        if why := impossible(self, self.runs if "runs" in self.model_fields_set else []):
+        if why := impossible(self):
             raise ValueError(why)
         return self
 
 
-def impossible(p: Params, blocks: list[RunBlock]) -> str:
-    """Say why some runs of these blocks fail on every image set, or why a key changes nothing; else ""."""
+def impossible(p: Params) -> str:
+    """Say why some runs fail on every image set, or why a key changes nothing; else ""."""
     if p.protocol == "paper" and p.warmup_steps:
         return f"warmup_steps is {p.warmup_steps}, but the paper's protocol has no warm-up: leave one of them out"
     if p.k >= 2 * p.per_class:
@@ -124,7 +117,7 @@ def impossible(p: Params, blocks: list[RunBlock]) -> str:
             f"k = {p.k} neighbors are not among 2 x per_class = {2 * p.per_class} images: give a smaller k or a "
             "larger per_class"
         )
-    for i, block in enumerate(blocks, 1):
+    for i, block in enumerate(p.runs, 1):
         if p.k >= min(block.n_train):
             return (
                 f"k = {p.k} neighbors are not among the n_train = {min(block.n_train)} images of block {i} of runs: "

@@ -103,34 +103,27 @@ def properties_params(p: Params, source) -> dict:
 
 def training_params(p: Params, source, model: str, n_train: int, seed: int) -> dict:
     """Params of the record of a training run, without the hashes of its images and split."""
-    warmup = models.default_warmup_steps(model) if p.warmup_steps is None else p.warmup_steps
-    wanted = {
+    found, fit = entry(source), p.protocol == "fit"
+    how = training.protocol(p.protocol, model, (found.parent if found else "") or set_name(source))
+    how |= {"until": p.until, "epochs": p.epochs} if fit else {}
+    warmup = how["warmup_steps"] if p.warmup_steps is None else p.warmup_steps
+    automatic = training.native_precision() if fit else "float32"
+    return {
         "dataset": set_name(source),
         **{key: getattr(p, key) for key in PIXELS},
         "model": model,
         "n_train": n_train,
         "seed": seed,
         "protocol": p.protocol,
-        "until": p.until,
-        "epochs": p.epochs,
-        "min_steps": p.min_steps if p.until == "fit" else None,
-        "batch_size": models.default_batch_size(model),
-        "learning_rate": models.default_learning_rate(model),
-        "weight_decay": models.PAPER_WEIGHT_DECAY,
-        "precision": training.native_precision() if p.precision == "auto" else p.precision,
+        **{key: how[key] for key in ("until", "epochs", "batch_size", "learning_rate", "weight_decay")},
+        "min_steps": p.min_steps if fit and p.until == "fit" else None,
+        "precision": automatic if p.precision == "auto" else p.precision,
         "augment": "none",  # these three are constant, so that ids of earlier records stay
         "class_weights": "none",
         "pretrained": None,
         "method_version": METHOD_VERSIONS["training"],
+        **({"warmup_steps": warmup} if warmup else {}),  # without it there is no key, as in records from before it
     }
-    if p.protocol == "paper":
-        found = entry(source)
-        theirs = training.protocol("paper", model, (found.parent if found else "") or set_name(source))
-        wanted |= {key: theirs[key] for key in ("until", "epochs", "batch_size", "learning_rate", "weight_decay")}
-        wanted |= {"min_steps": None, "precision": "float32" if p.precision == "auto" else p.precision}
-    elif warmup:  # without it there is no key, as in records from before it
-        wanted["warmup_steps"] = warmup
-    return wanted
 
 
 def precisions(p: Params, wanted: dict) -> list[str]:
@@ -229,7 +222,7 @@ class Plan:
     def todo(self, store: Store) -> list[Task]:
         """Tasks of which a record is neither stored, readably, nor published."""
         published = records.published().keys()
-        there = (store.keys() & self.keys) - store.damaged(store.keys() & self.keys)
+        there = {key for key in self.keys if key in store}
         left = [task for task in self.tasks if not task.done(there | published)]
         return [replace(task, have=frozenset(task.keys) & published) for task in left]
 
@@ -239,7 +232,7 @@ def plan(p: Params) -> Plan:
 
     Raises CampaignError where tasks can only fail, and where two image sets have one name.
     """
-    if why := impossible(p, p.runs):
+    if why := impossible(p):
         raise CampaignError(f"{p.name}: {why}")
     grid, measured, trained, unreachable, incomparable = cells(p), [], {}, [], []
     for source in sources(p):

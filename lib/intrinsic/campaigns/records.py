@@ -14,7 +14,6 @@ import os
 import platform
 import subprocess
 import threading
-import time
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -33,12 +32,7 @@ METHOD_VERSIONS = {"properties": 4, "training": 2, "attack": 2, "representation"
 KINDS = tuple(METHOD_VERSIONS)
 
 
-def _no_number(text: str):
-    raise ValueError(f"{text} is no number of JSON")
-
-
 _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
 
 
 class BadOutput(ValueError):
@@ -73,9 +67,6 @@ class Record:
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
             if not (number or value is None):
                 raise RecordError(f"metric {key!r} of a {self.kind} record is {value!r}, which is no finite number")
-        for key, values in self.series.items():
-            if len(values) > MAX_SERIES:
-                raise RecordError(f"series {key!r} holds {len(values)} values, more than the {MAX_SERIES} kept")
 
     @cached_property
     def id(self) -> str:
@@ -90,21 +81,12 @@ class Record:
     def from_json(cls, text: str | bytes, where: str = "a record", key: tuple[str, str] | None = None) -> "Record":
         """Read a record of JSON that is from `where` and has to be of `key`, a kind and id. Raises RecordError."""
         try:
-            body = _DECODER.decode(text if isinstance(text, str) else text.decode("utf-8"))
-            named = (body["kind"], body["id"])
-            if body["schema"] != SCHEMA:
-                raise ValueError(f"it has schema {body['schema']}, and this version of intrinsic reads {SCHEMA}")
-            if wrong := [part for part in PARTS if not isinstance(body[part], dict)]:
-                raise TypeError(f"its {wrong[0]} are no table")
+            body = json.loads(text)
             record = cls(body["kind"], *(body[part] for part in PARTS))
-            own = (record.kind, record.id)
+            if (body["schema"], body["id"]) != (SCHEMA, record.id) or key not in (None, (record.kind, record.id)):
+                raise ValueError(f"its schema or id is not that of {record.kind} {record.id}")
         except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
-            why = f"{error} is missing" if isinstance(error, KeyError) else error
-            raise RecordError(f"{where} is damaged ({why}); delete it and run the campaign again") from error
-        if named != own or key not in (None, named):
-            raise RecordError(
-                f"{where} names the record {named}, but holds {own}; delete it and run the campaign again"
-            )
+            raise RecordError(f"{where} is damaged ({error!r}); delete it and run the campaign again") from error
         return record
 
 
@@ -161,23 +143,11 @@ def provenance(**facts) -> dict:
 # ------------------------------------------------------------------------------------------- files
 
 
-def writable(path: Path | str, *suffixes: str) -> Path:
-    """Check the path of a file that a user names to be written, before any work is done for it.
-
-    Raises IsADirectoryError for a folder, BadOutput where it has none of the endings `suffixes`, so that no program is
-    overwritten by a table, and FileNotFoundError where its folder does not exist.
-    """
+def writable(path: Path | str, ending: str) -> Path:
+    """Check the path of a file that a user names to be written, before any work is done for it. Raises BadOutput."""
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, so no file can be written under that name: name a file in it")
-    if suffixes and path.suffix.lower() not in suffixes:
-        fit = path.with_suffix(suffixes[0]).name
-        raise BadOutput(
-            f"{path} does not end in {' or '.join(suffixes)}, so a file of another kind could be lost: name a file "
-            f"such as {fit}"
-        )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent} is no folder, so {path.name} cannot be written there: make it first")
+    if path.suffix.lower() != ending or path.is_dir() or not path.parent.is_dir():
+        raise BadOutput(f"{path} cannot be written: name a file that ends in {ending}, in a folder that exists")
     return path
 
 
@@ -216,7 +186,11 @@ class Store:
         return self.root / "weights" / f"{id}.safetensors"
 
     def __contains__(self, key: tuple[str, str]) -> bool:
-        return self.path(*key).exists()
+        """Whether the record is there and can be read; one that cannot is replaced when it is computed again."""
+        try:
+            return bool(self.read(*key))
+        except (FileNotFoundError, RecordError):
+            return False
 
     def write(self, record: Record) -> Path:
         path = self.path(record.kind, record.id)
@@ -226,24 +200,6 @@ class Store:
     def read(self, kind: str, id: str) -> Record:
         path = self.path(kind, id)
         return Record.from_json(path.read_bytes(), str(path), (kind, id))
-
-    def damaged(self, keys: Iterable[tuple[str, str]]) -> frozenset[tuple[str, str]]:
-        """Those of the keys whose stored records cannot be read."""
-        found = set()
-        for key in keys:
-            try:
-                self.read(*key)
-            except FileNotFoundError:
-                continue
-            except RecordError:
-                found.add(key)
-        return frozenset(found)
-
-    def set_aside(self, kind: str, id: str) -> None:
-        """Rename a record that cannot be read to `KIND/.ID.json.damaged`, so that it counts as missing."""
-        path = self.path(kind, id)
-        with contextlib.suppress(FileNotFoundError):  # another campaign was faster
-            os.replace(path, path.with_name(f".{path.name}.damaged"))
 
     def ids(self, kind: str) -> list[str]:
         return sorted(path.stem for path in (self.root / kind).glob("[!.]*.json"))
@@ -273,24 +229,12 @@ class Store:
 
     def failure(self, kind: str, id: str) -> dict | None:
         """The note of a run that failed, or None."""
-        try:
-            note = json.loads(self.note(kind, id).read_bytes())
-            return {"label": "", "reason": "unknown", "traceback": "", **note}
-        except FileNotFoundError:
-            return None
-        except (OSError, RecursionError, TypeError, ValueError) as error:
-            return {"label": "", "reason": f"its note cannot be read ({error})", "traceback": ""}
+        note = self.note(kind, id)
+        return json.loads(note.read_bytes()) if note.exists() else None
 
     def forgive(self, kind: str, id: str) -> None:
         """Forget that a run failed."""
         self.note(kind, id).unlink(missing_ok=True)
-
-    def sweep(self, older_s: float = 3600) -> None:
-        """Delete drafts of killed processes: those that nobody wrote to for `older_s` seconds."""
-        for draft in self.root.glob("*/.*.draft"):
-            with contextlib.suppress(FileNotFoundError):  # renamed, or swept by another campaign
-                if time.time() - draft.stat().st_mtime > older_s:
-                    draft.unlink()
 
 
 def default_store() -> Store:
@@ -316,15 +260,9 @@ def unreachable_file(path: Path | str) -> Path:
 
 
 def read_unreachable(path: Path | str) -> dict[str, str]:
-    """{run: why its image set cannot reach it} beside a published file; {} where none is. Raises RecordError."""
+    """{run: why its image set cannot reach it} beside a published file; {} where none is."""
     file = unreachable_file(path)
-    try:
-        found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    except ValueError:  # no JSON, or no UTF-8
-        found = None
-    if not (isinstance(found, dict) and all(isinstance(why, str) for why in found.values())):
-        raise RecordError(f"{file} is damaged: delete it, and intrinsic publish writes it anew")
-    return found
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
 def read_published(path: Path | str) -> list[Record]:

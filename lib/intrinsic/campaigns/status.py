@@ -1,6 +1,7 @@
 """What a campaign has done, what failed, and its published file."""
 
 import json
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,14 +52,8 @@ def status(p: Params, store: Store) -> Status:
 # -------------------------------------------------------------------------------------- publishing
 
 
-@dataclass(frozen=True)
-class Published:
-    """A published file: how many records it holds, how many are new, how many stored ones were left out."""
-
-    path: Path
-    total: int
-    added: int
-    left_out: int
+#: how many records a published file holds, how many are new, and how many stored ones were left out
+Published = namedtuple("Published", "path total added left_out")
 
 
 def publish(p: Params, store: Store, output: Path | None = None, *, everything: bool = False) -> Published:
@@ -69,8 +64,7 @@ def publish(p: Params, store: Store, output: Path | None = None, *, everything: 
     RecordError where a kind would have records of two method versions; nothing is written then.
     """
     path = records.published_file(p.name) if output is None else records.writable(output, ".jsonl")
-    made = None if everything else plan(p)
-    stored = store.keys()
+    made, stored = None if everything else plan(p), store.keys()
     taken = stored if made is None else stored & made.keys
     found = {(one.kind, one.id): one for one in records.read_published(path)} if path.exists() else {}
     before = len(found)
@@ -91,11 +85,9 @@ def publish(p: Params, store: Store, output: Path | None = None, *, everything: 
 
 def _note_unreachable(path: Path, made: Plan) -> None:
     """Write what the plan cannot reach, beside what other plans could not; no file where that is nothing."""
-    planned = {task.label for task in made.tasks}
+    planned, file = {task.label for task in made.tasks}, records.unreachable_file(path)
     found = {label: why for label, why in records.read_unreachable(path).items() if label not in planned}
-    found |= dict(made.unreachable)
-    file = records.unreachable_file(path)
-    if found:
+    if found := found | dict(made.unreachable):
         records.write_text(file, json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     else:
         file.unlink(missing_ok=True)
