@@ -77,7 +77,7 @@ def made_files(folder, n):
 
 def compare(name, files, labels, x, turns):
     """One row: images a second of each way, and how many times as fast as the paper's ours is."""
-    batch, rate = models.PAPER_BATCH[name], models.default_learning_rate(name)
+    batch, rate = training.PAPER_BATCH[name], training.protocol("fit", name)["learning_rate"]
     theirs = paper_network(name)
 
     def our_epoch(network, precision):

@@ -59,25 +59,6 @@ def test_what_makes_no_network_is_refused():
         models.create("resnet18", n_classes=1)
 
 
-def test_rates_batches_and_warm_up_are_the_protocols(grey):
-    for name, network in grey.items():
-        vgg = name.startswith("vgg")
-        for model in (name, network):
-            assert models.default_learning_rate(model) == (1e-4 if vgg else 1e-3)
-            assert models.default_batch_size(model) == (16 if vgg else 64)
-            assert models.default_warmup_steps(model) == (2000 if vgg else 0)
-    assert models.default_batch_size("vgg11_bn") == 64
-    assert (models.smallest_size("vgg16"), models.smallest_size("resnet18")) == (32, 1)
-
-
-def test_operations_are_two_a_product():
-    # a VGG-13's convolutions at 32 pixels, and its three linear layers
-    sides, widths = [32, 32, 16, 16, 8, 8, 4, 4, 2, 2], [1, 64, 64, 128, 128, 256, 256, 512, 512, 512, 512]
-    products = sum(9 * s * s * a * b for s, a, b in zip(sides, widths, widths[1:], strict=False))
-    products += 512 * 49 * 4096 + 4096 * 4096 + 4096 * 2
-    assert models.operations("vgg13", size=32) == 2 * products
-
-
 def test_images_are_scaled_where_the_network_reads_them():
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
     read = models.network_input(pixels)

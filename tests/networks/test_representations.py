@@ -30,15 +30,6 @@ def test_activations_are_what_the_layer_returns_channel_after_channel(layout, de
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg13"])
-def test_the_pooled_layer_is_the_mean_of_the_last_map_in_both_families(name):
-    network, x = models.create(name), noise(2, 64)
-    last = "layer4" if name == "resnet18" else "features"
-    found = activations(network, x, [last, models.pooled_layer(name)])
-    assert found[last].shape == (2, 512 * 4)
-    np.testing.assert_allclose(found[models.pooled_layer(name)], found[last].reshape(2, 512, 4).mean(2), rtol=1e-4)
-
-
 def test_layers_that_give_no_points_are_refused():
     class Odd(nn.Module):
         def __init__(self):
@@ -62,23 +53,19 @@ def test_blocks_are_those_of_the_architecture():
     assert representations.blocks(nn.Sequential(nn.ReLU(), nn.ReLU())) == ["0", "1"]
 
 
-def test_dimensions_are_the_estimators_on_the_activations():
-    network, x = convolutional(), noise(60, 10)
-    found = dimensions(network, x, ["4", "8"], k=8)
-    for one in found:
-        points = activations(network, x, [one.layer])[one.layer]
-        near = representations.neighbors(points, 8, reserve=min(dimension.reserve(8), 59))
-        assert one.width == points.shape[1]
-        assert float(one.mle) == pytest.approx(float(dimension.mle_dimension(near, 8)), rel=1e-6)
-        assert float(one.twonn) == pytest.approx(float(dimension.twonn_dimension(near)), rel=1e-6)
-        assert one.reasons == {}
-    assert [one.layer for one in dimensions(network, x, k=8)] == [str(i) for i in range(9)]
+def test_dimensions_are_the_estimators_and_their_intervals():
+    points = noise(60, 10).reshape(60, -1).numpy()
+    found, reasons = dimensions(points, 8)
+    near = representations.neighbors(points, 8, reserve=min(dimension.reserve(8), 59))
+    mle, twonn = dimension.mle_dimension(near, 8), dimension.twonn_dimension(near)
+    assert found == {"mle": mle, "mle_low": mle.low, "mle_high": mle.high, "twonn": twonn}
+    assert reasons == {}
 
 
-def test_a_layer_that_maps_images_to_one_point_has_reasons():
-    (found,) = dimensions(nn.Sequential(nn.Flatten(), nn.Linear(16, 4), nn.Threshold(1e9, 0)), noise(40), ["2"], k=8)
-    assert (found.mle, found.twonn, found.width) == (None, None, 4)
-    assert found.reasons.keys() == {"mle", "twonn"}
+def test_points_that_are_copies_have_reasons():
+    found, reasons = dimensions(np.zeros((40, 4)), 8)
+    assert found == {"mle": None, "twonn": None}
+    assert reasons.keys() == found.keys()
 
 
 def test_the_random_map_is_linear_and_keeps_squared_lengths_on_average():

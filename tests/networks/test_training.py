@@ -173,7 +173,7 @@ def test_images_of_every_layout_train_alike(layout):
 @pytest.mark.parametrize("function", [training.train, training.evaluate])
 @pytest.mark.parametrize("x", [torch.full((8, 1, 8, 8), 255.0), torch.full((8, 1, 8, 8), -0.1)])
 def test_floats_outside_the_unit_range_are_refused(function, x):
-    with pytest.raises(models.OutOfRange):
+    with pytest.raises(models.BadInput):
         function(convolutional(side=8), x, np.arange(8) % 2)
 
 
@@ -204,6 +204,9 @@ def test_protocols_are_the_papers_and_this_books():
     assert training.protocol("paper", "vgg16", "svhn_0_1")["learning_rate"] == 1e-6
     fit = training.protocol("fit", "vgg16")
     assert (fit["batch_size"], fit["warmup_steps"], fit["learning_rate"]) == (16, 2000, 1e-4)
+    assert training.protocol("fit", models.create("vgg16")) == fit
+    other = training.protocol("fit", "vgg11_bn")
+    assert (other["batch_size"], other["warmup_steps"], other["learning_rate"]) == (64, 0, 1e-3)
     with pytest.raises(training.BadTraining, match="resnet101"):
         training.protocol("paper", "resnet101")
     result = training.train(convolutional(side=8), *clouds(8), **{**fit, "warmup_steps": 0, "batch_size": 4})

@@ -13,8 +13,7 @@ from intrinsic.campaigns.records import Record, Store
 from intrinsic.networks import attacks, checkpoints, models, representations, slope, training
 from intrinsic.properties import measurement
 
-#: metrics of a representation: of the layer, of the same images' pixels, and of the two null maps
-DIMENSIONS = ("d_repr", "d_data_same_images", "d_repr_untrained", "d_repr_random_map")
+TRAINING = ("until", "epochs", "batch_size", "learning_rate", "weight_decay", "seed", "precision")
 TRAINED = ("epochs", "steps", "train_accuracy", "running_accuracy", "train_loss_nats")
 
 
@@ -101,15 +100,9 @@ class _Run:
             network,
             self.x,
             self.y,
-            until=p["until"],
-            epochs=p["epochs"],
+            **{name: p[name] for name in TRAINING},
             min_steps=p["min_steps"] or 0,
-            batch_size=p["batch_size"],
-            learning_rate=p["learning_rate"],
             warmup_steps=p.get("warmup_steps", 0),
-            weight_decay=p["weight_decay"],
-            seed=p["seed"],
-            precision=p["precision"],
             checkpoint=self.store.checkpoint(key[1]),
             checkpoint_minutes=self.task.checkpoint_minutes,
         )
@@ -117,7 +110,7 @@ class _Run:
         if key in self.todo:
             yield self._own_record(result, started)
         if self.task.keep_weights:
-            checkpoints.save_weights(network, weights, {"parent": key[1]})
+            checkpoints.save(weights, network.state_dict(), {"parent": key[1]})
 
     def _own_record(self, result, started: float) -> Record:
         scores, reasons = training.held_out_scores(self.network, self.x_test, self.y_test)
@@ -151,25 +144,15 @@ class _Run:
 
         The nulls are an untrained network of the same architecture and a random linear map of the same width.
         """
-        group, k = self.train_set.group, self.task.hanging["representation"][0]["k"]
-        points = self.train_set.images.reshape(len(self.train_set), -1)
-        pixels = representations.points_dimension("pixels", points, k, group)
-        each = [
-            representations.dimensions(one, self.x, layers, k, group=group) for one in (self.network, self._created())
-        ]
-        for trained, before in zip(*each, strict=True):
-            mapped = representations.random_linear_map(points, trained.width, self.task.params["seed"])
-            random = representations.points_dimension("random map", mapped, k, group)
-            metrics, reasons = named_dimensions((trained, pixels, before, random))
-            yield trained.layer, {"width": trained.width, "n_images": len(self.x), **metrics}, reasons
-
-
-def named_dimensions(found, names=DIMENSIONS) -> tuple[dict, dict]:
-    """(metrics, reasons) of LayerDimensions under their names; null with a reason where copies forbid a value."""
-    metrics, reasons = {}, {}
-    for name, one in zip(names, found, strict=True):
-        metrics |= {name: one.mle, f"{name}_twonn": one.twonn}
-        if one.mle is not None:
-            metrics |= {f"{name}_low": one.mle.low, f"{name}_high": one.mle.high}
-        reasons |= {name if which == "mle" else f"{name}_twonn": why for which, why in one.reasons.items()}
-    return metrics, reasons
+        k, points = self.task.hanging["representation"][0]["k"], self.train_set.images.reshape(len(self.train_set), -1)
+        trained, before = (representations.activations(one, self.x, layers) for one in (self.network, self._created()))
+        pixels = representations.dimensions(points, k, self.train_set.group)
+        for layer, own in trained.items():
+            mapped = representations.random_linear_map(points, own.shape[1], self.task.params["seed"])
+            clouds = {"d_repr": own, "d_repr_untrained": before[layer], "d_repr_random_map": mapped}
+            found = {name: representations.dimensions(one, k, self.train_set.group) for name, one in clouds.items()}
+            metrics, reasons = {"width": own.shape[1], "n_images": len(self.x)}, {}
+            for name, (values, why) in (found | {"d_data_same_images": pixels}).items():
+                metrics |= {f"{name}_{key}".replace("_mle", ""): value for key, value in values.items()}
+                reasons |= {f"{name}_{key}".replace("_mle", ""): text for key, text in why.items()}
+            yield layer, metrics, reasons

@@ -213,9 +213,7 @@ def _ascend(network, x, y, eps, norm, steps=PGD_STEPS):
     return best, highest, all_right, clean_loss, clean_right
 
 
-def minimal_radius(
-    network: nn.Module, images, labels, *, norm: str = "l2", gradients: int = 100, return_images: bool = False
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+def minimal_radius(network: nn.Module, images, labels, *, norm: str = "l2", gradients: int = 100) -> torch.Tensor:
     """Distance from each image to the nearest adversarial image found: an upper bound of the minimal radius.
 
     One gradient gives the nearest point in [0, 1] of the linearized boundary; nine points on the ray to it are tried.
@@ -230,8 +228,6 @@ def minimal_radius(
         Of the distance, in units of the range [0, 1].
     gradients : int
         At most so many an image.
-    return_images : bool
-        Give (radius, images): the adversarial images, or the image itself where none was found.
 
     Returns
     -------
@@ -246,12 +242,9 @@ def minimal_radius(
     _budget(0, norm)
     if gradients < 1:
         raise BadAttack(f"{gradients} gradients find nothing; give at least 1")
-    radius, near = torch.empty(len(x), dtype=torch.float64), torch.empty_like(x)
     with models.evaluating(network):
-        for rows, pixels, aim in _batches(network, x, y):
-            found = _nearest(network, pixels, aim, norm, gradients)
-            radius[rows], near[rows] = (part.to(x.device) for part in found)
-    return (radius, near) if return_images else radius
+        found = [_nearest(network, pixels, aim, norm, gradients)[0].cpu() for _, pixels, aim in _batches(network, x, y)]
+    return torch.cat(found)
 
 
 def _nearest(network, pixels, labels, norm, gradients) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-FORMAT = "intrinsic-tensors-1"
 MEMORY = torch.contiguous_format
 
 
@@ -46,8 +45,10 @@ def save(path: Path | str, tensors: dict[str, torch.Tensor], facts=None) -> None
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # a copy of each: the format takes neither another layout nor memory that two tensors share
-    held = {name: tensor.detach().to("cpu").clone(memory_format=MEMORY) for name, tensor in tensors.items()}
-    about = {"format": FORMAT, "facts": json.dumps(facts), "sha256": content_hash(held, facts)}
+    held = {
+        name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    about = {"facts": json.dumps(facts), "sha256": content_hash(held, facts)}
     draft = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.draft")
     try:
         draft.mkdir(exist_ok=True)
@@ -63,11 +64,8 @@ def save(path: Path | str, tensors: dict[str, torch.Tensor], facts=None) -> None
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def load(path: Path | str, ours: bool = True) -> tuple[dict[str, torch.Tensor], object]:
-    """(tensors, facts) of a file that `save` wrote, verified; ours=False: tensors of any safetensors file.
-
-    Raises DamagedFile, FileNotFoundError.
-    """
+def load(path: Path | str) -> tuple[dict[str, torch.Tensor], object]:
+    """(tensors, facts) of a file that `save` wrote, verified. Raises DamagedFile, FileNotFoundError."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).exists():
@@ -77,14 +75,8 @@ def load(path: Path | str, ours: bool = True) -> tuple[dict[str, torch.Tensor], 
             tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise DamagedFile(f"{path} cannot be read as safetensors ({error}); delete it") from error
-    if not ours:
-        return tensors, None
-    try:
-        facts = json.loads(about["facts"])
-        same = about["format"] == FORMAT and content_hash(tensors, facts) == about["sha256"]
-    except (KeyError, json.JSONDecodeError):
-        same = False
-    if not same:
+    facts = json.loads(about.get("facts", "null"))
+    if content_hash(tensors, facts) != about.get("sha256"):
         raise DamagedFile(f"{path} is damaged or not of this package: its content is not what was written; delete it")
     return tensors, facts
 
@@ -97,17 +89,12 @@ def discard(path: Path | str) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def save_weights(network: nn.Module, path: Path | str, facts=None) -> None:
-    """Write a network's weights and statistics by their names in `state_dict`."""
-    save(path, network.state_dict(), facts)
-
-
-def load_weights(network: nn.Module, path: Path | str, ours: bool = True):
-    """Put weights into a network of the same architecture, in place; returns their facts. ours: as in `load`.
+def load_weights(network: nn.Module, path: Path | str):
+    """Put weights into a network of the same architecture, in place; returns their facts.
 
     Raises DamagedFile, BadWeights, FileNotFoundError; the network is then as it was.
     """
-    tensors, facts = load(path, ours)
+    tensors, facts = load(path)
     own = network.state_dict()
     odd = sorted(own.keys() ^ tensors.keys()) or [name for name in own if own[name].shape != tensors[name].shape]
     if odd:

@@ -8,12 +8,6 @@ from torch import nn
 
 MODELS = ("resnet18", "resnet34", "resnet50", "vgg13", "vgg16", "vgg19")
 
-#: The paper's protocol (section 5 and its code): batch sizes, epochs, pixels a side, decay
-PAPER_BATCH = {"resnet18": 40, "resnet34": 25, "resnet50": 12, "vgg13": 6, "vgg16": 6, "vgg19": 6}
-PAPER_EPOCHS = 100
-PAPER_SIZE = 224
-PAPER_WEIGHT_DECAY = 1e-4
-
 
 class UnknownModel(ValueError):
     """A name of no network."""
@@ -21,10 +15,6 @@ class UnknownModel(ValueError):
 
 class BadInput(ValueError):
     """Images or labels that a network cannot read."""
-
-
-class OutOfRange(BadInput):
-    """Images outside [0, 1], the range that networks are trained and attacked in."""
 
 
 def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -> nn.Module:
@@ -97,50 +87,12 @@ def representation_layer(name: str) -> str:
     return parts[-2] if len(parts) > 1 else parts[0]
 
 
-def pooled_layer(name: str) -> str:
-    """The average over positions of the last feature map: the same kind of layer in a ResNet and in a VGG."""
-    return "features:mean" if known(name).startswith("vgg") else "avgpool"
-
-
-def default_learning_rate(model: str | nn.Module) -> float:
-    """The paper's rate for Adam: 1e-4 for a VGG, 1e-3 for every other network."""
-    return 1e-4 if _is_vgg(model) else 1e-3
-
-
-def paper_learning_rate(name: str, dataset: str = "") -> float:
-    """`default_learning_rate`, except for a VGG on the set "svhn": 1e-6."""
-    return 1e-6 if _is_vgg(name) and dataset.startswith("svhn") else default_learning_rate(name)
-
-
-def default_batch_size(model: str | nn.Module) -> int:
-    """16 for a VGG, which hardly learns at 64 without batch normalization; 64 for every other network."""
-    return 16 if _is_vgg(model) else 64
-
-
-def default_warmup_steps(model: str | nn.Module) -> int:
-    """Steps over which the rate rises: 2,000 for a VGG, which may not fit without them; 0 for other networks.
-
-    This is 2 / (1 - beta2) at Adam's beta2 = 0.999. Source: Ma & Yarats 2021.
-    """
-    return 2000 if _is_vgg(model) else 0
-
-
-def _is_vgg(model: str | nn.Module) -> bool:
+def is_vgg(model: str | nn.Module) -> bool:
     """Whether this is a VGG without batch normalization."""
     if isinstance(model, str):
         return known(model).startswith("vgg") and not model.endswith("_bn")
     plain = not any(isinstance(part, nn.BatchNorm2d) for part in model.modules())
     return type(model).__name__ == "VGG" and plain
-
-
-def operations(name: str, *, size: int, channels: int = 1, n_classes: int = 2) -> float:
-    """Floating-point operations of one image's forward pass: two for each product of its layers. No weight is made."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = create(name, channels=channels, n_classes=n_classes).eval()
-        network(torch.empty(1, channels, size, size))
-    return float(counter.get_total_flops())
 
 
 # ----------------------------------------------------------------------------------------- images and labels
@@ -150,7 +102,7 @@ def network_input(images) -> torch.Tensor:
     """Images as a tensor (n, C, H, W), still in their own type: `placed` makes the floats that a network reads.
 
     images   array or tensor of uint8, or of floats in [0, 1]: (n, H, W), (n, C, H, W), or (n, H, W, C) with C 1 or 3
-    Raises BadInput, OutOfRange.
+    Raises BadInput.
     """
     images = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.array(images, order="C"))
     if images.ndim == 3:
@@ -169,7 +121,7 @@ def network_input(images) -> torch.Tensor:
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
         found = f"pixels reach from {low:.4g} to {high:.4g}"
-        raise OutOfRange(f"{found}, but networks and budgets are in units of [0, 1]; scale the images, or give uint8")
+        raise BadInput(f"{found}, but networks and budgets are in units of [0, 1]; scale the images, or give uint8")
     return images
 
 

@@ -1,7 +1,6 @@
 """Activations of named layers, as points, and their dimensions."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -9,7 +8,6 @@ from torch import nn
 
 from intrinsic.networks import models
 from intrinsic.properties import dimension
-from intrinsic.properties.interval import Interval
 from intrinsic.properties.neighbors import neighbors
 
 COLUMNS = 256  # of a random linear map, drawn at a time: part of what a seed means
@@ -20,19 +18,8 @@ class UnknownLayer(ValueError):
     """A name that is no layer of the network, or a layer that gives no points."""
 
 
-@dataclass(frozen=True)
-class LayerDimension:
-    """Estimated dimensions of one layer: numbers an image; mle and twonn, or None with a reason by that name."""
-
-    layer: str
-    width: int
-    mle: Interval | None
-    twonn: Interval | None
-    reasons: dict = field(default_factory=dict)
-
-
 def blocks(network: nn.Module) -> list[str]:
-    """Names of a network's blocks in order, as layers of `activations` and `dimensions`.
+    """Names of a network's blocks in order, as layers of `activations`.
 
     A ResNet: layer1 to layer4 and the average over positions; a VGG: each pooling, and the linear layers before their
     ReLU; any other network: its direct parts.
@@ -120,28 +107,23 @@ def _keeping(layer: str, kept: list):
     return keep
 
 
-def dimensions(network: nn.Module, images, layers: Iterable[str] | None = None, k: int = 20, *, group=None):
-    """LayerDimension of several layers, all blocks where none are named: one pass, and one of neighbors a layer.
+def dimensions(points, k: int, group=None) -> tuple[dict, dict]:
+    """({estimate: number}, {estimate: why it is none}) of one cloud of points: mle with mle_low and mle_high, twonn.
 
-    group    of the images, for the intervals: see dimension.mle_dimension
-    Raises UnknownLayer, models.BadInput, neighbors.BadPoints for k.
+    points   array (n, p);  group   of the images, for the intervals: see dimension.mle_dimension
+    What copies forbid is None. Raises neighbors.BadPoints for k.
     """
-    found = activations(network, images, blocks(network) if layers is None else layers)
-    return [points_dimension(layer, points, k, group) for layer, points in found.items()]
-
-
-def points_dimension(layer: str, points, k: int, group=None) -> LayerDimension:
-    """The estimates of one cloud of points, under a name. What copies forbid is None with a reason."""
-    reserve = min(dimension.reserve(k), len(points) - 1)
-    near = neighbors(points, k, group=group, reserve=reserve)
-    values, reasons = {"mle": None, "twonn": None}, {}
+    near = neighbors(points, k, group=group, reserve=min(dimension.reserve(k), len(points) - 1))
+    found, reasons = {"mle": None, "twonn": None}, {}
     estimators = {"mle": lambda: dimension.mle_dimension(near, k), "twonn": lambda: dimension.twonn_dimension(near)}
     for name, estimator in estimators.items():
         try:
-            values[name] = estimator()
+            found[name] = estimator()
         except dimension.DuplicatePoints as error:
             reasons[name] = str(error)
-    return LayerDimension(layer, points.shape[1], **values, reasons=reasons)
+    if (mle := found["mle"]) is not None:
+        found |= {"mle_low": mle.low, "mle_high": mle.high}
+    return found, reasons
 
 
 def random_linear_map(points, p: int, seed: int = 0) -> np.ndarray:

@@ -21,6 +21,8 @@ LOOKS = 2  # ... at so many successive epoch ends
 CHANCE_NATS = 0.01  # an epoch is at chance unless its loss is this far below that of the best constant output
 CHANCE_STEPS, CHANCE_EPOCHS = 1500, 5  # a run ends after so many of both at chance
 PRECISIONS = ("float32", "bfloat16")
+#: batch sizes of the paper (section 5 and its code)
+PAPER_BATCH = {"resnet18": 40, "resnet34": 25, "resnet50": 12, "vgg13": 6, "vgg16": 6, "vgg19": 6}
 HISTORY = ("running_accuracy", "running_loss_nats", "evaluated_epoch", "evaluated_accuracy")
 
 
@@ -37,37 +39,40 @@ class TrainingResult:
     train_accuracy, train_loss_nats     after training, evaluation mode, whole training set
     running_accuracy    of the last epoch, training mode, each image before its own step
     seconds             of wall clock, with those before an interruption
+    looks               good evaluations at the last successive epoch ends
     reason              why it ended: "fit", "epochs", "cap" or "chance" (did not fit), or "non-finite loss"
     history             lists: two of every epoch, two of every evaluation (evaluated_epoch counts from 1)
     """
 
-    fitted: bool
-    epochs: int
-    steps: int
-    train_accuracy: float
-    train_loss_nats: float
-    running_accuracy: float
-    seconds: float
-    reason: str
-    history: dict[str, list] = field(repr=False)
+    fitted: bool = False
+    epochs: int = 0
+    steps: int = 0
+    train_accuracy: float = math.nan
+    train_loss_nats: float = math.nan
+    running_accuracy: float = math.nan
+    seconds: float = 0.0
+    reason: str | None = None
+    looks: int = field(default=0, repr=False)
+    history: dict[str, list] = field(default_factory=lambda: {key: [] for key in HISTORY}, repr=False)
 
 
-def protocol(name: str, model: str, dataset: str = "") -> dict:
+def protocol(name: str, model: str | nn.Module, dataset: str = "") -> dict:
     """Arguments of `train` by the name of a protocol: "fit", this book's, or "paper", 100 epochs with its batches.
 
     dataset   a VGG on the set "svhn" has a rate of its own in the paper
     Raises BadTraining. Source: Konz & Mazurowski 2024, section 5, and its code.
     """
+    vgg = models.is_vgg(model)
+    rate = {"learning_rate": 1e-4 if vgg else 1e-3, "weight_decay": 1e-4}
     if name == "fit":
-        how = {"until": "fit", "epochs": 100, "min_steps": 1500, "batch_size": models.default_batch_size(model)}
-        how |= {"learning_rate": models.default_learning_rate(model)}
-        how |= {"warmup_steps": models.default_warmup_steps(model)}
-    elif name == "paper" and model in models.PAPER_BATCH:
-        how = {"until": "epochs", "epochs": models.PAPER_EPOCHS, "batch_size": models.PAPER_BATCH[model]}
-        how |= {"learning_rate": models.paper_learning_rate(model, dataset), "warmup_steps": 0}
-    else:
+        # a VGG hardly learns at 64 without batch normalization, and may not fit without a warm-up, here of
+        # 2 / (1 - beta2) steps at Adam's beta2 = 0.999 (Ma & Yarats 2021)
+        own = {"batch_size": 16, "warmup_steps": 2000} if vgg else {"batch_size": 64, "warmup_steps": 0}
+        return {"until": "fit", "epochs": 100, "min_steps": 1500, **own, **rate}
+    if name != "paper" or model not in PAPER_BATCH:
         raise BadTraining(f"no protocol '{name}' is known for '{model}'; give 'fit', or 'paper' with a network of it")
-    return how | {"weight_decay": models.PAPER_WEIGHT_DECAY}
+    rate |= {"learning_rate": 1e-6} if vgg and dataset.startswith("svhn") else {}
+    return {"until": "epochs", "epochs": 100, "batch_size": PAPER_BATCH[model], "warmup_steps": 0, **rate}
 
 
 def train(
@@ -145,9 +150,10 @@ def train(
     """
     images = models.network_input(images)
     labels = models.network_labels(labels, len(images))
-    batch_size = models.default_batch_size(network) if batch_size is None else batch_size
-    learning_rate = models.default_learning_rate(network) if learning_rate is None else learning_rate
-    warmup_steps = models.default_warmup_steps(network) if warmup_steps is None else warmup_steps
+    usual = protocol("fit", network)
+    batch_size = usual["batch_size"] if batch_size is None else batch_size
+    learning_rate = usual["learning_rate"] if learning_rate is None else learning_rate
+    warmup_steps = usual["warmup_steps"] if warmup_steps is None else warmup_steps
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     precision = native_precision(device) if precision == "auto" else precision
     _check_settings(until, epochs, min_steps, batch_size, warmup_steps, precision, len(images))
@@ -155,7 +161,7 @@ def train(
     network.to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)
     generator = torch.Generator().manual_seed(seed)
-    run = _Run()
+    run = TrainingResult()
     if checkpoint is not None:
         settings = {"until": [until, epochs, min_steps], "batch_size": batch_size, "seed": seed, "precision": precision}
         settings |= {"learning_rate": learning_rate, "warmup_steps": warmup_steps, "weight_decay": weight_decay}
@@ -219,25 +225,11 @@ def train(
 
     network.eval()
     scores = evaluate(network, images, labels)
-    reason = run.reason if math.isfinite(scores["test_loss_nats"]) else "non-finite loss"
-    fitted = run.looks >= LOOKS and reason != "non-finite loss"
-    after = {"train_accuracy": scores["accuracy"], "train_loss_nats": scores["test_loss_nats"]}
-    after |= {"running_accuracy": run.history["running_accuracy"][-1]}
-    return TrainingResult(
-        fitted, run.epochs, run.steps, **after, seconds=run.seconds, reason=reason, history=run.history
-    )
-
-
-@dataclass
-class _Run:
-    """Where a run stands at an epoch end. looks: good evaluations at the last successive epoch ends."""
-
-    epochs: int = 0
-    steps: int = 0
-    looks: int = 0
-    seconds: float = 0.0
-    reason: str | None = None
-    history: dict[str, list] = field(default_factory=lambda: {key: [] for key in HISTORY})
+    run.train_accuracy, run.train_loss_nats = scores["accuracy"], scores["test_loss_nats"]
+    run.running_accuracy = run.history["running_accuracy"][-1]
+    run.reason = run.reason if math.isfinite(run.train_loss_nats) else "non-finite loss"
+    run.fitted = run.looks >= LOOKS and run.reason != "non-finite loss"
+    return run
 
 
 def _check_settings(until, epochs, min_steps, batch_size, warmup_steps, precision, n) -> None:
@@ -296,7 +288,7 @@ class _Checkpoint:
         self.path, self.settings = path, settings
         self.network, self.optimizer, self.generator = network, optimizer, generator
 
-    def write(self, run: _Run) -> None:
+    def write(self, run: TrainingResult) -> None:
         tensors = {f"model.{name}": value for name, value in self.network.state_dict().items()}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{key}": value for key, value in state.items()}
@@ -306,7 +298,7 @@ class _Checkpoint:
         except OSError as error:
             warnings.warn(f"{error}; the run goes on, but would start over if killed: make room", stacklevel=3)
 
-    def read(self) -> _Run | None:
+    def read(self) -> TrainingResult | None:
         """Put the run back where the file was written; None where there is no file of this run."""
         try:
             tensors, facts = checkpoints.load(self.path)
@@ -333,7 +325,7 @@ class _Checkpoint:
         self.network.load_state_dict(weights)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.generator.set_state(tensors["generator."])
-        return _Run(**facts["run"])
+        return TrainingResult(**facts["run"])
 
 
 # ---------------------------------------------------------------------------------------------------- evaluation
