@@ -102,9 +102,7 @@ def client(workers: int = 1, scheduler: str | None = None, cluster: Path | str |
             made.close(timeout=10)
 
 
-def results(
-    client, function: Callable, jobs: Sequence, *, what: str = "runs", retries: int = 0, progress: bool = True
-) -> Iterator[tuple]:
+def results(client, function: Callable, jobs: Sequence, *, retries: int = 0, progress: bool = True) -> Iterator[tuple]:
     """Call a function with each job on the workers, the first ones first; yield (job, future) as they are done.
 
     A job whose worker dies is done again; one that raises, `retries` times. Progress is one line on a terminal, at most
@@ -113,14 +111,19 @@ def results(
     from distributed import as_completed
     from tqdm import tqdm
 
-    futures = {}
+    futures, failed, running, live = {}, 0, 0, sys.stderr.isatty()
     for i, job in enumerate(jobs):
-        key = f"{what}-{uuid.uuid4().hex}"
+        key = f"runs-{uuid.uuid4().hex}"
         futures[client.submit(function, job, key=key, pure=False, retries=retries, priority=-i)] = job
-    live, failed, unit = sys.stderr.isatty(), 0, f" {what}"
-    form = "{desc}{n_fmt} of {total_fmt}{unit} done{postfix}, {remaining} left" + ("" if live else "\n")
-    how = {"leave": False, "bar_format": form, "mininterval": 0.1 if live else 60, "miniters": 1}
-    with tqdm(total=len(jobs), unit=unit, disable=not progress, **how) as bar:
+    form = "{n_fmt} of {total_fmt} runs done{postfix}, {remaining} left" + ("" if live else "\n")
+    how = {
+        "leave": False,
+        "bar_format": form,
+        "postfix": "0 running, 0 failed",
+        "mininterval": 0.1 if live else 60,
+        "miniters": 1,
+    }
+    with tqdm(total=len(jobs), disable=not progress, **how) as bar:
         for future in as_completed(list(futures), loop=client.loop):
             if future.status in ("cancelled", "lost"):
                 raise ClusterError(
@@ -128,7 +131,9 @@ def results(
                     "the same command continues"
                 )
             failed += future.status == "error"
-            running = min(sum(client.nthreads().values()), len(futures) - 1)
-            bar.set_postfix_str(f"{running} running, {failed} failed", refresh=False)
+            if progress:
+                with contextlib.suppress(OSError, RuntimeError, ValueError):  # of a scheduler that dies meanwhile
+                    running = min(sum(client.nthreads().values()), len(futures) - 1)
+                bar.set_postfix_str(f"{running} running, {failed} failed", refresh=False)
             bar.update()
             yield futures.pop(future), future
