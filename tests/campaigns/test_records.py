@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from intrinsic.campaigns import records
+from intrinsic.campaigns import parameters, records, status
 from intrinsic.campaigns.records import Record, RecordError, Store
 
 
@@ -97,14 +97,16 @@ def test_a_file_is_no_store(tmp_path):
 
 
 def test_a_published_file_is_sorted_and_of_one_method(tmp_path):
-    path = tmp_path / "x.jsonl"
-    assert records.publish([record(2), record(1), record(2)], path) == 2
+    path, store, p = tmp_path / "x.jsonl", Store(tmp_path / "store"), parameters.params(name="any")
+    for one in (record(2), record(1), record(2)):
+        store.write(one)
+    assert status.publish(p, store, path, everything=True).total == 2
     found = records.read_published(path)
     assert [one.id for one in found] == sorted(one.id for one in found)
-    old = Record("attack", {"parent": "abc", "method_version": 1}, {})
-    with pytest.raises(RecordError, match="1, 2"):
-        records.publish([*found, old], path)
-    assert len(records.read_published(path)) == 2
+    store.write(Record("attack", {"parent": "abc", "method_version": 1}, {}))
+    with pytest.raises(RecordError, match="attack"):
+        status.publish(p, store, path, everything=True)
+    assert records.read_published(path) == found
 
 
 def test_published_records_are_whole_and_of_todays_methods():

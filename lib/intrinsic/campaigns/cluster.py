@@ -116,14 +116,8 @@ def results(client, function: Callable, jobs: Sequence, *, retries: int = 0, pro
         key = f"runs-{uuid.uuid4().hex}"
         futures[client.submit(function, job, key=key, pure=False, retries=retries, priority=-i)] = job
     form = "{n_fmt} of {total_fmt} runs done{postfix}, {remaining} left" + ("" if live else "\n")
-    how = {
-        "leave": False,
-        "bar_format": form,
-        "postfix": "0 running, 0 failed",
-        "mininterval": 0.1 if live else 60,
-        "miniters": 1,
-    }
-    with tqdm(total=len(jobs), disable=not progress, **how) as bar:
+    how = {"leave": False, "bar_format": form, "mininterval": 0.1 if live else 60, "miniters": 1}
+    with tqdm(total=len(jobs), postfix="0 running, 0 failed", disable=not progress, **how) as bar:
         for future in as_completed(list(futures), loop=client.loop):
             if future.status in ("cancelled", "lost"):
                 raise ClusterError(

@@ -15,7 +15,7 @@ import platform
 import subprocess
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -299,22 +299,3 @@ def state(store: Store) -> str:
     paths = [file for path in published_files() for file in (path, unreachable_file(path)) if file.exists()]
     files = [f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
     return hashlib.sha256(" ".join([*map("/".join, sorted(store.keys())), *files]).encode()).hexdigest()[:16]
-
-
-def publish(records: Iterable[Record], path: Path | str) -> int:
-    """Write records as one JSON Lines file sorted by kind and id; returns how many.
-
-    Raises RecordError where a kind has records of two method versions, which do not compare.
-    """
-    lines, versions = {}, {}
-    for record in records:
-        versions.setdefault(record.kind, set()).add(str(record.params.get("method_version")))
-        lines[(record.kind, record.id)] = record.to_json()
-    for kind, seen in versions.items():
-        if len(seen) > 1:
-            raise RecordError(
-                f"{path} would hold {kind} records of method versions {', '.join(sorted(seen))}, whose numbers do not "
-                "compare; publish to a new file with --output"
-            )
-    write_text(Path(path), "".join(lines[key] + "\n" for key in sorted(lines)))
-    return len(lines)

@@ -62,24 +62,15 @@ class _Run:
 
     def records(self) -> Iterator[Record]:
         """Its own record, attacks, slope and dimensions, those that are not there yet."""
-        parts = {"attack": self._attacked, "slope": self._steepest}
         yield from self._trained()
-        for kind, measured in parts.items():
-            for wanted in self._missing(kind):
-                started = time.perf_counter()
-                found = records.finite(*measured(wanted))
-                yield Record(kind, wanted, *found, {}, self._provenance(started))
-        started, wanted = time.perf_counter(), {one["layer"]: one for one in self._missing("representation")}
-        for layer, metrics, reasons in self._dimensions(list(wanted)) if wanted else ():
-            found = records.finite(metrics, reasons)
-            yield Record("representation", wanted[layer], *found, {}, self._provenance(started))
+        for kind, measured in (("attack", self._attacked), ("slope", self._steepest), ("representation", self._mapped)):
+            hung = self.task.hanging[kind]
+            todo = [wanted for wanted in hung if (kind, records.record_id(kind, wanted)) in self.todo]
             started = time.perf_counter()
-
-    def _missing(self, kind: str) -> list[dict]:
-        return [one for one in self.task.hanging[kind] if (kind, records.record_id(kind, one)) in self.todo]
-
-    def _provenance(self, started: float) -> dict:
-        return records.provenance(seconds=time.perf_counter() - started, **self.facts)
+            for wanted, metrics, reasons in measured(todo) if todo else ():
+                facts = records.provenance(seconds=time.perf_counter() - started, **self.facts)
+                yield Record(kind, wanted, *records.finite(metrics, reasons), {}, facts)
+                started = time.perf_counter()
 
     def _created(self):
         p, n_classes = self.task.params, len(self.data.images.classes)
@@ -125,34 +116,45 @@ class _Run:
         facts = records.provenance(seconds=time.perf_counter() - started, **facts)
         return Record("training", self.task.params, *records.finite(metrics, reasons), series, facts)
 
-    def _attacked(self, wanted: dict) -> tuple[dict, dict]:
-        n = wanted["n_images"]  # the test set alternates between the classes, so its beginning is balanced
-        how = {key: wanted[key] for key in ("grey_levels", "pgd_levels", "radius_images", "sanity_images")}
-        how |= {"pgd_steps": wanted["pgd_steps"] or 1, "seed": self.task.params["seed"]}
-        metrics, reasons = attacks.record_metrics(self.network, self.x_test[:n], self.y_test[:n], **how)
-        return {**metrics, "n_attacked": len(self.y_test[:n])}, reasons
+    # each of the following yields (params, metrics, reasons) of the records that are asked for
 
-    def _steepest(self, wanted: dict) -> tuple[dict, dict]:
-        how = {key: wanted[key] for key in ("points", "pairs")}
-        try:
-            return slope.measure(self.network, self.x, self.y, **how), {}
-        except slope.BadSlope as error:  # equal images with different labels have no segment between them
-            return {"slope_max": None}, {"slope_max": str(error)}
+    def _attacked(self, todo: list[dict]) -> Iterator[tuple[dict, dict, dict]]:
+        for wanted in todo:
+            n = wanted["n_images"]  # the test set alternates between the classes, so its beginning is balanced
+            how = {key: wanted[key] for key in ("grey_levels", "pgd_levels", "radius_images", "sanity_images")}
+            how |= {"pgd_steps": wanted["pgd_steps"] or 1, "seed": self.task.params["seed"]}
+            metrics, reasons = attacks.record_metrics(self.network, self.x_test[:n], self.y_test[:n], **how)
+            yield wanted, {**metrics, "n_attacked": len(self.y_test[:n])}, reasons
 
-    def _dimensions(self, layers: list[str]) -> Iterator[tuple[str, dict, dict]]:
-        """(layer, metrics, reasons) of each layer, of the pixels of the same images, and of the null maps, at one k.
+    def _steepest(self, todo: list[dict]) -> Iterator[tuple[dict, dict, dict]]:
+        for wanted in todo:
+            how = {key: wanted[key] for key in ("points", "pairs")}
+            try:
+                yield wanted, slope.measure(self.network, self.x, self.y, **how), {}
+            except slope.BadSlope as error:  # equal images with different labels have no segment between them
+                yield wanted, {"slope_max": None}, {"slope_max": str(error)}
+
+    def _mapped(self, todo: list[dict]) -> Iterator[tuple[dict, dict, dict]]:
+        """Dimensions of each layer, of the pixels of the same images, and of the null maps, at one k.
 
         The nulls are an untrained network of the same architecture and a random linear map of the same width.
         """
-        k, points = self.task.hanging["representation"][0]["k"], self.train_set.images.reshape(len(self.train_set), -1)
-        trained, before = (representations.activations(one, self.x, layers) for one in (self.network, self._created()))
-        pixels = representations.dimensions(points, k, self.train_set.group)
-        for layer, own in trained.items():
-            mapped = representations.random_linear_map(points, own.shape[1], self.task.params["seed"])
-            clouds = {"d_repr": own, "d_repr_untrained": before[layer], "d_repr_random_map": mapped}
-            found = {name: representations.dimensions(one, k, self.train_set.group) for name, one in clouds.items()}
-            metrics, reasons = {"width": own.shape[1], "n_images": len(self.x)}, {}
-            for name, (values, why) in (found | {"d_data_same_images": pixels}).items():
+        k, group, seed = todo[0]["k"], self.train_set.group, self.task.params["seed"]
+        points = self.train_set.images.reshape(len(self.train_set), -1)
+
+        def of_layers(network):
+            found = representations.activations(network, self.x, [wanted["layer"] for wanted in todo])
+            return {layer: (one.shape[1], representations.dimensions(one, k, group)) for layer, one in found.items()}
+
+        trained, untrained = of_layers(self.network), of_layers(self._created())
+        pixels = representations.dimensions(points, k, group)
+        for wanted in todo:
+            width, own = trained[wanted["layer"]]
+            mapped = representations.dimensions(representations.random_linear_map(points, width, seed), k, group)
+            clouds = {"d_repr": own, "d_data_same_images": pixels}
+            clouds |= {"d_repr_untrained": untrained[wanted["layer"]][1], "d_repr_random_map": mapped}
+            metrics, reasons = {"width": width, "n_images": len(self.x)}, {}
+            for name, (values, why) in clouds.items():
                 metrics |= {f"{name}_{key}".replace("_mle", ""): value for key, value in values.items()}
                 reasons |= {f"{name}_{key}".replace("_mle", ""): text for key, text in why.items()}
-            yield layer, metrics, reasons
+            yield wanted, metrics, reasons

@@ -1,7 +1,7 @@
 """What a campaign has done, what failed, and its published file."""
 
 import json
-from collections import namedtuple
+from collections import Counter, namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import pandas as pd
 from intrinsic.campaigns import records
 from intrinsic.campaigns.parameters import CampaignError, Params
 from intrinsic.campaigns.plan import Plan, plan
-from intrinsic.campaigns.records import Store
+from intrinsic.campaigns.records import RecordError, Store
 
 STATES = ("done", "failed", "to do", "not reachable")
 
@@ -77,10 +77,16 @@ def publish(p: Params, store: Store, output: Path | None = None, *, everything: 
             f"no record of the plan of {p.name} is stored in {store.root}, so there is nothing to publish: run its "
             "campaign first, or name its store with INTRINSIC_STORE"
         )
-    total = records.publish(found.values(), path)
+    versions = Counter(kind for kind, _ in {(one.kind, one.params.get("method_version")) for one in found.values()})
+    if mixed := [kind for kind, count in versions.items() if count > 1]:
+        raise RecordError(
+            f"{path} would hold {mixed[0]} records of several method versions, which do not compare: publish to "
+            "a new file with --output"
+        )
+    records.write_text(path, "".join(found[key].to_json() + "\n" for key in sorted(found)))
     if made is not None:
         _note_unreachable(path, made)
-    return Published(path, total, total - before, len(stored) - len(taken))
+    return Published(path, len(found), len(found) - before, len(stored) - len(taken))
 
 
 def _note_unreachable(path: Path, made: Plan) -> None:
