@@ -26,8 +26,6 @@ from intrinsic.properties.neighbors import (
 )
 from intrinsic.properties.selection import compiled, in_threads
 
-TWONN = "TwoNN, line, discard 0.1"
-
 
 class DuplicatePoints(ValueError):
     """Points at distance 0, where a logarithm of a distance is infinite."""
@@ -167,23 +165,22 @@ def mean_dimensions(
         raise BadPoints("balanced draws need labels, and there are none: give y, one a point")
     codes = np.unique(labels, return_inverse=True)[1]
     split = halves(points.n, group, seed) if interval else np.empty((0, points.n), dtype=bool)
-    kinds = (("MLE, k-1", k, np.mean, {"norm": "k-1"}), (TWONN, 2, _line(0.1), {"discard": 0.1}))
-    values, pairs = ([], []), ([], [])
+    kinds = {"MLE, k-1": (k, np.mean), "TwoNN, line, discard 0.1": (2, _line(0.1))}
+    values, pairs = {title: [] for title in kinds}, {title: [] for title in kinds}
     for chosen in balanced_draws(codes, per_class, draws, seed):
-        own = None if group is None else group[chosen]
-        deep = reserve(k) if interval else 0
+        own, deep = None if group is None else group[chosen], reserve(k) if interval else 0
         near = neighbors(points.take(chosen), k, group=own, exclude_group=exclude_group, reserve=deep)
-        for (_, used, inverse, _), value, pair in zip(kinds, values, pairs, strict=True):
-            value.append(1 / _whole(near, used, inverse))
-            pair.append(1 / _both_halves(near, used, inverse, split[:, chosen]))
+        for title, (used, inverse) in kinds.items():
+            values[title].append(1 / _whole(near, used, inverse))
+            pairs[title].append(1 / _both_halves(near, used, inverse, split[:, chosen]))
+    facts = {"n": int(per_class * (codes.max() + 1)), "per_class": per_class, "draws": draws}
+    facts["excludes_group"] = bool(exclude_group)
+    means = {title: (np.mean(values[title]), np.mean(pairs[title], axis=0)) for title in kinds}
+    freedom, how = degrees(points.n, group), f"mean of {draws} balanced draws"
     return tuple(
-        half_sample(
-            np.mean(value), np.mean(pair, axis=0), degrees(points.n, group),
-            method=f"{title}, mean of {draws} balanced draws", n=int(per_class * (codes.max() + 1)), k=used,
-            per_class=per_class, draws=draws, excludes_group=bool(exclude_group), **facts,
-        )
-        for (title, used, _, facts), value, pair in zip(kinds, values, pairs, strict=True)
-    )  # fmt: skip
+        half_sample(*means[title], freedom, method=f"{title}, {how}", k=used, **facts)
+        for title, (used, _) in kinds.items()
+    )
 
 
 def reserve(k):

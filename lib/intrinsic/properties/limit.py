@@ -1,6 +1,7 @@
 """An upper limit for the supremum of label sharpness, where the closest pairs show a gap between the classes."""
 
 import math
+from decimal import Decimal, localcontext
 from functools import lru_cache
 
 import numpy as np
@@ -19,7 +20,7 @@ def sharpness_limit(x, y=None, *, dimension=None, group=None) -> Interval:
     r_1 <= ... <= r_k <= R, the log((R - g) / (r_i - g)) are like k exponential variables, and the share of the largest
     in their sum follows Fisher's law, without a. The smallest g that its 3 % quantile does not refuse is gap_low.
     Two conditions are part of the rule: a dimension of at least 1.5, and a gap_low above the smallest distance within
-    a label.. Sources: Hall 1982; Fisher 1929.
+    a label. Sources: Hall 1982; Fisher 1929.
 
     Value and low are K_F of all pairs; high is the limit, or infinity; facts: identified, gap_low and the pair.
     """
@@ -65,19 +66,15 @@ def _between_units(pairs, units, count):
 def _fisher_quantile(k, level):
     """The quantile of max z / sum z of k exponential variables: P(> t) = sum_j (-1)^(j-1) C(k, j) (1 - j t)_+^(k-1).
 
-    Its terms are large and alternate, so they are summed in integers of 400 bits.
+    Its terms are large and alternate, so they are summed with 120 digits.
     """
-    one, low, high = 1 << 400, 1 / k, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        t, total = int(middle * 2**60) << 340, 0
-        for j in range(1, k + 1):
-            if (base := one - j * t) > 0:
-                power = one
-                for _ in range(k - 1):
-                    power = power * base >> 400
-                total += (-1) ** (j - 1) * math.comb(k, j) * power
-        low, high = (middle, high) if total / one > 1 - level else (low, middle)
+    low, high = 1 / k, 1.0
+    with localcontext(prec=120):
+        for _ in range(50):
+            middle = (low + high) / 2
+            rest = [(j, 1 - j * Decimal(middle)) for j in range(1, k + 1)]
+            beyond = sum((-1) ** (j - 1) * math.comb(k, j) * left ** (k - 1) for j, left in rest if left > 0)
+            low, high = (middle, high) if beyond > 1 - level else (low, middle)
     return (low + high) / 2
 
 

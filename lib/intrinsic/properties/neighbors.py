@@ -229,9 +229,9 @@ def device_of(device):
 # ------------------------------------------------------------------------------------------------- the pass
 
 
-def blocks_of(route, n):
+def blocks_of(route, n, largest=2**16):
     """Slices of n rows; tiles are small for few points, where the diagonal counts, and for unheld rows."""
-    block = int(np.clip(-(-n // 8), 64, BLOCK[route.device.type] * (1 if n <= KEEP_POINTS else 2)))
+    block = int(np.clip(-(-n // 8), 64, min(largest, BLOCK[route.device.type] * (1 if n <= KEEP_POINTS else 2))))
     if route.rows is None:
         block = int(np.clip(TILE_BYTES // (4 * route.points.dimensions), 8, block))
     return [slice(start, min(start + block, n)) for start in range(0, n, block)]

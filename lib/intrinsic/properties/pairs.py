@@ -101,7 +101,7 @@ def _smallest(score, i, j, count):
 def _collected(route, codes, same, count, kept):
     """(scores, i, j) of the `count` smallest scores, and the largest of them: infinite if all are listed."""
     n, beyond, lock = route.points.n, unknown(route.norm.dtype), Lock()
-    blocks = blocks_of(route, n)
+    blocks = blocks_of(route, n, 1024)
     capacity = min(4 * count, n * (n - 1) // 2) + max(block.stop - block.start for block in blocks) ** 2
     columns = np.empty(capacity), np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64)
     size, limit = 0, np.inf

@@ -174,7 +174,9 @@ def _eight_bits(a, b):
     m, n, width = (max(24, length + -length % 8) for length in (len(a), len(b), a.shape[1]))
     # on a CPU torch leaves the result of some sides of length 1 unwritten (pytorch issue 195066)
     c, d = (
-        part if part.shape == (rows, width) else functional.pad(part, (0, width - part.shape[1], 0, rows - len(part)))
+        part.contiguous()
+        if part.shape == (rows, width)
+        else functional.pad(part, (0, width - part.shape[1], 0, rows - len(part)))
         for part, rows in ((a, m), (b, n))
     )
     return torch._int_mm(c, d.T)[: len(a), : len(b)]
