@@ -68,8 +68,6 @@ def load(path: Path | str) -> tuple[dict[str, torch.Tensor], object]:
     """(tensors, facts) of a file that `save` wrote, verified. Raises DamagedFile, FileNotFoundError."""
     from safetensors import SafetensorError, safe_open
 
-    if not Path(path).exists():
-        raise FileNotFoundError(f"there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
             tensors, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
