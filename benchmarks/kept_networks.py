@@ -28,7 +28,8 @@ K = 20
 
 def layers(name):
     """{kind of layer: its name}: the last feature map, flattened and averaged over positions."""
-    return {"flattened": "features" if name.startswith("vgg") else "layer4", "pooled": models.pooled_layer(name)}
+    vgg = models.is_vgg(name)
+    return {"flattened": "features" if vgg else "layer4", "pooled": "features:mean" if vgg else "avgpool"}
 
 
 def feature_bound(train, labels, held, held_labels, errors):
@@ -61,7 +62,7 @@ def measured(store, id):
     checkpoints.load_weights(made[0], store.weights(id))
     network, untrained = (one.eval() for one in made)
     points = train.images.reshape(len(train), -1)
-    pixels = representations.points_dimension("pixels", points, K, train.group)
+    pixels, _ = representations.dimensions(points, K, train.group)
     names = layers(p["model"])
     seen, new, before = (
         representations.activations(one, images.as_unit(part), names.values())
@@ -77,9 +78,9 @@ def measured(store, id):
         row = {key: p[key] for key in ("dataset", "model", "n_train", "seed")} | {"layer": kind}
         row |= {"fitted": bool(record.metrics["fitted"]), "test_loss_nats": record.metrics["test_loss_nats"]}
         for name, one in maps.items():
-            found = representations.points_dimension(name, one, K, train.group)
-            row |= {f"{name}_{which}": float(getattr(found, which) or math.nan) for which in ("mle", "twonn")}
-        row |= {f"d_data_{which}": float(getattr(pixels, which) or math.nan) for which in ("mle", "twonn")}
+            found, _ = representations.dimensions(one, K, train.group)
+            row |= {f"{name}_{which}": float(found[which] or math.nan) for which in ("mle", "twonn")}
+        row |= {f"d_data_{which}": float(pixels[which] or math.nan) for which in ("mle", "twonn")}
         rows.append(row | feature_bound(seen[layer], train.labels, new[layer], held.labels, errors))
     return rows
 
