@@ -10,7 +10,6 @@ Submodules in order; each imports only those above it:
     pictures, scans, cache, files    pictures, DICOM and NIfTI to arrays
     listing, tables, adapters    what a folder, a table or an archive holds
     embedded, packaged    sets built from installed packages, and of torchvision and MedMNIST
-    published     how the paper's code draws and splits, defects included
     entries       the catalogue, the only module that knows YAML and pydantic
     loading       load, find, of_path
 
@@ -25,7 +24,6 @@ _NAMES = {
     "matching": "Unmatched check_matched match smallest_class",
     "splits": "Split balanced_draws check_split reachable split",
     "rules": "BadRule GroupRule LabelRule",
-    "published": "published_pairs published_rows published_split",
     "entries": "Entry catalogue catalogue_files plain_yaml yaml_reason",
     "loading": "find load name_of of_path",
 }
