@@ -10,15 +10,16 @@ import os
 import re
 import warnings
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.files import hidden, kind_of
-from intrinsic.images.listing import Found, each_frame, in_threads, kinds, listed, rows_of, tell_left_out, walk
-from intrinsic.images.rules import EMPTY, text_of
+from intrinsic.images.files import hidden, in_threads, kind_of
+from intrinsic.images.listing import Found, each_frame, listed, rows_of, tell_left_out, walk
+from intrinsic.images.rules import text_of
 from intrinsic.images.scans import attribute, header, slices, volume
 from intrinsic.images.sets import BadImageFile, BadImages, BadSource, checked_group, checked_labels, reason
 from intrinsic.images.tables import SUFFIXES as TABLES
@@ -41,7 +42,7 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     rows = rows_of(path, [file for file, _ in files])
     group = None
     if any(kind != "picture" for _, kind in files):
-        inside = in_threads(lambda one: _inside(*one), files, "listing", progress)
+        inside = list(in_threads(lambda one: _inside(*one), files, "listing", progress))
         patients = [patient for _, patient in inside]
         if any(patients):  # where some lack it, the group rule refuses
             rows["PatientID"], group = patients, "PatientID"
@@ -61,7 +62,7 @@ def _of_class_folders(path, nested):
     above = {os.path.realpath(path), *map(str, Path(os.path.realpath(path)).parents)}
     content = listed(path)
     folders = [p for p in content if p.is_dir() and not hidden(p) and os.path.realpath(p) not in above]
-    loose = [(p, kind) for p in content if (kind := kind_of(p)) is not None]
+    loose = [(p, kind) for p in content if not hidden(p) and (kind := kind_of(p))]
     if len(folders) < 2:
         found = f"one class folder only, {folders[0].name!r}" if folders else "no folders"
         found += f" and {len(loose)} pictures" if loose else ""
@@ -104,7 +105,7 @@ def _several(frames):
 def patients(root, paths, progress=False):
     """PatientID of each file that is DICOM, "" for others and where it is not known."""
     files = list(dict.fromkeys(paths))
-    found = in_threads(lambda path: _inside(root / path, kind_of(root / path))[1], files, "listing", progress)
+    found = list(in_threads(lambda path: _inside(root / path, kind_of(root / path))[1], files, "listing", progress))
     known = dict(zip(files, found, strict=True))
     return [known[path] for path in paths]
 
@@ -130,7 +131,7 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
         raise BadSource(f"{unknown[0]!r} is no keyword of a DICOM attribute, such as PatientID or StationName")
     everything = [(file, kind_of(file)) for file in walk(path)]
     files = [file for file, kind in everything if kind == "DICOM"]
-    headers = in_threads(lambda file: header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress)
+    headers = list(in_threads(lambda file: header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress))
     without = {file for file, one in zip(files, headers, strict=True) if one is not None and _no_image(one)}
     left = [(file, kind) for file, kind in everything if kind != "DICOM"]
     left += [(file, "DICOM without pixels") for file in files if file in without]
@@ -200,14 +201,14 @@ def nifti(
         start, stop = (math.ceil(shape[axis] * fraction - 1e-9) for fraction in (max(from_, 0), min(to, 1)))
         return list(range(start, stop, step))
 
-    several = in_threads(chosen, files, "listing", progress)
+    several = list(in_threads(chosen, files, "listing", progress))
     rows = each_frame(rows_of(path, files), several)
     if rows.empty:
         raise BadSource(f"from {from_:g} to {to:g} leaves no slice of the volumes in {path}: widen it")
     rows["volume"], rows["axis"] = rows["path"], axis
     if masks:
         pairs = list(zip(files, masks, strict=True))
-        counts = in_threads(lambda pair: _mask_pixels(*pair, axis), pairs, "masks", progress)
+        counts = list(in_threads(lambda pair: _mask_pixels(*pair, axis), pairs, "masks", progress))
         pixels = [n[i] for n, taken in zip(counts, several, strict=True) for i in ([0] if taken is None else taken)]
         rows["mask_pixels"], rows["has_mask"] = pixels, (np.array(pixels) > 0).astype(int)
     label = "has_mask" if masks else None
@@ -240,41 +241,24 @@ ARCHIVED = ("images", "labels", "class_names", "group", "paths", "source", "lice
 def npz(path: Path, progress: bool = False) -> Found:
     """A .npz archive: images, labels, and optionally class_names, group, paths, source, licence. Never unpickled."""
     content = _content(path)
+    n, names = len(np.atleast_1d(content["images"])), None
+    content = {"paths": np.array([f"row={i}" for i in range(n)])} | content
+    for key in ("labels", "group", "paths"):
+        if key in content and content[key].shape != (n,):
+            raise BadImages(f"{path}: {key} has shape {content[key].shape}, and there are {n} images: give one each")
+    labels, group = content["labels"], content.get("group")
     try:
-        n = len(np.atleast_1d(content["images"]))
-        labels, group = content["labels"], content.get("group")
-        if labels.dtype.kind == "U":  # names of classes stand for themselves
-            content["class_names"], labels = _numbered(labels, "label")
-        if group is not None and group.dtype.kind == "U":
-            group = _numbered(group, "group")[1]
-        if "class_names" in content:
+        if "class_names" in content and labels.dtype.kind != "U":  # names of classes stand for themselves
             names = tuple(text_of(name) for name in np.atleast_1d(content["class_names"]))
-        else:
-            values, labels = np.unique(labels, return_inverse=True)
-            names = tuple(str(value) for value in values)
-        labels, group = checked_labels(labels, n, names), checked_group(group, n)
-        paths = [str(p) for p in np.atleast_1d(content.get("paths", [f"row={i}" for i in range(n)]))]
-        if len(paths) != n:
-            raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
+            labels = np.array(names)[checked_labels(labels, n, names)]
+        if group is not None and group.dtype.kind != "U":
+            group = checked_group(group, n)
     except BadImages as error:
         raise BadImages(f"{path}: {error}") from None
-    rows = pd.DataFrame({"path": paths, "label": [names[i] for i in labels]})
-    if group is not None:
-        rows["group"] = group
+    rows = pd.DataFrame({"path": content["paths"], "label": labels} | ({} if group is None else {"group": group}))
     facts = {key: " ".join(str(s) for s in np.atleast_1d(content.get(key, ""))) for key in ("source", "licence")}
-    group = None if group is None else "group"
-    return Found(rows, label="label", group=group, classes=names, images=content["images"], facts=facts)
-
-
-def _numbered(names, what):
-    """(distinct names, the number of each). Raises BadImages for empty ones."""
-    names = np.char.strip(names)
-    if (empty := np.isin(names, EMPTY)).any():
-        raise BadImages(
-            f"{empty.sum():,} of {len(names):,} images have the empty {what} {names[empty][0]!r}: give one each, "
-            "or leave them out"
-        )
-    return np.unique(names, return_inverse=True)
+    of = None if group is None else "group"
+    return Found(rows, label="label", group=of, classes=names, images=content["images"], facts=facts)
 
 
 def _content(path):
@@ -317,8 +301,8 @@ def adapter_of(path, headers=False):
             "them, for a single volume the folder that holds it"
         )
     below = [one for one in listed(path) if one.is_dir() and not hidden(one)]
-    direct = any(kind_of(file) for one in below for file in listed(one))
-    found = kinds(path) if headers or not direct else {}
+    direct = any(kind_of(file) for one in below for file in listed(one) if not hidden(file))
+    found = Counter(map(kind_of, walk(path))) if headers or not direct else {}
     dicoms, volumes = found.get("DICOM", 0), found.get("NIfTI", 0)
     if dicoms and volumes:
         raise BadSource(

@@ -21,14 +21,15 @@ from intrinsic.images.matching import Range, grey, resize, stretched
 from intrinsic.images.pictures import Levels, Picture, Undecided
 from intrinsic.images.sets import BadImageFile, MixedFiles, MixedSizes, reason
 
-DICOMS = (".dcm", ".dicom", ".ima")
-NIFTIS = (".nii", ".nii.gz")
+SUFFIXES = {"picture": pictures.SUFFIXES, "DICOM": (".dcm", ".dicom", ".ima"), "NIfTI": (".nii", ".nii.gz")}
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")  # of pictures
 WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below both, decoding them again is no matter
 _DECODERS = {
     "picture": (pictures.look, pictures.decoder),
     "DICOM": (scans.dicom_look, scans.dicom_decoder),
     "NIfTI": (scans.nifti_look, scans.nifti_decoder),
 }
+_MISSING = "does not exist"
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,37 @@ class _File:
     axes: list
 
 
+def hidden(path):
+    """Whether a file or folder is not meant to be seen."""
+    return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
+
+
+def kind_of(path):
+    """What a file is, "picture", "DICOM" or "NIfTI": by its content, else by its suffix; else None."""
+    name = path.name.lower()
+    by_name = next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+    if not path.is_file():
+        return by_name if path.is_symlink() and not path.is_dir() else None  # a link that leads nowhere is told of
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:  # told once it is read
+        return by_name
+    if start[128:] == b"DICM":
+        return "DICOM"
+    return "picture" if by_name and start.startswith(SIGNATURES) else by_name
+
+
+def in_threads(work, items, what, progress=False, threads=None):
+    """work(item) of all items, one after the other in their order. threads: None: one a core."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
+        # Filters belong to the process, not to a thread, so they are set here, once
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # such pictures are refused
+        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header that do not touch pixels
+        done = pool.map(work, items)
+        yield from tqdm(done, what, len(items), False, unit=" files", delay=1, disable=not progress)
+
+
 def read(root, table, reading, *, skip=False, progress=False, threads=None):
     """(images, rows that were read, files that were not) of a table's rows.
 
@@ -77,23 +109,19 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
     from the headers. Raises BadImageFile (Undecided), MixedSizes, MixedFiles.
     """
     files = _files(root, table)
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
-        # Filters belong to the process, not to a thread, so they are set here, once
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # such pictures are refused
-        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header that do not touch pixels
 
-        def each(work, what):
-            done = pool.map(work, files)
-            return list(tqdm(done, what, len(files), False, unit=" files", delay=1, disable=not progress))
+    def each(work, what):
+        return in_threads(work, files, what, progress, threads)
 
-        def decoded():
-            _refuse_mixed(root, files, each(lambda file: _look(file, reading), "headers"), reading)
-            return _stacked(files, each(lambda file: _decode(file, reading), "reading"), reading, skip)
+    def decoded():
+        _refuse_mixed(root, files, list(each(lambda file: _look(file, reading), "headers")), reading)
+        return _filled(files, each(lambda file: _decode(file, reading), "reading"), reading, skip)
 
-        if cache.limit() and _worth_caching(files):
-            images, errors, clear = cache.kept(_key(files, each(_digest, "looking up"), reading, skip), decoded)
-        else:
-            images, errors, clear = decoded()
+    many, large = WORTH_CACHING
+    if cache.limit() and (len(files) >= many or sum(f.path.stat().st_size for f in files if f.path.exists()) >= large):
+        images, errors, clear = cache.kept(_key(files, each(_digest, "looking up"), reading, skip), decoded)
+    else:
+        images, errors, clear = decoded()
     if clear:
         warnings.warn(
             f"{clear:,} of {len(images):,} pictures are transparent in places, and are read as they look on "
@@ -102,7 +130,10 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
         )
     good = np.ones(len(table), dtype=bool)
     good[list(errors)] = False
-    return images, good, tuple((file.name, why) for file, why in _bad(files, errors))
+    unreadable = {}
+    for row in sorted(errors):
+        unreadable.setdefault(table["path"].iloc[row], errors[row])
+    return images, good, tuple(unreadable.items())
 
 
 def _files(root, table):
@@ -118,16 +149,11 @@ def _files(root, table):
     return list(files.values())
 
 
-def _worth_caching(files):
-    many, large = WORTH_CACHING
-    return len(files) >= many or sum(os.path.getsize(f.path) for f in files if os.path.isfile(f.path)) >= large
-
-
 def _digest(file):
     """What stands for the file in the cache: its kind and a hash of its content, or why there is none."""
     try:
         with file.path.open("rb") as stream:
-            return f"{_kind(file.path)} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
+            return f"{kind_of(file.path)} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
     except OSError as error:
         return reason(error)
 
@@ -137,17 +163,6 @@ def _key(files, digests, reading, skip):
     decoders = [f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")]
     rows = [f"{d} {f.rows} {f.frames} {f.axes}" for f, d in zip(files, digests, strict=True)]
     return [repr(reading), str(skip), *decoders, *rows]
-
-
-# ------------------------------------------------------------------------------------------- What does not fit
-
-
-def _look(file, reading):
-    """What the header says, as a Look; None where it cannot be read, which is told once the file is."""
-    try:
-        return _DECODERS[_kind(file.path)][0](file.path, Levels.of(reading.levels), file.axes[0])
-    except Exception:  # readers raise nearly every type on damaged files
-        return None
 
 
 def _refuse_mixed(root, files, looks, reading):
@@ -173,55 +188,27 @@ def _refuse_mixed(root, files, looks, reading):
         if true is not None:
             problems.append(_grey_beside(plain.name, true.name, f"{len(coloured):,} of {n:,} files are in color: "))
     open_ones = [file for file, look in seen if look.undecided]
-    if open_ones:
-        error = _decode(open_ones[0], reading)[0]
-        if isinstance(error, Undecided):
-            problems.append(f"{open_ones[0].name} {error}")
-            kind = Undecided
+    if open_ones and isinstance(error := _decode(open_ones[0], reading)[0], Undecided):
+        problems.append(f"{open_ones[0].name} {error}")
+        kind = Undecided
     if problems:
         raise kind(f"{root}: {'; '.join(problems)}")
 
 
-def _grey_beside(plain, coloured, how_many=""):
-    return f"{how_many}{plain} is grey and {coloured} in color (choose --channels 1 or 3, channels=1)"
+def _look(file, reading):
+    """What the header says, as a Look; None where it cannot be read, which is told once the file is."""
+    try:
+        return _DECODERS[kind_of(file.path) or "picture"][0](file.path, Levels.of(reading.levels), file.axes[0])
+    except Exception:  # readers raise nearly every type on damaged files
+        return None
 
 
 def _is_coloured(file, reading):
     return any(isinstance(found, Picture) and found.pixels.ndim == 3 for found in _decode(file, reading))
 
 
-def _bad(files, errors):
-    """Files with a row that could not be read, each with the reason of the first."""
-    found = ((file, [errors[row] for row in file.rows if row in errors]) for file in files)
-    return [(file, why[0]) for file, why in found if why]
-
-
-def _refuse(files, errors):
-    bad = _bad(files, errors)
-    first, why = bad[0]
-    absent = sum(why == _MISSING for _, why in bad)
-    counts = f"{len(bad):,} of {len(files):,} files cannot be read" + (f", {absent:,} do not exist" if absent else "")
-    raise BadImageFile(
-        f"{first.path} {why}; {counts}: repair them, or leave them out with --skip-unreadable (skip_unreadable: true)"
-    )
-
-
-# --------------------------------------------------------------------------------------------------- Decoding
-
-_MISSING = "does not exist"
-
-
-def _kind(path):
-    """What the content is; by the name where it does not say."""
-    with path.open("rb") as stream:
-        start = stream.read(132)
-    name = path.name.lower()
-    if start[128:] == b"DICM":
-        return "DICOM"
-    is_picture = start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF"))
-    if name.endswith(NIFTIS) and not is_picture:
-        return "NIfTI"
-    return "DICOM" if name.endswith(DICOMS) and not is_picture else "picture"
+def _grey_beside(plain, coloured, how_many=""):
+    return f"{how_many}{plain} is grey and {coloured} in color (choose --channels 1 or 3, channels=1)"
 
 
 def _decode(file, reading):
@@ -230,7 +217,7 @@ def _decode(file, reading):
     try:
         if not file.path.is_file():
             raise BadImageFile("is no regular file" if os.path.lexists(file.path) else _MISSING)
-        kind = _kind(file.path)
+        kind = kind_of(file.path) or "picture"
         get = _DECODERS[kind][1](file.path, file.frames, Levels.of(reading.levels))
         results = []
         for frame, axis in zip(file.frames, file.axes, strict=True):
@@ -262,53 +249,50 @@ def _finished(picture, reading):
     return Picture(pixels, picture.colour, picture.mapped, picture.clear)
 
 
-def _stacked(files, results, reading, skip):
-    """(all pictures, {row: why it could not be read}, how many are transparent in places). Raises as read does."""
-    found = {row: one for file, of in zip(files, results, strict=True) for row, one in zip(file.rows, of, strict=True)}
-    names = {row: file for file in files for row in file.rows}
-    rows = sorted(found)
-    errors = {row: found[row] for row in rows if not isinstance(found[row], Picture)}
-    first = next((row for row in errors if isinstance(errors[row], Undecided) or not skip), None)
-    if first is not None and isinstance(errors[first], Undecided):
-        raise Undecided(f"{names[first].path} {errors[first]}")
-    errors = {row: str(error) for row, error in errors.items()}
-    good = [row for row in rows if row not in errors]
-    if errors and not (skip and good):
+def _filled(files, results, reading, skip):
+    """(all pictures, {row: why it could not be read}, how many are transparent in places). Raises as read does.
+
+    Each picture goes into the array as it comes, so that pixels are held once.
+    """
+    images, errors, clear, first, other, plain, coloured = None, {}, 0, None, None, None, None
+    for file, found in zip(files, results, strict=True):
+        for row, one in zip(file.rows, found, strict=True):
+            if isinstance(one, BadImageFile):
+                errors[row] = (file, one)
+                continue
+            pixels, clear = one.pixels, clear + one.clear
+            if images is None:
+                first, images = file, np.empty((sum(len(f.rows) for f in files), *pixels.shape), dtype=np.uint8)
+            plain = plain or (None if one.colour else file)
+            coloured = coloured or (file if pixels.ndim == 3 else None)
+            if pixels.shape[:2] != images.shape[1:3]:  # pages of a file differ, or a header is wrong
+                other = other or file
+                continue
+            if pixels.ndim == images.ndim:  # the first in color
+                images = np.repeat(images[..., None], 3, axis=3)
+            images[row] = pixels[..., None] if pixels.ndim < images.ndim - 1 else pixels
+    for _, (file, error) in sorted(errors.items()):
+        if isinstance(error, Undecided):
+            raise Undecided(f"{file.path} {error}")
+    if errors and (images is None or not skip):
         _refuse(files, errors)
-    shape = found[good[0]].pixels.shape[:2]
-    other = next((row for row in good if found[row].pixels.shape[:2] != shape), None)
-    if other is not None:  # pages of a file differ, or a header is wrong
-        raise MixedSizes(f"{names[good[0]].path} and {names[other].path} differ in size: resize all with --size 64")
-    coloured = next((row for row in good if found[row].pixels.ndim == 3), None)
-    plain = next((row for row in good if not found[row].colour), None)
+    if other is not None:
+        raise MixedSizes(f"{first.path} and {other.path} differ in size: resize all with --size 64")
     if None not in (coloured, plain) and reading.channels is None:
-        raise MixedFiles(_grey_beside(names[plain].path, names[coloured].path))
-    images = np.empty((len(good), *shape, *([] if coloured is None else [3])), dtype=np.uint8)
-    clear = sum(found[row].clear for row in good)
-    for i, row in enumerate(good):
-        pixels = found.pop(row).pixels  # so that pictures are not held twice
-        images[i] = pixels[..., None] if pixels.ndim < images.ndim - 1 else pixels
-    return images, errors, clear
+        raise MixedFiles(_grey_beside(plain.path, coloured.path))
+    if errors:
+        images = np.delete(images, list(errors), axis=0)
+    return images, {row: str(error) for row, (_, error) in errors.items()}, clear
 
 
-# ---------------------------------------------------------------------------------------------- What a path is
-
-
-def hidden(path):
-    """Whether a file or folder is not meant to be seen."""
-    return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
-
-
-def kind_of(path):
-    """What a path looks like, "picture", "DICOM" or "NIfTI": by its suffix, else by its content; else None."""
-    name = path.name.lower()
-    if hidden(path) or not (path.is_file() or path.is_symlink()) or path.is_dir():
-        return None
-    for kind, suffixes in (("picture", pictures.SUFFIXES), ("DICOM", DICOMS), ("NIfTI", NIFTIS)):
-        if name.endswith(suffixes):
-            return kind
-    try:
-        with path.open("rb") as stream:
-            return "DICOM" if stream.read(132)[128:] == b"DICM" else None
-    except OSError:  # it is no image that can be listed
-        return None
+def _refuse(files, errors):
+    """Raises BadImageFile, which names the first file in order and counts them."""
+    bad = {}
+    for row in sorted(errors):
+        bad.setdefault(errors[row][0].path, str(errors[row][1]))
+    absent = sum(why == _MISSING for why in bad.values())
+    counts = f"{len(bad):,} of {len(files):,} files cannot be read" + (f", {absent:,} do not exist" if absent else "")
+    raise BadImageFile(
+        f"{' '.join(map(str, next(iter(bad.items()))))}; {counts}: repair them, or leave them out with "
+        "--skip-unreadable (skip_unreadable: true)"
+    )

@@ -3,16 +3,14 @@
 import os
 import warnings
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from intrinsic.images.files import hidden, kind_of
+from intrinsic.images.files import hidden
 from intrinsic.images.sets import BadSource, reason
 
 # What lies beside images without being one, and is not told of
@@ -78,11 +76,6 @@ def walk(path, above=()):
     yield from inside(path)
 
 
-def kinds(path):
-    """How many files of each kind are below a folder, as a Counter of what kind_of says."""
-    return Counter(kind_of(file) for file in walk(path))
-
-
 def tell_left_out(path, left, instead):
     """One warning that names and counts the files below a folder that are not read.
 
@@ -98,14 +91,6 @@ def tell_left_out(path, left, instead):
         f"{told[0][0].relative_to(path).as_posix()!r}; {instead}",
         stacklevel=6,
     )
-
-
-def in_threads(work, items, what, progress):
-    """work(item) of all items, in their order."""
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header are no concern of a list
-        done = pool.map(work, items)
-        return list(tqdm(done, what, len(items), False, unit=" files", delay=1, disable=not progress))
 
 
 def rows_of(path, files):
