@@ -222,7 +222,7 @@ class Entry(pydantic.BaseModel):
             changed = {
                 "name": f"{self.name}-pair{i}",
                 "title": f"{self.title}: {a} against {b}",
-                "labels": dataclasses.replace(self.labels, pair=(a, b)),
+                "labels": LabelRule.model_validate(dict(self.labels) | {"pair": (a, b)}),
                 "family": self.family or self.name,
                 "parent": self.name,
                 "pairs": None,
@@ -233,9 +233,6 @@ class Entry(pydantic.BaseModel):
     def written(self):
         """The entry as the YAML text of a catalogue file that holds nothing else."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "base", "parent"})
-        for name in {"labels", "group"} & set(fields):
-            rule = getattr(self, name)
-            fields[name] = rule if isinstance(rule, str) else rule.given()
         return yaml.safe_dump({self.name: fields}, sort_keys=False, allow_unicode=True, width=110)
 
     def draft(self):
@@ -245,7 +242,7 @@ class Entry(pydantic.BaseModel):
         told = {
             "title": self.title.upper(),
             "modality": "HOW THE IMAGES WERE MADE",
-            "labels": dataclasses.replace(self.labels, pair=None, classes={name: [name] for name in classes}),
+            "labels": self.labels.model_copy(update={"pair": None, "classes": {name: [name] for name in classes}}),
             "about": "WHAT THE IMAGES ARE AND WHAT THE LABEL SAYS",
             "beware": "WHAT THE SET IS NOT",
             "source": "WHERE IT IS FROM",
@@ -335,7 +332,7 @@ def made(fields, error, where):
         return Entry.model_validate(fields)
     except pydantic.ValidationError as found:
         known = [*Entry.model_fields, *Pairs.model_fields]
-        known += [field.name for rule in (LabelRule, GroupRule) for field in dataclasses.fields(rule)]
+        known += [*LabelRule.model_fields, *GroupRule.model_fields]
         raise error(f"{where}: {sentence(found, known)}") from None
 
 
@@ -351,7 +348,8 @@ def sentence(error, known):
         else:
             text = found["msg"].removeprefix("Value error, ")
             text = f"{place}: {text}" if place else text
-            text += f", not {found['input']!r}" if found["type"] == "literal_error" else ""
+            shown = found["type"] in ("literal_error", "pattern_regex", "string_pattern_mismatch")
+            text += f", not {found['input']!r}" if shown else ""
         parts.append(text)
     return "; ".join(parts)
 
