@@ -26,7 +26,7 @@ from intrinsic.images.tables import Join
 ENVIRONMENT = "INTRINSIC_CATALOGUE"  # further catalogue files, separated as in PATH
 SHIPPED = REPOSITORY / "params" / "datasets.yaml"
 ALL_ADAPTERS = {**EMBEDDED, **ADAPTERS, **PACKAGED}
-_VARIABLE = r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}"  # of the environment, in a location
+_VARIABLE = r"(?<!\$)\$\{(\w+)(?::-([^}]*))?\}"  # of the environment, and its default, in a location
 
 
 @functools.cache
@@ -172,7 +172,7 @@ class Entry(pydantic.BaseModel):
 
     def variables(self):
         """Names of the environment's variables in its location."""
-        return [found["name"] for found in re.finditer(_VARIABLE, self.location or "")]
+        return [name for name, _ in re.findall(_VARIABLE, self.location or "")]
 
     def place(self):
         """Where the set is on this machine, whether or not it is there. Raises BadSource for an unset variable."""
@@ -180,32 +180,31 @@ class Entry(pydantic.BaseModel):
             return None
 
         def value(found):
-            given = os.environ.get(found["name"]) or found["default"]
+            given = os.environ.get(found[1]) or found[2]
             if given is None:
                 raise BadSource(
-                    f"image set {self.name} is at {self.location}, and the environment variable {found['name']} is not "
-                    f"set: export {found['name']}=FOLDER"
+                    f"image set {self.name} is at {self.location}, and the environment variable {found[1]} is not "
+                    f"set: export {found[1]}=FOLDER"
                 )
             return given
 
-        text = re.sub(_VARIABLE, value, self.location)
-        return self.base / Path(text.replace("$${", "${")).expanduser()
-
-    def present(self):
-        """Whether the set can be read on this machine now, without a download."""
-        try:
-            place = self.place()
-        except BadSource:
-            return False
-        if self.adapter in PACKAGED:
-            return is_there(place, self.adapter, self.options)
-        return place is None or place.exists()
+        return self.base / Path(re.sub(_VARIABLE, value, self.location).replace("$${", "${")).expanduser()
 
     def whereabouts(self):
         """Where the set is, in a word or two: built in, here, downloads (when it is first read), not here."""
         if self.location is None:
             return "built in"
-        return "here" if self.present() else "downloads" if self.adapter in PACKAGED else "not here"
+        packaged = self.adapter in PACKAGED
+        try:
+            place = self.place()
+            here = is_there(place, self.adapter, self.options) if packaged else place.exists()
+        except BadSource:
+            here = False
+        return "here" if here else "downloads" if packaged else "not here"
+
+    def present(self):
+        """Whether the set can be read on this machine now, without a download."""
+        return self.whereabouts() in ("built in", "here")
 
     def describe(self):
         """Everything that the catalogue says of the set, as YAML, and where it is."""
@@ -267,15 +266,16 @@ def catalogue(path=None):
 
     Raises BadCatalogue: a file that cannot be read, an entry that does not fit, a name given in two files.
     """
-    if path is not None:
-        return dict(_stamped(Path(path).expanduser()))
-    entries = dict(_stamped(SHIPPED))
-    for file in catalogue_files()[1:]:
-        if file.resolve() == SHIPPED.resolve():
-            continue
-        further = _stamped(file)
-        twice = sorted(set(further) & set(entries))
-        if twice:
+    entries = {}
+    for file in catalogue_files() if path is None else [Path(path).expanduser()]:
+        try:
+            further = _entries(file.absolute(), file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadCatalogue(
+                f"the catalogue {file} cannot be read ({reason(error)}), so its image sets are not known: correct "
+                f"--catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
+            ) from None
+        if twice := sorted(set(further) & set(entries)):
             raise BadCatalogue(
                 f"{file} holds {twice[0]!r}, the name of a set in another catalogue: give it another name"
             )
@@ -285,27 +285,15 @@ def catalogue(path=None):
 
 def catalogue_files():
     """The catalogue files in use: params/datasets.yaml and those in INTRINSIC_CATALOGUE."""
-    return [SHIPPED, *(Path(n).expanduser() for n in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))]
-
-
-def _stamped(path):
-    try:
-        stamp = path.stat()
-    except FileNotFoundError:
-        stamp = None
-    return _read_catalogue(path.absolute(), stamp and (stamp.st_mtime_ns, stamp.st_size))
+    more = [Path(n).expanduser() for n in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep))]
+    return [SHIPPED, *(file for file in more if file.resolve() != SHIPPED.resolve())]
 
 
 @functools.lru_cache(maxsize=8)
-def _read_catalogue(path, stamp):
-    """The entries of a catalogue file, read once for each state of it (stamp: time and size)."""
+def _entries(path, text):
+    """The entries of a catalogue file of this text."""
     try:
-        content = plain_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadCatalogue(
-            f"the catalogue {path} cannot be read ({reason(error)}), so its image sets are not known: correct "
-            f"--catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
-        ) from None
+        content = plain_yaml(text)
     except yaml.YAMLError as error:
         raise BadCatalogue(f"{path} is not plain YAML ({yaml_reason(error)}): correct it there") from None
     if not isinstance(content, dict) or not content:
