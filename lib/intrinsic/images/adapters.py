@@ -39,10 +39,9 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     the group, frame and volume (the path of the file), which is the group where no patient is named.
     """
     files = _of_class_folders(path, nested)
-    rows = rows_of(path, [file for file, _ in files])
-    group = None
-    if any(kind != "picture" for _, kind in files):
-        inside = list(in_threads(lambda one: _inside(*one), files, "listing", progress))
+    rows, group = rows_of(path, files), None
+    if set(files.values()) != {"picture"}:
+        inside = list(in_threads(lambda one: _inside(*one), files.items(), "listing", progress))
         patients = [patient for _, patient in inside]
         if any(patients):  # where some lack it, the group rule refuses
             rows["PatientID"], group = patients, "PatientID"
@@ -58,31 +57,31 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
 
 
 def _of_class_folders(path, nested):
-    """(file, kind) of each image in the folders of a folder. Raises BadSource where they are no class folders."""
+    """{file: kind} of the images in the folders of a folder. Raises BadSource where they are no class folders."""
     above = {os.path.realpath(path), *map(str, Path(os.path.realpath(path)).parents)}
-    content = listed(path)
-    folders = [p for p in content if p.is_dir() and not hidden(p) and os.path.realpath(p) not in above]
-    loose = [(p, kind) for p in content if not hidden(p) and (kind := kind_of(p))]
+    content = [one for one in listed(path) if not hidden(one)]
+    folders = [one for one in content if one.is_dir() and os.path.realpath(one) not in above]
+    left = {one: kind for one in content if (kind := kind_of(one))}
     if len(folders) < 2:
         found = f"one class folder only, {folders[0].name!r}" if folders else "no folders"
-        found += f" and {len(loose)} pictures" if loose else ""
+        found += f" and {len(left)} pictures" if left else ""
         raise BadSource(f"{path} holds {found}: put the pictures of each of two or more classes into a folder there")
-    files, left = [], []
+    files = {}
     for one in folders:
-        inside = [(file, kind_of(file)) for file in walk(one, above)]
-        images = [(file, kind) for file, kind in inside if kind is not None]
-        deep = next((file for file, _ in images if file.parent != one), None)
+        inside = {file: kind_of(file) for file in walk(one, above)}
+        images = {file: kind for file, kind in inside.items() if kind}
+        deep = next((file for file in images if file.parent != one), None)
         if deep is not None and not nested:
             raise BadSource(
                 f"class folder {one} holds pictures one level deeper, in {deep.relative_to(one).parts[0]!r}: read them "
                 "with --nested (`nested: true`; where that folder is the patient, --group-pattern '^[^/]+/([^/]+)/')"
             )
         if not images:
-            other = f", only files of other kinds, e.g. {inside[0][0].name!r}" if inside else ""
+            other = f", only files of other kinds, e.g. {next(iter(inside)).name!r}" if inside else ""
             raise BadSource(f"class folder {one} holds no picture{other}: remove it or fill it")
-        files += images
-        left += [(file, kind) for file, kind in inside if kind is None]
-    tell_left_out(path, left + loose, "save what is an image as PNG, in the folder of its class")
+        files |= images
+        left |= inside
+    tell_left_out(path, left, files, "save what is an image as PNG, in the folder of its class")
     return files
 
 
@@ -129,19 +128,17 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
     wanted = list(dict.fromkeys((*HEADER, *tags)))
     if unknown := [tag for tag in wanted if not is_tag(tag)]:
         raise BadSource(f"{unknown[0]!r} is no keyword of a DICOM attribute, such as PatientID or StationName")
-    everything = [(file, kind_of(file)) for file in walk(path)]
-    files = [file for file, kind in everything if kind == "DICOM"]
-    headers = list(in_threads(lambda file: header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress))
-    without = {file for file, one in zip(files, headers, strict=True) if one is not None and _no_image(one)}
-    left = [(file, kind) for file, kind in everything if kind != "DICOM"]
-    left += [(file, "DICOM without pixels") for file in files if file in without]
-    shown = [(file, one) for file, one in zip(files, headers, strict=True) if file not in without]
+    everything = {file: kind_of(file) for file in walk(path)}
+    files = [file for file, kind in everything.items() if kind == "DICOM"]
+    headers = in_threads(lambda file: header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress)
+    shown = {file: one for file, one in zip(files, headers, strict=True) if one is None or not _no_image(one)}
     if not shown:
         raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
-    tell_left_out(path, left, "give their folder as a set of its own if they are images")
-    rows = rows_of(path, [file for file, _ in shown])
+    everything |= dict.fromkeys(files, "DICOM without pixels")
+    tell_left_out(path, everything, shown, "give their folder as a set of its own if they are images")
+    rows = rows_of(path, shown)
     for tag in wanted:
-        rows[tag] = pd.Series([attribute(one, tag) for _, one in shown], dtype=object)
+        rows[tag] = [attribute(one, tag) for one in shown.values()]
     rows = each_frame(rows, [_several(n) for n in rows["NumberOfFrames"]])
     group = "PatientID" if rows["PatientID"].ne("").any() else None
     return with_table(Found(rows, group=group, root=path), path, join)
@@ -181,18 +178,15 @@ def nifti(
         raise BadSource("mask_pattern and mask_template belong together: give both")
     if step < 1:
         raise BadSource(f"step {step} takes no slices: give a whole number from 1")
-    everything = [(file, kind_of(file)) for file in walk(path)]
-    files = [file for file, kind in everything if kind == "NIfTI"]
-    masks = []
+    everything = {file: kind_of(file) for file in walk(path)}
+    files, masks = [file for file, kind in everything.items() if kind == "NIfTI"], []
     if mask_pattern is not None:
-        matched = [(f, m) for f in files if (m := mask_pattern.search(f.relative_to(path).as_posix())) is not None]
-        files, masks = [f for f, _ in matched], [path / filled(mask_template, m) for _, m in matched]
-    used = {*files, *masks}
-    left = [(file, kind) for file, kind in everything if file not in used]
+        matched = {f: m for f in files if (m := mask_pattern.search(f.relative_to(path).as_posix()))}
+        files, masks = list(matched), [path / filled(mask_template, match) for match in matched.values()]
     if not files:
         which = f" that {mask_pattern.pattern!r} matches" if mask_pattern else ""
         raise BadSource(f"{path} holds no NIfTI volume{which}: give the folder that holds them, or correct the options")
-    tell_left_out(path, left, "give their folder as a set of its own if they are images")
+    tell_left_out(path, everything, {*files, *masks}, "give their folder as a set of its own if they are images")
 
     def chosen(file):
         shape = slices(file)

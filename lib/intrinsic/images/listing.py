@@ -76,21 +76,21 @@ def walk(path, above=()):
     yield from inside(path)
 
 
-def tell_left_out(path, left, instead):
+def tell_left_out(path, files, read, instead):
     """One warning that names and counts the files below a folder that are not read.
 
-    left   (file, kind) of each;  instead   what can be done
+    files   {file: kind};  read   those that are;  instead   what can be done
     """
-    told = [(f, kind) for f, kind in left if kind or not (f.suffix.lower() in BESIDE or f.name.lower() in BESIDE_NAMES)]
-    if not told:
-        return
-    counts = Counter(kind or file.suffix.lower() or "without suffix" for file, kind in told).most_common()
-    shown = ", ".join(f"{kind} {n:,}" for kind, n in counts[:4]) + (", ..." if len(counts) > 4 else "")
-    warnings.warn(
-        f"not all of {path} is read: {len(told):,} files are left out ({shown}), e.g. "
-        f"{told[0][0].relative_to(path).as_posix()!r}; {instead}",
-        stacklevel=6,
-    )
+    told = {f: kind or f.suffix.lower() or "without suffix" for f, kind in files.items() if f not in read and (
+        kind or not (f.suffix.lower() in BESIDE or f.name.lower() in BESIDE_NAMES))}  # fmt: skip
+    if told:
+        counts = Counter(told.values()).most_common()
+        shown = ", ".join(f"{kind} {n:,}" for kind, n in counts[:4]) + (", ..." if len(counts) > 4 else "")
+        warnings.warn(
+            f"not all of {path} is read: {len(told):,} files are left out ({shown}), e.g. "
+            f"{next(iter(told)).relative_to(path).as_posix()!r}; {instead}",
+            stacklevel=6,
+        )
 
 
 def rows_of(path, files):
