@@ -84,6 +84,13 @@ def test_an_index_that_would_be_misread_is_refused(index, error):
         make()[index]
 
 
+def test_all_images_in_their_order_are_the_set_itself():
+    images = make()
+    assert images[np.arange(40)] is images
+    assert images[np.ones(40, bool)] is images
+    assert images[::-1] is not images
+
+
 @pytest.mark.parametrize("index", [[], slice(0, 0), np.zeros(40, bool)])
 def test_an_empty_selection_is_refused(index):
     with pytest.raises(sets.BadImages, match="none of the 40"):

@@ -168,16 +168,16 @@ def _key(files, digests, reading, skip):
 def _refuse_mixed(root, files, looks, reading):
     """One error of all sizes, colors and depths that do not fit together or leave grey levels undecided."""
     seen = [(file, look) for file, look in zip(files, looks, strict=True) if look is not None]
-    n, problems, kind = len(files), [], MixedFiles
+    n, problems, flags, kind = len(files), [], [], MixedFiles
     sizes = Counter(look.size for _, look in seen)
     if len(sizes) > 1 and reading.size is None:
         usual = sizes.most_common(1)[0][0]
         file, look = next((file, look) for file, look in seen if look.size != usual)
         problems.append(
             f"{len(seen) - sizes[usual]:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most, e.g. "
-            f"{file.name}, {look.size[0]} x {look.size[1]} (resize all with --size 64, size=64)"
+            f"{file.name}, {look.size[0]} x {look.size[1]}"
         )
-        kind = MixedSizes
+        flags, kind = ["--size 64"], MixedSizes
     mapped = {look.mapped: file for file, look in seen}
     if len(mapped) > 1:
         problems.append(f"{mapped[False].name} holds 8 bits and {mapped[True].name} more (bring all files to 8 bits)")
@@ -186,13 +186,15 @@ def _refuse_mixed(root, files, looks, reading):
         coloured = [file for file, look in seen if look.colour]
         true = next((file for file in coloured[:50] if _is_coloured(file, reading)), None)
         if true is not None:
-            problems.append(_grey_beside(plain.name, true.name, f"{len(coloured):,} of {n:,} files are in color: "))
+            problems.append(f"{len(coloured):,} of {n:,} files are in color: {plain.name} is grey and {true.name} not")
+            flags.append("--channels 1")
     open_ones = [file for file, look in seen if look.undecided]
     if open_ones and isinstance(error := _decode(open_ones[0], reading)[0], Undecided):
         problems.append(f"{open_ones[0].name} {error}")
         kind = Undecided
     if problems:
-        raise kind(f"{root}: {'; '.join(problems)}")
+        agree = f": add {' '.join(flags)}, the setting of the published sets" if flags else ""
+        raise kind(f"{root}: {'; '.join(problems)}{agree}")
 
 
 def _look(file, reading):
@@ -205,10 +207,6 @@ def _look(file, reading):
 
 def _is_coloured(file, reading):
     return any(isinstance(found, Picture) and found.pixels.ndim == 3 for found in _decode(file, reading))
-
-
-def _grey_beside(plain, coloured, how_many=""):
-    return f"{how_many}{plain} is grey and {coloured} in color (choose --channels 1 or 3, channels=1)"
 
 
 def _decode(file, reading):
@@ -279,7 +277,7 @@ def _filled(files, results, reading, skip):
     if other is not None:
         raise MixedSizes(f"{first.path} and {other.path} differ in size: resize all with --size 64")
     if None not in (coloured, plain) and reading.channels is None:
-        raise MixedFiles(_grey_beside(plain.path, coloured.path))
+        raise MixedFiles(f"{plain.path} is grey and {coloured.path} in color: add --channels 1 or 3 (channels=1)")
     if errors:
         images = np.delete(images, list(errors), axis=0)
     return images, {row: str(error) for row, (_, error) in errors.items()}, clear

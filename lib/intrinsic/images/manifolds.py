@@ -4,6 +4,7 @@ Every function is deterministic in its seed. Point clouds are float64 arrays (n,
 points are turned by a random rotation into that many coordinates, which changes no distance.
 """
 
+from itertools import product
 from math import inf, pi, sin, sqrt
 
 import numpy as np
@@ -69,12 +70,11 @@ def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0
         image(t) = 1/2 + s * sum_i ( cos(t_i) A_i + sin(t_i) B_i ),        d angles t_i
 
     A_i, B_i are orthonormal low-frequency cosine patterns and s is the largest radius at which no image can leave
-    [0, 1]. The label is the half circle of t_1. Two arcs of gap/2, around 0 and pi, are left out, so the classes are
-    a chord 2 s sin(gap/4) apart.
+    [0, 1]. The label is the half circle of t_1. Two arcs of gap/2 radians, around 0 and pi, are left out: the classes
+    are a chord 2 s sin(gap/4) apart.
 
-    n, d   images (half of them a class) and dimension;  size   pixels a side;  gap   radians, 0 < gap < 2 pi
-    Returns uint8 (n, size, size), int64 labels (n,) and facts: d, scale (s), gap_l2 and k_f_limit = 1 / gap_l2 of
-    images in [0, 1] before rounding to 8 bits; rounding_l2 = size / 255, the most that rounding changes a distance by.
+    Returns uint8 (n, size, size), n/2 a class, int64 labels (n,) and facts: d, scale (s), gap_l2 and k_f_limit =
+    1 / gap_l2 of images in [0, 1] before rounding to 8 bits; rounding_l2, the most that rounding changes a distance by.
     """
     patterns = _patterns(n, d, 2 * d, size)
     if not 0 < gap < 2 * pi:
@@ -121,10 +121,7 @@ def _patterns(n, d, count, size):
     position = (np.arange(size) + 0.5) / size
     waves = np.cos(pi * np.arange(size)[:, None] * position) * sqrt(2 / size)
     waves[0] /= sqrt(2)
-    order = sorted(
-        ((row, column) for row in range(size // 2) for column in range(size // 2) if row or column),
-        key=lambda f: (f[0] ** 2 + f[1] ** 2, f),
-    )
+    order = sorted(product(range(size // 2), repeat=2), key=lambda f: (f[0] ** 2 + f[1] ** 2, f))[1:]
     return np.stack([np.outer(waves[row], waves[column]).ravel() for row, column in order[:count]])
 
 
@@ -147,9 +144,8 @@ def _embed(points, ambient, rng):
 
 
 def _check(n, d, ambient, least):
-    if n != int(n) or n < 1:
-        raise ValueError(f"n={n} is no number of points; take a whole number, at least 1")
-    if d != int(d) or d < 1:
-        raise ValueError(f"d={d} is no dimension of a manifold here; take a whole number, at least 1")
+    for name, value in (("n", n), ("d", d)):
+        if value != int(value) or value < 1:
+            raise ValueError(f"{name}={value} makes no manifold here; take a whole number, at least 1")
     if ambient is not None and (ambient != int(ambient) or ambient < least):
         raise ValueError(f"ambient={ambient} cannot hold this manifold, which needs {least} coordinates")

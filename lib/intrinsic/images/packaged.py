@@ -93,10 +93,8 @@ def medmnist(
     sets = _fetched(make, path, parts)
     pixels = np.concatenate([one.imgs for one in sets])
     labels = np.concatenate([one.labels for one in sets])
-    names, classes = (
-        _names(parts, [len(one.imgs) for one in sets]),
-        tuple(info["label"][str(i)] for i in range(len(info["label"]))),
-    )
+    names = _names(parts, [len(one.imgs) for one in sets])
+    classes = tuple(info["label"][str(i)] for i in range(len(info["label"])))
     if info["task"].startswith("multi-label"):
         columns = {name: labels[:, i] for i, name in enumerate(classes)}
         return Found(pd.DataFrame({"path": names, **columns}), images=pixels)

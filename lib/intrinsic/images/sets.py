@@ -148,6 +148,8 @@ class ImageSet:
             raise TypeError(f"{index!r} selects no set of images: give a slice, a mask or a list, e.g. images[[3]]")
         if not len(rows):
             raise BadImages(f"the selection leaves none of the {len(self)} images of {self.name}")
+        if np.array_equal(rows, np.arange(len(self))):
+            return self  # pixels are not held twice
         return replace(
             self,
             images=self.images[index],
@@ -212,8 +214,7 @@ class ImageSet:
 
         Equal images with different labels stay, one for each label; with conflicting=True all of them go.
         """
-        keep = self.distinct(conflicting=conflicting)
-        return self if len(keep) == len(self) else self[keep]
+        return self[self.distinct(conflicting=conflicting)]
 
     def distinct(self, *, conflicting=False):
         """Indices, int64 ascending, of the images that drop_duplicates keeps."""
