@@ -131,7 +131,11 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
     everything = {file: kind_of(file) for file in walk(path)}
     files = [file for file, kind in everything.items() if kind == "DICOM"]
     headers = in_threads(lambda file: header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress)
-    shown = {file: one for file, one in zip(files, headers, strict=True) if one is None or not _no_image(one)}
+    shown = {}
+    for file, one in zip(files, headers, strict=True):  # of one damaged before its size the kind says what it was to be
+        kind = None if one is None else one.get("SOPClassUID") or one.file_meta.get("MediaStorageSOPClassUID")
+        if one is None or "Rows" in one or kind is None or "Image" in kind.name:
+            shown[file] = one
     if not shown:
         raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
     everything |= dict.fromkeys(files, "DICOM without pixels")
@@ -142,12 +146,6 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
     rows = each_frame(rows, [_several(n) for n in rows["NumberOfFrames"]])
     group = "PatientID" if rows["PatientID"].ne("").any() else None
     return with_table(Found(rows, group=group, root=path), path, join)
-
-
-def _no_image(header):
-    """Whether a DICOM file is meant to hold something else, e.g. a report. One damaged before its size is an image."""
-    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    return "Rows" not in header and kind is not None and "Image" not in kind.name
 
 
 def nifti(

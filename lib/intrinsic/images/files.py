@@ -108,7 +108,14 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
     Warns where pictures are transparent in places. Sizes, colors and depths that do not fit together are told at once,
     from the headers. Raises BadImageFile (Undecided), MixedSizes, MixedFiles.
     """
-    files = _files(root, table)
+    found, nothing = {}, [None] * len(table)
+    frames, axes = table.get("frame", nothing), table.get("axis", [2] * len(table))
+    for row, (name, frame, axis) in enumerate(zip(table["path"], frames, axes, strict=True)):
+        file = found.setdefault(name, _File(name, root / name, [], [], []))
+        file.rows.append(row)
+        file.frames.append(int(frame) if str(frame).isdigit() else None)
+        file.axes.append(int(axis))
+    files = list(found.values())
 
     def each(work, what):
         return in_threads(work, files, what, progress, threads)
@@ -119,7 +126,11 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
 
     many, large = WORTH_CACHING
     if cache.limit() and (len(files) >= many or sum(f.path.stat().st_size for f in files if f.path.exists()) >= large):
-        images, errors, clear = cache.kept(_key(files, each(_digest, "looking up"), reading, skip), decoded)
+        decoders = [
+            f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")
+        ]
+        key = [repr(reading), str(skip), *decoders, *each(_key, "looking up")]
+        images, errors, clear = cache.kept(key, decoded)
     else:
         images, errors, clear = decoded()
     if clear:
@@ -136,33 +147,14 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
     return images, good, tuple(unreadable.items())
 
 
-def _files(root, table):
-    """One for each path, in the order of their first rows."""
-    nothing = [None] * len(table)
-    frames, axes = table.get("frame", nothing), table.get("axis", [2] * len(table))
-    files = {}
-    for row, (name, frame, axis) in enumerate(zip(table["path"], frames, axes, strict=True)):
-        file = files.setdefault(name, _File(name, root / name, [], [], []))
-        file.rows.append(row)
-        file.frames.append(int(frame) if str(frame).isdigit() else None)
-        file.axes.append(int(axis))
-    return list(files.values())
-
-
-def _digest(file):
-    """What stands for the file in the cache: its kind and a hash of its content, or why there is none."""
+def _key(file):
+    """What decides the pixels of a file: its kind, a hash of its content, or why there is none, and its rows."""
     try:
         with file.path.open("rb") as stream:
-            return f"{kind_of(file.path)} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
+            content = f"{kind_of(file.path)} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
     except OSError as error:
-        return reason(error)
-
-
-def _key(files, digests, reading, skip):
-    """What decides the pixels: how files are read, by which versions, and every file's content and rows."""
-    decoders = [f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")]
-    rows = [f"{d} {f.rows} {f.frames} {f.axes}" for f, d in zip(files, digests, strict=True)]
-    return [repr(reading), str(skip), *decoders, *rows]
+        content = reason(error)
+    return f"{content} {file.rows} {file.frames} {file.axes}"
 
 
 def _refuse_mixed(root, files, looks, reading):
@@ -269,11 +261,18 @@ def _filled(files, results, reading, skip):
             if pixels.ndim == images.ndim:  # the first in color
                 images = np.repeat(images[..., None], 3, axis=3)
             images[row] = pixels[..., None] if pixels.ndim < images.ndim - 1 else pixels
+    bad = {}
     for _, (file, error) in sorted(errors.items()):
         if isinstance(error, Undecided):
             raise Undecided(f"{file.path} {error}")
-    if errors and (images is None or not skip):
-        _refuse(files, errors)
+        bad.setdefault(file.path, str(error))
+    if bad and (images is None or not skip):
+        absent = sum(why == _MISSING for why in bad.values())
+        raise BadImageFile(
+            f"{' '.join(map(str, next(iter(bad.items()))))}; {len(bad):,} of {len(files):,} files cannot be read"
+            f"{f', {absent:,} do not exist' if absent else ''}: repair them, or leave them out with --skip-unreadable "
+            "(skip_unreadable: true)"
+        )
     if other is not None:
         raise MixedSizes(f"{first.path} and {other.path} differ in size: resize all with --size 64")
     if None not in (coloured, plain) and reading.channels is None:
@@ -281,16 +280,3 @@ def _filled(files, results, reading, skip):
     if errors:
         images = np.delete(images, list(errors), axis=0)
     return images, {row: str(error) for row, (_, error) in errors.items()}, clear
-
-
-def _refuse(files, errors):
-    """Raises BadImageFile, which names the first file in order and counts them."""
-    bad = {}
-    for row in sorted(errors):
-        bad.setdefault(errors[row][0].path, str(errors[row][1]))
-    absent = sum(why == _MISSING for why in bad.values())
-    counts = f"{len(bad):,} of {len(files):,} files cannot be read" + (f", {absent:,} do not exist" if absent else "")
-    raise BadImageFile(
-        f"{' '.join(map(str, next(iter(bad.items()))))}; {counts}: repair them, or leave them out with "
-        "--skip-unreadable (skip_unreadable: true)"
-    )

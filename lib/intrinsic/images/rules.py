@@ -138,7 +138,8 @@ class LabelRule(_Rule):
         if mapping is None:
             mapping = {name: [name] for name in sources}
         elif self.pair is not None:
-            mapping = {name: [name] for name in (_at_place(value, sources) for value in self.pair)}
+            places = {f"#{i}": name for i, name in enumerate(sources)} | {name: name for name in sources}
+            mapping = {name: [name] for name in (places.get(value, value) for value in self.pair)}
         code = {part: label for label, parts in enumerate(mapping.values()) for part in parts}
         if self.missing.startswith("as:"):
             fill = self.missing[3:]
@@ -234,16 +235,6 @@ def _warn_alike(what, values, code=None):
             f"({n(a):,} images) from {b!r} ({n(b):,}), and count as two: write them in one way if they mean the same",
             stacklevel=6,
         )
-
-
-def _at_place(value, classes):
-    """The class that a value names, also by its place: "#0" is the first."""
-    place = re.fullmatch(r"#(\d+)", value)
-    if place is None or value in classes:
-        return value
-    if int(place[1]) >= len(classes):
-        raise BadRule(f"the pair names the class {value}, and there are {len(classes)}, #0 to #{len(classes) - 1}")
-    return classes[int(place[1])]
 
 
 def _natural(text):
