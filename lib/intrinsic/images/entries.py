@@ -19,7 +19,7 @@ from intrinsic.images.adapters import ADAPTERS
 from intrinsic.images.embedded import EMBEDDED
 from intrinsic.images.packaged import PACKAGED, is_there
 from intrinsic.images.pictures import Levels
-from intrinsic.images.rules import GroupRule, LabelRule, text_of
+from intrinsic.images.rules import GroupRule, LabelRule, Text
 from intrinsic.images.sets import REPOSITORY, BadCatalogue, BadSource, Domain, reason, suggest
 from intrinsic.images.tables import Join
 
@@ -54,14 +54,11 @@ class Pairs(pydantic.BaseModel):
 
     count: int = pydantic.Field(5, ge=1)
     seed: int = pydantic.Field(0, ge=0)
-    values: Annotated[list[str], pydantic.Field(min_length=2, max_length=10_000)]
-
-    @pydantic.field_validator("values", mode="before")
-    @classmethod
-    def _as_names(cls, values):
-        if isinstance(values, int):
-            return [f"#{i}" for i in range(min(values, 10_001))]
-        return [text_of(value) for value in values] if isinstance(values, list) else values
+    values: Annotated[
+        list[Text],
+        pydantic.Field(min_length=2, max_length=10_000),
+        pydantic.BeforeValidator(lambda n: [f"#{i}" for i in range(min(n, 10_001))] if isinstance(n, int) else n),
+    ]
 
     @pydantic.model_validator(mode="after")
     def _enough(self):

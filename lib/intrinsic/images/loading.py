@@ -87,8 +87,11 @@ def _assembled(entry, found, reading, skip, progress):
     rows = np.flatnonzero(kept)
     if not len(rows):
         raise BadSource(f"the label rule of {entry.name} leaves none of its {len(kept):,} images: correct it")
-    if entry.at_most is not None:
-        drawn = _drawn(_paths(found.table.iloc[rows]), labels, entry.at_most)
+    if entry.at_most is not None:  # those whose paths have the smallest SHA-256: random, yet repeatable
+        paths = (path.encode("utf-8", "surrogateescape") for path in _paths(found.table.iloc[rows]))
+        order = np.argsort([hashlib.sha256(path).hexdigest() for path in paths], kind="stable")
+        each = [order[labels[order] == label][: entry.at_most] for label in np.unique(labels)]
+        drawn = np.sort(np.concatenate(each))
         labels, rows = labels[drawn], rows[drawn]
     table = found.table.iloc[rows].reset_index(drop=True)
     group, unreadable, at = _grouped(entry, found, table, progress), (), "stored"
@@ -128,16 +131,6 @@ def _grouped(entry, found, table, progress):
         return None
     rule = rule or GroupRule(of="patient" if default == "PatientID" else "group")
     return rule.apply(table, default)
-
-
-def _drawn(paths, labels, at_most):
-    """Rows (bool) of the at_most images of each class whose paths have the smallest SHA-256: random, yet repeatable."""
-    drawn = np.zeros(len(labels), dtype=bool)
-    digests = np.array([hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest() for path in paths])
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        drawn[rows[np.argsort(digests[rows], kind="stable")[:at_most]]] = True
-    return drawn
 
 
 def _paths(table):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from intrinsic.images.listing import Found
@@ -112,28 +111,26 @@ def joined(rows, source, join, base):
     other = _read(second, None)
     for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
         _check_column(name, column, columns, "--join-on (`join` in the options)")
-    keys, own = ([_plain(text_of(cell)) for cell in cells] for cells in (other[theirs], rows[join.column]))
-    other = other.assign(**{"\0key": keys}).drop(columns=theirs)
-    other = other[~other["\0key"].isin(EMPTY)]
-    if other["\0key"].duplicated().any():
-        twice = other["\0key"][other["\0key"].duplicated()].iloc[0]
+    keys, own = (pd.Index([_plain(text_of(cell)) for cell in cells]) for cells in (other[theirs], rows[join.column]))
+    other = other.drop(columns=theirs).set_index(keys)[~keys.isin(EMPTY)]
+    if other.index.has_duplicates:
         raise BadSource(
-            f"{second} has {twice!r} more than once in its column {theirs!r}, so it is open which row belongs to "
-            "an image: keep one row for each"
+            f"{second} has {other.index[other.index.duplicated()][0]!r} more than once in its column {theirs!r}, so it "
+            "is open which row belongs to an image: keep one row for each"
         )
-    there = np.isin(np.array(own, dtype=object), np.array(other["\0key"], dtype=object))
-    if own and not there.any():
+    there = own.isin(other.index)
+    if len(own) and not there.any():
         raise BadSource(
             f"no image of {source} has a {join.column} that {second} names in its column {theirs!r} (e.g. {own[0]!r} "
-            f"here, {keys[0] if keys else ''!r} there), so nothing can be joined: name the columns that hold the same"
+            f"here, {keys[0] if len(keys) else ''!r} there), so nothing can be joined: name columns that hold the same"
         )
-    suffixes = ("", f"_{Path(join.table).stem}")
-    rows = rows.assign(**{"\0key": own}).merge(other, on="\0key", how="left", suffixes=suffixes).drop(columns="\0key")
+    how = {"left_on": "\0key", "right_index": True, "how": "left", "suffixes": ("", f"_{second.stem}")}
+    rows = rows.assign(**{"\0key": own}).merge(other, **how).drop(columns="\0key")
     if join.how == "left" or there.all():
         return rows
     warnings.warn(
         f"{int((~there).sum()):,} of {len(there):,} images of {source} are left out, since {second} has no row for "
-        f"them, e.g. for {join.column} {own[there.tolist().index(False)]!r}",
+        f"them, e.g. for {join.column} {own[~there][0]!r}",
         stacklevel=6,
     )
     return rows[there].reset_index(drop=True)
