@@ -1,8 +1,8 @@
 """Image sets: what one is, where it comes from, matching, duplicates and splits.
 
 Submodules in order, each of which imports only from those before it: sets, matching, splits; manifolds, interventions
-(images of known properties); rules; pictures, scans, cache, files (from files to arrays); listing, tables, adapters
-(what a folder, a table or an archive holds); embedded, packaged; entries (the catalogue); loading.
+(images of known properties); rules; pictures, scans, cache, files (from files to arrays); tables, adapters (what a
+table, a folder or an archive holds); embedded, packaged; entries (the catalogue); loading.
 
 Names are imported when they are first used, so that arrays can be split and measured without any reader of files.
 """

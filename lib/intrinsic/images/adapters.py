@@ -17,8 +17,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.files import hidden, in_threads, kind_of
-from intrinsic.images.listing import Found, each_frame, listed, rows_of, tell_left_out, walk
+from intrinsic.images.files import Found, each_frame, hidden, in_threads, kind_of, listed, rows_of, tell_left_out, walk
 from intrinsic.images.rules import text_of
 from intrinsic.images.scans import attribute, header, slices, volume
 from intrinsic.images.sets import BadImageFile, BadImages, BadSource, checked_group, checked_labels, reason

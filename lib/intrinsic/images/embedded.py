@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from intrinsic.images import interventions, manifolds
-from intrinsic.images.listing import Found
+from intrinsic.images.files import Found
 from intrinsic.images.matching import resize
 from intrinsic.images.sets import BadSource
 

@@ -158,7 +158,7 @@ class Entry(pydantic.BaseModel):
         return options_model(self.adapter).model_validate(self.options)
 
     def found(self, progress=False):
-        """What the set holds, as its adapter lists it: a listing.Found. Raises BadSource."""
+        """What the set holds, as its adapter lists it: a files.Found. Raises BadSource."""
         place = self.place()
         if place is not None and not place.exists() and self.adapter not in PACKAGED:
             how = f"; `intrinsic datasets {self.name}` says how to get it" if self.obtain else ""

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.listing import Found
+from intrinsic.images.files import Found
 from intrinsic.images.sets import BadSource, reason
 
 OFFLINE = "INTRINSIC_OFFLINE"  # 1: nothing is downloaded

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pandas as pd
 
-from intrinsic.images.listing import Found
+from intrinsic.images.files import Found
 from intrinsic.images.rules import EMPTY, text_of
 from intrinsic.images.sets import BadSource, reason, suggest
 
