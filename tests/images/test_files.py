@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -500,6 +501,19 @@ def test_the_result_does_not_depend_on_threads(tmp_path):
         assert good.all()
         assert np.array_equal(images, runs[0][0])
     assert np.array_equal(runs[0][0][61], runs[0][0][3])
+
+
+def test_pixels_are_held_once_while_files_are_read(tmp_path):
+    names = [f"{i}.png" for i in range(96)]
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((512, 512), i, np.uint8)).save(tmp_path / name)
+    tracemalloc.start()
+    images = read_all(tmp_path, *names, threads=1)[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert images.nbytes == 96 * 512**2
+    assert peak < 1.5 * images.nbytes
+    assert (images == np.arange(96)[:, None, None]).all()
 
 
 @pytest.mark.parametrize("threads", [1, 5])

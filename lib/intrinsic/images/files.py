@@ -119,11 +119,15 @@ def kind_of(path):
 
 def in_threads(work, items, what, progress=False, threads=None):
     """work(item) of all items, one after the other in their order. threads: None: one a core."""
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
+    items, threads = list(items), threads or min(16, os.cpu_count() or 1)
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         # Filters belong to the process, not to a thread, so they are set here, once
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # such pictures are refused
         warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header that do not touch pixels
-        done = pool.map(work, items)
+        parts = (
+            items[i : i + 16 * threads] for i in range(0, len(items), 16 * threads)
+        )  # few results wait to be taken
+        done = (one for part in parts for one in pool.map(work, part))
         yield from tqdm(done, what, len(items), False, unit=" files", delay=1, disable=not progress)
 
 
