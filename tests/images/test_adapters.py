@@ -194,7 +194,7 @@ def test_a_second_table_is_joined_row_by_row(chest):
         ("path,label\n,1\n", {}, "names no file in row 1"),
         ("path,label\n", {}, "names no image"),
         ("", {}, "cannot be read as a table"),
-        ("path,label\na,1\nb,2,3,4\n", {}, r"t\.csv .*4 cells in line 3 and 2"),
+        ("path,label\na,1\nb,2,3,4\n", {}, r"t\.csv .*4 cells in row 3 and 2"),
         ("path,label\na,1,\nb,2,x\n", {}, r"t\.csv .*3 cells in row 3 and 2"),
         ("path,label\n0,a,1\n1,b,2\n", {}, r"t\.csv .*3 cells in row 2 and 2"),
         ("path,path,label\na,b,1\n", {}, r"t\.csv has 2 columns 'path', so it is open"),

@@ -51,7 +51,7 @@ def test_an_image_set_of_ones_own_is_an_entry_in_a_catalogue(tmp_path):
         ("adapter: npz", "adapter: nzp", "'nzp'.*did you mean 'npz'"),
         ("{classes:", "{clases: 3, classes:", "unknown key 'labels.clases'; did you mean 'classes'"),
         ("labels:", "options: {sheet: 3}\n  labels:", "options of adapter npz: unknown key 'sheet'"),
-        ("low: [0, 1]", "low: [0, 2]", "labels: '2'"),
+        ("low: [0, 1]", "low: [0, 2]", "labels: .*'2'"),
         ("location:", "options:", "valid dictionary|needs a location"),
         ("domain: medical", "domain: medicine", "domain: .*'medical'"),
         ("show_pixels: false", "show_pixels: perhaps", "show_pixels"),
@@ -75,7 +75,7 @@ def test_an_image_set_of_ones_own_is_an_entry_in_a_catalogue(tmp_path):
         (
             "show_pixels:",
             "group: {pattern: '('}\n  show_pixels:",
-            "'tiny': group: pattern '\\('",
+            "'tiny': group.pattern: .*'\\('",
         ),
         (
             "show_pixels:",

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 import zlib
 from contextlib import nullcontext
 from pathlib import Path
@@ -502,6 +503,19 @@ def test_the_result_does_not_depend_on_threads(tmp_path):
     assert np.array_equal(runs[0][0][61], runs[0][0][3])
 
 
+def test_pixels_are_held_once_while_files_are_read(tmp_path):
+    names = [f"{i}.png" for i in range(96)]
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((512, 512), i, np.uint8)).save(tmp_path / name)
+    tracemalloc.start()
+    images = read_all(tmp_path, *names, threads=1)[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert images.nbytes == 96 * 512**2
+    assert peak < 1.5 * images.nbytes
+    assert (images == np.arange(96)[:, None, None]).all()
+
+
 @pytest.mark.parametrize("threads", [1, 5])
 def test_the_first_bad_file_in_order_is_named_with_their_number(tmp_path, threads):
     names = many(tmp_path)
@@ -555,11 +569,13 @@ def test_sizes_colors_and_depths_that_do_not_fit_are_told_at_once_and_before_pix
     decoded = []
     decode = files._decode
     monkeypatch.setattr(files, "_decode", lambda file, reading: decoded.append(file.name) or decode(file, reading))
-    with pytest.raises(Undecided, match=r"c\.png, 5 x 4.*8 bits.*a\.png is grey and c\.png.*d\.png") as raised:
+    with pytest.raises(
+        Undecided, match=r"c\.png, 5 x 4.*8 bits.*a\.png is grey and c\.png.*d\.png.*--size 64 --channels 1"
+    ) as raised:
         read_all(tmp_path, *(f"{name}.png" for name in "abcde"))
     assert "\n" not in str(raised.value)
     assert set(decoded) == {"c.png", "d.png"}  # one for each question that a header leaves open
-    with pytest.raises(MixedSizes, match="1 of 3"):
+    with pytest.raises(MixedSizes, match=r"1 of 3.*--size 64,"):
         read_all(tmp_path, "a.png", "b.png", "c.png", channels=1)
     with pytest.raises(MixedFiles, match=r"a\.png.*d\.png"):
         read_all(tmp_path, "a.png", "d.png", levels="full")

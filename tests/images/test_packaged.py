@@ -8,7 +8,6 @@ import pickle
 import struct
 import tarfile
 import threading
-from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -210,7 +209,7 @@ def test_each_finding_of_chestmnist_can_be_the_label(web, monkeypatch, finding, 
     parts = put_medmnist(web, monkeypatch, "chestmnist")
     entry = sets.catalogue()["chestmnist"]
     assert entry.labels.column == "effusion"
-    rule = replace(entry.labels, column=finding)
+    rule = entry.labels.model_copy(update={"column": finding})
     images = sets.load(entry.model_copy(update={"labels": rule}))
     assert np.array_equal(images.labels, np.concatenate([labels[:, column] for _, labels in parts.values()]))
 

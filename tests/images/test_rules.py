@@ -102,7 +102,7 @@ def test_a_missing_column_is_answered_with_the_closest():
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ({"pattern": "("}, "not a regular expression"),
+        ({"pattern": "("}, "pattern"),
         ({"pair": [1, 1]}, "'1'"),
         ({"pair": [1, 2], "grades": [1, 2]}, "only one of them"),
         ({"grades": [1, 2], "positive_from": 3}, "not one of the grades"),

@@ -77,11 +77,18 @@ def test_images_labels_groups_and_paths_are_indexed_together(index):
 
 
 @pytest.mark.parametrize(
-    ("index", "error"), [(3, TypeError), ([0.5], TypeError), ([True], TypeError), ([99], IndexError)]
+    ("index", "error"), [(3, TypeError), ([0.5], IndexError), ([True], IndexError), ([99], IndexError)]
 )
 def test_an_index_that_would_be_misread_is_refused(index, error):
     with pytest.raises(error):
         make()[index]
+
+
+def test_all_images_in_their_order_are_the_set_itself():
+    images = make()
+    assert images[np.arange(40)] is images
+    assert images[np.ones(40, bool)] is images
+    assert images[::-1] is not images
 
 
 @pytest.mark.parametrize("index", [[], slice(0, 0), np.zeros(40, bool)])
@@ -254,9 +261,8 @@ def test_a_quarter_of_the_groups_of_each_class_goes_to_the_test_set():
     groups = np.repeat(np.arange(40), sizes)
     labels = groups // 20
     images = ImageSet(make(len(groups)).images, labels, ("a", "b"), group=groups)
-    plan = _plan(images, 0, None)
-    for label in (0, 1):
-        assert len(set(groups[plan.orders[label]])) == 15
+    _, orders, _ = _plan(images, 0, None)
+    assert [len(set(groups[order])) for order in orders] == [15, 15]
     assert len(set(groups[sets.split(images, 40, 0).test])) <= 10
 
 

@@ -140,7 +140,7 @@ def test_a_missing_name_in_an_archive_is_refused(tmp_path):
     pixels = np.arange(4 * 12, dtype=np.uint8).reshape(4, 4, 3)
     for names in ({"labels": ["x", "NA", "y", "x"]}, {"labels": [0, 1, 0, 1], "group": ["p", "NULL", "q", "r"]}):
         np.savez(tmp_path / "x.npz", images=pixels, **names)
-        with pytest.raises(BadImages, match="1 of 4"):
+        with pytest.raises(BadSource, match="1 of 4"):
             load(tmp_path / "x.npz")
 
 

@@ -1,18 +1,8 @@
 """Image sets: what one is, where it comes from, matching, duplicates and splits.
 
-Submodules in order; each imports only those above it:
-
-    sets          ImageSet, duplicates, errors
-    matching      one size, number of channels and range for a comparison
-    splits        training and test sets without a leak, balanced draws
-    manifolds, interventions    point clouds and images of known dimension and sharpness
-    rules         labels and groups by rule
-    pictures, scans, cache, files    pictures, DICOM and NIfTI to arrays
-    listing, tables, adapters    what a folder, a table or an archive holds
-    embedded, packaged    sets built from installed packages, and of torchvision and MedMNIST
-    published     how the paper's code draws and splits, defects included
-    entries       the catalogue, the only module that knows YAML and pydantic
-    loading       load, find, of_path
+Submodules in order, each of which imports only from those before it: sets, matching, splits; manifolds, interventions
+(images of known properties); rules; pictures, scans, cache, files (from files to arrays); tables, adapters (what a
+table, a folder or an archive holds); embedded, packaged; entries (the catalogue); loading.
 
 Names are imported when they are first used, so that arrays can be split and measured without any reader of files.
 """
@@ -25,7 +15,6 @@ _NAMES = {
     "matching": "Unmatched check_matched match smallest_class",
     "splits": "Split balanced_draws check_split reachable split",
     "rules": "BadRule GroupRule LabelRule",
-    "published": "published_pairs published_rows published_split",
     "entries": "Entry catalogue catalogue_files plain_yaml yaml_reason",
     "loading": "find load name_of of_path",
 }

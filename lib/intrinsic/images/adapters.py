@@ -10,15 +10,15 @@ import os
 import re
 import warnings
 import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.files import hidden, kind_of
-from intrinsic.images.listing import Found, each_frame, in_threads, kinds, listed, rows_of, tell_left_out, walk
-from intrinsic.images.rules import EMPTY, text_of
+from intrinsic.images.files import Found, each_frame, hidden, in_threads, kind_of, listed, rows_of, tell_left_out, walk
+from intrinsic.images.rules import text_of
 from intrinsic.images.scans import attribute, header, slices, volume
 from intrinsic.images.sets import BadImageFile, BadImages, BadSource, checked_group, checked_labels, reason
 from intrinsic.images.tables import SUFFIXES as TABLES
@@ -38,10 +38,9 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     the group, frame and volume (the path of the file), which is the group where no patient is named.
     """
     files = _of_class_folders(path, nested)
-    rows = rows_of(path, [file for file, _ in files])
-    group = None
-    if any(kind != "picture" for _, kind in files):
-        inside = in_threads(lambda one: _inside(*one), files, "listing", progress)
+    rows, group = rows_of(path, files), None
+    if set(files.values()) != {"picture"}:
+        inside = list(in_threads(lambda one: _inside(*one), files.items(), "listing", progress))
         patients = [patient for _, patient in inside]
         if any(patients):  # where some lack it, the group rule refuses
             rows["PatientID"], group = patients, "PatientID"
@@ -57,31 +56,31 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
 
 
 def _of_class_folders(path, nested):
-    """(file, kind) of each image in the folders of a folder. Raises BadSource where they are no class folders."""
+    """{file: kind} of the images in the folders of a folder. Raises BadSource where they are no class folders."""
     above = {os.path.realpath(path), *map(str, Path(os.path.realpath(path)).parents)}
-    content = listed(path)
-    folders = [p for p in content if p.is_dir() and not hidden(p) and os.path.realpath(p) not in above]
-    loose = [(p, kind) for p in content if (kind := kind_of(p)) is not None]
+    content = [one for one in listed(path) if not hidden(one)]
+    folders = [one for one in content if one.is_dir() and os.path.realpath(one) not in above]
+    left = {one: kind for one in content if (kind := kind_of(one))}
     if len(folders) < 2:
         found = f"one class folder only, {folders[0].name!r}" if folders else "no folders"
-        found += f" and {len(loose)} pictures" if loose else ""
+        found += f" and {len(left)} pictures" if left else ""
         raise BadSource(f"{path} holds {found}: put the pictures of each of two or more classes into a folder there")
-    files, left = [], []
+    files = {}
     for one in folders:
-        inside = [(file, kind_of(file)) for file in walk(one, above)]
-        images = [(file, kind) for file, kind in inside if kind is not None]
-        deep = next((file for file, _ in images if file.parent != one), None)
+        inside = {file: kind_of(file) for file in walk(one, above)}
+        images = {file: kind for file, kind in inside.items() if kind}
+        deep = next((file for file in images if file.parent != one), None)
         if deep is not None and not nested:
             raise BadSource(
                 f"class folder {one} holds pictures one level deeper, in {deep.relative_to(one).parts[0]!r}: read them "
                 "with --nested (`nested: true`; where that folder is the patient, --group-pattern '^[^/]+/([^/]+)/')"
             )
         if not images:
-            other = f", only files of other kinds, e.g. {inside[0][0].name!r}" if inside else ""
+            other = f", only files of other kinds, e.g. {next(iter(inside)).name!r}" if inside else ""
             raise BadSource(f"class folder {one} holds no picture{other}: remove it or fill it")
-        files += images
-        left += [(file, kind) for file, kind in inside if kind is None]
-    tell_left_out(path, left + loose, "save what is an image as PNG, in the folder of its class")
+        files |= images
+        left |= inside
+    tell_left_out(path, left, files, "save what is an image as PNG, in the folder of its class")
     return files
 
 
@@ -104,7 +103,7 @@ def _several(frames):
 def patients(root, paths, progress=False):
     """PatientID of each file that is DICOM, "" for others and where it is not known."""
     files = list(dict.fromkeys(paths))
-    found = in_threads(lambda path: _inside(root / path, kind_of(root / path))[1], files, "listing", progress)
+    found = list(in_threads(lambda path: _inside(root / path, kind_of(root / path))[1], files, "listing", progress))
     known = dict(zip(files, found, strict=True))
     return [known[path] for path in paths]
 
@@ -128,28 +127,24 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
     wanted = list(dict.fromkeys((*HEADER, *tags)))
     if unknown := [tag for tag in wanted if not is_tag(tag)]:
         raise BadSource(f"{unknown[0]!r} is no keyword of a DICOM attribute, such as PatientID or StationName")
-    everything = [(file, kind_of(file)) for file in walk(path)]
-    files = [file for file, kind in everything if kind == "DICOM"]
+    everything = {file: kind_of(file) for file in walk(path)}
+    files = [file for file, kind in everything.items() if kind == "DICOM"]
     headers = in_threads(lambda file: header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress)
-    without = {file for file, one in zip(files, headers, strict=True) if one is not None and _no_image(one)}
-    left = [(file, kind) for file, kind in everything if kind != "DICOM"]
-    left += [(file, "DICOM without pixels") for file in files if file in without]
-    shown = [(file, one) for file, one in zip(files, headers, strict=True) if file not in without]
+    shown = {}
+    for file, one in zip(files, headers, strict=True):  # of one damaged before its size the kind says what it was to be
+        kind = None if one is None else one.get("SOPClassUID") or one.file_meta.get("MediaStorageSOPClassUID")
+        if one is None or "Rows" in one or kind is None or "Image" in kind.name:
+            shown[file] = one
     if not shown:
         raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
-    tell_left_out(path, left, "give their folder as a set of its own if they are images")
-    rows = rows_of(path, [file for file, _ in shown])
+    everything |= dict.fromkeys(files, "DICOM without pixels")
+    tell_left_out(path, everything, shown, "give their folder as a set of its own if they are images")
+    rows = rows_of(path, shown)
     for tag in wanted:
-        rows[tag] = pd.Series([attribute(one, tag) for _, one in shown], dtype=object)
+        rows[tag] = [attribute(one, tag) for one in shown.values()]
     rows = each_frame(rows, [_several(n) for n in rows["NumberOfFrames"]])
     group = "PatientID" if rows["PatientID"].ne("").any() else None
     return with_table(Found(rows, group=group, root=path), path, join)
-
-
-def _no_image(header):
-    """Whether a DICOM file is meant to hold something else, e.g. a report. One damaged before its size is an image."""
-    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-    return "Rows" not in header and kind is not None and "Image" not in kind.name
 
 
 def nifti(
@@ -180,18 +175,15 @@ def nifti(
         raise BadSource("mask_pattern and mask_template belong together: give both")
     if step < 1:
         raise BadSource(f"step {step} takes no slices: give a whole number from 1")
-    everything = [(file, kind_of(file)) for file in walk(path)]
-    files = [file for file, kind in everything if kind == "NIfTI"]
-    masks = []
+    everything = {file: kind_of(file) for file in walk(path)}
+    files, masks = [file for file, kind in everything.items() if kind == "NIfTI"], []
     if mask_pattern is not None:
-        matched = [(f, m) for f in files if (m := mask_pattern.search(f.relative_to(path).as_posix())) is not None]
-        files, masks = [f for f, _ in matched], [path / filled(mask_template, m) for _, m in matched]
-    used = {*files, *masks}
-    left = [(file, kind) for file, kind in everything if file not in used]
+        matched = {f: m for f in files if (m := mask_pattern.search(f.relative_to(path).as_posix()))}
+        files, masks = list(matched), [path / filled(mask_template, match) for match in matched.values()]
     if not files:
         which = f" that {mask_pattern.pattern!r} matches" if mask_pattern else ""
         raise BadSource(f"{path} holds no NIfTI volume{which}: give the folder that holds them, or correct the options")
-    tell_left_out(path, left, "give their folder as a set of its own if they are images")
+    tell_left_out(path, everything, {*files, *masks}, "give their folder as a set of its own if they are images")
 
     def chosen(file):
         shape = slices(file)
@@ -200,14 +192,14 @@ def nifti(
         start, stop = (math.ceil(shape[axis] * fraction - 1e-9) for fraction in (max(from_, 0), min(to, 1)))
         return list(range(start, stop, step))
 
-    several = in_threads(chosen, files, "listing", progress)
+    several = list(in_threads(chosen, files, "listing", progress))
     rows = each_frame(rows_of(path, files), several)
     if rows.empty:
         raise BadSource(f"from {from_:g} to {to:g} leaves no slice of the volumes in {path}: widen it")
     rows["volume"], rows["axis"] = rows["path"], axis
     if masks:
         pairs = list(zip(files, masks, strict=True))
-        counts = in_threads(lambda pair: _mask_pixels(*pair, axis), pairs, "masks", progress)
+        counts = list(in_threads(lambda pair: _mask_pixels(*pair, axis), pairs, "masks", progress))
         pixels = [n[i] for n, taken in zip(counts, several, strict=True) for i in ([0] if taken is None else taken)]
         rows["mask_pixels"], rows["has_mask"] = pixels, (np.array(pixels) > 0).astype(int)
     label = "has_mask" if masks else None
@@ -240,41 +232,24 @@ ARCHIVED = ("images", "labels", "class_names", "group", "paths", "source", "lice
 def npz(path: Path, progress: bool = False) -> Found:
     """A .npz archive: images, labels, and optionally class_names, group, paths, source, licence. Never unpickled."""
     content = _content(path)
+    n, names = len(np.atleast_1d(content["images"])), None
+    content = {"paths": np.array([f"row={i}" for i in range(n)])} | content
+    for key in ("labels", "group", "paths"):
+        if key in content and content[key].shape != (n,):
+            raise BadImages(f"{path}: {key} has shape {content[key].shape}, and there are {n} images: give one each")
+    labels, group = content["labels"], content.get("group")
     try:
-        n = len(np.atleast_1d(content["images"]))
-        labels, group = content["labels"], content.get("group")
-        if labels.dtype.kind == "U":  # names of classes stand for themselves
-            content["class_names"], labels = _numbered(labels, "label")
-        if group is not None and group.dtype.kind == "U":
-            group = _numbered(group, "group")[1]
-        if "class_names" in content:
+        if "class_names" in content and labels.dtype.kind != "U":  # names of classes stand for themselves
             names = tuple(text_of(name) for name in np.atleast_1d(content["class_names"]))
-        else:
-            values, labels = np.unique(labels, return_inverse=True)
-            names = tuple(str(value) for value in values)
-        labels, group = checked_labels(labels, n, names), checked_group(group, n)
-        paths = [str(p) for p in np.atleast_1d(content.get("paths", [f"row={i}" for i in range(n)]))]
-        if len(paths) != n:
-            raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
+            labels = np.array(names)[checked_labels(labels, n, names)]
+        if group is not None and group.dtype.kind != "U":
+            group = checked_group(group, n)
     except BadImages as error:
         raise BadImages(f"{path}: {error}") from None
-    rows = pd.DataFrame({"path": paths, "label": [names[i] for i in labels]})
-    if group is not None:
-        rows["group"] = group
+    rows = pd.DataFrame({"path": content["paths"], "label": labels} | ({} if group is None else {"group": group}))
     facts = {key: " ".join(str(s) for s in np.atleast_1d(content.get(key, ""))) for key in ("source", "licence")}
-    group = None if group is None else "group"
-    return Found(rows, label="label", group=group, classes=names, images=content["images"], facts=facts)
-
-
-def _numbered(names, what):
-    """(distinct names, the number of each). Raises BadImages for empty ones."""
-    names = np.char.strip(names)
-    if (empty := np.isin(names, EMPTY)).any():
-        raise BadImages(
-            f"{empty.sum():,} of {len(names):,} images have the empty {what} {names[empty][0]!r}: give one each, "
-            "or leave them out"
-        )
-    return np.unique(names, return_inverse=True)
+    of = None if group is None else "group"
+    return Found(rows, label="label", group=of, classes=names, images=content["images"], facts=facts)
 
 
 def _content(path):
@@ -317,8 +292,8 @@ def adapter_of(path, headers=False):
             "them, for a single volume the folder that holds it"
         )
     below = [one for one in listed(path) if one.is_dir() and not hidden(one)]
-    direct = any(kind_of(file) for one in below for file in listed(one))
-    found = kinds(path) if headers or not direct else {}
+    direct = any(kind_of(file) for one in below for file in listed(one) if not hidden(file))
+    found = Counter(map(kind_of, walk(path))) if headers or not direct else {}
     dicoms, volumes = found.get("DICOM", 0), found.get("NIfTI", 0)
     if dicoms and volumes:
         raise BadSource(

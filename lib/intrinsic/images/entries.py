@@ -19,14 +19,14 @@ from intrinsic.images.adapters import ADAPTERS
 from intrinsic.images.embedded import EMBEDDED
 from intrinsic.images.packaged import PACKAGED, is_there
 from intrinsic.images.pictures import Levels
-from intrinsic.images.rules import GroupRule, LabelRule, text_of
+from intrinsic.images.rules import GroupRule, LabelRule, Text
 from intrinsic.images.sets import REPOSITORY, BadCatalogue, BadSource, Domain, reason, suggest
 from intrinsic.images.tables import Join
 
 ENVIRONMENT = "INTRINSIC_CATALOGUE"  # further catalogue files, separated as in PATH
 SHIPPED = REPOSITORY / "params" / "datasets.yaml"
 ALL_ADAPTERS = {**EMBEDDED, **ADAPTERS, **PACKAGED}
-_VARIABLE = r"(?<!\$)\$\{(?P<name>\w+)(?::-(?P<default>[^}]*))?\}"  # of the environment, in a location
+_VARIABLE = r"(?<!\$)\$\{(\w+)(?::-([^}]*))?\}"  # of the environment, and its default, in a location
 
 
 @functools.cache
@@ -54,14 +54,11 @@ class Pairs(pydantic.BaseModel):
 
     count: int = pydantic.Field(5, ge=1)
     seed: int = pydantic.Field(0, ge=0)
-    values: Annotated[list[str], pydantic.Field(min_length=2, max_length=10_000)]
-
-    @pydantic.field_validator("values", mode="before")
-    @classmethod
-    def _as_names(cls, values):
-        if isinstance(values, int):
-            return [f"#{i}" for i in range(min(values, 10_001))]
-        return [text_of(value) for value in values] if isinstance(values, list) else values
+    values: Annotated[
+        list[Text],
+        pydantic.Field(min_length=2, max_length=10_000),
+        pydantic.BeforeValidator(lambda n: [f"#{i}" for i in range(min(n, 10_001))] if isinstance(n, int) else n),
+    ]
 
     @pydantic.model_validator(mode="after")
     def _enough(self):
@@ -161,7 +158,7 @@ class Entry(pydantic.BaseModel):
         return options_model(self.adapter).model_validate(self.options)
 
     def found(self, progress=False):
-        """What the set holds, as its adapter lists it: a listing.Found. Raises BadSource."""
+        """What the set holds, as its adapter lists it: a files.Found. Raises BadSource."""
         place = self.place()
         if place is not None and not place.exists() and self.adapter not in PACKAGED:
             how = f"; `intrinsic datasets {self.name}` says how to get it" if self.obtain else ""
@@ -172,7 +169,7 @@ class Entry(pydantic.BaseModel):
 
     def variables(self):
         """Names of the environment's variables in its location."""
-        return [found["name"] for found in re.finditer(_VARIABLE, self.location or "")]
+        return [name for name, _ in re.findall(_VARIABLE, self.location or "")]
 
     def place(self):
         """Where the set is on this machine, whether or not it is there. Raises BadSource for an unset variable."""
@@ -180,32 +177,31 @@ class Entry(pydantic.BaseModel):
             return None
 
         def value(found):
-            given = os.environ.get(found["name"]) or found["default"]
+            given = os.environ.get(found[1]) or found[2]
             if given is None:
                 raise BadSource(
-                    f"image set {self.name} is at {self.location}, and the environment variable {found['name']} is not "
-                    f"set: export {found['name']}=FOLDER"
+                    f"image set {self.name} is at {self.location}, and the environment variable {found[1]} is not "
+                    f"set: export {found[1]}=FOLDER"
                 )
             return given
 
-        text = re.sub(_VARIABLE, value, self.location)
-        return self.base / Path(text.replace("$${", "${")).expanduser()
-
-    def present(self):
-        """Whether the set can be read on this machine now, without a download."""
-        try:
-            place = self.place()
-        except BadSource:
-            return False
-        if self.adapter in PACKAGED:
-            return is_there(place, self.adapter, self.options)
-        return place is None or place.exists()
+        return self.base / Path(re.sub(_VARIABLE, value, self.location).replace("$${", "${")).expanduser()
 
     def whereabouts(self):
         """Where the set is, in a word or two: built in, here, downloads (when it is first read), not here."""
         if self.location is None:
             return "built in"
-        return "here" if self.present() else "downloads" if self.adapter in PACKAGED else "not here"
+        packaged = self.adapter in PACKAGED
+        try:
+            place = self.place()
+            here = is_there(place, self.adapter, self.options) if packaged else place.exists()
+        except BadSource:
+            here = False
+        return "here" if here else "downloads" if packaged else "not here"
+
+    def present(self):
+        """Whether the set can be read on this machine now, without a download."""
+        return self.whereabouts() in ("built in", "here")
 
     def describe(self):
         """Everything that the catalogue says of the set, as YAML, and where it is."""
@@ -222,7 +218,7 @@ class Entry(pydantic.BaseModel):
             changed = {
                 "name": f"{self.name}-pair{i}",
                 "title": f"{self.title}: {a} against {b}",
-                "labels": dataclasses.replace(self.labels, pair=(a, b)),
+                "labels": LabelRule.model_validate(dict(self.labels) | {"pair": (a, b)}),
                 "family": self.family or self.name,
                 "parent": self.name,
                 "pairs": None,
@@ -233,9 +229,6 @@ class Entry(pydantic.BaseModel):
     def written(self):
         """The entry as the YAML text of a catalogue file that holds nothing else."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "base", "parent"})
-        for name in {"labels", "group"} & set(fields):
-            rule = getattr(self, name)
-            fields[name] = rule if isinstance(rule, str) else rule.given()
         return yaml.safe_dump({self.name: fields}, sort_keys=False, allow_unicode=True, width=110)
 
     def draft(self):
@@ -245,7 +238,7 @@ class Entry(pydantic.BaseModel):
         told = {
             "title": self.title.upper(),
             "modality": "HOW THE IMAGES WERE MADE",
-            "labels": dataclasses.replace(self.labels, pair=None, classes={name: [name] for name in classes}),
+            "labels": self.labels.model_copy(update={"pair": None, "classes": {name: [name] for name in classes}}),
             "about": "WHAT THE IMAGES ARE AND WHAT THE LABEL SAYS",
             "beware": "WHAT THE SET IS NOT",
             "source": "WHERE IT IS FROM",
@@ -270,15 +263,16 @@ def catalogue(path=None):
 
     Raises BadCatalogue: a file that cannot be read, an entry that does not fit, a name given in two files.
     """
-    if path is not None:
-        return dict(_stamped(Path(path).expanduser()))
-    entries = dict(_stamped(SHIPPED))
-    for file in catalogue_files()[1:]:
-        if file.resolve() == SHIPPED.resolve():
-            continue
-        further = _stamped(file)
-        twice = sorted(set(further) & set(entries))
-        if twice:
+    entries = {}
+    for file in catalogue_files() if path is None else [Path(path).expanduser()]:
+        try:
+            further = _entries(file.absolute(), file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadCatalogue(
+                f"the catalogue {file} cannot be read ({reason(error)}), so its image sets are not known: correct "
+                f"--catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
+            ) from None
+        if twice := sorted(set(further) & set(entries)):
             raise BadCatalogue(
                 f"{file} holds {twice[0]!r}, the name of a set in another catalogue: give it another name"
             )
@@ -288,27 +282,15 @@ def catalogue(path=None):
 
 def catalogue_files():
     """The catalogue files in use: params/datasets.yaml and those in INTRINSIC_CATALOGUE."""
-    return [SHIPPED, *(Path(n).expanduser() for n in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep)))]
-
-
-def _stamped(path):
-    try:
-        stamp = path.stat()
-    except FileNotFoundError:
-        stamp = None
-    return _read_catalogue(path.absolute(), stamp and (stamp.st_mtime_ns, stamp.st_size))
+    more = [Path(n).expanduser() for n in filter(None, os.environ.get(ENVIRONMENT, "").split(os.pathsep))]
+    return [SHIPPED, *(file for file in more if file.resolve() != SHIPPED.resolve())]
 
 
 @functools.lru_cache(maxsize=8)
-def _read_catalogue(path, stamp):
-    """The entries of a catalogue file, read once for each state of it (stamp: time and size)."""
+def _entries(path, text):
+    """The entries of a catalogue file of this text."""
     try:
-        content = plain_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadCatalogue(
-            f"the catalogue {path} cannot be read ({reason(error)}), so its image sets are not known: correct "
-            f"--catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
-        ) from None
+        content = plain_yaml(text)
     except yaml.YAMLError as error:
         raise BadCatalogue(f"{path} is not plain YAML ({yaml_reason(error)}): correct it there") from None
     if not isinstance(content, dict) or not content:
@@ -335,7 +317,7 @@ def made(fields, error, where):
         return Entry.model_validate(fields)
     except pydantic.ValidationError as found:
         known = [*Entry.model_fields, *Pairs.model_fields]
-        known += [field.name for rule in (LabelRule, GroupRule) for field in dataclasses.fields(rule)]
+        known += [*LabelRule.model_fields, *GroupRule.model_fields]
         raise error(f"{where}: {sentence(found, known)}") from None
 
 
@@ -351,7 +333,8 @@ def sentence(error, known):
         else:
             text = found["msg"].removeprefix("Value error, ")
             text = f"{place}: {text}" if place else text
-            text += f", not {found['input']!r}" if found["type"] == "literal_error" else ""
+            shown = found["type"] in ("literal_error", "pattern_regex", "string_pattern_mismatch")
+            text += f", not {found['input']!r}" if shown else ""
         parts.append(text)
     return "; ".join(parts)
 

@@ -1,4 +1,4 @@
-"""Files to arrays: pictures, DICOM and NIfTI, in 8 bits or more, decoded in threads and cached.
+"""Files: what a folder holds, and pictures, DICOM and NIfTI to arrays, decoded in threads and cached.
 
 What a file is, its content says; its suffix only where the content does not.
 """
@@ -8,27 +8,57 @@ import os
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
 from intrinsic.images import cache, pictures, scans
 from intrinsic.images.matching import Range, grey, resize, stretched
 from intrinsic.images.pictures import Levels, Picture, Undecided
-from intrinsic.images.sets import BadImageFile, MixedFiles, MixedSizes, reason
+from intrinsic.images.sets import BadImageFile, BadSource, MixedFiles, MixedSizes, reason
 
-DICOMS = (".dcm", ".dicom", ".ima")
-NIFTIS = (".nii", ".nii.gz")
+SUFFIXES = {"picture": pictures.SUFFIXES, "DICOM": (".dcm", ".dicom", ".ima"), "NIfTI": (".nii", ".nii.gz")}
+SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")  # of pictures
 WORTH_CACHING = 500, 2**22  # files, or bytes of them all: below both, decoding them again is no matter
 _DECODERS = {
     "picture": (pictures.look, pictures.decoder),
     "DICOM": (scans.dicom_look, scans.dicom_decoder),
     "NIfTI": (scans.nifti_look, scans.nifti_decoder),
 }
+_MISSING = "does not exist"
+# What lies beside images without being one, and is not told of
+BESIDE = (".txt", ".csv", ".tsv", ".parquet", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf")
+BESIDE += (".md5", ".sha1", ".sha256", ".sha512")
+BESIDE_NAMES = ("thumbs.db", "desktop.ini", "readme", "license", "licence", "md5sums", "sha1sums", "sha256sums")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds.
+
+    table    one row an image. Column `path`: what the image is called, for files from `root` on; `frame`, where files
+             hold several: which one; and whatever else the source says, for the rules to use
+    label    the column of the label unless a rule says otherwise
+    group    the column of the group unless a rule says otherwise; None: unknown
+    classes  class names in the source's own order; None: sorted
+    root     the folder from which `path` starts
+    images   uint8 (n, H, W) or (n, H, W, 3), in the order of the rows; None where they are files to be read
+    facts    source, licence of the ImageSet, where the source says so
+    """
+
+    table: pd.DataFrame
+    label: str | None = None
+    group: str | None = None
+    classes: tuple[str, ...] | None = None
+    root: Path | None = None
+    images: np.ndarray | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,6 +96,113 @@ class _File:
     axes: list
 
 
+def hidden(path):
+    """Whether a file or folder is not meant to be seen."""
+    return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
+
+
+def kind_of(path):
+    """What a file is, "picture", "DICOM" or "NIfTI": by its content, else by its suffix; else None."""
+    name = path.name.lower()
+    by_name = next((kind for kind, suffixes in SUFFIXES.items() if name.endswith(suffixes)), None)
+    if not path.is_file():
+        return by_name if path.is_symlink() and not path.is_dir() else None  # a link that leads nowhere is told of
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:  # told once it is read
+        return by_name
+    if start[128:] == b"DICM":
+        return "DICOM"
+    return "picture" if by_name and start.startswith(SIGNATURES) else by_name
+
+
+def in_threads(work, items, what, progress=False, threads=None):
+    """work(item) of all items, one after the other in their order. threads: None: one a core."""
+    items, threads = list(items), threads or min(16, os.cpu_count() or 1)
+    with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
+        # Filters belong to the process, not to a thread, so they are set here, once
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # such pictures are refused
+        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header that do not touch pixels
+        parts = (
+            items[i : i + 16 * threads] for i in range(0, len(items), 16 * threads)
+        )  # few results wait to be taken
+        done = (one for part in parts for one in pool.map(work, part))
+        yield from tqdm(done, what, len(items), False, unit=" files", delay=1, disable=not progress)
+
+
+def listed(path):
+    """What a folder holds, sorted by name. Raises BadSource where it may not be read."""
+    try:
+        return sorted(path.iterdir())
+    except OSError as error:
+        raise BadSource(
+            f"the folder {path} cannot be listed ({error.strerror or reason(error)}), so its images are unknown: "
+            "make it readable, or take it away"
+        ) from None
+
+
+def walk(path, above=()):
+    """Files in a folder and those below, sorted; each file once, however many links lead to it. Not those hidden.
+
+    above   real paths of folders not to be entered, so that links that lead back end
+    """
+    seen = set(above)
+
+    def inside(folder):
+        home = os.path.realpath(folder)
+        seen.add(home)
+        for entry in listed(folder):
+            real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
+            if hidden(entry) or real in seen:
+                continue
+            if entry.is_dir():
+                yield from inside(entry)
+            else:
+                seen.add(real)
+                yield entry
+
+    yield from inside(path)
+
+
+def tell_left_out(path, files, read, instead):
+    """One warning that names and counts the files below a folder that are not read.
+
+    files   {file: kind};  read   those that are;  instead   what can be done
+    """
+    told = {f: kind or f.suffix.lower() or "without suffix" for f, kind in files.items() if f not in read and (
+        kind or not (f.suffix.lower() in BESIDE or f.name.lower() in BESIDE_NAMES))}  # fmt: skip
+    if told:
+        counts = Counter(told.values()).most_common()
+        shown = ", ".join(f"{kind} {n:,}" for kind, n in counts[:4]) + (", ..." if len(counts) > 4 else "")
+        warnings.warn(
+            f"not all of {path} is read: {len(told):,} files are left out ({shown}), e.g. "
+            f"{next(iter(told)).relative_to(path).as_posix()!r}; {instead}",
+            stacklevel=6,
+        )
+
+
+def rows_of(path, files):
+    """A table of files below a folder: path and folder, the top one."""
+    names = [file.relative_to(path) for file in files]
+    columns = {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
+    return pd.DataFrame(columns, dtype=object)  # names of files may hold bytes that are no text
+
+
+def each_frame(table, several):
+    """A row for each frame or slice, with the columns frame and volume.
+
+    several   of each file: the numbers of its frames, or how many; None for a file that is one image
+    """
+    if not any(n is not None for n in several):
+        return table
+    frames = [[pd.NA] if n is None else list(range(n) if isinstance(n, int) else n) for n in several]
+    table = table.loc[table.index.repeat([len(f) for f in frames])].reset_index(drop=True)
+    table["frame"] = pd.array([i for f in frames for i in f], dtype="Int64")
+    table["volume"] = table["path"]
+    return table
+
+
 def read(root, table, reading, *, skip=False, progress=False, threads=None):
     """(images, rows that were read, files that were not) of a table's rows.
 
@@ -76,24 +213,31 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
     Warns where pictures are transparent in places. Sizes, colors and depths that do not fit together are told at once,
     from the headers. Raises BadImageFile (Undecided), MixedSizes, MixedFiles.
     """
-    files = _files(root, table)
-    with warnings.catch_warnings(), ThreadPoolExecutor(threads or min(16, os.cpu_count() or 1)) as pool:
-        # Filters belong to the process, not to a thread, so they are set here, once
-        warnings.simplefilter("error", Image.DecompressionBombWarning)  # such pictures are refused
-        warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header that do not touch pixels
+    found, nothing = {}, [None] * len(table)
+    frames, axes = table.get("frame", nothing), table.get("axis", [2] * len(table))
+    for row, (name, frame, axis) in enumerate(zip(table["path"], frames, axes, strict=True)):
+        file = found.setdefault(name, _File(name, root / name, [], [], []))
+        file.rows.append(row)
+        file.frames.append(int(frame) if str(frame).isdigit() else None)
+        file.axes.append(int(axis))
+    files = list(found.values())
 
-        def each(work, what):
-            done = pool.map(work, files)
-            return list(tqdm(done, what, len(files), False, unit=" files", delay=1, disable=not progress))
+    def each(work, what):
+        return in_threads(work, files, what, progress, threads)
 
-        def decoded():
-            _refuse_mixed(root, files, each(lambda file: _look(file, reading), "headers"), reading)
-            return _stacked(files, each(lambda file: _decode(file, reading), "reading"), reading, skip)
+    def decoded():
+        _refuse_mixed(root, files, list(each(lambda file: _look(file, reading), "headers")), reading)
+        return _filled(files, each(lambda file: _decode(file, reading), "reading"), reading, skip)
 
-        if cache.limit() and _worth_caching(files):
-            images, errors, clear = cache.kept(_key(files, each(_digest, "looking up"), reading, skip), decoded)
-        else:
-            images, errors, clear = decoded()
+    many, large = WORTH_CACHING
+    if cache.limit() and (len(files) >= many or sum(f.path.stat().st_size for f in files if f.path.exists()) >= large):
+        decoders = [
+            f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")
+        ]
+        key = [repr(reading), str(skip), *decoders, *each(_key, "looking up")]
+        images, errors, clear = cache.kept(key, decoded)
+    else:
+        images, errors, clear = decoded()
     if clear:
         warnings.warn(
             f"{clear:,} of {len(images):,} pictures are transparent in places, and are read as they look on "
@@ -102,67 +246,35 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
         )
     good = np.ones(len(table), dtype=bool)
     good[list(errors)] = False
-    return images, good, tuple((file.name, why) for file, why in _bad(files, errors))
+    unreadable = {}
+    for row in sorted(errors):
+        unreadable.setdefault(table["path"].iloc[row], errors[row])
+    return images, good, tuple(unreadable.items())
 
 
-def _files(root, table):
-    """One for each path, in the order of their first rows."""
-    nothing = [None] * len(table)
-    frames, axes = table.get("frame", nothing), table.get("axis", [2] * len(table))
-    files = {}
-    for row, (name, frame, axis) in enumerate(zip(table["path"], frames, axes, strict=True)):
-        file = files.setdefault(name, _File(name, root / name, [], [], []))
-        file.rows.append(row)
-        file.frames.append(int(frame) if str(frame).isdigit() else None)
-        file.axes.append(int(axis))
-    return list(files.values())
-
-
-def _worth_caching(files):
-    many, large = WORTH_CACHING
-    return len(files) >= many or sum(os.path.getsize(f.path) for f in files if os.path.isfile(f.path)) >= large
-
-
-def _digest(file):
-    """What stands for the file in the cache: its kind and a hash of its content, or why there is none."""
+def _key(file):
+    """What decides the pixels of a file: its kind, a hash of its content, or why there is none, and its rows."""
     try:
         with file.path.open("rb") as stream:
-            return f"{_kind(file.path)} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
+            content = f"{kind_of(file.path)} {hashlib.file_digest(stream, 'sha256').hexdigest()}"
     except OSError as error:
-        return reason(error)
-
-
-def _key(files, digests, reading, skip):
-    """What decides the pixels: how files are read, by which versions, and every file's content and rows."""
-    decoders = [f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")]
-    rows = [f"{d} {f.rows} {f.frames} {f.axes}" for f, d in zip(files, digests, strict=True)]
-    return [repr(reading), str(skip), *decoders, *rows]
-
-
-# ------------------------------------------------------------------------------------------- What does not fit
-
-
-def _look(file, reading):
-    """What the header says, as a Look; None where it cannot be read, which is told once the file is."""
-    try:
-        return _DECODERS[_kind(file.path)][0](file.path, Levels.of(reading.levels), file.axes[0])
-    except Exception:  # readers raise nearly every type on damaged files
-        return None
+        content = reason(error)
+    return f"{content} {file.rows} {file.frames} {file.axes}"
 
 
 def _refuse_mixed(root, files, looks, reading):
     """One error of all sizes, colors and depths that do not fit together or leave grey levels undecided."""
     seen = [(file, look) for file, look in zip(files, looks, strict=True) if look is not None]
-    n, problems, kind = len(files), [], MixedFiles
+    n, problems, flags, kind = len(files), [], [], MixedFiles
     sizes = Counter(look.size for _, look in seen)
     if len(sizes) > 1 and reading.size is None:
         usual = sizes.most_common(1)[0][0]
         file, look = next((file, look) for file, look in seen if look.size != usual)
         problems.append(
             f"{len(seen) - sizes[usual]:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most, e.g. "
-            f"{file.name}, {look.size[0]} x {look.size[1]} (resize all with --size 64, size=64)"
+            f"{file.name}, {look.size[0]} x {look.size[1]}"
         )
-        kind = MixedSizes
+        flags, kind = ["--size 64"], MixedSizes
     mapped = {look.mapped: file for file, look in seen}
     if len(mapped) > 1:
         problems.append(f"{mapped[False].name} holds 8 bits and {mapped[True].name} more (bring all files to 8 bits)")
@@ -171,57 +283,27 @@ def _refuse_mixed(root, files, looks, reading):
         coloured = [file for file, look in seen if look.colour]
         true = next((file for file in coloured[:50] if _is_coloured(file, reading)), None)
         if true is not None:
-            problems.append(_grey_beside(plain.name, true.name, f"{len(coloured):,} of {n:,} files are in color: "))
+            problems.append(f"{len(coloured):,} of {n:,} files are in color: {plain.name} is grey and {true.name} not")
+            flags.append("--channels 1")
     open_ones = [file for file, look in seen if look.undecided]
-    if open_ones:
-        error = _decode(open_ones[0], reading)[0]
-        if isinstance(error, Undecided):
-            problems.append(f"{open_ones[0].name} {error}")
-            kind = Undecided
+    if open_ones and isinstance(error := _decode(open_ones[0], reading)[0], Undecided):
+        problems.append(f"{open_ones[0].name} {error}")
+        kind = Undecided
     if problems:
-        raise kind(f"{root}: {'; '.join(problems)}")
+        agree = f": add {' '.join(flags)}, the setting of the published sets" if flags else ""
+        raise kind(f"{root}: {'; '.join(problems)}{agree}")
 
 
-def _grey_beside(plain, coloured, how_many=""):
-    return f"{how_many}{plain} is grey and {coloured} in color (choose --channels 1 or 3, channels=1)"
+def _look(file, reading):
+    """What the header says, as a Look; None where it cannot be read, which is told once the file is."""
+    try:
+        return _DECODERS[kind_of(file.path) or "picture"][0](file.path, Levels.of(reading.levels), file.axes[0])
+    except Exception:  # readers raise nearly every type on damaged files
+        return None
 
 
 def _is_coloured(file, reading):
     return any(isinstance(found, Picture) and found.pixels.ndim == 3 for found in _decode(file, reading))
-
-
-def _bad(files, errors):
-    """Files with a row that could not be read, each with the reason of the first."""
-    found = ((file, [errors[row] for row in file.rows if row in errors]) for file in files)
-    return [(file, why[0]) for file, why in found if why]
-
-
-def _refuse(files, errors):
-    bad = _bad(files, errors)
-    first, why = bad[0]
-    absent = sum(why == _MISSING for _, why in bad)
-    counts = f"{len(bad):,} of {len(files):,} files cannot be read" + (f", {absent:,} do not exist" if absent else "")
-    raise BadImageFile(
-        f"{first.path} {why}; {counts}: repair them, or leave them out with --skip-unreadable (skip_unreadable: true)"
-    )
-
-
-# --------------------------------------------------------------------------------------------------- Decoding
-
-_MISSING = "does not exist"
-
-
-def _kind(path):
-    """What the content is; by the name where it does not say."""
-    with path.open("rb") as stream:
-        start = stream.read(132)
-    name = path.name.lower()
-    if start[128:] == b"DICM":
-        return "DICOM"
-    is_picture = start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF"))
-    if name.endswith(NIFTIS) and not is_picture:
-        return "NIfTI"
-    return "DICOM" if name.endswith(DICOMS) and not is_picture else "picture"
 
 
 def _decode(file, reading):
@@ -230,7 +312,7 @@ def _decode(file, reading):
     try:
         if not file.path.is_file():
             raise BadImageFile("is no regular file" if os.path.lexists(file.path) else _MISSING)
-        kind = _kind(file.path)
+        kind = kind_of(file.path) or "picture"
         get = _DECODERS[kind][1](file.path, file.frames, Levels.of(reading.levels))
         results = []
         for frame, axis in zip(file.frames, file.axes, strict=True):
@@ -262,53 +344,44 @@ def _finished(picture, reading):
     return Picture(pixels, picture.colour, picture.mapped, picture.clear)
 
 
-def _stacked(files, results, reading, skip):
-    """(all pictures, {row: why it could not be read}, how many are transparent in places). Raises as read does."""
-    found = {row: one for file, of in zip(files, results, strict=True) for row, one in zip(file.rows, of, strict=True)}
-    names = {row: file for file in files for row in file.rows}
-    rows = sorted(found)
-    errors = {row: found[row] for row in rows if not isinstance(found[row], Picture)}
-    first = next((row for row in errors if isinstance(errors[row], Undecided) or not skip), None)
-    if first is not None and isinstance(errors[first], Undecided):
-        raise Undecided(f"{names[first].path} {errors[first]}")
-    errors = {row: str(error) for row, error in errors.items()}
-    good = [row for row in rows if row not in errors]
-    if errors and not (skip and good):
-        _refuse(files, errors)
-    shape = found[good[0]].pixels.shape[:2]
-    other = next((row for row in good if found[row].pixels.shape[:2] != shape), None)
-    if other is not None:  # pages of a file differ, or a header is wrong
-        raise MixedSizes(f"{names[good[0]].path} and {names[other].path} differ in size: resize all with --size 64")
-    coloured = next((row for row in good if found[row].pixels.ndim == 3), None)
-    plain = next((row for row in good if not found[row].colour), None)
+def _filled(files, results, reading, skip):
+    """(all pictures, {row: why it could not be read}, how many are transparent in places). Raises as read does.
+
+    Each picture goes into the array as it comes, so that pixels are held once.
+    """
+    images, errors, clear, first, other, plain, coloured = None, {}, 0, None, None, None, None
+    for file, found in zip(files, results, strict=True):
+        for row, one in zip(file.rows, found, strict=True):
+            if isinstance(one, BadImageFile):
+                errors[row] = (file, one)
+                continue
+            pixels, clear = one.pixels, clear + one.clear
+            if images is None:
+                first, images = file, np.empty((sum(len(f.rows) for f in files), *pixels.shape), dtype=np.uint8)
+            plain = plain or (None if one.colour else file)
+            coloured = coloured or (file if pixels.ndim == 3 else None)
+            if pixels.shape[:2] != images.shape[1:3]:  # pages of a file differ, or a header is wrong
+                other = other or file
+                continue
+            if pixels.ndim == images.ndim:  # the first in color
+                images = np.repeat(images[..., None], 3, axis=3)
+            images[row] = pixels[..., None] if pixels.ndim < images.ndim - 1 else pixels
+    bad = {}
+    for _, (file, error) in sorted(errors.items()):
+        if isinstance(error, Undecided):
+            raise Undecided(f"{file.path} {error}")
+        bad.setdefault(file.path, str(error))
+    if bad and (images is None or not skip):
+        absent = sum(why == _MISSING for why in bad.values())
+        raise BadImageFile(
+            f"{' '.join(map(str, next(iter(bad.items()))))}; {len(bad):,} of {len(files):,} files cannot be read"
+            f"{f', {absent:,} do not exist' if absent else ''}: repair them, or leave them out with --skip-unreadable "
+            "(skip_unreadable: true)"
+        )
+    if other is not None:
+        raise MixedSizes(f"{first.path} and {other.path} differ in size: resize all with --size 64")
     if None not in (coloured, plain) and reading.channels is None:
-        raise MixedFiles(_grey_beside(names[plain].path, names[coloured].path))
-    images = np.empty((len(good), *shape, *([] if coloured is None else [3])), dtype=np.uint8)
-    clear = sum(found[row].clear for row in good)
-    for i, row in enumerate(good):
-        pixels = found.pop(row).pixels  # so that pictures are not held twice
-        images[i] = pixels[..., None] if pixels.ndim < images.ndim - 1 else pixels
-    return images, errors, clear
-
-
-# ---------------------------------------------------------------------------------------------- What a path is
-
-
-def hidden(path):
-    """Whether a file or folder is not meant to be seen."""
-    return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
-
-
-def kind_of(path):
-    """What a path looks like, "picture", "DICOM" or "NIfTI": by its suffix, else by its content; else None."""
-    name = path.name.lower()
-    if hidden(path) or not (path.is_file() or path.is_symlink()) or path.is_dir():
-        return None
-    for kind, suffixes in (("picture", pictures.SUFFIXES), ("DICOM", DICOMS), ("NIfTI", NIFTIS)):
-        if name.endswith(suffixes):
-            return kind
-    try:
-        with path.open("rb") as stream:
-            return "DICOM" if stream.read(132)[128:] == b"DICM" else None
-    except OSError:  # it is no image that can be listed
-        return None
+        raise MixedFiles(f"{plain.path} is grey and {coloured.path} in color: add --channels 1 or 3 (channels=1)")
+    if errors:
+        images = np.delete(images, list(errors), axis=0)
+    return images, {row: str(error) for row, (_, error) in errors.items()}, clear

@@ -1,12 +1,12 @@
 """Labelled images of which one property is set and the others are held: sets for controlled experiments.
 
-Two makers, with one vocabulary. `striped_images` renders images of known dimension; `striped_labels` labels given
-images. In both the label alternates along one direction in `stripes` stripes, the classes are held `margin` apart, and
-`pairs` of images face each other across a boundary at `pair_margin`, the smallest distance between the classes: so
-label sharpness is K_F = 1 / pair_margin, whatever else is changed. At one seed sets share what the change leaves alone.
+The label alternates along one direction in `stripes` stripes. The classes are held `margin` apart, and `pairs` of
+images face each other across a boundary at `pair_margin`, so that K_F = 1 / pair_margin whatever changes. At one
+seed sets share what the change leaves alone.
 """
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from intrinsic.images import manifolds
 
@@ -29,16 +29,14 @@ def striped_images(
         image(t) = 1/2 + sum_i t_i P_i,        t in [-s, s]^d
 
     P_i are the first `span` orthonormal cosine patterns and s is the largest half side at which no image of `span`
-    coordinates can leave [0, 1], so that distances are in one unit for all d. Coordinate t_axis is cut by stripes - 1
-    slabs of width `margin` into stripes in which the label alternates. Images 2p and 2p + 1 (p < pairs) are one image
-    on either side of a slab, pair_margin apart.
+    coordinates can leave [0, 1]. Coordinate t_axis is cut by stripes - 1 slabs of width `margin`. Images 2p and 2p + 1
+    (p < pairs) are one image on either side of a slab.
 
     margin         L2 distance that all other images keep between the classes, images in [0, 1]
-    pair_margin    of the pairs, at most margin; None: margin. K_F = 1 / pair_margin up to 8-bit rounding, at any n
+    pair_margin    of the pairs, at most margin; None: margin
     random_labels  True: images as they are, labels permuted; a control in which the label says nothing
-    Held at every setting: n, n/2 images a class, s, all coordinates but t_axis (axes other than 0 trade places).
-    Returns uint8 (n, size, size), int64 labels (n,), int64 groups (n,) (a pair is one group, any other image its own)
-    and facts: d, half_side (s), gap_l2 = pair_margin, k_f = 1 / gap_l2, rounding_l2 as in manifolds.torus_images.
+    Returns uint8 (n, size, size), int64 labels (n,), n/2 a class, int64 groups (n,) (a pair is one group, any other
+    image its own) and facts: d, half_side (s), gap_l2 = pair_margin, k_f = 1 / gap_l2 up to rounding_l2.
     """
     pair_margin = _checked(n, margin, pair_margin, pairs, stripes)
     if d != int(d) or not 1 <= d <= span or not 0 <= axis < d:
@@ -77,9 +75,9 @@ def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axi
     Points (m, D) are ranked along principal component `axis`; stripes of equal count alternate in label. Pairs are
     disjoint closest pairs across classes at no less than pair_margin. Points nearer than margin to the other class are
     left out: first those near a pair's points, then greedily the one with most such neighbors. The set is the pairs,
-    and of the rest the first in one seeded order, until a class has n/2; so settings share most points.
+    and of the rest the first in one seeded order, until a class has n/2.
 
-    margin, pair_margin, pairs, random_labels   as in striped_images; K_F is at most 1 / pair_margin, and just below it
+    margin, pair_margin, pairs, random_labels   as in striped_images; K_F is at most 1 / pair_margin
     Returns rows int64 (n,), labels int64 (n,), groups int64 (n,), facts: gap_l2 (exact), k_f, n_left.
     Raises ValueError where too few points are left.
     """
@@ -92,7 +90,7 @@ def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axi
         rank = m - 1 - rank
     label = (rank * stripes // m % 2).astype(np.int64)
     sides = [np.flatnonzero(label == side) for side in (0, 1)]
-    distance = _distances(points[sides[0]], points[sides[1]])
+    distance = cdist(points[sides[0]], points[sides[1]])
     first, second = _facing(distance, pair_margin, margin, pairs)
     near = distance < margin
     kept = [~near[:, second].any(axis=1), ~near[first].any(axis=0)]
@@ -117,7 +115,7 @@ def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axi
     shuffled = rng.permutation(n)
     if random_labels:
         labels = rng.permutation(labels)
-    gap = float(distance[first, second].min()) if pairs else float(_distances(points[rows[0]], points[rows[1]]).min())
+    gap = float(distance[first, second].min()) if pairs else float(cdist(points[rows[0]], points[rows[1]]).min())
     facts = {"gap_l2": gap, "k_f": 1 / gap, "n_left": int(sum(k.sum() for k in kept)) + 2 * pairs}
     return chosen[shuffled], labels[shuffled], groups[shuffled], facts
 
@@ -134,28 +132,22 @@ def _checked(n, margin, pair_margin, pairs, stripes):
     return pair_margin
 
 
-def _distances(a, b):
-    """Euclidean distances (len(a), len(b)) in float64."""
-    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
-    return np.sqrt(np.maximum(squared, 0))
-
-
 def _facing(distance, least, apart, pairs):
     """Rows and columns of disjoint smallest entries >= least, every other entry between them being >= apart."""
     rows, columns = [], []
-    if not pairs:
-        return np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)
     i, j = np.nonzero(distance >= least)
     nearest = np.argpartition(distance[i, j], min(len(i) - 1, 20_000))[:20_000]
     nearest = nearest[np.argsort(distance[i, j][nearest], kind="stable")]
     for a, b in zip(i[nearest], j[nearest], strict=True):
+        if len(rows) == pairs:
+            break
         free = a not in rows and b not in columns
         if free and (distance[a, columns] >= apart).all() and (distance[rows, b] >= apart).all():
             rows.append(a)
             columns.append(b)
-            if len(rows) == pairs:
-                return np.array(rows), np.array(columns)
-    raise ValueError(f"only {len(rows)} of {pairs} pairs at a distance of at least {least} fit; take fewer pairs")
+    if len(rows) < pairs:
+        raise ValueError(f"only {len(rows)} of {pairs} pairs at a distance of at least {least} fit; take fewer pairs")
+    return np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)
 
 
 def _part(near, kept):

@@ -84,20 +84,23 @@ def load(
 def _assembled(entry, found, reading, skip, progress):
     """Rules, then pixels of the rows they keep."""
     labels, classes, kept = entry.labels.apply(found.table, found.label, found.classes)
-    if not kept.any():
+    rows = np.flatnonzero(kept)
+    if not len(rows):
         raise BadSource(f"the label rule of {entry.name} leaves none of its {len(kept):,} images: correct it")
-    if entry.at_most is not None:
-        drawn = _drawn(_paths(found.table[kept]), labels, entry.at_most)
-        labels, kept = labels[drawn], np.isin(np.arange(len(kept)), np.flatnonzero(kept)[drawn])
-    table = found.table[kept].reset_index(drop=True)
-    table, group = _grouped(entry, found, table, progress)
+    if entry.at_most is not None:  # those whose paths have the smallest SHA-256: random, yet repeatable
+        paths = (path.encode("utf-8", "surrogateescape") for path in _paths(found.table.iloc[rows]))
+        order = np.argsort([hashlib.sha256(path).hexdigest() for path in paths], kind="stable")
+        each = [order[labels[order] == label][: entry.at_most] for label in np.unique(labels)]
+        drawn = np.sort(np.concatenate(each))
+        labels, rows = labels[drawn], rows[drawn]
+    table = found.table.iloc[rows].reset_index(drop=True)
+    group, unreadable, at = _grouped(entry, found, table, progress), (), "stored"
     if found.images is not None:
-        pixels, unreadable, at = (found.images if kept.all() else found.images[kept]), (), "stored"
+        pixels = found.images if len(rows) == len(kept) else found.images[rows]
     else:
         pixels, good, unreadable = files.read(found.root, table, reading, skip=skip, progress=progress)
         labels, table, at = labels[good], table[good], reading.pixel_range
         group = None if group is None else group[good]
-    facts = {key: getattr(entry, key) for key in ("domain", "modality", "about", "beware", "show_pixels")}
     return ImageSet(
         np.asarray(pixels),
         labels,
@@ -110,31 +113,24 @@ def _assembled(entry, found, reading, skip, progress):
         unreadable=unreadable,
         source=entry.source or found.facts.get("source", ""),
         licence=entry.licence or found.facts.get("licence", ""),
-        **facts,
+        **{key: getattr(entry, key) for key in ("domain", "modality", "about", "beware", "show_pixels")},
     )
 
 
 def _grouped(entry, found, table, progress):
-    """(the table, the group of each row or None): by the entry's rule, the source's own group, or DICOM's patient."""
+    """The group of each row, or None: by the entry's rule, the source's own group, or DICOM's patient."""
     rule, default = entry.group, found.group
-    by_patient = isinstance(rule, GroupRule) and rule.column == "PatientID"
-    if found.images is None and "PatientID" not in table and (by_patient or (rule is None and default is None)):
+    if rule == "unknown":
+        return None
+    by_patient = default is None if rule is None else rule.column == "PatientID"
+    if by_patient and found.images is None and "PatientID" not in table:
         ids = patients(found.root, list(table["path"]), progress)
         if any(ids):
             table["PatientID"], default = ids, default or "PatientID"
-    if rule is None and default is not None:
-        rule = GroupRule(of="patient" if default == "PatientID" else "group")
-    return table, rule.apply(table, default) if isinstance(rule, GroupRule) else None
-
-
-def _drawn(paths, labels, at_most):
-    """Rows (bool) of the at_most images of each class whose paths have the smallest SHA-256: random, yet repeatable."""
-    drawn = np.zeros(len(labels), dtype=bool)
-    digests = np.array([hashlib.sha256(path.encode("utf-8", "surrogateescape")).hexdigest() for path in paths])
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        drawn[rows[np.argsort(digests[rows], kind="stable")[:at_most]]] = True
-    return drawn
+    if rule is None and default is None:
+        return None
+    rule = rule or GroupRule(of="patient" if default == "PatientID" else "group")
+    return rule.apply(table, default)
 
 
 def _paths(table):
@@ -156,13 +152,10 @@ def find(source):
         if Path(source).is_dir() and Path(named[source].location or "").name != source:
             warnings.warn(f"{source} is taken from the catalogue: ./{source} names the folder", stacklevel=3)
         return named[source]
-    path = Path(source).expanduser()
-    if path.exists():
-        return of_path(path)
-    if may_be_name:
+    if may_be_name and not Path(source).expanduser().exists():
         near = suggest(source, named) or f"; the names are {', '.join(list(named)[:8])}, ... (`intrinsic datasets`)"
         raise UnknownImageSet(f"{source!r} is neither a name in the catalogue nor a path that exists{near}")
-    raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
+    return of_path(source)
 
 
 def name_of(path):
@@ -176,40 +169,34 @@ def of_path(path, **fields):
     """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
     path = Path(path).expanduser()
     if not path.exists():
-        raise UnknownImageSet(f"{path} does not exist: give a folder or a file")
+        raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
     name = name_of(path)
-    if path.is_dir() and "adapter" not in fields:
-        fields = _with_adapter(path, fields)
     own = {
         "name": re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images",
         "title": name or "images",
         "domain": "unknown",
-        "adapter": fields.get("adapter") or adapter_of(path),
         "location": str(path.absolute()).replace("${", "$${"),
         **dict.fromkeys(("about", "beware", "source", "licence"), ""),
     }
+    if "adapter" not in fields:
+        fields = {**fields, **_adapter(path, fields)}
     return entries.made({**own, **fields}, BadSource, path)
 
 
-def _with_adapter(path, fields):
-    """The fields, with the adapter that they ask for: `nested` class folders, or rules on DICOM headers."""
-    options, columns = dict(fields.get("options") or {}), _of_headers(fields)
-    adapter = adapter_of(path, headers=bool(columns))
-    if adapter == "dicom" and columns:
-        more = [column for column in columns if column not in HEADER and not ("join" in options and not is_tag(column))]
-        options = ({"tags": more} if more else {}) | options
-    if options.get("nested") and not fields.get("labels"):
-        adapter = "folder"
-    if adapter != "folder":
-        options.pop("nested", None)  # all folders are read
-    return {**fields, "adapter": adapter, "options": options}
-
-
-def _of_headers(fields):
-    """Columns that label and group rules name and a folder of pictures does not have: attributes of DICOM headers."""
-    rules = [fields.get("labels") or {}, fields.get("group") or {}]
-    named = [rule.get("column") if isinstance(rule, dict) else getattr(rule, "column", None) for rule in rules]
-    join = (fields.get("options") or {}).get("join")
+def _adapter(path, fields):
+    """The adapter and its options that the fields ask for: `nested` class folders, or rules on DICOM headers."""
+    options = dict(fields.get("options") or {})
+    join = options.get("join")
+    rules = (fields.get(name) for name in ("labels", "group"))
+    columns = {dict(rule).get("column") for rule in rules if rule and rule != "unknown"}
     if join and join["column"] != "PatientID":  # which class folders have as well
-        named.append(join["column"])
-    return [column for column in named if column not in (None, "path", "folder", "frame", "volume")]
+        columns.add(join["column"])
+    columns -= {None, "path", "folder", "frame", "volume"}  # what is left a folder of pictures does not have
+    adapter = adapter_of(path, headers=bool(columns))
+    if adapter == "dicom" and (more := sorted(c for c in columns - {*HEADER} if not join or is_tag(c))):
+        options = {"tags": more} | options
+    if path.is_dir() and options.get("nested") and not fields.get("labels"):
+        adapter = "folder"
+    if path.is_dir() and adapter != "folder":
+        options.pop("nested", None)  # all folders are read
+    return {"adapter": adapter, "options": options}

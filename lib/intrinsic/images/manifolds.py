@@ -4,7 +4,8 @@ Every function is deterministic in its seed. Point clouds are float64 arrays (n,
 points are turned by a random rotation into that many coordinates, which changes no distance.
 """
 
-from math import gamma, pi, sin, sqrt
+from itertools import product
+from math import inf, pi, sin, sqrt
 
 import numpy as np
 
@@ -22,19 +23,12 @@ def flat_torus(n, d, ambient=None, seed=0):
     return _embed(points, ambient, rng)
 
 
-def ball(n, d, ambient=None, seed=0):
-    """n uniform points in the unit ball of R^d, as float64 (n, ambient) or (n, d)."""
-    _check(n, d, ambient, d)
-    rng = np.random.default_rng(seed)
-    points = _unit(rng.standard_normal((n, d))) * rng.random((n, 1)) ** (1 / d)
-    return _embed(points, ambient, rng)
-
-
 def sphere(n, d, ambient=None, seed=0):
     """n uniform points on the unit sphere S^d, of dimension d, as float64 (n, ambient) or (n, d + 1)."""
     _check(n, d, ambient, d + 1)
     rng = np.random.default_rng(seed)
-    return _embed(_unit(rng.standard_normal((n, d + 1))), ambient, rng)
+    points = rng.standard_normal((n, d + 1))
+    return _embed(points / np.linalg.norm(points, axis=1, keepdims=True), ambient, rng)
 
 
 def cube(n, d, ambient=None, seed=0):
@@ -44,22 +38,6 @@ def cube(n, d, ambient=None, seed=0):
     return _embed(rng.random((n, d)), ambient, rng)
 
 
-def parallel_planes(n, d, gap, ambient=None, seed=0):
-    """Two parallel unit d-cubes a distance `gap` apart, one class on each: K_F = 1 / gap exactly, at every n.
-
-    Point 2i + 1 is point 2i moved by `gap` along the normal; for odd n the last point has no partner.
-    Returns float64 (n, ambient) or (n, d + 1), whose first coordinate is 0 or gap, and int64 labels (n,).
-    """
-    _check(n, d, ambient, d + 1)
-    if n < 2:
-        raise ValueError(f"n={n} leaves a plane without a point, so there is no pair across; take n >= 2")
-    _check_gap(gap)
-    rng = np.random.default_rng(seed)
-    labels = np.arange(n, dtype=np.int64) % 2
-    base = np.repeat(rng.random(((n + 1) // 2, d)), 2, axis=0)[:n]
-    return _embed(np.column_stack([gap * labels, base]), ambient, rng), labels
-
-
 def parallel_tori(n, d, gap, ambient=None, seed=0):
     """n independent points on two parallel flat tori a distance `gap` apart, one class on each: K_F = 1 / gap.
 
@@ -67,28 +45,12 @@ def parallel_tori(n, d, gap, ambient=None, seed=0):
     Returns float64 (n, ambient) or (n, 2d + 1), whose last coordinate is 0 or gap, and int64 labels (n,).
     """
     _check(n, d, ambient, 2 * d + 1)
-    _check_gap(gap)
+    if not 0 < gap < inf:
+        raise ValueError(f"gap={gap} is no distance between two classes; take a number above 0")
     points = flat_torus(n, d, seed=seed)
     rng = np.random.default_rng([seed, 1])
     labels = rng.integers(0, 2, n)
     return _embed(np.column_stack([points, gap * labels]), ambient, rng), labels
-
-
-def folded_curve(n, p, folds, ambient=None, seed=0):
-    """n points on a closed smooth curve, of dimension 1, that looks p-dimensional to few points.
-
-        x(t) = (cos 2 pi w_j t, sin 2 pi w_j t) / (2 pi),   w_j = folds^j,  j = 0 .. p - 1,   t uniform in [0, 1)
-
-    It winds through a flat torus of dimension p, its strands about 1 / folds apart; n below about folds^p points see
-    the torus. Its Lipschitz constant is sqrt(sum_j w_j^2). Returns float64 (n, ambient) or (n, 2p).
-    """
-    _check(n, p, ambient, 2 * p)
-    if folds != int(folds) or folds < 1:
-        raise ValueError(f"folds={folds} does not close the curve; take a whole number, at least 1")
-    rng = np.random.default_rng(seed)
-    t = 2 * pi * rng.random((n, 1)) * float(folds) ** np.arange(p)
-    points = np.stack([np.cos(t), np.sin(t)], axis=2).reshape(n, 2 * p) / (2 * pi)
-    return _embed(points, ambient, rng)
 
 
 def overlapping_clouds(n, d, seed=0):
@@ -102,28 +64,17 @@ def overlapping_clouds(n, d, seed=0):
     return points, rng.permutation(np.arange(n, dtype=np.int64) % 2)
 
 
-def nearest_neighbor_distance(n, d):
-    """Expected distance from a point of the flat torus (R/Z)^d to the nearest of n others, exact as n grows.
-
-    E r = Gamma(1 + 1/d) * (c n)^(-1/d),    c = pi^(d/2) / Gamma(d/2 + 1), the volume of the unit ball
-    """
-    _check(n, d, None, d)
-    ball_volume = pi ** (d / 2) / gamma(d / 2 + 1)
-    return gamma(1 + 1 / d) * (ball_volume * n) ** (-1 / d)
-
-
 def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0):
     """Smooth images on a d-dimensional flat torus in pixel space, in two classes a known distance apart.
 
         image(t) = 1/2 + s * sum_i ( cos(t_i) A_i + sin(t_i) B_i ),        d angles t_i
 
     A_i, B_i are orthonormal low-frequency cosine patterns and s is the largest radius at which no image can leave
-    [0, 1]. The label is the half circle of t_1. Two arcs of gap/2, around 0 and pi, are left out, so the classes are
-    a chord 2 s sin(gap/4) apart.
+    [0, 1]. The label is the half circle of t_1. Two arcs of gap/2 radians, around 0 and pi, are left out: the classes
+    are a chord 2 s sin(gap/4) apart.
 
-    n, d   images (half of them a class) and dimension;  size   pixels a side;  gap   radians, 0 < gap < 2 pi
-    Returns uint8 (n, size, size), int64 labels (n,) and facts: d, scale (s), gap_l2 and k_f_limit = 1 / gap_l2 of
-    images in [0, 1] before rounding to 8 bits; rounding_l2 = size / 255, the most that rounding changes a distance by.
+    Returns uint8 (n, size, size), n/2 a class, int64 labels (n,) and facts: d, scale (s), gap_l2 and k_f_limit =
+    1 / gap_l2 of images in [0, 1] before rounding to 8 bits; rounding_l2, the most that rounding changes a distance by.
     """
     patterns = _patterns(n, d, 2 * d, size)
     if not 0 < gap < 2 * pi:
@@ -170,10 +121,7 @@ def _patterns(n, d, count, size):
     position = (np.arange(size) + 0.5) / size
     waves = np.cos(pi * np.arange(size)[:, None] * position) * sqrt(2 / size)
     waves[0] /= sqrt(2)
-    order = sorted(
-        ((row, column) for row in range(size // 2) for column in range(size // 2) if row or column),
-        key=lambda f: (f[0] ** 2 + f[1] ** 2, f),
-    )
+    order = sorted(product(range(size // 2), repeat=2), key=lambda f: (f[0] ** 2 + f[1] ** 2, f))[1:]
     return np.stack([np.outer(waves[row], waves[column]).ravel() for row, column in order[:count]])
 
 
@@ -187,10 +135,6 @@ def _facts(d, scale, gap_l2, size):
     return {"d": d, "scale": float(scale), **gap, "rounding_l2": size / 255}
 
 
-def _unit(vectors):
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 def _embed(points, ambient, rng):
     """The same points in `ambient` coordinates, through a random matrix with orthonormal columns."""
     if ambient is None:
@@ -199,15 +143,9 @@ def _embed(points, ambient, rng):
     return points @ basis.T
 
 
-def _check_gap(gap):
-    if not (np.isfinite(gap) and gap > 0):
-        raise ValueError(f"gap={gap} is no distance between two classes; take a number above 0")
-
-
 def _check(n, d, ambient, least):
-    if n != int(n) or n < 1:
-        raise ValueError(f"n={n} is no number of points; take a whole number, at least 1")
-    if d != int(d) or d < 1:
-        raise ValueError(f"d={d} is no dimension of a manifold here; take a whole number, at least 1")
+    for name, value in (("n", n), ("d", d)):
+        if value != int(value) or value < 1:
+            raise ValueError(f"{name}={value} makes no manifold here; take a whole number, at least 1")
     if ambient is not None and (ambient != int(ambient) or ambient < least):
         raise ValueError(f"ambient={ambient} cannot hold this manifold, which needs {least} coordinates")

@@ -74,16 +74,13 @@ def check_match(size, channels, pixel_range="stored"):
 
 def check_matched(sets, per_class=None):
     """Raises Unmatched, with the reason, where sets differ in size, channels or range, or a class lacks M images."""
-    for images in sets:
-        for what, own, first in (
-            ("pixels", sides(images.images), sides(sets[0].images)),
-            ("channels", images.channels, sets[0].channels),
-            ("range", images.pixel_range, sets[0].pixel_range),
-        ):
-            if own != first:
+    settings = [{"pixels": sides(s.images), "channels": s.channels, "range": s.pixel_range} for s in sets]
+    for images, own in zip(sets, settings, strict=True):
+        for what, first in settings[0].items():
+            if own[what] != first:
                 raise Unmatched(
-                    f"{sets[0].name} has {what} {first} and {images.name} {own}, and K_F and d_data change with it: "
-                    "match them first, e.g. match(images, size=64, channels=1)"
+                    f"{sets[0].name} has {what} {first} and {images.name} {own[what]}, and K_F and d_data change with "
+                    "it: match them first, e.g. match(images, size=64, channels=1)"
                 )
         name, least = smallest_class(images)
         if per_class is not None and least < per_class:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.listing import Found
+from intrinsic.images.files import Found
 from intrinsic.images.sets import BadSource, reason
 
 OFFLINE = "INTRINSIC_OFFLINE"  # 1: nothing is downloaded
@@ -93,10 +93,8 @@ def medmnist(
     sets = _fetched(make, path, parts)
     pixels = np.concatenate([one.imgs for one in sets])
     labels = np.concatenate([one.labels for one in sets])
-    names, classes = (
-        _names(parts, [len(one.imgs) for one in sets]),
-        tuple(info["label"][str(i)] for i in range(len(info["label"]))),
-    )
+    names = _names(parts, [len(one.imgs) for one in sets])
+    classes = tuple(info["label"][str(i)] for i in range(len(info["label"])))
     if info["task"].startswith("multi-label"):
         columns = {name: labels[:, i] for i, name in enumerate(classes)}
         return Found(pd.DataFrame({"path": names, **columns}), images=pixels)

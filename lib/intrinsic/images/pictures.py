@@ -134,11 +134,9 @@ def checked_frame(frame, n, what):
 def look(path, levels, axis=None):
     """What the header of a picture says."""
     with Image.open(path, formats=FORMATS) as picture:
-        turned = picture.getexif().get(274, 1) in (5, 6, 7, 8)
-        size = picture.size[::-1] if turned else picture.size
+        size = picture.size[::-1] if picture.getexif().get(274, 1) in (5, 6, 7, 8) else picture.size
         deep = picture.mode.startswith(("I", "F")) or _is_deep_png(picture, path)
-        return Look(size, picture.mode not in ("1", "L", "LA", "La") and not picture.mode.startswith(("I", "F")), deep,
-                    deep and levels is None)  # fmt: skip
+        return Look(size, _is_coloured(picture), deep, deep and levels is None)
 
 
 def decoder(path, frames, levels):
@@ -148,19 +146,20 @@ def decoder(path, frames, levels):
         with Image.open(path, formats=FORMATS) as picture:
             if frame is not None or picture.format == "TIFF":  # of an animation the first is shown
                 picture.seek(checked_frame(frame, getattr(picture, "n_frames", 1), "pages"))
-            if picture.format == "PPM":
-                _refuse_deep_pnm(picture)
+            if (
+                picture.format == "PPM"
+            ):  # of more than 8 bits Pillow drops the lower ones in color, and scales them in grey
+                arguments = picture.tile[0][3]  # the last one is the maximum, unless that is the format's own
+                if picture.mode in ("I", "F") or (isinstance(arguments, tuple) and arguments[-1] > 255):
+                    raise BadImageFile("holds more than 8 bits as PNM, of which only 8 could be read; save it as PNG")
             picture.load()
             return _of_pillow(picture, path, levels)
 
     return get
 
 
-def _refuse_deep_pnm(picture):
-    """Of more than 8 bits Pillow drops the lower ones in color, and scales them in grey."""
-    arguments = picture.tile[0][3]  # of the decoder; its last one is the maximum, unless that is the format's own
-    if picture.mode in ("I", "F") or (isinstance(arguments, tuple) and arguments[-1] > 255):
-        raise BadImageFile("holds more than 8 bits as PNM, of which only 8 could be read; save it as PNG instead")
+def _is_coloured(picture):
+    return picture.mode not in ("1", "L", "LA", "La") and not picture.mode.startswith(("I", "F"))
 
 
 def _is_deep_png(picture, path):
@@ -187,8 +186,7 @@ def _of_pillow(picture, path, levels):
     elif bits > 8:
         raise BadImageFile(f"holds color in {bits} bits as TIFF, of which only 8 could be read; save it as PNG instead")
     else:
-        pixels, clear = _of_eight_bits(picture)
-        return Picture(pixels, picture.mode not in ("1", "L", "LA", "La"), False, clear)
+        return _of_eight_bits(picture)
     refuse_nonfinite(values)
     if levels is None:
         raise undecided(values, "full" if full else f"range:{values.min():g},{values.max():g}")
@@ -211,11 +209,11 @@ def _deep_png(path):
 
 
 def _of_eight_bits(picture):
-    """(grey levels or RGB of a Pillow image of at most 8 bits a channel, upright; whether some is transparent)."""
-    upright = ImageOps.exif_transpose(picture)
+    """A Pillow image of at most 8 bits a channel, upright and over black."""
+    upright, clear = ImageOps.exif_transpose(picture), False
     if upright.has_transparency_data:
         upright = upright.convert("RGBA")
-        black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
         clear = upright.getchannel("A").getextrema()[0] < 255
-        return np.asarray(Image.alpha_composite(black, upright).convert("RGB")), clear
-    return np.asarray(upright.convert("L" if picture.mode in ("1", "L") else "RGB")), False
+        upright = Image.alpha_composite(Image.new("RGBA", upright.size, (0, 0, 0, 255)), upright)
+    pixels = np.asarray(upright.convert("L" if picture.mode in ("1", "L") else "RGB"))
+    return Picture(pixels, _is_coloured(picture), False, clear)

@@ -7,9 +7,10 @@ or a part of its text, into labels or groups; rows that it leaves out are never 
 import re
 import unicodedata
 import warnings
-from dataclasses import dataclass, fields
+from typing import Annotated, Literal
 
 import numpy as np
+import pydantic
 
 from intrinsic.images.sets import BadSource, suggest
 
@@ -34,14 +35,10 @@ def text_of(value):
     return str(value).strip()
 
 
-def _texts(values):
-    if not isinstance(values, list | tuple):
-        raise ValueError(f"{values!r} is no list of values")
-    return [text_of(value) for value in values]
+Text = Annotated[str, pydantic.BeforeValidator(text_of)]
 
 
-@dataclass(frozen=True)
-class _Rule:
+class _Rule(pydantic.BaseModel):
     """Where a value stands.
 
     column    of the source's table; none: the source's own (folder, label, group)
@@ -49,21 +46,10 @@ class _Rule:
               the path
     """
 
-    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - for the reader of catalogues
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     column: str | None = None
-    pattern: str | None = None
-
-    def __post_init__(self):
-        try:
-            re.compile(self.pattern or "")
-        except re.error as error:
-            raise ValueError(f"pattern {self.pattern!r} is not a regular expression ({error})") from None
-
-    def given(self):
-        """The keys that are not at their defaults."""
-        own = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in own.items() if value != getattr(type(self), name)}
+    pattern: re.Pattern | None = None
 
     def values(self, table, default, what, known=()):
         """(text of each row, "" where it is missing; rows that the pattern did not match).
@@ -81,14 +67,13 @@ class _Rule:
         values = [text_of(value) for value in table[column]]
         unmatched = np.zeros(len(values), dtype=bool)
         if self.pattern:
-            found = [re.search(self.pattern, value) for value in values]
+            found = [self.pattern.search(value) for value in values]
             unmatched = np.array([match is None for match in found], dtype=bool)
-            values = ["" if m is None else text_of(m[1] if m.re.groups else m[0]) for m in found]
+            values = ["" if m is None else text_of(m[min(m.re.groups, 1)]) for m in found]
         empty = set() if column == "folder" else set(EMPTY) - set(known)
         return ["" if value in empty else value for value in values], unmatched
 
 
-@dataclass(frozen=True)
 class LabelRule(_Rule):
     """What the label of an image is.
 
@@ -102,37 +87,27 @@ class LabelRule(_Rule):
     unused            a value of a class that no image has: refuse | allow
     """
 
-    classes: dict | None = None
-    pair: list | tuple | None = None
-    grades: list | None = None
-    positive_from: object = None
-    others: str = "refuse"
-    missing: str = "refuse"
-    unused: str = "refuse"
+    classes: dict[Text, list[Text]] | None = None
+    pair: tuple[Text, Text] | None = None
+    grades: list[Text] | None = None
+    positive_from: Text | None = None
+    others: Literal["refuse", "drop"] = "refuse"
+    missing: Annotated[str, pydantic.Field(pattern="^(refuse|drop|as:.+)$")] = "refuse"
+    unused: Literal["refuse", "allow"] = "refuse"
 
-    def __post_init__(self):
-        super().__post_init__()
+    @pydantic.model_validator(mode="after")
+    def _one_way(self):
         ways = [name for name in ("classes", "pair", "grades") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ValueError(f"{' and '.join(ways)} are given, and only one of them can decide the labels")
-        for name, allowed in (("others", "refuse|drop"), ("missing", "refuse|drop|as:.+"), ("unused", "refuse|allow")):
-            if not re.fullmatch(allowed, getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, where {allowed.replace('|', ' or ')} is needed")
-        plain = {
-            "classes": lambda classes: {text_of(name): _texts(values) for name, values in classes.items()},
-            "pair": lambda pair: tuple(_texts(pair)),
-            "grades": _texts,
-            "positive_from": text_of,
-        }
-        for name, to_text in plain.items():
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, to_text(getattr(self, name)))
-        if self.positive_from is not None and self.positive_from not in (self.grades or []):
+        if self.positive_from is not None and self.positive_from not in (self.grades or ()):
             raise ValueError(f"positive_from {self.positive_from!r} is not one of the grades")
         parts = [part for values in (self.mapping() or {}).values() for part in values]
-        twice = next((part for part in self.pair or parts if (self.pair or parts).count(part) > 1), None)
-        if twice is not None or len(self.pair or "ab") != 2:
-            raise ValueError(f"{twice or self.pair!r}: a value is used twice, or a pair is not of two")
+        if self.pair is not None and self.pair[0] == self.pair[1]:
+            parts = self.pair
+        if twice := [part for part in parts if parts.count(part) > 1]:
+            raise ValueError(f"the value {twice[0]!r} is used twice")
+        return self
 
     @property
     def ordered(self):
@@ -143,7 +118,7 @@ class LabelRule(_Rule):
         """{class: values}, labels in this order; None where every value is a class of its own."""
         if self.classes is not None:
             return dict(self.classes)
-        if self.pair is not None or self.ordered:
+        if self.pair or self.ordered:
             return {value: [value] for value in self.pair or self.grades}
         if self.grades is None:
             return None
@@ -163,7 +138,8 @@ class LabelRule(_Rule):
         if mapping is None:
             mapping = {name: [name] for name in sources}
         elif self.pair is not None:
-            mapping = {name: [name] for name in (_at_place(value, sources) for value in self.pair)}
+            places = {f"#{i}": name for i, name in enumerate(sources)} | {name: name for name in sources}
+            mapping = {name: [name] for name in (places.get(value, value) for value in self.pair)}
         code = {part: label for label, parts in enumerate(mapping.values()) for part in parts}
         if self.missing.startswith("as:"):
             fill = self.missing[3:]
@@ -181,7 +157,7 @@ class LabelRule(_Rule):
         """Raises BadRule for missing labels, values in no class and values that no image has, unless they may be."""
         empty = [i for i, value in enumerate(values) if not value]
         if empty and self.missing == "refuse":
-            why = f"does not match {self.pattern!r}" if unmatched[empty[0]] else "has no label"
+            why = f"does not match {self.pattern.pattern!r}" if unmatched[empty[0]] else "has no label"
             raise BadRule(
                 f"{_row(table, empty[0])} {why}, as {len(empty):,} of {len(values):,} images: correct it, or let "
                 f"{DRAFT} say `missing: drop` or `missing: as:NAME`"
@@ -201,7 +177,6 @@ class LabelRule(_Rule):
             )
 
 
-@dataclass(frozen=True)
 class GroupRule(_Rule):
     """Which images belong together (patient, volume, subject): never on both sides of a split.
 
@@ -212,12 +187,7 @@ class GroupRule(_Rule):
     """
 
     of: str = "group"
-    unmatched: str = "refuse"
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.unmatched not in ("refuse", "own", "unknown"):
-            raise ValueError(f"unmatched is {self.unmatched!r}, where refuse, own or unknown is needed")
+    unmatched: Literal["refuse", "own", "unknown"] = "refuse"
 
     def apply(self, table, default):
         """int64 (n,); None where they are unknown.
@@ -265,16 +235,6 @@ def _warn_alike(what, values, code=None):
             f"({n(a):,} images) from {b!r} ({n(b):,}), and count as two: write them in one way if they mean the same",
             stacklevel=6,
         )
-
-
-def _at_place(value, classes):
-    """The class that a value names, also by its place: "#0" is the first."""
-    place = re.fullmatch(r"#(\d+)", value)
-    if place is None or value in classes:
-        return value
-    if int(place[1]) >= len(classes):
-        raise BadRule(f"the pair names the class {value}, and there are {len(classes)}, #0 to #{len(classes) - 1}")
-    return classes[int(place[1])]
 
 
 def _natural(text):

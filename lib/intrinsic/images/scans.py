@@ -7,7 +7,6 @@ NIfTI: slope and intercept applied; axes in the closest canonical order (RAS), s
 posterior to anterior. Nothing is resampled: oblique volumes keep their slices, and voxels their shape.
 """
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -57,8 +56,7 @@ def attribute(header, tag):
 def dicom_look(path, levels, axis=None):
     """What the header of a DICOM image says."""
     dataset = header(path)
-    deep = dataset.get("BitsStored", 32) > 8
-    colour = dataset.SamplesPerPixel == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR"
+    deep, colour = dataset.get("BitsStored", 32) > 8, _is_coloured(dataset)
     windowed = _is_windowed(_grey_rules(dataset, 0))
     mapped = deep if colour else deep or windowed or levels is not None
     return Look((dataset.Columns, dataset.Rows), colour, mapped, deep and not (colour or windowed or levels))
@@ -81,28 +79,23 @@ def dicom_decoder(path, frames, levels):
         raise BadImageFile(f"holds {n:,} frames, more pixels than is safe to load at once ({MAX_VOXELS:,})")
     wanted = list(range(n)) if whole else sorted({frame or 0 for frame in frames} & set(range(n)) or {0})
     stored = {i: np.array(a) for i, a in zip(wanted, iter_pixels(dataset, indices=wanted), strict=True)}
-    if dataset.PhotometricInterpretation == "PALETTE COLOR":
-        shown = _by_palette(dataset, stored)
-    elif dataset.SamplesPerPixel == 3:
-        shown = _in_colour(dataset, stored, levels)
-    else:
-        shown = _in_grey(dataset, stored, levels)
+    shown = (_in_colour if _is_coloured(dataset) else _in_grey)(dataset, stored, levels)
     return lambda frame, axis: shown(checked_frame(frame, n, "frames"))
 
 
-def _by_palette(dataset, stored):
-    from pydicom.pixels import apply_color_lut
-
-    top = 2 ** dataset.RedPaletteColorLookupTableDescriptor[2] - 1
-    return lambda i: Picture(eight_bit(apply_color_lut(stored[i], dataset)[..., :3], 0, top), True, False)
+def _is_coloured(dataset):
+    return dataset.SamplesPerPixel == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR"
 
 
 def _in_colour(dataset, stored, levels):
+    from pydicom.pixels import apply_color_lut
+
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        top = 2 ** dataset.RedPaletteColorLookupTableDescriptor[2] - 1
+        return lambda i: Picture(eight_bit(apply_color_lut(stored[i], dataset)[..., :3], 0, top), True, False)
     full, deep = (0, 2**dataset.BitsStored - 1), dataset.BitsStored > 8
-    how = (levels if deep else None) or Levels("full")
-    return lambda i: Picture(
-        eight_bit(stored[i], *how.bounds(full, lambda: np.stack(list(stored.values())))), True, deep
-    )
+    bounds = ((levels if deep else None) or Levels("full")).bounds(full, lambda: np.stack(list(stored.values())))
+    return lambda i: Picture(eight_bit(stored[i], *bounds), True, deep)
 
 
 def _in_grey(dataset, stored, levels):
@@ -133,7 +126,6 @@ def _grey_rules(dataset, frame):
     import pydicom
 
     rules = pydicom.Dataset()
-    rules.file_meta = dataset.file_meta
     # the range that pydicom gives windows; without this it would be the stored bits, rescaled
     rules.PhotometricInterpretation, rules.BitsStored, rules.PixelRepresentation = "MONOCHROME2", 16, 0
     for keys, group in ((RESCALE, "PixelValueTransformationSequence"), (WINDOW, "FrameVOILUTSequence")):
@@ -157,26 +149,24 @@ def _rescaled(values, rules):
     """Stored values through the modality LUT, or times slope plus intercept."""
     from pydicom.pixels import apply_modality_lut
 
-    if "ModalityLUTSequence" in rules:
-        return _by_table(apply_modality_lut, values, rules, "ModalityLUTSequence")
-    return apply_modality_lut(values, rules)
+    return _looked_up(values, rules, RESCALE[0])[0] if RESCALE[0] in rules else apply_modality_lut(values, rules)
 
 
 def _full(bits, signed, rules):
     """The range of the stored bits after rescale."""
-    if "ModalityLUTSequence" in rules:
-        return 0, 2 ** rules.ModalityLUTSequence[0].LUTDescriptor[2] - 1
-    stored = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    return tuple(sorted(_rescaled(np.array(stored, dtype=np.int64), rules).tolist()))
+    stored = np.array((-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1), dtype=np.int64)
+    if RESCALE[0] in rules:
+        return 0, _looked_up(stored, rules, RESCALE[0])[1]
+    return tuple(sorted(_rescaled(stored, rules).tolist()))
 
 
 def _windowed(values, rules):
     """uint8 by the first VOI LUT or window (DICOM PS3.3, C.11.2)."""
     from pydicom.pixels import apply_voi_lut
 
-    if "VOILUTSequence" in rules:
-        shown = _by_table(apply_voi_lut, values, rules, "VOILUTSequence")
-        return eight_bit(shown, 0, 2 ** rules.VOILUTSequence[0].LUTDescriptor[2] - 1)
+    if WINDOW[0] in rules:
+        shown, top = _looked_up(values, rules, WINDOW[0])
+        return eight_bit(shown, 0, top)
     for key in RESCALE:  # applied already
         rules.pop(key, None)
     with np.errstate(over="ignore"):  # of a sigmoid far from its center
@@ -185,20 +175,18 @@ def _windowed(values, rules):
     return eight_bit(shown, 0, 2**rules.BitsStored - 1)
 
 
-def _by_table(apply, values, rules, key):
-    """Values through a lookup table, those outside by its ends."""
-    import pydicom
+def _looked_up(values, rules, key):
+    """(values through a lookup table, those outside by its ends; the most that its entries can be).
 
-    table = copy.deepcopy(rules[key].value[0])
-    entries, first, _ = table.LUTDescriptor
-    n = entries or 2**16
-    if isinstance(table.LUTData, bytes) and len(table.LUTData) < 2 * n:  # pydicom unpacks two bytes an entry
-        table.add_new("LUTData", "US", list(table.LUTData))
-    table.LUTDescriptor = [entries, first, 16]  # and counts entries in as many bits as they have
-    only = pydicom.Dataset()
-    only.file_meta = rules.file_meta
-    setattr(only, key, [table])
-    return apply(np.clip(np.rint(values), first, first + n - 1).astype(np.int64), only)
+    pydicom counts entries in as many bits as they have, and knows no entries of a byte.
+    """
+    table = rules[key].value[0]
+    entries, first, bits = table.LUTDescriptor
+    n, data = entries or 2**16, table.LUTData
+    if isinstance(data, bytes):
+        little = table.original_encoding[1] is not False
+        data = np.frombuffer(data, "u1" if len(data) < 2 * n else "<u2" if little else ">u2")
+    return np.asarray(data)[np.clip(np.rint(values).astype(np.int64) - first, 0, n - 1)], 2**bits - 1
 
 
 # ------------------------------------------------------------------------------------------------------- NIfTI

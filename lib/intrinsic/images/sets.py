@@ -114,21 +114,22 @@ class ImageSet:
 
     def __post_init__(self):
         images = _checked_images(self.images)
-        n = len(images)
+        n, paths = len(images), self.paths
         if isinstance(self.classes, str):
             raise BadImages(f"classes is the text {self.classes!r}, where a name for each label is needed")
-        classes = tuple(readable(name) for name in self.classes)
-        labels = checked_labels(self.labels, n, classes)
         if self.domain not in DOMAINS:
             raise BadImages(f"domain {self.domain!r} is unknown: use one of {', '.join(DOMAINS)}")
-        group = checked_group(self.group, n)
-        paths = self.paths
-        if paths is not None:
-            paths = tuple(readable(path) for path in paths)
-            if len(paths) != n:
-                raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
-        values = {"images": _read_only(images), "labels": _read_only(labels), "classes": classes, "paths": paths}
-        values |= {"group": None if group is None else _read_only(group), "name": readable(self.name)}
+        if paths is not None and len(paths) != n:
+            raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
+        classes, group = tuple(map(readable, self.classes)), checked_group(self.group, n)
+        values = {
+            "images": _read_only(images),
+            "labels": _read_only(checked_labels(self.labels, n, classes)),
+            "group": None if group is None else _read_only(group),
+            "classes": classes,
+            "paths": None if paths is None else tuple(map(readable, paths)),
+            "name": readable(self.name),
+        }
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -142,23 +143,18 @@ class ImageSet:
 
     def __getitem__(self, index):
         """The images at an index array, a boolean mask or a slice, as an ImageSet with the same classes."""
-        if not isinstance(index, slice):
-            index = np.asarray(index)
-            if index.dtype == bool and index.shape == (len(self),):
-                index = np.flatnonzero(index)
-            elif index.ndim != 1 or (len(index) and not np.issubdtype(index.dtype, np.integer)):
-                raise TypeError(
-                    f"{index.dtype} of shape {index.shape} selects no images of {len(self)}: give a slice, a mask of "
-                    "that length or a list of whole numbers, e.g. images[[3]]"
-                )
-        rows = np.arange(len(self))[index if isinstance(index, slice) else index.astype(np.int64)]
+        rows = np.arange(len(self))[index]
+        if rows.ndim != 1:
+            raise TypeError(f"{index!r} selects no set of images: give a slice, a mask or a list, e.g. images[[3]]")
         if not len(rows):
             raise BadImages(f"the selection leaves none of the {len(self)} images of {self.name}")
+        if np.array_equal(rows, np.arange(len(self))):
+            return self  # pixels are not held twice
         return replace(
             self,
-            images=self.images[rows if not isinstance(index, slice) else index],
-            labels=self.labels[rows],
-            group=None if self.group is None else self.group[rows],
+            images=self.images[index],
+            labels=self.labels[index],
+            group=None if self.group is None else self.group[index],
             paths=None if self.paths is None else tuple(self.paths[i] for i in rows),
         )
 
@@ -198,40 +194,34 @@ class ImageSet:
     def pixel_ids(self):
         """An integer for each image, equal exactly where all pixels are."""
         if "_ids" not in self.__dict__:
-            rows = np.ascontiguousarray(self.images).reshape(len(self), -1)
-            ids = np.unique(rows.view(f"V{rows.shape[1]}").ravel(), return_inverse=True)[1]
-            self.__dict__["_ids"] = _read_only(ids)
+            seen, rows = {}, np.ascontiguousarray(self.images)
+            ids = [seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows]
+            self.__dict__["_ids"] = _read_only(np.array(ids))
         return self.__dict__["_ids"]
 
     def duplicates(self):
         """Sets of images that are equal in every pixel, as Duplicates."""
         ids = self.pixel_ids()
         order = np.argsort(ids, kind="stable")
-        sets = [s for s in np.split(order, np.flatnonzero(np.diff(ids[order])) + 1) if len(s) > 1]
-        sets.sort(key=lambda s: s[0])
-        same = [s for s in sets if (self.labels[s] == self.labels[s[0]]).all()]
-        conflicting = [s for s in sets if (self.labels[s] != self.labels[s[0]]).any()]
-        n_copies = sum(len(s) - len(np.unique(self.labels[s])) for s in sets)
-        return Duplicates(same, conflicting, n_copies, sum(len(s) for s in conflicting))
+        copies = [s for s in np.split(order, np.flatnonzero(np.diff(ids[order])) + 1) if len(s) > 1]
+        kinds = [len(np.unique(self.labels[s])) for s in copies]
+        same = [s for s, n in zip(copies, kinds, strict=True) if n == 1]
+        conflicting = [s for s, n in zip(copies, kinds, strict=True) if n > 1]
+        return Duplicates(same, conflicting, sum(map(len, copies)) - sum(kinds), sum(map(len, conflicting)))
 
     def drop_duplicates(self, *, conflicting=False):
         """The set without exact copies: of equal images with equal labels the first is kept.
 
         Equal images with different labels stay, one for each label; with conflicting=True all of them go.
         """
-        keep = self.distinct(conflicting=conflicting)
-        return self if len(keep) == len(self) else self[keep]
+        return self[self.distinct(conflicting=conflicting)]
 
-    def distinct(self, *, conflicting=False, found=None):
-        """Indices, int64 ascending, of the images that drop_duplicates keeps. found: the Duplicates, where known."""
-        found = self.duplicates() if found is None else found
-        keep = np.ones(len(self), dtype=bool)
-        for copies in found.same_label + found.conflicting:
-            keep[copies] = False
-            keep[copies[np.unique(self.labels[copies], return_index=True)[1]]] = True
-        for copies in found.conflicting if conflicting else []:
-            keep[copies] = False
-        return np.flatnonzero(keep)
+    def distinct(self, *, conflicting=False):
+        """Indices, int64 ascending, of the images that drop_duplicates keeps."""
+        found, first = np.unique(np.stack([self.pixel_ids(), self.labels]), axis=1, return_index=True)
+        if conflicting:
+            first = first[np.bincount(found[0])[found[0]] == 1]
+        return np.sort(first)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from operator import index
 
 import numpy as np
 
@@ -20,13 +21,6 @@ class Split:
     n_groups_train: int
     n_groups_test: int
     hash: str
-
-
-@dataclass(frozen=True)
-class _Plan:
-    test: np.ndarray
-    orders: dict  # label: training images in their order
-    groups: np.ndarray  # merged over exact copies
 
 
 def split(images, n_train, seed, *, groups=None):
@@ -62,14 +56,14 @@ def split(images, n_train, seed, *, groups=None):
     >>> len(found.train), len(found.test)
     (500, 750)
     """
-    plan = _planned(images, seed, groups)
-    each = _images_a_class(images, n_train, plan)
-    train = np.stack([order[:each] for order in plan.orders.values()], axis=1).ravel()
+    test, orders, merged = _plan(images, seed, groups)
+    each = _images_a_class(images, n_train, orders)
+    train = np.stack([order[:each] for order in orders], axis=1).ravel()
     digest = hashlib.sha256(images.content_hash().encode())
-    for rows in (train, plan.test):
+    for rows in (train, test):
         digest.update(b"|" + np.sort(rows).astype("<i8").tobytes())
-    n_groups = [len(np.unique(plan.groups[rows])) for rows in (train, plan.test)]
-    result = Split(train, plan.test, *n_groups, digest.hexdigest()[:16])
+    n_groups = [len(np.unique(merged[rows])) for rows in (train, test)]
+    result = Split(train, test, *n_groups, digest.hexdigest()[:16])
     check_split(images, result, groups)
     return result
 
@@ -77,7 +71,7 @@ def split(images, n_train, seed, *, groups=None):
 def reachable(images, n_train, seed, groups=None):
     """Why split() could not give n_train training images, as a sentence; "" where it can."""
     try:
-        _images_a_class(images, n_train, _planned(images, seed, groups))
+        _images_a_class(images, n_train, _plan(images, seed, groups)[1])
     except TooFewImages as error:
         return str(error)
     return ""
@@ -136,34 +130,25 @@ def balanced_draws(labels, per_class, draws, seed):
     return subsets
 
 
-def _planned(images, seed, groups=None):
-    """The plan of a seed, kept with the images for the training sizes that share it."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"seed={seed!r} starts no random order: give a whole number from 0")
-    key = (int(seed), None if groups is None else np.asarray(groups).tobytes())
-    plans = images.__dict__.setdefault("_plans", {})
-    if key not in plans:
-        plans[key] = _plan(images, int(seed), groups)
-    return plans[key]
-
-
 def _plan(images, seed, groups):
-    """Test set, and the order in which images of the other groups enter the training set."""
-    n, labels = len(images), images.labels
-    known = images.group if groups is None else checked_group(groups, n)
-    merged = _merge(np.arange(n) if known is None else known, images.pixel_ids())
-    in_test = _groups_for_test(images, merged, np.random.default_rng([seed, 0]))
-    shuffled = np.random.default_rng([seed, 1]).permutation(n)
-    tests, orders = [], {}
-    for label in np.unique(labels).tolist():
-        mine = shuffled[labels[shuffled] == label]
-        tests.append(mine[in_test[merged[mine]]][:MOST_TEST])
-        orders[label] = mine[~in_test[merged[mine]]]
-    each = min(len(rows) for rows in tests)
-    test = np.stack([rows[:each] for rows in tests], axis=1).ravel()
-    for array in (test, merged, *orders.values()):
-        array.setflags(write=False)
-    return _Plan(test, orders, merged)
+    """(test set, order in which images of each class enter the training set, groups merged over exact copies).
+
+    It is kept with the images, for the training sizes that share it.
+    """
+    plans = images.__dict__.setdefault("_plans", {})
+    key = (seed, None if groups is None else np.asarray(groups).tobytes())
+    if key not in plans:
+        n, labels = len(images), images.labels
+        known = images.group if groups is None else checked_group(groups, n)
+        merged = _merge(np.arange(n) if known is None else known, images.pixel_ids())
+        in_test = _groups_for_test(images, merged, np.random.default_rng([seed, 0]))
+        shuffled = np.random.default_rng([seed, 1]).permutation(n)
+        classes = [shuffled[labels[shuffled] == label] for label in np.unique(labels)]
+        tests = [mine[in_test[merged[mine]]][:MOST_TEST] for mine in classes]
+        each = min(map(len, tests))
+        test = np.stack([rows[:each] for rows in tests], axis=1).ravel()
+        plans[key] = test, [mine[~in_test[merged[mine]]] for mine in classes], merged
+    return plans[key]
 
 
 def _groups_for_test(images, merged, rng):
@@ -190,18 +175,15 @@ def _groups_for_test(images, merged, rng):
     return in_test
 
 
-def _images_a_class(images, n_train, plan):
+def _images_a_class(images, n_train, orders):
     """Training images of each class. Raises TooFewImages."""
-    if isinstance(n_train, bool) or not isinstance(n_train, int | float | np.integer) or n_train != n_train // 1:
-        raise ValueError(f"n_train={n_train!r} is no number of images: give a whole number")
-    each = int(n_train) // len(plan.orders)
-    label = min(plan.orders, key=lambda label: len(plan.orders[label]))
-    most = len(plan.orders[label])
+    each, most = index(n_train) // len(orders), min(map(len, orders))
     if not 1 <= each <= most:
+        label = images.labels[min(orders, key=len)[0]]
         raise TooFewImages(
             f"{images.name}: {n_train} training images are {each} a class, and class {images.classes[label]!r} has "
             f"{most} of its {int((images.labels == label).sum())} left, whole groups being in the test set: ask "
-            f"for {len(plan.orders)} to {most * len(plan.orders)}"
+            f"for {len(orders)} to {most * len(orders)}"
         )
     return each
 
@@ -211,9 +193,9 @@ def _merge(groups, copies):
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    n = len(groups)
-    groups = np.unique(groups, return_inverse=True)[1]
-    ends = np.concatenate([n + groups, n + groups.max() + 1 + copies])
-    size = ends.max() + 1
-    graph = coo_array((np.ones(2 * n), (np.tile(np.arange(n), 2), ends)), shape=(size, size))
-    return np.unique(connected_components(graph, directed=False)[1][:n], return_inverse=True)[1]
+    images, groups = np.arange(len(groups)), np.unique(groups, return_inverse=True)[1]
+    ends = np.concatenate([groups, groups.max() + 1 + copies])
+    links = np.ones(len(ends)), (np.tile(images, 2), len(images) + ends)
+    size = len(images) + ends.max() + 1
+    found = connected_components(coo_array(links, shape=(size, size)), directed=False)[1]
+    return np.unique(found[images], return_inverse=True)[1]

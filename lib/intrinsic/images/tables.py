@@ -1,15 +1,15 @@
 """Tables with one row an image: CSV, TSV or Parquet; and second tables with more about each image."""
 
+import csv
 import re
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
-from intrinsic.images.listing import Found
+from intrinsic.images.files import Found
 from intrinsic.images.rules import EMPTY, text_of
 from intrinsic.images.sets import BadSource, reason, suggest
 
@@ -111,28 +111,26 @@ def joined(rows, source, join, base):
     other = _read(second, None)
     for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
         _check_column(name, column, columns, "--join-on (`join` in the options)")
-    keys, own = ([_plain(text_of(cell)) for cell in cells] for cells in (other[theirs], rows[join.column]))
-    other = other.assign(**{"\0key": keys}).drop(columns=theirs)
-    other = other[~other["\0key"].isin(EMPTY)]
-    if other["\0key"].duplicated().any():
-        twice = other["\0key"][other["\0key"].duplicated()].iloc[0]
+    keys, own = (pd.Index([_plain(text_of(cell)) for cell in cells]) for cells in (other[theirs], rows[join.column]))
+    other = other.drop(columns=theirs).set_index(keys)[~keys.isin(EMPTY)]
+    if other.index.has_duplicates:
         raise BadSource(
-            f"{second} has {twice!r} more than once in its column {theirs!r}, so it is open which row belongs to "
-            "an image: keep one row for each"
+            f"{second} has {other.index[other.index.duplicated()][0]!r} more than once in its column {theirs!r}, so it "
+            "is open which row belongs to an image: keep one row for each"
         )
-    there = np.isin(np.array(own, dtype=object), np.array(other["\0key"], dtype=object))
-    if own and not there.any():
+    there = own.isin(other.index)
+    if len(own) and not there.any():
         raise BadSource(
             f"no image of {source} has a {join.column} that {second} names in its column {theirs!r} (e.g. {own[0]!r} "
-            f"here, {keys[0] if keys else ''!r} there), so nothing can be joined: name the columns that hold the same"
+            f"here, {keys[0] if len(keys) else ''!r} there), so nothing can be joined: name columns that hold the same"
         )
-    suffixes = ("", f"_{Path(join.table).stem}")
-    rows = rows.assign(**{"\0key": own}).merge(other, on="\0key", how="left", suffixes=suffixes).drop(columns="\0key")
+    how = {"left_on": "\0key", "right_index": True, "how": "left", "suffixes": ("", f"_{second.stem}")}
+    rows = rows.assign(**{"\0key": own}).merge(other, **how).drop(columns="\0key")
     if join.how == "left" or there.all():
         return rows
     warnings.warn(
         f"{int((~there).sum()):,} of {len(there):,} images of {source} are left out, since {second} has no row for "
-        f"them, e.g. for {join.column} {own[there.tolist().index(False)]!r}",
+        f"them, e.g. for {join.column} {own[~there][0]!r}",
         stacklevel=6,
     )
     return rows[there].reset_index(drop=True)
@@ -168,7 +166,7 @@ def _read(file, columns, verbatim=None):
         raise
     except FileNotFoundError:
         raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options") from None
-    except Exception as error:  # pandas and pyarrow raise many types on damaged files
+    except Exception as error:  # csv and pyarrow raise many types on damaged files
         raise BadSource(
             f"{file} cannot be read as a table ({reason(error)}): save it anew as {suffix[1:]} in UTF-8"
         ) from None
@@ -191,36 +189,23 @@ def _plain(cell):
 def _text_table(file, suffix, header):
     """The cells of a CSV or TSV as text. A last cell more than the first line has is none if it is empty in each row.
 
-    Raises BadSource, and what pandas raises.
+    The first line says what stands between cells: a tab in .tsv; in .csv that of , ; and tab which cuts it most.
     """
-    how = {"sep": _separator(file, suffix), "header": None, "dtype": str, "encoding": "utf-8-sig"}
-    first = pd.read_csv(file, nrows=1, na_filter=False, **how).iloc[0]
-    n = len(first)
-    try:
-        rows = pd.read_csv(file, names=range(n + 1), keep_default_na=False, na_values=[""], **how)
-        longer = rows[n].notna()
-        where = f"{n + 1:,} cells in row {int(longer.argmax()) + 1:,}" if longer.any() else ""
-    except pd.errors.ParserError as error:
-        found = re.search(r"in line (\d+), saw (\d+)", str(error))
-        if found is None:
-            raise
-        where = f"{found[2]} cells in line {found[1]}"
-    if where:
-        raise BadSource(f"{file} has {where} and {n:,} in its first line: give every line as many")
-    rows = rows.iloc[int(header) :].drop(columns=n).reset_index(drop=True)
-    if header:
-        rows.columns = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(first)]
-    return rows
-
-
-def _separator(file, suffix):
-    """What stands between cells: a tab in .tsv; in .csv that of , ; and tab that the first line has most of."""
-    if suffix == ".tsv":
-        return "\t"
-    with file.open("rb") as stream:
-        first = stream.readline(1 << 20).removeprefix(b"\xef\xbb\xbf")
-    first = re.sub(rb'(^|[,;\t])"(?:[^"]|"")*("|$)', rb"\1", first)
-    return max(",;\t", key=lambda sign: first.count(sign.encode()))
+    with file.open(encoding="utf-8-sig", newline="") as stream:
+        first = re.sub(r'(^|[,;\t])"(?:[^"]|"")*("|$)', r"\1", stream.readline())
+        stream.seek(0)
+        sign = "\t" if suffix == ".tsv" else max(",;\t", key=first.count)
+        lines = [line for line in csv.reader(stream, delimiter=sign, strict=True) if line]
+    if not lines:
+        raise ValueError("it is empty")
+    n = len(lines[0])
+    for i, line in enumerate(lines):
+        if len(line) > n + 1 or any(line[n:]):
+            raise BadSource(
+                f"{file} has {len(line):,} cells in row {i + 1:,} and {n:,} in its first line: give every line as many"
+            )
+    names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(lines.pop(0))] if header else range(n)
+    return pd.DataFrame([line[:n] + [""] * (n - len(line)) for line in lines], columns=names, dtype=object)
 
 
 def _frames(file, column, rows):

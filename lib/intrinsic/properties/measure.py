@@ -233,7 +233,7 @@ def measure(
     loaded = _image_set(images, labels, group, size, channels, pixel_range, progress)
     found, warnings = loaded.duplicates(), []
     smallest_class(loaded)
-    original = loaded.distinct(conflicting=True, found=found)
+    original = loaded.distinct(conflicting=True)
     if len(original) < LEAST or len(np.unique(loaded.labels[original])) < 2:
         raise TooFewImages(f"{loaded.name} has {len(loaded)} images, of which {len(original)} are neither copies nor "
                            f"copies with another label: at least {LEAST} of two classes are needed")  # fmt: skip

@@ -204,7 +204,7 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
     ['1 exact copies with the same label were dropped']
     """
     found = images.duplicates()
-    rows = images.distinct(conflicting=True, found=found)
+    rows = images.distinct(conflicting=True)
     labels = images.labels[rows]
     if near is None:
         near = neighbors(images[rows], min(20, len(rows) - 1), reserve=reserve(20))
@@ -218,7 +218,7 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
     by_image, by_group, drop = nearest_accuracy(near, unit)
     spread = _spread(images)
     constant, nearly = np.flatnonzero(spread == 0), np.flatnonzero((spread > 0) & (spread < NEARLY))
-    kept = images.distinct(found=found)
+    kept = images.distinct()
     crossing = [~one_label, one_label & ~one_group & (groups is not None)]
     flagged = [
         *_copies(images, found),
