@@ -346,7 +346,12 @@ def render(output: Path, *, strict: bool = True) -> Path:
 def _command(command: list[str], log: Path) -> None:
     environment = {**os.environ, "PYTHONUTF8": "1", "NO_COLOR": "1", "INTRINSIC_HOME": str(images.REPOSITORY)}
     done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=False, cwd=log.parent, env=environment
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=log.parent / "source",
+        env=environment,
     )
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     log.write_text(said, encoding="utf-8")
