@@ -111,7 +111,7 @@
     const named = withPlaces(withoutNames(given, room));
     const spec = named.hconcat || named.vconcat ? stacked(named, room) : named;
     const { $schema, ...rest } = spec;
-    const narrow = room < 480 ? { axis: { labelLimit: 150 } } : {};
+    const narrow = room < 480 ? { axis: { labelLimit: 170, labelFontSize: 11 } } : {};
     const out = { ...rest, config: merged(merged(rest.config ?? {}, themed(dark)), narrow) };
     const { columns, signal } = rows(spec, room) ?? {};
     if (!columns) return out;

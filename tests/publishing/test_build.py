@@ -118,10 +118,15 @@ def test_pages_share_a_kernel_and_no_names_and_one_that_dies_spoils_no_other(tmp
 
 
 def test_the_answer_stands_before_the_code_and_folded_code_is_one_cell():
-    def cell(source, *tags, outputs=()):
-        return {"source": [source], "metadata": {"tags": [*tags]}, "outputs": [*outputs]}
+    def cell(source, *tags, outputs=(), kind="code"):
+        return {"cell_type": kind, "source": [source], "metadata": {"tags": [*tags]}, "outputs": [*outputs]}
 
-    cells = [cell("# T"), cell("k = 1", "parameters"), cell("a", "hide-input"), cell("b", "hide-input")]
+    cells = [
+        cell("# T", kind="markdown"),
+        cell("k = 1", "parameters"),
+        cell("a", "hide-input"),
+        cell("b", "hide-input"),
+    ]
     cells += [
         cell("answer", "remove-input"),
         cell("figure", "hide-input", outputs=["chart"]),
@@ -129,7 +134,8 @@ def test_the_answer_stands_before_the_code_and_folded_code_is_one_cell():
     ]
     made = build._answer_first(cells)
     assert ["".join(one["source"]) for one in made] == ["# T", "answer", "k = 1", "a\n\n\nb", "figure", "more"]
-    assert build._answer_first(cells[:4]) == cells[:4]
+    without = [*cells[:3], cell("Text.", kind="markdown"), *cells[4:]]
+    assert build._answer_first(without) == without
 
 
 def test_what_decides_a_page_changes_its_key(tmp_path):

@@ -258,16 +258,22 @@ def _finish(notebook: dict, page: Page, key: str) -> None:
 
 
 def _answer_first(cells: list[dict]) -> list[dict]:
-    """Put the first cells that show no code, which answer, before the code above them; join what is folded there."""
-    tags = [cell["metadata"].get("tags", []) for cell in cells]
-    first = next((i for i, own in enumerate(tags) if own == ["remove-input"]), 1)
-    last = next((i for i in range(first, len(cells)) if tags[i] != ["remove-input"]), len(cells))
-    head, joined = cells[1:first], []
-    for cell in head:
-        if joined and all(
-            one["metadata"].get("tags") == ["hide-input"] and not one["outputs"] for one in (joined[-1], cell)
-        ):
-            joined[-1] = joined[-1] | {"source": "".join(joined[-1]["source"]) + "\n\n\n" + "".join(cell["source"])}
+    """Put the first cells that show no code, and their captions, before the code above; join what is folded there."""
+
+    def says(cell):
+        caption = cell["cell_type"] == "markdown" and "".join(cell["source"]).startswith("**")
+        return caption or cell["metadata"].get("tags") == ["remove-input"]
+
+    def folded(cell):
+        return cell["metadata"].get("tags") == ["hide-input"] and not cell["outputs"]
+
+    texts = next((i for i, cell in enumerate(cells) if i and cell["cell_type"] == "markdown"), len(cells))
+    first = next((i for i, cell in enumerate(cells[:texts]) if says(cell)), 1)
+    last = next((i for i in range(first, len(cells)) if not says(cells[i])), len(cells))
+    joined = []
+    for cell in cells[1:first]:
+        if joined and folded(joined[-1]) and folded(cell):
+            joined[-1] = joined[-1] | {"source": "".join([*joined[-1]["source"], "\n\n\n", *cell["source"]])}
         else:
             joined.append(cell)
     return [cells[0], *cells[first:last], *joined, *cells[last:]]
