@@ -19,7 +19,7 @@ BUDGETS = {
     "networks": 1540,  # (1,400)
     "campaigns": 1980,  # (1,300)
     "inference": 1110,  # (1,000)
-    "publishing": 1215,  # (900)
+    "publishing": 1202,  # (900)
 }
 LIBRARY, COMMANDS = 14_120, 515  # lines in all, and of cli.py (10,000 and 400)
 MODULE, FUNCTION, PARAMETERS = 500, 60, 8

@@ -81,9 +81,8 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
 def report(source: str, params=None, *, output=None, progress=True) -> Path:
     """Make the page of one image set, with the texts of the book that it refers to; return its path."""
     page = _set_page(str(source), given(params))
-    texts = [
-        name for name in files(_toc()) if (images.REPOSITORY / f"{name}.md").exists() and "/reference/" not in name
-    ]
+    written = (name for name in files(_toc()) if (images.REPOSITORY / f"{name}.md").exists())
+    texts = [name for name in written if "/reference/" not in name]
     toc = {"format": "jb-book", "root": page.name, "chapters": [{"file": name} for name in texts]}
     folder = _folder(output) / "reports" / Path(page.name).name
     return _make([page], toc, folder, progress=progress, strict=False)
@@ -100,11 +99,7 @@ def _make(pages, toc, folder, *, progress=True, strict=True) -> Path:
 
 
 def _folder(output) -> Path:
-    folder = (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir():
-        raise BookError(f"{there} is a file, and the book is written to a folder: name another with --output")
-    return folder
+    return (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
 
 
 # ------------------------------------------------------------------------------------------ the plan
@@ -217,13 +212,12 @@ def _execute(page: Page, target: Path, key: str, kernel) -> str:
     draft = target.with_suffix(".draft.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     how = {"parameters": page.parameters, "cwd": str(images.REPOSITORY), "kernel_name": "python3", "language": "python"}
+    how |= {"progress_bar": False, "start_timeout": 180}
     if kernel.has_kernel:
         forget = nbformat.v4.new_code_cell("get_ipython().reset()")
         nbclient.NotebookClient(nbformat.v4.new_notebook(cells=[forget]), km=kernel).execute()
     try:
-        papermill.execute_notebook(
-            str(page.source), str(draft), km=kernel, progress_bar=False, start_timeout=180, **how
-        )
+        papermill.execute_notebook(str(page.source), str(draft), km=kernel, **how)
     except papermill.PapermillExecutionError as error:
         cell = "\n".join(f"    {line}" for line in error.source.rstrip().splitlines())
         of = f"{_short(page.source)}{f' ({page.title})' if page.title else ''}"
@@ -351,14 +345,8 @@ def render(output: Path, *, strict: bool = True) -> Path:
 
 def _command(command: list[str], log: Path) -> None:
     environment = {**os.environ, "PYTHONUTF8": "1", "NO_COLOR": "1", "INTRINSIC_HOME": str(images.REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, *command],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=log.parent / "source",
-        env=environment,
-    )
+    how = {"capture_output": True, "text": True, "cwd": log.parent / "source", "env": environment}
+    done = subprocess.run([sys.executable, *command], check=False, **how)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     log.write_text(said, encoding="utf-8")
     if done.returncode:

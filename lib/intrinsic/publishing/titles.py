@@ -63,21 +63,15 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------ columns and numbers
 
-COLUMNS = {
-    "dataset": "Image set",
-    "set": "Image set",
-    "network": "Network",
-    "model": "Network",
-    "domain": "Domain",
-    "n_train": "Training images N",
-    "per_class": "Images a class M",
+COLUMNS = {"dataset": "Image set", "set": "Image set", "model": "Network", "network": "Network", "domain": "Domain"}
+COLUMNS |= {"n_train": "Training images N", "per_class": "Images a class M", "test_accuracy": "Test accuracy"}
+COLUMNS |= {
     "d_data": "Intrinsic dimension d_data",
     "d_data_other_groups": "Intrinsic dimension d_data (neighbors of other patients)",
     "k_f": "Label sharpness K_F (per unit of L2 distance, pixels in [0, 1])",
     "d_repr": "Dimension of the representation d_repr",
     "test_loss_nats": "Test loss (nats)",
     "test_error": "Test error (share of test images)",
-    "test_accuracy": "Test accuracy",
     "loss_penalty_nats_eps2": "Loss added by FGSM at 2/255 (nats)",
     "accuracy_penalty_eps2": "Accuracy lost to FGSM at 2/255",
     "growth_exponent": "Exponent of growth",
