@@ -128,7 +128,7 @@
     return (vega) => {
       if (room >= 520) return vega;
       vega.config = merged(vega.config ?? {}, { legend: { layout: { top: { direction: "vertical", margin: 6 } } } });
-      for (const legend of vega.legends ?? []) legend.columns = room < 420 ? 2 : 3;
+      for (const legend of vega.legends ?? []) legend.columns = room < 420 ? 1 : 3;
       return vega;
     };
   }
