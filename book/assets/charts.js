@@ -90,6 +90,15 @@
     return { ...spec, layer: spec.layer.filter((layer) => !isName(layer)) };
   }
 
+  // Where there is little room, charts beside each other stand below each other, each as wide as the page allows.
+  function stacked(spec, room) {
+    const { hconcat, vconcat, ...rest } = spec;
+    const parts = hconcat ?? vconcat;
+    if (room >= 480) return spec;
+    if (!parts) return typeof spec.width === "number" ? { ...spec, width: Math.min(spec.width, room - 170) } : spec;
+    return { ...rest, vconcat: parts.map((part) => stacked(part, room)) };
+  }
+
   // Places of the book that marks lead to are written from its first folder.
   function withPlaces(spec) {
     const root = document.documentElement.dataset.content_root ?? "";
@@ -99,9 +108,10 @@
   }
 
   function prepared(given, dark, room) {
-    const spec = withPlaces(withoutNames(given, room));
+    const named = withPlaces(withoutNames(given, room));
+    const spec = named.hconcat || named.vconcat ? stacked(named, room) : named;
     const { $schema, ...rest } = spec;
-    const narrow = room < 480 ? { axis: { labelLimit: 150 } } : {};
+    const narrow = room < 480 ? { axis: { labelLimit: 170, labelFontSize: 11 } } : {};
     const out = { ...rest, config: merged(merged(rest.config ?? {}, themed(dark)), narrow) };
     const { columns, signal } = rows(spec, room) ?? {};
     if (!columns) return out;
@@ -118,7 +128,7 @@
     return (vega) => {
       if (room >= 520) return vega;
       vega.config = merged(vega.config ?? {}, { legend: { layout: { top: { direction: "vertical", margin: 6 } } } });
-      for (const legend of vega.legends ?? []) legend.columns = room < 420 ? 2 : 3;
+      for (const legend of vega.legends ?? []) legend.columns = room < 420 ? 1 : 3;
       return vega;
     };
   }

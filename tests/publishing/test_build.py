@@ -52,11 +52,8 @@ def test_an_unknown_key_is_refused_before_anything_is_made(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_page_that_nearly_declares_a_key_is_refused_and_own_names_are_not(repository):
+def test_a_page_is_given_the_values_that_it_declares(repository):
     toc = {"root": "book/intro", "parts": [{"chapters": [{"file": "book/one"}]}]}
-    write_notebook(repository / "book" / "one.ipynb", parameters="grey_levle = 2")
-    with pytest.raises(build.BookError, match=r"book/one\.ipynb declares grey_levle.*grey_level"):
-        build.plan(toc, {})
     write_notebook(repository / "book" / "one.ipynb", parameters="wanted_accuracy = 0.9\nk = 20")
     (page,) = build.plan(toc, build.given(TINY))
     assert page.parameters == {"k": 10}
@@ -101,6 +98,44 @@ def test_a_failing_notebook_is_named_with_its_cell_and_the_others_are_kept(tmp_p
     assert (folder / "book" / "good.ipynb").stat().st_mtime_ns == before
     assert build.execute(pages[:1], folder, state="b", progress=False) == 1  # records changed
     assert not (folder / "book" / "bad.ipynb").exists()  # no page of the book any more
+
+
+@pytest.mark.slow
+def test_pages_share_a_kernel_and_no_names_and_one_that_dies_spoils_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "_package_hash", lambda: "as it is")
+    first = write_notebook(tmp_path / "a.ipynb", "import colorsys\nleft = 1\nprint(k)")
+    second = write_notebook(tmp_path / "b.ipynb", "import sys\nprint('left' in dir(), 'colorsys' in sys.modules)")
+    dying = write_notebook(tmp_path / "c.ipynb", "import os\nos._exit(1)")
+    pages = [build.Page(path, f"book/{path.stem}", {}) for path in (first, second, dying, first)]
+    pages[3] = build.Page(first, "book/d", {})
+    with pytest.raises(build.BookError, match=r"c\.ipynb could not be executed"):
+        build.execute(pages, tmp_path / "executed", state="a", workers=1, progress=False)
+    assert [said(tmp_path / "executed" / "book" / f"{name}.ipynb").split() for name in "abd"] == [
+        ["1"],
+        ["False", "True"],
+        ["1"],
+    ]
+
+
+def test_the_answer_stands_before_the_code_and_folded_code_is_one_cell():
+    def cell(source, *tags, outputs=(), kind="code"):
+        return {"cell_type": kind, "source": [source], "metadata": {"tags": [*tags]}, "outputs": [*outputs]}
+
+    cells = [
+        cell("# T", kind="markdown"),
+        cell("k = 1", "parameters"),
+        cell("a", "hide-input"),
+        cell("b", "hide-input"),
+    ]
+    cells += [
+        cell("answer", "remove-input"),
+        cell("figure", "hide-input", outputs=["chart"]),
+        cell("more", "remove-input"),
+    ]
+    made = build._answer_first(cells)
+    assert ["".join(one["source"]) for one in made] == ["# T", "answer", "k = 1", "a\n\n\nb", "figure", "more"]
+    without = [*cells[:3], cell("Text.", kind="markdown"), *cells[4:]]
+    assert build._answer_first(without) == without
 
 
 def test_what_decides_a_page_changes_its_key(tmp_path):

@@ -46,9 +46,8 @@ def charts():
     line = pd.DataFrame({"d_data": [2, 9], "k_f": [0.9, 0.2], "k_f_low": [0.8, 0.1], "k_f_high": [1.0, 0.3]})
     return {
         "scatter": figures.scatter_of_sets(SETS, "d_data", "k_f", line=line),
-        "forest": figures.forest(ROWS, title="Slope (per unit)", group="kind", color="kind"),
-        "lines": figures.lines(CURVES, "per_class", "k_f", by="dataset", reference=0.3),
-        "panels": figures.lines(CURVES, "per_class", "k_f", panel="dataset", reference=0.3),
+        "forest": figures.forest(ROWS, title="Slope (per unit)", group="kind"),
+        "lines": figures.lines(CURVES, "per_class", "k_f", by="dataset"),
         "own": alt.Chart(SETS).mark_bar().encode(x="dataset", y="k_f").properties(description="A chart of a page."),
     }
 
@@ -145,7 +144,6 @@ def test_a_band_and_a_line_for_each_value(charts):
     ((encoding, _),) = drawn(charts["lines"], "area")
     assert (encoding["y"]["field"], encoding["y2"]["field"]) == ("k_f_low", "k_f_high")
     assert encoding["color"]["sort"] == ["Digits", "Torus waves"]
-    assert charts["panels"].to_dict()["facet"]["sort"] == ["Digits", "Torus waves"]
 
 
 def test_what_cannot_be_drawn_is_refused_by_name():

@@ -13,7 +13,7 @@ from browser import MISSING, find_chromium
 
 from intrinsic import images
 
-NOTEBOOK = "methods/sharpness.ipynb"
+NOTEBOOK = "book/methods/sharpness.ipynb"
 pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.browser]
 
 
@@ -27,7 +27,7 @@ def jupyterlab(folder, *, quiet_home):
     environment = {**os.environ, **home, "IPYTHONDIR": str(quiet_home / "ipython")}
     environment |= {"INTRINSIC_HOME": str(images.REPOSITORY), "JUPYTERLAB_SETTINGS_DIR": str(quiet_home / "settings")}
     environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(quiet_home / "workspaces"), "JUPYTER_PREFER_ENV_PATH": "1"}
-    command = [sys.executable, "-m", "jupyter", "lab", "--notebook-dir=.", "book"]  # as make lab
+    command = [sys.executable, "-m", "jupyter", "lab", "--notebook-dir=.", NOTEBOOK]  # as make lab
     command += [
         f"--ServerApp.port={port}",
         "--no-browser",
@@ -58,11 +58,13 @@ def only_first_chart(source, target):
     import nbformat
 
     notebook = nbformat.read(source, 4)
-    last = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and "charts." in cell.source)
+    last = next(
+        i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and "figures.lines(" in cell.source
+    )
     notebook.cells = notebook.cells[: last + 1]
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):
-            cell.source += "\nsize, per_class, draws, n_points = 16, 50, 2, 200  # less to compute"
+            cell.source += "\nsize, per_class, draws = 16, 50, 2  # less to compute"
     nbformat.write(notebook, target)
 
 
@@ -73,8 +75,8 @@ def test_a_notebook_runs_in_jupyterlab_and_its_chart_is_drawn(tmp_path):
     if chromium is None:
         pytest.fail(MISSING)
     (tmp_path / "home").mkdir()
-    (tmp_path / "book" / "methods").mkdir(parents=True)
-    only_first_chart(images.REPOSITORY / "book" / NOTEBOOK, tmp_path / "book" / NOTEBOOK)
+    (tmp_path / NOTEBOOK).parent.mkdir(parents=True)
+    only_first_chart(images.REPOSITORY / NOTEBOOK, tmp_path / NOTEBOOK)
     with jupyterlab(tmp_path, quiet_home=tmp_path / "home") as address, sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1280, "height": 1000})

@@ -1,6 +1,7 @@
 """Each notebook of the book: stripped, in order, short cells; its sentences are short."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -32,6 +33,25 @@ def test_it_is_stripped_and_its_cells_are_short(path):
             assert node.end_lineno - node.lineno < 25, node.name
         rest = len(source(cell).splitlines()) - sum(node.end_lineno - node.lineno + 3 for node in functions)
         assert rest <= 20, cell.source
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_reads_well_in_jupyterlab(path):
+    """No role or directive of Sphinx, which JupyterLab shows as it is written, except on the first page of the book."""
+    text = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+    assert not re.findall(r"\{(?:eq|ref|numref|term|doc|math|glossary)\}", text)
+    assert path.stem == "intro" or "{cite}" not in text
+    for target in re.findall(r"\]\(([^)#\s]+\.(?:ipynb|md))", text):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_charts_have_the_theme_and_parameters_fit_the_page(path):
+    code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+    text = "\n".join(cell.source for cell in code)
+    assert "alt." not in text or re.search(r"import (?:.*, )?figures", text)
+    (declared,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
+    assert max(map(len, declared.source.splitlines())) <= 105
 
 
 def test_sentences_are_told_apart_and_code_and_tables_do_not_count(tmp_path):

@@ -3,12 +3,13 @@ grave fault. With INTRINSIC_HTML, the folder of a built book, nothing is built."
 
 import functools
 import http.server
+import itertools
 import os
 import re
 import threading
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from urllib.parse import quote, unquote, urldefrag, urljoin, urlsplit
 
 import axe_playwright_python
 import pytest
@@ -227,8 +228,13 @@ def test_no_table_has_a_value_that_python_would_print(html, pages):
     assert [page for page in pages if cell.search((html / page).read_text(encoding="utf-8"))] == []
 
 
-def test_pages_are_small(html, pages):
-    assert [page for page in pages if (html / page).stat().st_size > 1_500_000] == []
+def test_a_page_with_its_own_pictures_is_small(html, pages):
+    def weight(page):
+        text = (html / page).read_text(encoding="utf-8")
+        own = {(html / page).parent.joinpath(src).resolve() for src in re.findall(r'src="([^"]*_images/[^"]+)"', text)}
+        return len(text.encode()) + sum(path.stat().st_size for path in own)
+
+    assert {page: weight(page) for page in pages if weight(page) > 1_500_000} == {}
 
 
 def test_a_chart_answers_the_pointer_and_follows_the_theme(context, site):
@@ -257,12 +263,28 @@ def test_without_javascript_and_in_print_the_pictures_of_charts_stand_there(chro
     context.close()
 
 
-def test_search_finds_a_word_without_a_network(context, site):
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        ("label sharpness", "methods/sharpness"),
+        ("intrinsic dimension", "methods/dimension"),
+        ("FGSM", "start/try_it"),
+        ("measure my images", "yours/measure"),
+    ],
+)
+def test_search_finds_the_right_page_first_without_a_network(context, site, words, first):
     problems = []
-    page = opened(context, site, "search.html?q=sharpness", problems)
-    page.locator("#search-results li a").first.wait_for()
+    page = opened(context, site, f"search.html?q={quote(words)}", problems)
+    page.wait_for_function("document.querySelector('#search-results .search-summary')?.textContent.match(/[0-9]/)")
+    assert f"book/{first}.html" in page.locator("#search-results li a").first.get_attribute("href")
     assert problems == []
     page.close()
+
+
+def test_previous_and_next_lead_through_all_pages(html, pages):
+    for page, after in itertools.pairwise(pages):
+        found = re.search(r'class="right-next"\s+href="([^"]+)"', (html / page).read_text(encoding="utf-8"))
+        assert (html / page).parent.joinpath(found[1]).resolve() == (html / after).resolve(), page
 
 
 def test_each_notebook_can_be_downloaded(html, pages):

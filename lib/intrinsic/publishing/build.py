@@ -5,7 +5,6 @@ _build/source/     what Sphinx reads: configuration, table of contents, text, ex
 _build/html/       the book
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -13,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
@@ -22,13 +21,11 @@ import yaml
 from tqdm import tqdm
 
 from intrinsic import images
-from intrinsic.campaigns import execution, parameters, records
+from intrinsic.campaigns import parameters, records
 
 TEMPLATE = "book/yours/image_set"
-SETS_PART = "Image sets on this machine"
 TEXTS = (".md", ".yml", ".bib", ".css", ".js", ".svg", ".png", ".webp", ".jpg")
 BESIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "_config.yml")
-STARTS = 2  # of a kernel that dies before its notebook ends
 
 
 class BookError(RuntimeError):
@@ -46,7 +43,7 @@ class Page:
 
 
 def build(params=None, *, output=None, compute=True, progress=True, **where) -> Path:
-    """Complete a campaign, execute the notebooks, build the HTML.
+    """Complete a campaign, execute the notebooks, build the HTML; return its first page.
 
     Parameters
     ----------
@@ -54,35 +51,28 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
         The campaign that pages show. None: each page's own parameters, and nothing is computed.
     output : path, optional
         Folder for all that is made; `_build` of the repository otherwise.
-    compute : bool
-        Train what the campaign lacks first.
-    progress : bool
-        Draw progress bars.
+    compute, progress : bool
+        Train what the campaign lacks first; draw progress bars.
     **where
         Where runs are computed, as for `execution.run`: `scheduler`, `cluster`, `run_minutes`.
-
-    Returns
-    -------
-    pathlib.Path
-        The first page.
 
     Raises
     ------
     BookError
         Where a run or a notebook fails, or Sphinx warns. What was finished is kept.
     """
+    toc = _toc()
     p = None if params is None else parameters.read(params)
-    toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
     pages = plan(toc, given(params), [] if p is None else p.datasets)
     if p is not None and compute:
+        from intrinsic.campaigns import execution
+
         outcome = execution.run(p, progress=progress, **where)
         if outcome.failed:
             label, reason = outcome.failed[0]
             raise BookError(f"{len(outcome.failed)} runs failed, so the book would lack them; {label}: {reason}")
-    sets = [page for page in pages if page.title is not None]
-    if sets:
-        chapters = [{"file": page.name, "title": page.title} for page in sets]
-        toc.setdefault("parts", []).append({"caption": SETS_PART, "chapters": chapters})
+    if sets := [{"file": page.name, "title": page.title} for page in pages if page.title is not None]:
+        toc.setdefault("parts", []).append({"caption": "Image sets on this machine", "chapters": sets})
     index = _make(pages, toc, _folder(output), progress=progress)
     print(index)
     return index
@@ -91,11 +81,15 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
 def report(source: str, params=None, *, output=None, progress=True) -> Path:
     """Make the page of one image set, with the texts of the book that it refers to; return its path."""
     page = _set_page(str(source), given(params))
-    toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
-    texts = [name for name in files(toc) if (images.REPOSITORY / f"{name}.md").exists() and "/reference/" not in name]
+    written = (name for name in files(_toc()) if (images.REPOSITORY / f"{name}.md").exists())
+    texts = [name for name in written if "/reference/" not in name]
     toc = {"format": "jb-book", "root": page.name, "chapters": [{"file": name} for name in texts]}
     folder = _folder(output) / "reports" / Path(page.name).name
     return _make([page], toc, folder, progress=progress, strict=False)
+
+
+def _toc() -> dict:
+    return yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
 
 
 def _make(pages, toc, folder, *, progress=True, strict=True) -> Path:
@@ -105,11 +99,7 @@ def _make(pages, toc, folder, *, progress=True, strict=True) -> Path:
 
 
 def _folder(output) -> Path:
-    folder = (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if not there.is_dir():
-        raise BookError(f"{there} is a file, and the book is written to a folder: name another with --output")
-    return folder
+    return (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
 
 
 # ------------------------------------------------------------------------------------------ the plan
@@ -125,10 +115,7 @@ def given(params) -> dict:
 
 
 def plan(toc: dict, values: dict, datasets=()) -> list[Page]:
-    """Return the notebooks of a table of contents with the parameters of each, and a page an image set.
-
-    Raises BookError where a page is absent, or declares a parameter that is nearly one of the schema.
-    """
+    """Return the notebooks of a table of contents with the parameters of each, and a page an image set."""
     pages = []
     for name in files(toc):
         source = images.REPOSITORY / f"{name}.ipynb"
@@ -152,13 +139,7 @@ def _parameters(source: Path, values: dict) -> dict:
     """The given values of those parameters that a notebook declares."""
     import papermill
 
-    declared = papermill.inspect_notebook(str(source))
-    known = [*parameters.Params.model_fields, "campaign"]
-    for name in declared:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.9)
-        if name not in known and near:
-            raise BookError(f"{_short(source)} declares {name}, which no parameter file sets; {near[0]} may be meant")
-    return {name: values[name] for name in declared if name in values}
+    return {name: values[name] for name in papermill.inspect_notebook(str(source)) if name in values}
 
 
 def _set_page(dataset: str, values: dict) -> Page:
@@ -180,8 +161,9 @@ def _short(path: Path) -> str:
 
 
 def execute(pages: list[Page], folder: Path, *, state: str, workers: int | None = None, progress=True) -> int:
-    """Execute the notebooks whose inputs changed, one a core; return how many.
+    """Execute the notebooks whose inputs changed; return how many.
 
+    There is one kernel a core. It takes page after page and forgets the names of each, so that imports are paid once.
     Inputs are the notebook, its parameters, the package and `state`, a hash of the records. Each is written to a
     draft, which takes its place on success. Raises BookError naming each that failed, with its cell.
     """
@@ -191,38 +173,56 @@ def execute(pages: list[Page], folder: Path, *, state: str, workers: int | None 
     todo = [job for job in jobs if _kept(job[1]) != job[2]]
     for stale in set((folder / "book").rglob("*.ipynb")) - {target for _, target, _ in jobs}:
         stale.unlink()
-    workers, failed = max(1, min(workers or cores, len(todo))), []
+    workers, waiting = max(1, min(workers or cores, len(todo))), iter(todo)
     environment = _environment(folder, max(1, cores // workers))
-    with patch.dict(os.environ, environment), ThreadPoolExecutor(workers) as pool:  # a kernel is a process of its own
-        waiting = [pool.submit(_execute, *job) for job in todo]
-        for done in tqdm(as_completed(waiting), total=len(todo), desc="pages", disable=not progress or not todo):
-            if reason := done.result():
-                failed.append(reason)
+    bar = tqdm(total=len(todo), desc="pages", disable=not progress or not todo)
+    with bar, patch.dict(os.environ, environment), ThreadPoolExecutor(workers) as pool:
+        working = [pool.submit(_work, waiting, bar) for _ in range(workers)]
+        failed = sorted(reason for one in working for reason in one.result())
     if failed:
-        raise BookError("\n\n".join(sorted(failed)))
+        raise BookError("\n\n".join(failed))
     return len(todo)
 
 
-def _execute(page: Page, target: Path, key: str) -> str:
-    """Execute one notebook in a kernel of its own; return why it failed, or nothing."""
-    import papermill
+def _work(jobs, bar) -> list[str]:
+    """Execute notebook after notebook in one kernel; return why each that failed did."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_core.utils import run_sync
     from nbclient.exceptions import DeadKernelError
+
+    failed, kernel = [], AsyncKernelManager(kernel_name="python3")
+    for page, target, key in jobs:
+        try:
+            failed += filter(None, [_execute(page, target, key, kernel)])
+        except (DeadKernelError, RuntimeError) as error:
+            failed.append(f"{_short(page.source)} could not be executed: {error}")
+            kernel = AsyncKernelManager(kernel_name="python3")
+        bar.update()
+    if kernel.has_kernel:
+        run_sync(kernel.shutdown_kernel)(now=True)
+    return failed
+
+
+def _execute(page: Page, target: Path, key: str, kernel) -> str:
+    """Execute one notebook; return why it failed, or nothing."""
+    import nbclient
+    import nbformat
+    import papermill
 
     draft = target.with_suffix(".draft.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     how = {"parameters": page.parameters, "cwd": str(images.REPOSITORY), "kernel_name": "python3", "language": "python"}
-    for left in reversed(range(STARTS)):
-        try:
-            papermill.execute_notebook(str(page.source), str(draft), progress_bar=False, start_timeout=180, **how)
-            break
-        except papermill.PapermillExecutionError as error:
-            cell = "\n".join(f"    {line}" for line in error.source.rstrip().splitlines())
-            of = f"{_short(page.source)}{f' ({page.title})' if page.title else ''}"
-            at = f"failed at its code cell {error.exec_count}"
-            return f"{of} {at}:\n{cell}\n{error.ename}: {error.evalue}\n(as far as it came: {draft})"
-        except (DeadKernelError, RuntimeError) as error:
-            if not left:
-                return f"{_short(page.source)} could not be executed: {error}"
+    how |= {"progress_bar": False, "start_timeout": 180}
+    if kernel.has_kernel:
+        forget = nbformat.v4.new_code_cell("get_ipython().reset()")
+        nbclient.NotebookClient(nbformat.v4.new_notebook(cells=[forget]), km=kernel).execute()
+    try:
+        papermill.execute_notebook(str(page.source), str(draft), km=kernel, **how)
+    except papermill.PapermillExecutionError as error:
+        cell = "\n".join(f"    {line}" for line in error.source.rstrip().splitlines())
+        of = f"{_short(page.source)}{f' ({page.title})' if page.title else ''}"
+        at = f"failed at its code cell {error.exec_count}"
+        return f"{of} {at}:\n{cell}\n{error.ename}: {error.evalue}\n(as far as it came: {draft})"
     notebook = json.loads(draft.read_text(encoding="utf-8"))
     _finish(notebook, page, key)
     draft.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
@@ -231,8 +231,8 @@ def _execute(page: Page, target: Path, key: str) -> str:
 
 
 def _finish(notebook: dict, page: Page, key: str) -> None:
-    """Make a page of an executed notebook: no paths and times, the title of its set, the values that were used."""
-    notebook["metadata"].pop("papermill", None)
+    """Make a page of an executed notebook: the answer before the code, no paths and times, the title of its set."""
+    notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k != "papermill"}
     notebook["metadata"]["intrinsic"] = {"inputs": key}
     tagged = {}
     for cell in notebook["cells"]:
@@ -244,10 +244,33 @@ def _finish(notebook: dict, page: Page, key: str) -> None:
         title = re.sub(r"([\\`*_{}\[\]<>#$|~])", r"\\\1", page.title)
         first["source"] = re.sub(r"\A# .*", lambda _: f"# {title}", "".join(first["source"]))
     if "injected-parameters" in tagged:
-        injected, default = tagged["injected-parameters"], tagged["parameters"]
+        injected = tagged["injected-parameters"]
         text = "".join(injected["source"]).removeprefix("# Parameters\n").strip()
         injected["source"] = text.replace(f"{images.REPOSITORY}/", "")
-        default["metadata"]["tags"] = [*default["metadata"]["tags"], "hide-input"]
+        tagged["parameters"]["metadata"]["tags"].append("hide-input")
+    notebook["cells"] = _answer_first(notebook["cells"])
+
+
+def _answer_first(cells: list[dict]) -> list[dict]:
+    """Put the first cells that show no code, and their captions, before the code above; join what is folded there."""
+
+    def says(cell):
+        caption = cell["cell_type"] == "markdown" and "".join(cell["source"]).startswith("**")
+        return caption or cell["metadata"].get("tags") == ["remove-input"]
+
+    def folded(cell):
+        return cell["metadata"].get("tags") == ["hide-input"] and not cell["outputs"]
+
+    texts = next((i for i, cell in enumerate(cells) if i and cell["cell_type"] == "markdown"), len(cells))
+    first = next((i for i, cell in enumerate(cells[:texts]) if says(cell)), 1)
+    last = next((i for i in range(first, len(cells)) if not says(cells[i])), len(cells))
+    joined = []
+    for cell in cells[1:first]:
+        if joined and folded(joined[-1]) and folded(cell):
+            joined[-1] = joined[-1] | {"source": "".join([*joined[-1]["source"], "\n\n\n", *cell["source"]])}
+        else:
+            joined.append(cell)
+    return [cells[0], *cells[first:last], *joined, *cells[last:]]
 
 
 def _environment(folder: Path, threads: int) -> dict:
@@ -292,19 +315,15 @@ def _package_hash() -> str:
 def assemble(pages: list[Page], toc: dict, output: Path) -> Path:
     """Fill `source` with what Sphinx reads; a file that did not change keeps its time."""
     source, home = output / "source", images.REPOSITORY
-    paths = [path for path in (home / "book").rglob("*") if path.suffix in TEXTS and "/." not in path.as_posix()]
-    paths += [home / name for name in BESIDE if (home / name).exists()]
-    wanted = {path.relative_to(home).as_posix(): path.read_bytes() for path in paths}
-    wanted |= {f"{page.name}.ipynb": (output / "executed" / f"{page.name}.ipynb").read_bytes() for page in pages}
-    wanted["_toc.yml"] = yaml.safe_dump(toc, sort_keys=False, allow_unicode=True).encode()
-    for path in source.rglob("*") if source.exists() else ():
-        if path.is_file() and path.name != "conf.py" and path.relative_to(source).as_posix() not in wanted:
-            path.unlink()
-    for name, content in wanted.items():
-        path = source / name
-        if not path.exists() or path.read_bytes() != content:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+    wanted = [path for path in (home / "book").rglob("*") if path.suffix in TEXTS and "/." not in path.as_posix()]
+    made = {
+        path: path.relative_to(home) for path in [*wanted, *(home / name for name in BESIDE if (home / name).exists())]
+    }
+    made |= {output / "executed" / f"{page.name}.ipynb": f"{page.name}.ipynb" for page in pages}
+    for path, name in made.items():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, source / name)
+    (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return source
 
 
@@ -313,37 +332,21 @@ def render(output: Path, *, strict: bool = True) -> Path:
 
     Sphinx does not repeat the warnings of pages that it has read, so a failed build forgets them all.
     """
-    source, pages, doctrees, log = (output / name for name in ("source", "html", "doctrees", "sphinx.log"))
-    config = "from jupyter_book.cli.main import main; main()"
-    if (
-        not (source / "conf.py").exists()
-        or (source / "conf.py").stat().st_mtime <= (source / "_config.yml").stat().st_mtime
-    ):
-        _command([sys.executable, "-c", config, "config", "sphinx", str(source)], log)
-    command = [
-        sys.executable,
-        "-m",
-        "sphinx",
-        "-b",
-        "html",
-        "-q",
-        *(["-W", "--keep-going"] if strict else []),
-    ]
+    source, doctrees, log = (output / name for name in ("source", "doctrees", "sphinx.log"))
+    _command(["-c", "from jupyter_book.cli.main import main; main()", "config", "sphinx", str(source)], log)
     try:
-        _command([*command, "-d", str(doctrees), str(source), str(pages)], log)
+        how = ["-q", "-j", "auto", *(["-W", "--keep-going"] if strict else [])]
+        _command(["-m", "sphinx", "-b", "html", *how, "-d", str(doctrees), str(source), str(output / "html")], log)
     except BookError:
         shutil.rmtree(doctrees, ignore_errors=True)
         raise
-    for page in (pages / "book").rglob("*.html"):  # of former books
-        name = page.relative_to(pages).with_suffix("").as_posix()
-        if not any((source / f"{name}{suffix}").exists() for suffix in (".md", ".ipynb")):
-            page.unlink()
-    return pages / "index.html"
+    return output / "html" / "index.html"
 
 
 def _command(command: list[str], log: Path) -> None:
     environment = {**os.environ, "PYTHONUTF8": "1", "NO_COLOR": "1", "INTRINSIC_HOME": str(images.REPOSITORY)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=log.parent, env=environment)
+    how = {"capture_output": True, "text": True, "cwd": log.parent / "source", "env": environment}
+    done = subprocess.run([sys.executable, *command], check=False, **how)
     said = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     log.write_text(said, encoding="utf-8")
     if done.returncode:

@@ -72,6 +72,7 @@ def setup(app):
     app.connect("autodoc-process-docstring", _plain_signs, priority=100)  # before napoleon
     app.connect("html-page-context", _finish_page, priority=910)  # after the theme has set titles and lists
     app.connect("build-finished", _write_scripts)
+    app.extensions["sphinx_multitoc_numbering"].parallel_read_safe = True  # it numbers after all pages are read
     version = zlib.crc32(Path(__file__).read_bytes())
     return {"version": "1", "env_version": version, "parallel_read_safe": True, "parallel_write_safe": True}
 

@@ -32,7 +32,7 @@ SCHEMA_URL = "https://vega.github.io/schema/vega-lite/v5.json"
 DOMAIN_COLORS = {"medical": "#d55e00", "natural": "#3394d9", "synthetic": "#2b7a41", "unknown": "#8c8c8c"}
 PALETTE = ["#d55e00", "#3394d9", "#2b7a41", "#a05fc0", "#a8780a", "#8c8c8c"]
 INK, GRID = "#767b84", "#9aa0a6"  # 4:1 or more on both pages
-WIDTH, HEIGHT, PANEL = 560, 340, (190, 150)
+WIDTH, HEIGHT = 560, 340
 LETTER, LINE = 6.6, 14  # pixels of a letter and of a line of text
 HEADING, TWIN = "\u2060", "\u200b"  # signs without width: a row that is a heading; rows of one name in several groups
 
@@ -98,13 +98,12 @@ alt.data_transformers.disable_max_rows()
 
 
 def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
-    """Draw each image set as one mark with both of its intervals.
+    """Draw each image set as one mark with both of its intervals; a click on it opens the numbers of the set.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        One row an image set: `dataset`, `domain`, `x`, `y`. Columns `x_low`, `x_high`, `y_low`, `y_high` become
-        intervals where they are there.
+        One row an image set: `dataset`, `domain`, `x`, `y`, and intervals as `x_low`, `x_high`, `y_low`, `y_high`.
     x, y : str
         Columns of the two axes.
     titles : tuple of str, optional
@@ -119,7 +118,6 @@ def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
     Returns
     -------
     altair.LayerChart
-        A click on a mark opens the numbers of its set.
     """
     drawn = _rows(frame, ["dataset", "domain", x, y])
     scales = [_scale([drawn.get(c) for c in (v, f"{v}_low", f"{v}_high")], log, a) for v, a in ((x, "x"), (y, "y"))]
@@ -148,7 +146,7 @@ def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
 
 
-def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None, color=None):
+def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None):
     """Draw estimates with their intervals, a row each, sorted by the estimate.
 
     Parameters
@@ -159,12 +157,10 @@ def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None, colo
         Title of the axis, with its unit.
     reference : float or None
         Where a dashed rule stands.
-    log : bool
-        Draw a logarithmic axis.
-    sort : bool
-        Sort by the estimate, the largest first, within each group.
-    group, color : str, optional
-        Columns: a heading a group; a color a value.
+    log, sort : bool
+        Draw a logarithmic axis; sort by the estimate, the largest first, within each group.
+    group : str, optional
+        Column whose values are headings of the rows.
 
     Returns
     -------
@@ -172,84 +168,68 @@ def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None, colo
     """
     if isinstance(rows, dict):
         rows = [{"label": k, "estimate": float(v), "low": v.low, "high": v.high} for k, v in rows.items()]
-    drawn = _rows(pd.DataFrame(rows), ["label", "estimate", *([group] if group else []), *([color] if color else [])])
+    drawn = _rows(pd.DataFrame(rows), ["label", "estimate", *([group] if group else [])])
     drawn = drawn.assign(estimate_low=drawn.get("low", np.nan), estimate_high=drawn.get("high", np.nan))
     drawn["text"] = _texts(drawn, "estimate")
     drawn, order = _stacked(drawn, group, sort)
     ends = [drawn["estimate"], drawn["estimate_low"], drawn["estimate_high"]]
     if not log:  # an interval of a few data does not squeeze all others
-        least, most = ends[0].min(), ends[0].max()
         reach = 10 * float((ends[2] - ends[1]).median() or 1e9)  # only an interval far wider than others is cut
-        ends = [end.clip(least - reach, most + reach) for end in ends]
-    scale = _scale([*ends, [np.nan if reference is None else reference]], "x" if log else "", "x")
+        ends = [end.clip(ends[0].min() - reach, ends[0].max() + reach) for end in ends]
+    x = _x("estimate", title, _scale([*ends, [np.nan if reference is None else reference]], "x" if log else "", "x"))
     bold = {"condition": {"test": f"substring(datum.value, 0, 1) == '{HEADING}'", "value": "bold"}, "value": "normal"}
     axis = alt.Axis(ticks=False, domain=False, labelFontWeight=bold, labelOverlap=False)
     y = alt.Y("row:N", title=None, scale=alt.Scale(domain=order), axis=axis)
-    x = _x("estimate", title, scale)
-    base = alt.Chart(drawn).encode(y=y, color=color_of(drawn, color))
+    base = alt.Chart(drawn).encode(y=y, color=alt.value(DOMAIN_COLORS["natural"]))
     tips = [alt.Tooltip("label:N", title="Row"), alt.Tooltip("text:N", title=_short(title))]
-    layers = [] if reference is None else [_rule(reference, "x", x)]
-    layers.append(base.mark_rule(strokeWidth=1.5, clip=True).encode(x=_at("estimate_low", x), x2="estimate_high"))
+    layers = [base.mark_rule(strokeWidth=1.5, clip=True).encode(x=_at("estimate_low", x), x2="estimate_high")]
     layers.append(base.mark_point(clip=True).encode(x=x, tooltip=tips))
+    if reference is not None:
+        rule = alt.Chart(pd.DataFrame({"at": [float(reference)]})).mark_rule(strokeDash=[5, 4])
+        layers.insert(0, rule.encode(x=_at("at", x)))
     many = f"{len(drawn)} rows from {number(drawn['estimate'].min())} to {number(drawn['estimate'].max())}"
     listed = "; ".join(f"{label} {text}" for label, text in zip(drawn["label"], drawn["text"], strict=True))
     text = f"{title}, {many}, with intervals: {listed}."
     return alt.layer(*layers).properties(width=WIDTH - 160, height=max(60, 20 * len(order)), description=text)
 
 
-def lines(frame, x, y, *, titles=None, by=None, panel=None, log=None, reference=None):
-    """Draw curves through points, a color each, with a band where `y_low` and `y_high` are there.
+def lines(frame, x, y, *, titles=None, by=None, log=None):
+    """Draw curves through points, with a band where `y_low` and `y_high` are there.
 
     Parameters
     ----------
     frame : pandas.DataFrame
-        Columns `x`, `y` and those named below.
-    x, y : str
-        Columns of the two axes.
-    titles : tuple of str, optional
-        Titles of the axes; those of known columns are known.
+        Columns `x`, `y` and `by`.
+    x, y, titles, log
+        As for `scatter_of_sets`.
     by : str, optional
         Column whose values, six at most, have a color each.
-    panel : str, optional
-        Column whose values have a small panel each.
-    log : str, optional
-        Logarithmic axes: "", "x", "y" or "xy". None: those on which values span a factor of 4.
-    reference : float, optional
-        Height of a dashed rule.
 
     Returns
     -------
-    altair.LayerChart or altair.FacetChart
+    altair.LayerChart
     """
-    drawn = _in_words(_rows(frame, [x, y, *[c for c in (by, panel) if c]]))
+    drawn = _rows(frame, [x, y, *([by] if by else [])])
+    words = {"dataset": set_title, "model": network_title}
+    drawn = drawn.assign(**{c: drawn[c].map(to_words) for c, to_words in words.items() if c in drawn})
     x_title, y_title = _titles(titles, x, y)
-    bounds = [drawn.get(c) for c in (y, f"{y}_low", f"{y}_high")] + ([[reference]] if reference is not None else [])
-    x_on = _x(x, x_title, _scale([drawn[x]], log, "x"), PANEL[0] if panel else WIDTH)
-    y_on = _y(y, y_title, _scale(bounds, log, "y"), PANEL[1] if panel else HEIGHT)
+    x_on = _x(x, x_title, _scale([drawn[x]], log, "x"))
+    y_on = _y(y, y_title, _scale([drawn.get(c) for c in (y, f"{y}_low", f"{y}_high")], log, "y"))
     drawn["text"] = _texts(drawn, y)
     base = alt.Chart(drawn).encode(x=x_on, color=color_of(drawn, by))
     layers = []
     if f"{y}_low" in drawn:
         layers.append(base.mark_area(clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high"))
-    tips = [alt.Tooltip(f"{c}:N", title=c.capitalize()) for c in (by, panel) if c]
+    tips = [alt.Tooltip(f"{by}:N", title=by.capitalize())] if by else []
     tips += [alt.Tooltip(f"{x}:Q", title=_short(x_title), format=".4~g"), alt.Tooltip("text:N", title=_short(y_title))]
     picked = alt.selection_point(name="picked", fields=[by], bind="legend") if by else None
     opacity = alt.condition(picked, alt.value(0.95), alt.value(0.1)) if by else alt.value(0.95)
-    layers.append(base.mark_line().encode(y=y_on, opacity=opacity))
     points = base.mark_point(size=45).encode(y=y_on, opacity=opacity, tooltip=tips)
-    layers.append(points.add_params(picked) if by else points)
-    if reference is not None:
-        layers.append(_rule(reference, "y", y_on, drawn))
+    layers += [base.mark_line().encode(y=y_on, opacity=opacity), points.add_params(picked) if by else points]
+    ends = f"from {number(drawn[y].min())} to {number(drawn[y].max())}"
     of = f"; a curve for each of {', '.join(dict.fromkeys(map(str, drawn[by])))}" if by else ""
-    of += f"; a panel for each of {', '.join(dict.fromkeys(map(str, drawn[panel])))}" if panel else ""
-    text = (
-        f"{_short(y_title)} against {_short(x_title)}, from {number(drawn[y].min())} to {number(drawn[y].max())}{of}."
-    )
-    if panel is None:
-        return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
-    small = alt.layer(*layers).properties(width=PANEL[0], height=PANEL[1])
-    order = list(dict.fromkeys(drawn[panel]))
-    return small.facet(alt.Facet(f"{panel}:N", title=None, sort=order), columns=3).properties(description=text)
+    text = f"{_short(y_title)} against {_short(x_title)}, {ends}{of}."
+    return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
 
 
 # ------------------------------------------------------------------------------------------ small parts
@@ -277,11 +257,6 @@ def _stacked(frame, group, sort):
         order += [f"{HEADING}{name}"] if group else []
         order += list(parts[-1]["row"])
     return pd.concat(parts), order
-
-
-def _in_words(frame):
-    words = {"dataset": set_title, "model": network_title}
-    return frame.assign(**{c: frame[c].map(to_words) for c, to_words in words.items() if c in frame})
 
 
 def _titles(titles, x, y) -> tuple[str, str]:
@@ -323,32 +298,19 @@ def _axis(scale, count) -> alt.Axis:
     return alt.Axis(format=",.6~g" if low > 1e-4 else "~e", values=values)
 
 
-def _x(column, title, scale, length=WIDTH):
-    axis = _axis(scale, 7 if length == WIDTH else 4)
-    return alt.X(f"{column}:Q", title=_broken(title, length), scale=scale, axis=axis)
+def _x(column, title, scale):
+    lines = textwrap.wrap(title, int(WIDTH / (LETTER + 0.4)))  # a long title on several lines
+    return alt.X(f"{column}:Q", title=lines, scale=scale, axis=_axis(scale, 7))
 
 
-def _y(column, title, scale, length=HEIGHT):
-    axis = _axis(scale, 6 if length == HEIGHT else 4)
-    return alt.Y(f"{column}:Q", title=_broken(title, length), scale=scale, axis=axis)
-
-
-def _broken(title, length) -> list[str]:
-    """A long title on several lines; in a small panel without its unit."""
-    return textwrap.wrap(title if length > PANEL[0] else _short(title), int(length / (LETTER + 0.4)))
+def _y(column, title, scale):
+    lines = textwrap.wrap(title, int(HEIGHT / (LETTER + 0.4)))
+    return alt.Y(f"{column}:Q", title=lines, scale=scale, axis=_axis(scale, 6))
 
 
 def _at(column, channel):
     """The same axis for another column."""
     return type(channel)(f"{column}:Q", **{k: v for k, v in channel._kwds.items() if k in ("title", "scale", "axis")})
-
-
-def _rule(value, axis, channel, frame=None):
-    """A dashed rule; in the panels of `frame`, on each."""
-    chart = alt.Chart(pd.DataFrame({"at": [float(value)]})) if frame is None else alt.Chart(frame)
-    if frame is not None:
-        chart = chart.transform_calculate(at=str(float(value)))
-    return chart.mark_rule(strokeDash=[5, 4]).encode(**{axis: _at("at", channel)})
 
 
 def _curve(line, x, y, x_on, y_on) -> list:
@@ -385,7 +347,7 @@ def _names(frame, columns, scales, wanted, on) -> list:
         for align, dx, dy in (("left", 7, -9), ("right", -7, -9), ("left", 7, 10), ("right", -7, 10)):
             left, middle = at[i, 0] + (dx if align == "left" else dx - long), at[i, 1] + dy
             box = (left, middle - LINE / 2 + 1, left + long, middle + LINE / 2 - 1)
-            if len(layers) < most and left > 0 and box[2] < WIDTH and not any(_overlap(box, one) for one in taken):
+            if len(layers) < most and left > 0 and box[2] < WIDTH and not any(_covers(box, one) for one in taken):
                 taken.append(box)
                 text = alt.Chart(frame.iloc[[i]]).mark_text(align=align, dx=dx, dy=dy, baseline="middle", fontSize=11)
                 layers.append(text.encode(x=on[0], y=on[1], text="set:N"))
@@ -404,7 +366,7 @@ def _whiskers(frame, at, columns, scales) -> list:
     return boxes
 
 
-def _overlap(a, b) -> bool:
+def _covers(a, b) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

@@ -38,15 +38,10 @@ def gallery(images, titles: Sequence[str] | None = None, *, columns=6, side=96, 
     Parameters
     ----------
     images : ImageSet, or sequence of uint8 arrays (H, W) or (H, W, C), C = 1 or 3
-        The images, which may differ in size.
-    titles : sequence of str, optional
-        One text an image; a line break starts a new line.
-    columns : int
-        Images a row.
-    side : int
-        Pixels of the longer side on the page, about: whole multiples of an image's pixels.
-    headings : sequence of str, optional
-        One text a column, above the first row; they set the number of columns.
+    titles, headings : sequence of str, optional
+        One text an image, of one or more lines; one text a column, above the first row.
+    columns, side : int
+        Images a row, if no headings say it; pixels of the longer side on the page, about.
     description : str, optional
         The text alternative; the titles otherwise.
 
@@ -82,23 +77,10 @@ def gallery(images, titles: Sequence[str] | None = None, *, columns=6, side=96, 
     return Picture(canvas, description or f"{len(tiles)} images" + (f": {named}." if named else "."))
 
 
-def pairs(
-    left, right, titles=None, *, headings=("first image", "second image", "difference"), side=128, description=None
-):
-    """Draw pairs of images, a row each: the one, the other, and their difference scaled to its largest value.
+def pairs(left, right, titles=None, *, headings=("one", "the other", "difference"), side=128, description=None):
+    """Draw pairs of images of one shape, a row each: the one, the other, their difference scaled to its largest value.
 
-    Parameters
-    ----------
-    left, right : ImageSet, or sequences of uint8 arrays
-        Pair i is `left[i]` and `right[i]`, of one shape.
-    titles : sequence of str, optional
-        One text a pair.
-    headings, side, description
-        As for `gallery`.
-
-    Returns
-    -------
-    Picture
+    Parameters and result are as for `gallery`, with one title a pair.
     """
     both = [[_array(image) for image in getattr(side_, "images", side_)] for side_ in (left, right)]
     titles = [""] * len(both[0]) if titles is None else [str(title) for title in titles]

@@ -2,32 +2,27 @@
 
 import html
 import re
+from dataclasses import dataclass
 
 import pandas as pd
 
-from intrinsic.publishing.titles import (
-    COLUMNS,
-    interval_text,
-    network_title,
-    number,
-    p_value,
-    percent,
-    set_title,
-)
+from intrinsic.publishing.titles import COLUMNS, interval_text, network_title, number, p_value, percent, set_title
 
 __all__ = ["Table", "number", "p_value", "percent", "table"]
 
 MANY = 8  # columns beyond which a table is set small
-P_COLUMNS = ("p", "p_holm")
 WORDS = {"dataset": set_title, "model": network_title}
 
 
+@dataclass
 class Table:
     """A table that shows itself in a notebook; `frame` holds the texts of its cells."""
 
-    def __init__(self, frame: pd.DataFrame, right: list[bool], caption=None, fold=None, ids=None):
-        self.frame, self.right, self.caption, self.fold = frame, right, caption, fold
-        self.ids = ids or [None] * len(frame)
+    frame: pd.DataFrame
+    right: list[bool]
+    caption: str | None = None
+    fold: str | None = None
+    ids: list | None = None
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=False)
@@ -35,20 +30,19 @@ class Table:
     def _repr_html_(self) -> str:
         sides = ["right" if right else "left" for right in self.right]
         head = "".join(f'<th class="{s}">{_heading(c)}</th>' for s, c in zip(sides, self.frame, strict=True))
-        body = [
-            "".join(f'<td class="{s}">{_cell(text)}</td>' for s, text in zip(sides, row, strict=True))
-            for row in self.frame.itertuples(index=False, name=None)
-        ]
-        rows = [f'<tr id="{i}">{row}</tr>' if i else f"<tr>{row}</tr>" for i, row in zip(self.ids, body, strict=True)]
-        lines = [f"<thead><tr>{head}</tr></thead><tbody>", *rows, "</tbody>"]
-        title = f"<caption>{html.escape(self.caption)}</caption>" if self.caption else ""
+        made = f"<thead><tr>{head}</tr></thead><tbody>\n"
+        for i, row in zip(self.ids or [None] * len(self.frame), self.frame.itertuples(index=False), strict=True):
+            cells = "".join(f'<td class="{s}">{_cell(text)}</td>' for s, text in zip(sides, row, strict=True))
+            made += f'<tr id="{i}">{cells}</tr>\n' if i else f"<tr>{cells}</tr>\n"
+        caption = f"<caption>{_heading(self.caption)}</caption>" if self.caption else ""
         small = " many" if self.frame.shape[1] > MANY else ""
-        made = "\n".join([f'<table class="dataframe{small}">{title}', *lines, "</table>"])
         name = html.escape(self.caption or self.fold or "Table", quote=True)
-        made = f'<div class="table-scroll" tabindex="0" role="region" aria-label="{name}">{made}</div>'
-        if self.fold:
-            made = f'<details class="fold"><summary>{html.escape(self.fold)}</summary>{made}</details>'
-        return made
+        made = (
+            f'<div class="table-scroll" tabindex="0" role="region" aria-label="{name}">'
+            f'<table class="dataframe{small}">{caption}{made}</tbody></table></div>'
+        )
+        folded = f'<details class="fold"><summary>{html.escape(self.fold or "")}</summary>{made}</details>'
+        return folded if self.fold else made
 
 
 def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
@@ -60,10 +54,8 @@ def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
         A list keeps each `Interval`; a frame of floats has columns `x_low` and `x_high` beside `x` for it.
     columns : dict or list, optional
         The columns that show, in order, and their names; all of them otherwise.
-    caption : str, optional
-        One sentence above the table.
-    fold : str, optional
-        Fold the table under this text.
+    caption, fold : str, optional
+        One sentence above the table; the text under which it is folded.
     ids : list of str, optional
         Names of the rows for links to them.
 
@@ -83,21 +75,15 @@ def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
         columns = [c for c in frame.columns if not re.search(r"_(low|high)$", str(c))]
     if not isinstance(columns, dict):
         columns = {c: COLUMNS.get(c, str(c)) for c in columns}
-    absent = [c for c in columns if c not in frame]
-    if absent:
-        raise KeyError(f"the frame has no column {absent[0]}, which the table shows; it has {', '.join(frame.columns)}")
     texts = pd.DataFrame({c: _texts(frame, c) for c in columns}, dtype=object)
     right = [all(_is_number(value) or _missing(value) for value in frame[c]) for c in columns]
-    texts.columns = [*columns.values()]
-    return Table(texts, right, caption, fold, ids)
+    return Table(texts.set_axis([*columns.values()], axis=1), right, caption, fold, ids)
 
 
 def _texts(frame: pd.DataFrame, column: str) -> list[str]:
     values = frame[column].tolist()
     if f"{column}_low" in frame and f"{column}_high" in frame:
         return [*map(interval_text, values, frame[f"{column}_low"], frame[f"{column}_high"])]
-    if column in P_COLUMNS:
-        return ["–" if _missing(value) else p_value(value).removeprefix("p = ").removeprefix("p ") for value in values]
     return [_text(value, column) for value in values]
 
 
@@ -109,7 +95,7 @@ def _text(value, column: str) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if _is_number(value):
-        return number(value)
+        return p_value(value).removeprefix("p = ").removeprefix("p ") if column in ("p", "p_holm") else number(value)
     return WORDS[column](value) if column in WORDS else str(value)
 
 
@@ -127,5 +113,5 @@ def _cell(text: str) -> str:
 
 
 def _heading(text: str) -> str:
-    """A column's name, with K_F and its like as symbols."""
+    """A name, with K_F and its like as symbols."""
     return re.sub(r"\b([A-Za-z])_([A-Za-z]+)\b", r"<i>\1</i><sub>\2</sub>", html.escape(str(text)))

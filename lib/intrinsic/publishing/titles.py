@@ -1,41 +1,25 @@
 """Names in words: image sets, networks and pages of sets, as figures, tables and sentences write them."""
 
+import functools
 import re
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from intrinsic import images
 from intrinsic.properties.interval import Interval, digits
 
-WORDS = {"xray": "X-ray", "mri": "MRI", "ct": "CT", "oa": "osteoarthritis", "covid": "COVID-19", "tshirt": "T-shirt"}
-WORDS |= {"mnist": "MNIST", "cifar10": "CIFAR-10", "imagenet": "ImageNet", "pcb": "circuit board", "none": "or none"}
-WORDS |= {"dbc": "breast MRI", "brats": "brain MRI glioma", "rsna": "head CT hemorrhage", "chexpert": "CheXpert"}
-WORDS |= {
-    "mura": "bone X-ray",
-    "oai": "knee X-ray",
-    "isic": "skin lesion",
-    "svhn": "SVHN",
-    "neu": "",
-    "gti": "",
-    "classes": "",
-}
 COVERAGE = "book/reference/coverage"
 
 
+@functools.cache
+def _short_titles() -> dict:
+    return yaml.safe_load((images.REPOSITORY / "params" / "titles.yaml").read_text(encoding="utf-8"))
+
+
 def set_title(name: str, *, full: bool = False) -> str:
-    """Name an image set in a few words.
-
-    Parameters
-    ----------
-    name : str
-        A name in the catalogue, or a folder.
-    full : bool
-        Give the catalogue's whole title, with the two classes.
-
-    Returns
-    -------
-    str
+    """Name an image set of the catalogue, or a folder, in a few words; `full` gives the catalogue's whole title.
 
     Examples
     --------
@@ -45,41 +29,10 @@ def set_title(name: str, *, full: bool = False) -> str:
     entry = images.catalogue().get(str(name))
     if entry is None:
         return Path(str(name)).name or str(name)
-    if full:
-        return entry.title
     base, _, pair = str(name).partition("-pair")
-    own, _, tail = entry.title.partition(",")
-    if pair:
-        return f"{_sentence(base.split('_'))}: {entry.title.rpartition(': ')[2].replace(' against ', ' or ')}"
-    if ": " in entry.title or _plain(own) == _plain(base):
-        return own if ": " not in entry.title else entry.title
-    *head, first, second = ["", "", *base.split("_")]
-    one, against, other = tail.partition(" against ")
-    if against and _same(one.split()[-1:], first) and _same(other.split(), second):
-        of, both = _sentence(head), f"{_word(first)} or {_word(second)}"
-        return f"{of}, {both}" if of else _capital(both)
-    return _sentence([*head, first, second])
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
-
-
-def _same(of_title: list[str], of_name: str) -> bool:
-    """Whether a word of the title is the one of the name, which may be its plural."""
-    return bool(of_name) and any(_plain(of_name).startswith(_plain(word)) for word in of_title)
-
-
-def _word(part: str) -> str:
-    return WORDS.get(part, part)
-
-
-def _sentence(parts) -> str:
-    return _capital(" ".join(word for word in map(_word, parts) if word))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    short = _short_titles().get(base) or entry.title.partition(",")[0]
+    classes = entry.title.rpartition(": ")[2].replace(" against ", " or ")
+    return entry.title if full else f"{short}: {classes}" if pair else short
 
 
 def network_title(name: str) -> str:
@@ -110,21 +63,15 @@ def named(frame: pd.DataFrame) -> pd.DataFrame:
 
 # ------------------------------------------------------------------------------------ columns and numbers
 
-COLUMNS = {
-    "dataset": "Image set",
-    "set": "Image set",
-    "network": "Network",
-    "model": "Network",
-    "domain": "Domain",
-    "n_train": "Training images N",
-    "per_class": "Images a class M",
+COLUMNS = {"dataset": "Image set", "set": "Image set", "model": "Network", "network": "Network", "domain": "Domain"}
+COLUMNS |= {"n_train": "Training images N", "per_class": "Images a class M", "test_accuracy": "Test accuracy"}
+COLUMNS |= {
     "d_data": "Intrinsic dimension d_data",
     "d_data_other_groups": "Intrinsic dimension d_data (neighbors of other patients)",
     "k_f": "Label sharpness K_F (per unit of L2 distance, pixels in [0, 1])",
     "d_repr": "Dimension of the representation d_repr",
     "test_loss_nats": "Test loss (nats)",
     "test_error": "Test error (share of test images)",
-    "test_accuracy": "Test accuracy",
     "loss_penalty_nats_eps2": "Loss added by FGSM at 2/255 (nats)",
     "accuracy_penalty_eps2": "Accuracy lost to FGSM at 2/255",
     "growth_exponent": "Exponent of growth",
