@@ -35,7 +35,7 @@ def test_arrays_tensors_and_sets_give_the_same():
     assert one.d_data == mle_dimension(X)
     assert one.n == 240
     assert one.shape == (12, 12)
-    assert one.growth.per_class == (16, 31, 62)
+    assert one.growth.per_class == (16, 31, 50, 62, 100)
 
 
 def test_dimension_is_over_other_groups_where_patients_are_known():

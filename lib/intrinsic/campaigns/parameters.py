@@ -12,7 +12,7 @@ from intrinsic.images.sets import suggest
 from intrinsic.networks import models
 
 MOST = 10**9  # steps, epochs or images that a parameter file may ask for
-NO_CAMPAIGN = ("datasets.yaml", "claims.yaml", "further.yaml", "growth.yaml")  # of params/, which hold other things
+NO_CAMPAIGN = ("datasets.yaml", "claims.yaml", "further.yaml", "growth.yaml", "titles.yaml")  # which are no campaigns
 PUBLISHED = "params/published.yaml"
 PLAIN = (str, int, float, bool, list, dict, type(None))
 
