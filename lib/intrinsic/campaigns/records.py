@@ -230,7 +230,10 @@ class Store:
     def failure(self, kind: str, id: str) -> dict | None:
         """The note of a run that failed, or None."""
         note = self.note(kind, id)
-        return json.loads(note.read_bytes()) if note.exists() else None
+        try:
+            return json.loads(note.read_bytes()) if note.exists() else None
+        except ValueError:
+            return {"reason": f"its note {note} is damaged", "traceback": ""}
 
     def forgive(self, kind: str, id: str) -> None:
         """Forget that a run failed."""
