@@ -231,7 +231,22 @@ ARCHIVED = ("images", "labels", "class_names", "group", "paths", "source", "lice
 
 def npz(path: Path, progress: bool = False) -> Found:
     """A .npz archive: images, labels, and optionally class_names, group, paths, source, licence. Never unpickled."""
-    content = _content(path)
+    if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
+        raise BadSource(f"{path} is neither a folder of class folders nor an intact .npz file: give one of them")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            there = archive.files
+            content = {key: archive[key] for key in ARCHIVED if key in archive}
+    except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
+        raise BadSource(f"{path} cannot be read as .npz of plain arrays ({reason(error)}): save it anew") from None
+    missing = [key for key in ("images", "labels") if key not in content]
+    if missing:
+        raise BadSource(
+            f"{path} holds no {' and no '.join(missing)} (but {', '.join(there) or 'nothing'}), and an image set needs "
+            "both: save it with np.savez(path, images=..., labels=...)"
+        )
+    if others := [name for name in there if name not in ARCHIVED]:
+        warnings.warn(f"{path} holds {', '.join(others)}, not read: known are {', '.join(ARCHIVED)}", stacklevel=5)
     n, names = len(np.atleast_1d(content["images"])), None
     content = {"paths": np.array([f"row={i}" for i in range(n)])} | content
     for key in ("labels", "group", "paths"):
@@ -250,27 +265,6 @@ def npz(path: Path, progress: bool = False) -> Found:
     facts = {key: " ".join(str(s) for s in np.atleast_1d(content.get(key, ""))) for key in ("source", "licence")}
     of = None if group is None else "group"
     return Found(rows, label="label", group=of, classes=names, images=content["images"], facts=facts)
-
-
-def _content(path):
-    """The arrays of an archive. Warns of those that are not read. Raises BadSource."""
-    if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
-        raise BadSource(f"{path} is neither a folder of class folders nor an intact .npz file: give one of them")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            names = archive.files
-            content = {key: archive[key] for key in ARCHIVED if key in archive}
-    except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
-        raise BadSource(f"{path} cannot be read as .npz of plain arrays ({reason(error)}): save it anew") from None
-    missing = [key for key in ("images", "labels") if key not in content]
-    if missing:
-        raise BadSource(
-            f"{path} holds no {' and no '.join(missing)} (but {', '.join(names) or 'nothing'}), and an image set needs "
-            "both: save it with np.savez(path, images=..., labels=...)"
-        )
-    if others := [name for name in names if name not in ARCHIVED]:
-        warnings.warn(f"{path} holds {', '.join(others)}, not read: known are {', '.join(ARCHIVED)}", stacklevel=6)
-    return content
 
 
 ADAPTERS = {"folder": folder, "table": table, "dicom": dicom, "nifti": nifti, "npz": npz}

@@ -86,7 +86,6 @@ class Entry(pydantic.BaseModel):
                        Relative ones start at the repository root (params/datasets.yaml) or beside the catalogue file
     labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
     pairs              Pairs: the catalogue then also holds NAME-pair1, NAME-pair2, ..., each of two classes
-    parent             of such a pair, the name of its set; set by the reader of the file
     size, channels     pixels a side and channels of the files, or those of the study; for the reader
     levels             what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading
     skip_unreadable    leave out files that cannot be read, and list them; else they are refused

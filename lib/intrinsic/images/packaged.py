@@ -59,9 +59,8 @@ def torchvision(
     if dataset == "SVHN":
         pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
     labels = np.concatenate([np.asarray(one.labels if dataset == "SVHN" else one.targets) for one in sets])
-    digits = dataset in ("MNIST", "SVHN")
-    classes = tuple("0123456789") if digits else tuple(sets[0].classes)
-    rows = pd.DataFrame({"path": _names(parts, [len(one.data) for one in sets]), "label": np.asarray(classes)[labels]})
+    classes = tuple("0123456789" if dataset in ("MNIST", "SVHN") else sets[0].classes)
+    rows = pd.DataFrame({"path": _names(parts, [len(one.data) for one in sets]), "label": np.take(classes, labels)})
     return Found(rows, label="label", classes=classes, images=pixels)
 
 
