@@ -1,5 +1,6 @@
 """Embedded image sets: each is what its entry in the catalogue says."""
 
+import json
 import re
 
 import nibabel
@@ -144,3 +145,11 @@ def test_wave_sets_have_the_dimension_and_gap_that_the_catalogue_states(name):
     a, b = x[labels == 0], x[labels == 1]
     nearest = np.sqrt(((a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T).min())
     assert nearest >= facts["gap_l2"] - facts["rounding_l2"]
+
+
+@pytest.mark.parametrize("name", ["digits_margin_40", "digits_pairs_15", "waves_margin_25", "waves_random"])
+def test_a_constructed_set_is_the_one_that_its_published_records_are_of(name):
+    rows = map(json.loads, (sets.REPOSITORY / "book" / "records" / "controlled.jsonl").read_text().splitlines())
+    (p,) = [row["params"] for row in rows if row["kind"] == "properties" and row["params"]["dataset"] == name]
+    loaded = sets.load(name, size=p["size"], channels=p["channels"])
+    assert loaded.drop_duplicates().content_hash() == p["image_hash"]
