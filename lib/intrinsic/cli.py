@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     one = add("measure", "dimension, label sharpness and soundness of an image set",
-              "intrinsic measure scans/ --json   (a folder with one folder a class)", _catalogue, _rules, _pixels)  # fmt: skip
+              "intrinsic measure scans/   (a folder with one folder a class)", _catalogue, _rules, _pixels)  # fmt: skip
     one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one.add_argument("--pixel-range", choices=("stored", "image"), default="stored",
@@ -338,8 +338,9 @@ def _forecast(arguments) -> int:
     runs = forecast.with_error(frames.runs_at(_setting(arguments), arguments.model, records.default_store()))
     own = runs[runs["dataset"] == name]
     if own.empty:
-        raise ValueError(f"no fitted run of {arguments.model} on {name} is stored at this setting: train it at two "
-                         "sizes N at least, with `intrinsic run`")  # fmt: skip
+        small = shlex.join(["intrinsic", "run", "params/forecast.yaml", "-p", "datasets", f"[{arguments.source}]"])
+        raise ValueError(f"{name} has no fitted runs of {arguments.model} at two sizes N at this setting, so there is "
+                         f"nothing to go on from: {small}")  # fmt: skip
     targets = {}
     if arguments.target_accuracy is not None:
         targets["accuracy"] = (arguments.target_accuracy, forecast.ERROR, 1 - arguments.target_accuracy)
@@ -355,13 +356,18 @@ def _forecast(arguments) -> int:
         print(json.dumps(facts, allow_nan=False))
         return 0
     print(f"{_line(name)}: {arguments.model}, {_counted(len(own), 'run')} at N = {trained[0]:,} to {trained[-1]:,}, "
-          f"with {runs['dataset'].nunique() - 1} other image sets")  # fmt: skip
+          f"with {runs['dataset'].nunique() - 1} image sets of {runs['family'].nunique() - 1} families")  # fmt: skip
     print(f"  {'N':<9}{'test loss (nats)':<28}test accuracy")
     for row in table.to_dict("records"):
         loss, right = (f"{row[w]:.3f} [{row[f'{w}_low']:.3f}, {row[f'{w}_high']:.3f}]" for w in ("loss", "accuracy"))
         print(f"  {row['n_train']:<9,}{loss:<28}{right}{'' if row['informative'] else '   not informative yet'}")
     for what, one in needed.items():
-        print(f"  {what} {targets[what][0]:g} needs N = {one}")
+        print(f"  {what} {targets[what][0]:g} needs {forecast.in_words(one)}")
+    vague = table.loc[~table["informative"], "n_train"]
+    if len(vague):
+        more = forecast.informative_from(runs, name, vague.max())
+        what = f"train at N = {more:,}" if more else "train at more seeds; the set may be near chance"
+        print(f"  not informative yet: the interval at N = {vague.max():,} reaches chance. To narrow it, {what}.")
     print("  Intervals of 95 % are for one run.")
     return 0
 
