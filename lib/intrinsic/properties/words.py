@@ -101,8 +101,11 @@ def wrong(sound) -> list[str]:
          f"{_named(sound, kinds.ACROSS_CLASSES)}. One of the two labels is probably wrong."),
         (not sound.across_classes, "The two most alike pictures with different labels: "
          f"{_both(sound.closest)}. Look at them."),
-        (_named(sound, kinds.MIXED), f"{_n(sound.mixed or 0, who)} of {sound.groups} have images of several labels: "
-         f"{_named(sound, kinds.MIXED, 4)}. Check these labels."),
+        (_named(sound, kinds.MIXED), f"{_n(sound.mixed or 0, who)} of {sound.groups} with several labels, the "
+         f"most doubtful {_named(sound, kinds.MIXED, 6)}. Check these labels."),
+        (sound.shortcut > SHORTCUT, f"Brightness and border alone tell the classes with accuracy "
+         f"{sound.shortcut}; chance is {sound.chance:.2f}. Check whether classes come from other machines or wards, or "
+         "carry a burned-in marker."),
         (_named(sound, kinds.DOUBTFUL), "Labels that the most alike pictures contradict, the most doubtful first: "
          f"{_named(sound, kinds.DOUBTFUL, 6)}." + (" Distance says little about the label here, so most of them may be "
          "right." if guess else " If labels are wrong, they are probably among these.")),
@@ -112,9 +115,6 @@ def wrong(sound) -> list[str]:
          f"{sound.by_group:.2f}, so a split by image leaks. {split}."),
         (sound.linked > LINKED * sound.distinct and not sound.leaks, f"{sound.linked:,} of {sound.distinct:,} "
          f"images have a near-duplicate. {split}{'' if known else ', or by the families that --flagged writes'}."),
-        (sound.shortcut > SHORTCUT, f"Brightness and border alone tell the classes with accuracy "
-         f"{sound.shortcut}; chance is {sound.chance:.2f}. Check whether classes come from other machines or wards, or "
-         "carry a burned-in marker."),
         (sound.groups == sound.n, f"Each {who} has one image, so {who}s change nothing. Check that the column holds "
          f"the {who} and not the image."),
         (sound.few, f"Too few images to judge a label: {', '.join(f'{c} ({sound.counts[c]})' for c in sound.few[:5])}. "
@@ -139,8 +139,9 @@ def _named(sound, which, most=3):
 
 
 def _both(row):
-    """An image and its partner by name, with their labels; a doubtful label without the partner."""
-    sides = ("", "partner_") if row["partner_path"] and row["kind"] != kinds.DOUBTFUL else ("",)
+    """An image and its partner by name, with their labels; a doubtful label alone."""
+    alone = row["kind"] in (kinds.DOUBTFUL, kinds.MIXED) or not row["partner_path"]
+    sides = ("",) if alone else ("", "partner_")
     named = (f"{row[f'{side}path']} ({row[f'{side}class']})" if row["class"] else row["path"] for side in sides)
     return " | ".join(named)
 
