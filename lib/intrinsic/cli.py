@@ -325,8 +325,11 @@ def _measure(arguments) -> int:
     again = [word for word in arguments.words if word != "--details"]
     print(words.answer(found, placed, shlex.join(["intrinsic", *again])).text(arguments.details, 24))
     if arguments.flagged:
-        print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}; families as groups: "
-              f"--join {shlex.quote(str(arguments.flagged))} --join-on path --group-column family")  # fmt: skip
+        also = (
+            f"; families as groups: --join {shlex.quote(str(arguments.flagged))} --join-on path --group-column family"
+        )
+        also = also if found.groups is None and not arguments.join else ""
+        print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}{also}")
     return 0
 
 

@@ -190,7 +190,7 @@ class Place:
 
 
 def place(found, records) -> Place:
-    """Compare a set with published ones, at the largest M of 250, 125, 62, 31 and 16 that it allows.
+    """Compare a set with published ones, at the largest recorded M up to 250 that it allows.
 
     found     Measured
     records   with .params and .series: records of kind properties
