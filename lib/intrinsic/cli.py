@@ -265,7 +265,7 @@ def _named(source):
                          "another name (intrinsic datasets --draft) and give its name")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{source.name}.yaml")
-        path.write_text(source.draft(), encoding="utf-8")
+        path.write_text(source.written(), encoding="utf-8")
         with _catalogues([str(path)]):
             yield source.name
 

@@ -136,6 +136,12 @@ def test_a_second_dimension_is_explained_where_it_differs():
     assert found.twonn < 0.5 * found.d_data
     assert sum("near-duplicates" in one and digits(found.twonn) in one for one in found.warnings) >= 1
     assert not any("estimates" in one for one in measure(X, Y).warnings)
+    patient = np.repeat(np.arange(60), 4)
+    x = X[4 * patient] // 2
+    x[np.arange(240), 0, np.arange(240) % 4] ^= 1  # four images a grey level apart
+    found = measure(x, Y[4 * patient], patient)
+    assert found.twonn > 2 * found.d_data
+    assert any("one other patient" in one for one in found.warnings)
 
 
 def test_the_dimension_of_all_is_said_where_patients_change_it():

@@ -32,7 +32,7 @@ def test_a_report_is_one_file_with_the_words_of_measure(folder, tmp_path, monkey
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     before = {path for path in (REPOSITORY / "_build").rglob("*") if path.is_file()}
-    assert cli.main(["report", str(folder), "--out", "page.html"]) == 0
+    assert cli.main(["report", str(folder), "--levels", "full", "--out", "page.html"]) == 0
     assert capsys.readouterr().out == "page.html\n"
     assert os.listdir() == ["page.html"]
     assert {path for path in (REPOSITORY / "_build").rglob("*") if path.is_file()} <= before

@@ -9,7 +9,7 @@ import numpy as np
 
 from intrinsic.images import BadImages, ImageSet, TooFewImages, load, match
 from intrinsic.properties import dimension, sharpness
-from intrinsic.properties.duplicates import near_duplicate_components
+from intrinsic.properties.duplicates import components, near_duplicate_links
 from intrinsic.properties.growth import cross_dimension, growth
 from intrinsic.properties.interval import Interval, digits
 from intrinsic.properties.limit import sharpness_limit
@@ -22,7 +22,7 @@ LEAST = 4  # distinct images of which anything is measured
 FEW = 16  # images of the smallest class, below which another statement names it
 MOST_CLASSES = 20  # of a matrix of class pairs
 APART = 0.5  # relative difference of two estimates of the dimension whose reason is looked for
-TIES = 0.05  # share of images with two nearest ones at one distance, from which distances are coarse
+TIES = 0.05  # share of images with two nearest ones at one distance or of one patient, that is a reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +187,8 @@ def measure(
     near = neighbors(clean, near_k, reserve=max(64, dimension.reserve(near_k)), progress=progress)
     d_all = dimension.mle_dimension(near, near_k)
     d_data, twonn, others, why = _other_groups(clean, near, near_k, d_all)
-    families = near_duplicate_components(near)
+    links = near_duplicate_links(near)
+    families = components(*links[:2], len(clean))
     why = why or _why_apart(clean, others, d_data, twonn, families)
     warnings += [why] if why else []
     k_f, control = sharpness.label_sharpness(near), sharpness.same_label_control(near)
@@ -195,7 +196,7 @@ def measure(
     sizes = [m for m in GROWTH_SIZES if m <= least]
     grown = growth(near, per_class=sizes) if sizes else ((), ())
     law = cross_dimension(near, group=families if clean.group is None else clean.group)
-    sound = soundness(loaded, near)
+    sound = soundness(loaded, near, links=links)
     several = 2 < clean.n_classes <= MOST_CLASSES
     return Measured(
         d_data=d_data,
@@ -240,6 +241,8 @@ def _why_apart(clean, near, d, twonn, families):
     ties, why = float((near.distances[:, 0] == near.distances[:, 1]).mean()), []
     if ties > TIES:
         why.append(f"distances are coarse: for {ties:.0%} of the images the two nearest are equally far")
+    if near.excludes_group and (one := np.diff(clean.group[near.indices[:, :2]]) == 0).mean() > TIES:
+        why.append(f"for {one.mean():.0%} of the images the two nearest are of one other patient")
     if len(np.unique(families)) < len(families) and not near.excludes_group:
         apart = dimension.twonn_dimension(
             neighbors(clean.images, 2, group=families, exclude_group=True), interval=False

@@ -139,7 +139,7 @@ class Soundness:
         }
 
 
-def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
+def soundness(images, near=None, *, links=None, groups=None, seed: int = 0) -> Soundness:
     """Check whether an image set is sound enough to ask more of it.
 
     Parameters
@@ -148,6 +148,8 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
         As loaded, before copies are dropped.
     near : Neighbors, optional
         Of images.drop_duplicates(conflicting=True), with labels and no group left out; found here by default.
+    links : tuple of arrays, optional
+        near_duplicate_links(near), where they are known.
     groups : int array (n,), optional
         Instead of images.group; families of near-duplicates stand in where both are None.
     seed : int
@@ -184,7 +186,7 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
     if near.n != len(rows) or not np.array_equal(near.labels, labels) or near.excludes_group:
         raise BadPoints(f"the neighbors are of {near.n} points, and {images.name} has {len(rows)} distinct images")
     groups = images.group if groups is None else as_labels(groups, len(images), "groups")
-    i, j, distance = near_duplicate_links(near)
+    i, j, distance = near_duplicate_links(near) if links is None else links
     unit = np.unique(components(i, j, len(rows)) if groups is None else groups[rows], return_inverse=True)[1]
     one_label, one_group = labels[i] == labels[j], unit[i] == unit[j]
     by_image, by_group, drop = nearest_accuracy(near, unit)
