@@ -101,8 +101,8 @@ def wrong(sound) -> list[str]:
          f"{_named(sound, kinds.ACROSS_CLASSES)}. One of the two labels is probably wrong."),
         (not sound.across_classes, "The two most alike pictures with different labels: "
          f"{_both(sound.closest)}. Look at them."),
-        (_named(sound, kinds.MIXED), f"{_n(sound.mixed or 0, who)} of {sound.groups} with several labels, the "
-         f"most doubtful {_named(sound, kinds.MIXED, 6)}. Check these labels."),
+        (_named(sound, kinds.MIXED), f"{_n(sound.mixed or 0, who)} of {sound.groups} have several labels, first "
+         f"{_named(sound, kinds.MIXED, 6)}. Check these labels."),
         (sound.shortcut > SHORTCUT, f"Brightness and border alone tell the classes with accuracy "
          f"{sound.shortcut}; chance is {sound.chance:.2f}. Check whether classes come from other machines or wards, or "
          "carry a burned-in marker."),
