@@ -189,8 +189,7 @@ def measure(
     d_data, twonn, others, why = _other_groups(clean, near, near_k, d_all)
     links = near_duplicate_links(near)
     families = components(*links[:2], len(clean))
-    why = why or _why_apart(clean, others, d_data, twonn, families)
-    warnings += [why] if why else []
+    warnings += filter(None, [why or _why_apart(clean, others, d_data, twonn, families)])
     k_f, control = sharpness.label_sharpness(near), sharpness.same_label_control(near)
     finite = _renamed(k_f, original)
     sizes = [m for m in GROWTH_SIZES if m <= least]
