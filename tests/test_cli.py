@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from image_files import dicom
 from PIL import Image
 
 from intrinsic import cli
-from intrinsic.publishing import build
+from intrinsic.publishing import report
 
 
 def run(capsys, *arguments):
@@ -44,9 +45,9 @@ def test_measure_a_folder_finds_the_closest_pair_of_different_labels(capsys, fol
     names = {one["path"].rsplit("/", 2)[-2:][0] + "/" + one["path"].rsplit("/", 1)[1]
              for one in facts["label_sharpness"]["pair"]}  # fmt: skip
     assert names == {"ill/s 03.png", "well/s 07.png"}
-    assert facts["d_data"]["mle"]["value"] > 0
-    assert facts["d_data"]["twonn"]["low"] < facts["d_data"]["twonn"]["value"]
-    assert facts["duplicates"]["copies"] == facts["duplicates"]["conflicting"] == 0
+    assert facts["d_data"]["value"] > 0
+    assert facts["twonn"]["low"] < facts["twonn"]["value"]
+    assert facts["soundness"]["copies"] == facts["soundness"]["conflicting"] == 0
 
 
 def test_copies_are_dropped_and_counted_and_conflicts_make_k_f_null(capsys, folder):
@@ -55,15 +56,53 @@ def test_copies_are_dropped_and_counted_and_conflicts_make_k_f_null(capsys, fold
     code, out, _ = run(capsys, "measure", str(folder), "--json")
     facts = json.loads(out)
     assert code == 0
-    assert facts["duplicates"]["copies"] == 1
-    assert facts["duplicates"]["conflicting"] == 2
-    sharp = facts["label_sharpness"]
-    assert sharp["value"] is None
-    assert sharp["value_without_conflicts"] == pytest.approx(255)
-    assert {one["path"].rsplit("/", 1)[1] for one in sharp["pair"]} == {"s 02.png", "t.png"}
+    assert facts["soundness"]["copies"] == 1
+    assert facts["soundness"]["conflicting"] == 2
+    assert facts["label_sharpness"]["value"] is None
+    assert facts["finite_sharpness"]["value"] == pytest.approx(255)
+    assert {one["path"].rsplit("/", 1)[1] for one in facts["label_sharpness"]["pair"]} == {"s 02.png", "t.png"}
     code, out, _ = run(capsys, "measure", str(folder))
+    first = next(line for line in out.splitlines() if line.startswith("  1. "))
     assert code == 0
-    assert "infinite" in out
+    assert "ill/s 02.png (ill) | well/t.png (well)" in first + out.split(first)[1].splitlines()[1].strip()
+
+
+def test_what_is_printed_is_short_and_gives_the_next_command(capsys, folder):
+    for i in range(12):
+        copy = folder / "well" / f"copy {i}.png"
+        copy.write_bytes((folder / "ill" / f"s {i:02d}.png").read_bytes())
+    code, out, _ = run(capsys, "measure", str(folder), "--per-class", "20")
+    assert code == 0
+    assert len(out.splitlines()) <= 25
+    following = next(line for line in out.splitlines() if line.startswith("Next: "))
+    words = shlex.split(following.removeprefix("Next: ").split("   ")[0])
+    assert words[:3] == ["intrinsic", "measure", str(folder)]
+    assert len(run(capsys, "measure", str(folder), "--details")[1].splitlines()) > len(out.splitlines())
+
+
+def test_families_of_flagged_pictures_serve_as_groups(capsys, folder, tmp_path):
+    for i in range(3):
+        near = np.array(Image.open(folder / "ill" / f"s {i:02d}.png"))
+        near[0, 0] ^= 1
+        Image.fromarray(near).save(folder / "ill" / f"near {i}.png")
+    table = str(tmp_path / "suspects.csv")
+    code, out, _ = run(capsys, "measure", str(folder), "--flagged", table)
+    words = shlex.split(next(line for line in out.splitlines() if "--group-column" in line).split("groups: ")[1])
+    assert code == 0
+    code, out, err = run(capsys, "measure", str(folder), "--json", *words)
+    facts = json.loads(out)
+    assert (code, err) == (0, "")
+    assert facts["n"] == 83
+    assert facts["groups"] == 83 - 4  # three families and the pair of the fixture
+
+
+def test_a_class_name_stays_on_one_line_and_runs_nothing(capsys, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (30, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "x.npz", images=x, labels=np.arange(30) % 3, class_names=["a\nb", "<i>c</i>", "d"])
+    code, out, _ = run(capsys, "measure", str(tmp_path / "x.npz"))
+    assert code == 0
+    assert "a\\nb" in out
+    assert "a\n" not in out
 
 
 def test_one_class_is_an_error_in_one_sentence(capsys, folder):
@@ -108,30 +147,29 @@ def test_measure_digits_prints_one_json_object(capsys):
     facts = json.loads(out)
     assert code == 0
     assert (facts["n"], facts["shape"]) == (5000, [28, 28])
-    assert {"mle", "twonn"} <= facts["d_data"].keys()
-    assert {"value", "pair"} <= facts["label_sharpness"].keys()
-    i, j = (one["index"] for one in facts["label_sharpness"]["pair"])
+    sharp = facts["label_sharpness"]
+    i, j = (one["index"] for one in sharp["pair"])
     from intrinsic import images
 
     digits = images.load("digits")
     assert digits.labels[i] != digits.labels[j]
     gap = np.linalg.norm(digits.images[i].astype(float) - digits.images[j].astype(float)) / 255
-    sharp = facts["label_sharpness"]
     assert sharp["value"] == pytest.approx(1 / gap, rel=1e-12)
-    values = [q["value"] for q in sharp["quantiles"]]
+    values = [q["value"] for q in facts["quantiles"]]
     assert values == sorted(values, reverse=True)
     assert values[0] < sharp["value"]
-    assert all(q["value"] == pytest.approx(1 / q["distance"]) for q in sharp["quantiles"])
-    control = sharp["same_label_control"]
+    assert all(q["value"] == pytest.approx(1 / q["distance"]) for q in facts["quantiles"])
+    control = facts["control"]
     i, j = (one["index"] for one in control["pair"])
     assert digits.labels[i] == digits.labels[j]
     assert control["ratio"]["value"] == pytest.approx(sharp["value"] / control["value"], rel=1e-12)
-    growth, law = sharp["growth_exponent"], sharp["cross_dimension"]
-    assert growth["low"] < growth["value"] < growth["high"]
+    grown, law = facts["growth"]["exponent"], facts["growth"]["cross"]
+    assert grown["low"] < grown["value"] < grown["high"]
     assert law["exponent"]["value"] == pytest.approx(2 / law["value"])
-    assert len(sharp["growth"]["per_class"]) == len(sharp["growth"]["k_f"])
-    assert sharp["limit"]["identified"] == (sharp["limit"]["value"] is not None)
-    assert sharp["class_pairs"] is None  # two classes
+    assert len(facts["growth"]["per_class"]) == len(facts["growth"]["k_f"])
+    assert facts["limit"]["identified"] == (facts["limit"]["high"] is not None)
+    assert facts["class_pairs"] is None  # two classes
+    assert facts["compared"]["sets"] == 0  # none has 28 pixels
 
 
 def test_measure_has_a_matrix_where_there_are_more_classes(capsys, folder):
@@ -140,7 +178,7 @@ def test_measure_has_a_matrix_where_there_are_more_classes(capsys, folder):
     for i in range(40):
         Image.fromarray(rng.integers(0, 256, (12, 12), dtype=np.uint8)).save(folder / "unsure" / f"{i}.png")
     code, out, _ = run(capsys, "measure", str(folder), "--json")
-    matrix = json.loads(out)["label_sharpness"]["class_pairs"]
+    matrix = json.loads(out)["class_pairs"]
     assert code == 0
     assert matrix["classes"] == ["ill", "unsure", "well"]
     assert matrix["sharpness"][0][2] == matrix["sharpness"][2][0] == pytest.approx(255)
@@ -215,7 +253,7 @@ def test_an_estimate_that_does_not_exist_is_said_to_be_none(capsys, tmp_path, re
     levels = [np.full((16, 16), 6 * i) for i in range(40)]  # evenly spaced: T_2 = T_1
     code, out, _ = run(capsys, "measure", grey_folder(tmp_path / "x", {"a": levels[::2], "b": levels[1::2]}), "--json")
     assert code == 0
-    assert json.loads(out)["d_data"]["twonn"]["value"] is None
+    assert json.loads(out)["twonn"]["value"] is None
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
@@ -271,7 +309,6 @@ TINY = os.path.join(os.path.dirname(__file__), "tiny.yaml")
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["measure", "digits", "--params", "nope.yaml"], "--compare"),
         (["datasets", "--label-column", "x"], "--draft"),
         (["datasets", "digits", "--nested"], "--draft"),
         (["datasets", "--levels", "full"], "--draft"),
@@ -336,15 +373,15 @@ def test_a_report_knows_the_options_on_labels_groups_and_grey_levels(capsys, tmp
     (tmp_path / "labels.csv").write_text("who,ill\n" + "".join(f"P{i},{i % 2}\n" for i in range(30)))
     made = []
 
-    def executed(source, p):
+    def executed(source, out, **_):
         asked = [sys.executable, "-m", "intrinsic.cli", "measure", source, "--json"]  # as a kernel: another process
         made.append(json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout))
-        return tmp_path / "page.html"
+        return out
 
-    monkeypatch.setattr(build, "report", executed)
+    monkeypatch.setattr(report, "report", executed)
     joined = ["--join", str(tmp_path / "labels.csv"), "--join-on", "PatientID=who", "--label-column", "ill"]
-    code, out, err = run(capsys, "report", str(scans), *joined)
-    assert (code, out, err) == (0, f"{tmp_path / 'page.html'}\n", "")
+    code, out, err = run(capsys, "report", str(scans), *joined, "--out", "page.html")
+    assert (code, out, err) == (0, "page.html\n", "")
     assert (made[0]["classes"], made[0]["groups"]) == ({"0": 30, "1": 30}, 30)
     assert os.environ.get("INTRINSIC_CATALOGUE", "") == ""
     (tmp_path / "digits").symlink_to(scans)

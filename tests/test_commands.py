@@ -97,8 +97,7 @@ def quick(command: str) -> bool:
     words = words_of(command)
     own = any(place in words for place in PLACES)
     return words[0] == "intrinsic" and (
-        (words[1] == "measure" and "--compare" not in words and "FOLDER" not in words[2:3])
-        or (words[1] == "datasets" and (own or len(words) == 2))
+        (words[1] == "measure" and "FOLDER" not in words[2:3]) or (words[1] == "datasets" and (own or len(words) == 2))
     )
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import sys
 import tempfile
 import warnings
@@ -59,18 +60,15 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     one = add("measure", "dimension, label sharpness and soundness of an image set",
-              "intrinsic measure scans/ --json   (a folder with one folder a class)", _catalogue, _rules)  # fmt: skip
+              "intrinsic measure scans/   (a folder with one folder a class)", _catalogue, _rules, _pixels)  # fmt: skip
     one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
     one.add_argument("--json", action="store_true", help="print one JSON object")
-    one.add_argument("--size", type=_count, help="resize to SIZE x SIZE pixels first")
-    one.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels")
     one.add_argument("--pixel-range", choices=("stored", "image"), default="stored",
                      help="grey levels as stored, or each image's maximum at 255")  # fmt: skip
     one.add_argument("--k", type=_count, default=20, help="neighbors of the dimension (20)")
     one.add_argument("--per-class", type=_count, default=250, metavar="M", help="images a class for K_F at M (250)")
-    one.add_argument("--flagged", type=Path, metavar="FILE.csv", help="write copies and other suspects to a table")
-    one.add_argument("--compare", action="store_true", help="place it among the sets in the records, at their setting")
-    one.add_argument("--params", metavar="PARAMS.yaml", help="compare at the setting of this file")
+    one.add_argument("--flagged", type=Path, metavar="FILE.csv", help="write all pictures to look at to a table")
+    one.add_argument("--details", action="store_true", help="print all that was found wrong, and the facts behind it")
 
     one = add("forecast", "how many labels a set needs: its loss and accuracy at more images, from its small runs",
               "intrinsic forecast digits --target-accuracy 0.9", _catalogue)  # fmt: skip
@@ -95,9 +93,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--output", type=Path, metavar="FILE.jsonl", help="the file (book/records/NAME.jsonl)")
     one.add_argument("--all", action="store_true", help="also stored records that are not of the campaign's plan")
 
-    one = add("report", "the page of one image set, executed, as HTML", "intrinsic report digits", _catalogue, _rules)
+    one = add("report", "the page of one image set, with its pictures, as one HTML file",
+              "intrinsic report digits --out digits.html", _catalogue, _rules, _pixels)  # fmt: skip
     one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
-    one.add_argument("--params", metavar="PARAMS.yaml", help="take size, channels, M and k from this file")
+    one.add_argument("--out", type=Path, metavar="FILE.html", help="the file to write (the set's name, here)")
 
     one = add("book", "execute the pages and build the book; with --params of a campaign, completed first",
               "intrinsic book --params params/quick.yaml", _where)  # fmt: skip
@@ -117,6 +116,11 @@ def parser() -> argparse.ArgumentParser:
 def _catalogue(one) -> None:
     one.add_argument("--catalogue", metavar="FILE.yaml", action="append", default=[],
                      help="image sets of your own, beside params/datasets.yaml (or INTRINSIC_CATALOGUE)")  # fmt: skip
+
+
+def _pixels(one) -> None:
+    one.add_argument("--size", type=_count, help="resize to SIZE x SIZE pixels first")
+    one.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels")
 
 
 def _campaign(one) -> None:
@@ -154,6 +158,7 @@ def _rules(one) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code: 0 on success, 1 on failure, 2 on wrong usage."""
     arguments = parser().parse_args(argv)
+    arguments.words = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show is shown escaped
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -216,6 +221,8 @@ def _source(arguments, place: str):
 
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
     group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
+    if arguments.join and arguments.group_column and not arguments.label_column:
+        group["unmatched"] = "own"  # an image that the table of families lacks is one by itself
     join = _join(arguments, place)
     options = {"path_column": arguments.path_column, "nested": arguments.nested, "join": join}
     read = {"levels": arguments.levels, "skip_unreadable": arguments.skip_unreadable}
@@ -240,7 +247,8 @@ def _join(arguments, place: str) -> dict | None:
     if not arguments.join_on:
         raise UsageError("--join needs --join-on, the column by which rows are found, such as --join-on PatientID")
     column, _, other = arguments.join_on.partition("=")
-    table, how = str(arguments.join.expanduser().absolute()), "inner" if Path(place).is_dir() else "left"
+    labels = arguments.label_column or not arguments.group_column  # a table of patients alone keeps all images
+    table, how = str(arguments.join.expanduser().absolute()), "inner" if labels and Path(place).is_dir() else "left"
     return {"table": table, "column": column, "other": other or None, "how": how}
 
 
@@ -257,7 +265,7 @@ def _named(source):
                          "another name (intrinsic datasets --draft) and give its name")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{source.name}.yaml")
-        path.write_text(source.draft(), encoding="utf-8")
+        path.write_text(source.written(), encoding="utf-8")
         with _catalogues([str(path)]):
             yield source.name
 
@@ -297,61 +305,32 @@ def _execution(arguments) -> dict:
 def _measure(arguments) -> int:
     from intrinsic import images
 
-    _together(arguments, ("params",), "compare")
     source = _source(arguments, arguments.source)
     if isinstance(source, str):
         images.find(source)  # says what is wrong with a place that is none, before anything heavy is loaded
     from intrinsic.campaigns import records
+    from intrinsic.properties import flagged, words
     from intrinsic.properties.measure import measure
-    from intrinsic.properties.soundness import write_csv
 
     if arguments.flagged:
         records.writable(arguments.flagged, ".csv")
     asked = {key: getattr(arguments, key) for key in ("size", "channels", "pixel_range", "k", "per_class")}
     found = measure(source, progress=not arguments.json, **asked)
+    placed = words.place(found, records.collected("properties"))
     if arguments.flagged:
-        write_csv(found.soundness.flagged, arguments.flagged)
-    compared, why = None, ""
-    if arguments.compare:
-        try:
-            compared = _compare(arguments, source)
-        except (ValueError, OSError, RuntimeError) as error:  # what was measured is shown all the same
-            why = f"intrinsic measure: not compared: {error}"
+        flagged.write_csv(found.soundness.flagged, arguments.flagged)
     if arguments.json:
-        print(json.dumps(found.to_dict() | ({"compared": compared} if compared else {}), allow_nan=False))
-    else:
-        print(found)
-        if arguments.flagged:
-            print(f"  flagged          {_counted(len(found.soundness.flagged), 'row')} in {arguments.flagged}")
-        if compared:
-            _show_compared(compared)
-        print("  Intervals of 95 % are for the estimator's expectation at this number of images.")
-    if why:
-        print(why, file=sys.stderr)
-    return 1 if why else 0
-
-
-def _compare(arguments, source) -> dict:
-    """The set, at the setting of the records, among those in them, as plain numbers."""
-    from intrinsic.campaigns import frames, plan, records
-
-    p = _setting(arguments)
-    rows = frames.beside(source, p, records.default_store()).sort_values("k_f", ascending=False)
-    own, others = rows[rows["own"]].iloc[0], rows[~rows["own"]]
-    return {
-        "setting": {key: getattr(p, key) for key in plan.SETTING},
-        "sets_below": {c: [int((others[c] < own[c]).sum()), len(others)] for c in ("d_data", "k_f")},
-        "sets": json.loads(rows.drop(columns=["growth_per_class", "growth_k_f"]).to_json(orient="records")),
-    }
-
-
-def _show_compared(compared: dict) -> None:
-    at, (d, k) = compared["setting"], compared["sets_below"].values()
-    print(f"  among the sets in the records, at {at['size']} pixels, {at['channels']} channels, M = {at['per_class']}")
-    print(f"    more dimensions than {d[0]} of {d[1]} sets, sharper labels than {k[0]} of {k[1]}")
-    for row in compared["sets"]:
-        print(f"    {'>' if row['own'] else ' '} {_line(row['dataset']):<28}{row['domain']:<11}"
-              f"d = {row['d_data']:<8.3g}K_F = {row['k_f']:.3g}")  # fmt: skip
+        print(json.dumps(found.to_dict() | {"compared": vars(placed)}, allow_nan=False))
+        return 0
+    again = [word for word in arguments.words if word != "--details"]
+    print(words.answer(found, placed, shlex.join(["intrinsic", *again])).text(arguments.details, 24))
+    if arguments.flagged:
+        also = (
+            f"; families as groups: --join {shlex.quote(str(arguments.flagged))} --join-on path --group-column family"
+        )
+        also = also if found.groups is None and not arguments.join else ""
+        print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}{also}")
+    return 0
 
 
 def _forecast(arguments) -> int:
@@ -362,8 +341,9 @@ def _forecast(arguments) -> int:
     runs = forecast.with_error(frames.runs_at(_setting(arguments), arguments.model, records.default_store()))
     own = runs[runs["dataset"] == name]
     if own.empty:
-        raise ValueError(f"no fitted run of {arguments.model} on {name} is stored at this setting: train it at two "
-                         "sizes N at least, with `intrinsic run`")  # fmt: skip
+        small = shlex.join(["intrinsic", "run", "params/forecast.yaml", "-p", "datasets", f"[{arguments.source}]"])
+        raise ValueError(f"{name} has no fitted runs of {arguments.model} at two sizes N at this setting, so there is "
+                         f"nothing to go on from: {small}")  # fmt: skip
     targets = {}
     if arguments.target_accuracy is not None:
         targets["accuracy"] = (arguments.target_accuracy, forecast.ERROR, 1 - arguments.target_accuracy)
@@ -379,13 +359,18 @@ def _forecast(arguments) -> int:
         print(json.dumps(facts, allow_nan=False))
         return 0
     print(f"{_line(name)}: {arguments.model}, {_counted(len(own), 'run')} at N = {trained[0]:,} to {trained[-1]:,}, "
-          f"with {runs['dataset'].nunique() - 1} other image sets")  # fmt: skip
+          f"with {runs['dataset'].nunique() - 1} image sets of {runs['family'].nunique() - 1} families")  # fmt: skip
     print(f"  {'N':<9}{'test loss (nats)':<28}test accuracy")
     for row in table.to_dict("records"):
         loss, right = (f"{row[w]:.3f} [{row[f'{w}_low']:.3f}, {row[f'{w}_high']:.3f}]" for w in ("loss", "accuracy"))
         print(f"  {row['n_train']:<9,}{loss:<28}{right}{'' if row['informative'] else '   not informative yet'}")
     for what, one in needed.items():
-        print(f"  {what} {targets[what][0]:g} needs N = {one}")
+        print(f"  {what} {targets[what][0]:g} needs {forecast.in_words(one)}")
+    vague = table.loc[~table["informative"], "n_train"]
+    if len(vague):
+        more = forecast.informative_from(runs, name, vague.max())
+        what = f"train at N = {more:,}" if more else "train at more seeds; the set may be near chance"
+        print(f"  not informative yet: the interval at N = {vague.max():,} reaches chance. To narrow it, {what}.")
     print("  Intervals of 95 % are for one run.")
     return 0
 
@@ -469,10 +454,12 @@ def _publish(arguments) -> int:
 
 
 def _report(arguments) -> int:
-    from intrinsic.publishing import build
+    from intrinsic import images
+    from intrinsic.publishing import report
 
     with _named(_source(arguments, arguments.source)) as source:
-        print(build.report(source, arguments.params))
+        out = arguments.out or Path(f"{images.find(source).name}.html")
+        print(report.report(source, out, size=arguments.size, channels=arguments.channels))
     return 0
 
 

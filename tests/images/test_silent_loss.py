@@ -153,6 +153,33 @@ def test_a_missing_key_joins_nothing(listing, tmp_path):
     assert "1 of 6" in told[0]
 
 
+def test_keys_that_differ_by_leading_zeros_are_joined_with_a_warning_and_ambiguous_ones_are_not(listing, tmp_path):
+    file = listing(list("xyxyxy"), ["001", "002", "010", "0011", "0", "7"])
+    join = {"table": "more.csv", "column": "group", "other": "who", "how": "inner"}
+    (tmp_path / "more.csv").write_text("who,age\n00001,1\n00002,2\n00010,1\n00011,2\n")
+    images, told = warned(of_path(file, options={"join": join}))
+    assert levels(images) == [0, 1, 2, 3]
+    assert any("'001'" in one and "'00001'" in one for one in told)
+    (tmp_path / "more.csv").write_text("who,age\n00001,1\n0001,2\n")
+    with pytest.raises(BadSource, match="'001'"):
+        load(of_path(file, options={"join": join}))
+
+
+def test_pictures_beside_dicom_files_are_read_where_their_names_are_joined(tmp_path):
+    for i in range(6):
+        dicom(tmp_path / "scans" / f"p{i}" / f"00{i}.dcm", flat(i), PatientID=f"P{i}")
+        level(tmp_path / "scans" / f"p{i}" / f"001{i}.png", 10 + i)
+    (tmp_path / "t.csv").write_text(
+        "number,ill,who\n" + "".join(f"{n},{n % 2},{n % 10}\n" for n in (*range(6), *range(10, 16)))
+    )
+    join = {"table": str(tmp_path / "t.csv"), "column": "stem", "other": "number", "how": "inner"}
+    fields = {"labels": {"column": "ill"}, "group": {"column": "who"}, "options": {"join": join}}
+    images, told = warned(of_path(tmp_path / "scans", **fields))
+    assert len(images) == 12
+    assert len(np.unique(images.group)) == 6
+    assert not any("left out" in one for one in told)
+
+
 @pytest.mark.parametrize(
     ("values", "pair"),
     [(["Normal", "normal"], "'Normal'.*'normal'"), (["01", "1"], "'01'.*'1'"), (["é", "e\u0301"], "from")],

@@ -53,6 +53,20 @@ def test_the_interval_of_a_mean_is_narrower_than_that_of_one_run():
     assert many.high / many.low < one.high / one.low
 
 
+def test_one_more_run_is_named_where_it_would_tell_accuracy_from_chance():
+    runs = simulated(noise=0.3)
+    near = runs.copy()
+    own = near["dataset"] == "set0"
+    near.loc[own, "test_accuracy"] = 0.52 + 0.01 * np.log(near.loc[own, "n_train"] / 62)  # barely above chance
+    kept = near.drop(near.index[own & (near["n_train"] > 125)])
+    assert not forecast.forecast(kept, "set0", [1000])["informative"].item()
+    more = forecast.informative_from(kept, "set0", 1000)
+    assert more is None or 125 < more <= 1000
+    easy = runs.drop(runs.index[(runs["dataset"] == "set0") & (runs["n_train"] > 125)])
+    assert forecast.informative_from(easy, "set0", 1000) == 250
+    assert forecast.informative_from(easy, "set0", 200) is None
+
+
 def test_the_table_names_what_lies_too_far_and_what_is_not_informative():
     runs = simulated()
     table = forecast.forecast(runs, "set0", [500, 4000, 10**6])

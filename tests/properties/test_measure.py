@@ -1,10 +1,13 @@
 """measure, the properties record, and what the package loads."""
 
+import dataclasses
+import html
 import json
 import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +19,12 @@ from intrinsic.images import BadImages, ImageSet, TooFewImages, balanced_draws
 from intrinsic.images.manifolds import torus_images
 from intrinsic.properties import measurement
 from intrinsic.properties.dimension import mean_dimensions, mle_dimension
+from intrinsic.properties.interval import digits
 from intrinsic.properties.measure import measure
 from intrinsic.properties.measurement import Matched, OneClass, least_bounds, properties
 from intrinsic.properties.neighbors import BadPoints, neighbors
+from intrinsic.properties.sharpness import label_sharpness
+from intrinsic.properties.words import Answer, answer, place
 
 X, Y, _ = torus_images(240, 3, size=12)
 
@@ -76,13 +82,85 @@ def test_it_shows_itself_briefly_and_escapes_names():
     assert len(lines) <= 25
     assert any("a\\n<b>" in line for line in lines)
     shown = found._repr_html_()
-    assert "<b>" not in shown
+    assert "<b>&" not in shown
     assert "&lt;b&gt;" in shown
     facts = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert facts["d_data"]["mle"]["value"] == found.d_data
-    assert facts["label_sharpness"]["growth_exponent"]["value"] == found.growth.exponent
-    assert {"name", "n", "shape", "classes", "groups", "sharpest_pairs", "duplicates", "soundness", "unreadable",
-            "warnings"} <= set(facts)  # fmt: skip
+    assert facts["d_data"]["value"] == found.d_data
+    assert facts["growth"]["exponent"]["value"] == found.growth.exponent
+    assert [one["index"] for one in facts["label_sharpness"]["pair"]] == list(found.label_sharpness.pair)
+    named = {one.name for one in dataclasses.fields(found)} - {"images"}
+    assert named | {"name", "unreadable"} == set(facts)
+
+
+def test_the_numbers_of_the_words_are_those_of_the_attributes():
+    found = measure(X, Y, per_class=50)
+    said = answer(found)
+    assert any(f"{digits(found.d_data)} (" in one and digits(found.d_data.high) in one for one in said.numbers)
+    assert any(digits(found.sharpness_at_m) in one and "50 images" in one for one in said.numbers)
+    assert all(html.escape(one) in said.html() for one in (*said.wrong, *said.numbers))
+
+
+def test_text_has_at_most_25_lines_of_which_the_numbers_are_some():
+    said = Answer(
+        "title", tuple(f"{i} {'x ' * 90}" for i in range(30)), ("one number", "another"), (("what", "value"),)
+    )
+    lines = said.text().splitlines()
+    assert len(lines) <= 25
+    assert {"  one number", "  another"} <= set(lines)
+    whole = said.text(details=True).splitlines()
+    assert sum("x x" in line for line in whole) >= 30
+    assert any("value" in line for line in whole)
+
+
+def test_a_set_is_placed_at_the_largest_m_that_it_allows():
+    x, y, _ = torus_images(160, 3, size=12)
+    found = measure(x, y)  # 80 a class
+    grown = dict(zip(found.growth.per_class, found.growth.k_f, strict=True))
+
+    def record(name, k_f, **changes):
+        params = {"dataset": name, "size": 12, "channels": 1, "pixel_range": "stored"} | changes
+        return SimpleNamespace(params=params, series={"growth_per_class": [31, 62, 125], "growth_k_f": [k_f, k_f, 9]})
+
+    others = [record("dull", grown[62] / 2), record("sharp", grown[62] * 2), record("large", 0.0, size=64)]
+    placed = place(found, others)
+    assert (placed.per_class, placed.below, placed.sets) == (62, 1, 2)
+    assert any("1 of 2" in one for one in answer(found, placed).numbers)
+    assert place(found, []).sets == 0
+
+
+def test_a_second_dimension_is_explained_where_it_differs():
+    """Copies a grey level off make the nearest neighbor near; a line of equal steps has its two nearest equally far."""
+    x = np.concatenate([X, X])
+    x[240:, 0, 0] ^= 1
+    found = measure(x, np.append(Y, Y))
+    assert found.twonn < 0.5 * found.d_data
+    assert sum("near-duplicates" in one and digits(found.twonn) in one for one in found.warnings) >= 1
+    assert not any("estimates" in one for one in measure(X, Y).warnings)
+    patient = np.repeat(np.arange(60), 4)
+    x = X[4 * patient] // 2
+    x[np.arange(240), 0, np.arange(240) % 4] ^= 1  # four images a grey level apart
+    found = measure(x, Y[4 * patient], patient)
+    assert found.twonn > 2 * found.d_data
+    assert any("one other patient" in one for one in found.warnings)
+
+
+def test_the_dimension_of_all_is_said_where_patients_change_it():
+    patient = np.repeat(np.arange(48), 5)
+    x = (X[patient] // 2 + np.random.default_rng(0).integers(0, 9, X.shape)).astype(np.uint8)
+    found = measure(x, Y[patient], patient, k=6)
+    assert any(digits(found.d_all) in one for one in answer(found).numbers)
+    alone = measure(X, Y, np.arange(240))
+    assert alone.d_all == alone.d_data
+    assert not any("would be" in one for one in answer(alone).numbers)
+
+
+def test_floats_are_scaled_where_their_white_is_given():
+    one, other = measure(X, Y), measure(X.astype(np.float32), Y, white=255)
+    assert (one.d_data, one.label_sharpness) == (other.d_data, other.label_sharpness)
+    with pytest.raises(BadImages, match="255"):
+        measure(X.astype(np.float32), Y)
+    with pytest.raises(BadPoints, match="255"):
+        label_sharpness(X.astype(np.float32), Y)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,12 @@ import pytest
 
 from intrinsic.images import ImageSet
 from intrinsic.images.manifolds import cube, flat_torus
+from intrinsic.properties import flagged as kinds
 from intrinsic.properties import soundness as module
 from intrinsic.properties.duplicates import near_duplicate_components, near_duplicate_links
+from intrinsic.properties.flagged import COLUMNS, write_csv
 from intrinsic.properties.neighbors import BadPoints, neighbors
-from intrinsic.properties.soundness import COLUMNS, nearest_accuracy, shortcut_accuracy, soundness, write_csv
+from intrinsic.properties.soundness import nearest_accuracy, shortcut_accuracy, soundness
 
 
 def noise(n, size=8, seed=0):
@@ -62,10 +64,85 @@ def test_copies_are_counted_and_conflicts_shown_with_another_label():
     x[9] = x[7]
     found = soundness(image_set(x, y))
     assert (found.copies, found.conflicting, found.distinct) == (3, 4, 25)
-    rows = {(row["kind"], row["first_index"], row["second_index"]) for row in found.flagged}
-    assert {("exact duplicate", 0, 2), ("exact duplicate", 0, 4), ("exact duplicate", 7, 9)} <= rows
-    assert ("conflicting duplicate", 0, 5) in rows
-    assert found.suspects()[0]["kind"] == "conflicting duplicate"
+    rows = {(row["kind"], row["index"], row["partner_index"], row["family"]) for row in found.flagged}
+    assert {(kinds.CONFLICTING, 0, 5, 0), (kinds.CONFLICTING, 4, 5, 0), (kinds.CONFLICTING, 5, 0, 0)} <= rows
+    assert {row[1:3] for row in rows if row[0] == kinds.EXACT} == {(9, 7)}
+    assert len({row["path"] for row in found.flagged}) == len(found.flagged)
+    assert "image 0 (a) | image 5 (b)" in found.warnings[0]
+
+
+def two_clusters(n, seed=0):
+    """Noise about two pictures far apart, and the label of each."""
+    y = np.arange(n) % 2
+    return (noise(n, seed=seed) // 4 + 120 * y[:, None, None]).astype(np.uint8), y
+
+
+def test_wrong_labels_are_the_most_doubtful_and_right_ones_are_not():
+    x, y = two_clusters(120)
+    y = y.copy()
+    wrong = [3, 40, 77, 100]
+    y[wrong] = 1 - y[wrong]
+    found = soundness(image_set(x, y))
+    assert set(wrong) <= {row["index"] for row in found.flagged}
+    doubt = module.doubts(neighbors(x, 20, y, reserve=64))
+    assert set(np.argsort(-doubt)[:4]) == set(wrong)
+    assert (np.delete(doubt, wrong) < 0).all()
+
+
+def test_a_class_of_few_images_is_named_and_none_of_its_labels_is_doubted():
+    x, y = two_clusters(120)
+    data = ImageSet(x, np.where(np.arange(120) < 3, 2, y), ("a", "b", "rare"), group=np.arange(120))
+    found = soundness(data)
+    assert found.few == ("rare",)
+    assert not {0, 1, 2} & {row["index"] for row in found.flagged if row["kind"] == kinds.DOUBTFUL}
+    assert any("rare (3)" in one for one in found.warnings)
+
+
+def test_patients_with_two_labels_are_counted_and_flagged_where_they_are_rare():
+    x, y = noise(200), np.repeat(np.arange(100) % 2, 2)
+    group = np.repeat(np.arange(100), 2)
+    y[7] = 1 - y[7]  # the second of two images of patient 3
+    found = soundness(image_set(x, y, group=group))
+    assert (found.groups, found.mixed, found.who) == (100, 1, "patient")
+    assert {row["index"] for row in found.flagged if row["kind"] == kinds.MIXED} == {6, 7}
+    often = soundness(image_set(x, np.arange(200) % 2, group=group))
+    assert often.mixed == 100
+    assert kinds.MIXED not in {row["kind"] for row in often.flagged}
+    three = np.minimum(np.arange(200) // 3, 65)
+    mine = np.where(three % 2, 1, 0)
+    mine[4] = 1 - mine[4]
+    odd = soundness(image_set(x, mine, group=three))
+    assert {row["index"] for row in odd.flagged if row["kind"] == kinds.MIXED} == {4}
+
+
+def test_patients_that_are_classes_or_images_are_told():
+    x, y = noise(60), np.arange(60) % 2
+    assert soundness(image_set(x, y, group=y)).as_classes
+    assert not soundness(image_set(x, y, group=np.arange(60) % 3)).as_classes
+    each = soundness(image_set(x, y, group=np.arange(60)))
+    assert (each.groups, each.as_classes) == (60, False)
+    told = [soundness(image_set(x, y, group=g)).warnings for g in (y, np.arange(60), np.arange(60) % 7)]
+    assert ["classes" in text for text in map(" ".join, told)] == [True, False, False]
+    assert ["has one image" in text for text in map(" ".join, told)] == [False, True, False]
+
+
+def test_near_duplicates_of_either_kind_are_flagged_with_their_family():
+    x, y = families(1, count=80)
+    x = np.concatenate([x, x[:3]])
+    x[80:, 0, 0] ^= 1
+    y = np.append(y, [1 - y[0], y[1], y[2]])
+    group = np.append(np.arange(80), [80, 81, 2])
+    found = soundness(image_set(x, y, group=group))
+    rows = {row["index"]: row for row in found.flagged}
+    assert (found.across_classes, found.across_groups) == (1, 1)
+    for m, kind in enumerate((kinds.ACROSS_CLASSES, kinds.ACROSS_GROUPS, kinds.NEAR)):
+        assert rows[m]["kind"] == rows[80 + m]["kind"] == kind
+        assert rows[m]["family"] == rows[80 + m]["family"]
+        assert rows[m]["partner_index"] == 80 + m
+    assert len({rows[m]["family"] for m in (0, 1, 2)}) == 3
+    said = " ".join(found.warnings)
+    assert "image 0 (a) | image 80 (b)" in said
+    assert "image 1 (b) | image 81 (b)" in said
 
 
 def test_brightness_is_a_shortcut_and_noise_is_none():
@@ -124,7 +201,7 @@ def test_the_table_is_whole_and_runs_no_formula(tmp_path):
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
-    assert rows[0]["first"] == "'=cmd1"
+    assert "'=cmd1" in {row["partner_path"] for row in rows}
     assert len(rows) == len(flagged)
     path.write_text("path,label\n")
     with pytest.raises(ValueError, match="flagged"):

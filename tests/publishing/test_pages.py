@@ -20,14 +20,14 @@ def test_the_page_of_image_sets_gives_the_dimensions_of_the_catalogue():
 
 def test_the_page_on_own_images_names_every_option_and_kind_of_suspect():
     from intrinsic.images import entries, tables
-    from intrinsic.properties import soundness
+    from intrinsic.properties import flagged
 
     page = _own_images("markdown")
     options = [field.alias for one in ("folder", "table", "dicom", "nifti") for field in
                entries.options_model(one).model_fields.values()]  # fmt: skip
-    kinds = [value for name, value in vars(soundness).items() if name in
-             ("EXACT", "CONFLICTING", "ACROSS_CLASSES", "ACROSS_GROUPS", "SHARPEST", "CONSTANT", "NEARLY_CONSTANT",
-              "UNREADABLE")]  # fmt: skip
+    kinds = [value for name, value in vars(flagged).items() if name in
+             ("EXACT", "CONFLICTING", "ACROSS_CLASSES", "ACROSS_GROUPS", "NEAR", "MIXED", "DOUBTFUL", "SHARPEST",
+              "CONSTANT", "NEARLY_CONSTANT", "UNREADABLE")]  # fmt: skip
     join = [field.name for field in dataclasses.fields(tables.Join)]
     assert not [name for name in (*options, *join, *kinds) if f"`{name}`" not in page]
 

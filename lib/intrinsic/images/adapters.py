@@ -119,7 +119,8 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
     """Every DICOM image below a folder, whatever its suffix, sorted by path. The label needs a rule.
 
     tags   further attributes of the header, by keyword, e.g. StationName: each becomes a column
-    join   Join: a table with more about each image, found by an attribute of the header, path or folder
+    join   Join: a table with more about each image, found by an attribute of the header, path, folder or stem (the
+           name of the file without suffix), which reads the pictures beside DICOM files too
 
     Columns: path, folder (the top folder), attributes of the header (HEADER and `tags`; empty where a file lacks
     them) and, where files hold several frames, frame and volume. The group is the patient, unless no file names one.
@@ -128,7 +129,8 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
     if unknown := [tag for tag in wanted if not is_tag(tag)]:
         raise BadSource(f"{unknown[0]!r} is no keyword of a DICOM attribute, such as PatientID or StationName")
     everything = {file: kind_of(file) for file in walk(path)}
-    files = [file for file, kind in everything.items() if kind == "DICOM"]
+    read = ("DICOM", "picture") if join is not None and join.column == "stem" else ("DICOM",)  # pictures by their name
+    files = [file for file, kind in everything.items() if kind in read]
     headers = in_threads(lambda file: header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress)
     shown = {}
     for file, one in zip(files, headers, strict=True):  # of one damaged before its size the kind says what it was to be
@@ -138,7 +140,7 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
     if not shown:
         raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
     everything |= dict.fromkeys(files, "DICOM without pixels")
-    tell_left_out(path, everything, shown, "give their folder as a set of its own if they are images")
+    tell_left_out(path, everything, shown, "--join-on stem=COLUMN reads pictures too, by the name of their file")
     rows = rows_of(path, shown)
     for tag in wanted:
         rows[tag] = [attribute(one, tag) for one in shown.values()]

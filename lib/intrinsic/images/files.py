@@ -183,9 +183,10 @@ def tell_left_out(path, files, read, instead):
 
 
 def rows_of(path, files):
-    """A table of files below a folder: path and folder, the top one."""
+    """A table of files below a folder: path, folder (the top one) and stem (the name without suffix)."""
     names = [file.relative_to(path) for file in files]
     columns = {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
+    columns["stem"] = [n.stem for n in names]
     return pd.DataFrame(columns, dtype=object)  # names of files may hold bytes that are no text
 
 

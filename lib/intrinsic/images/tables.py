@@ -112,6 +112,7 @@ def joined(rows, source, join, base):
     for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
         _check_column(name, column, columns, "--join-on (`join` in the options)")
     keys, own = (pd.Index([_plain(text_of(cell)) for cell in cells]) for cells in (other[theirs], rows[join.column]))
+    keys, own = _without_zeros(keys, own, join.column)
     other = other.drop(columns=theirs).set_index(keys)[~keys.isin(EMPTY)]
     if other.index.has_duplicates:
         raise BadSource(
@@ -134,6 +135,16 @@ def joined(rows, source, join, base):
         stacklevel=6,
     )
     return rows[there].reset_index(drop=True)
+
+
+def _without_zeros(keys, own, column):
+    """The keys as they are, or without leading zeros where none agrees else; it warns, and makes no two keys one."""
+    bare = [part.str.replace(r"^0+(?=\d)", "", regex=True) for part in (keys, own)]
+    apart = bare[0].nunique() == keys.nunique() and bare[1].nunique() == own.nunique()
+    if not apart or keys.isin(own).any() or not bare[0].isin(bare[1].difference(EMPTY)).any():
+        return keys, own
+    warnings.warn(f"{column} is compared without leading zeros: {own[0]!r} here, {keys[0]!r} there", stacklevel=7)
+    return bare
 
 
 def with_table(found, path, join):

@@ -135,6 +135,25 @@ def forecast(runs: pd.DataFrame, target: str, sizes=None, *, level: float = 0.95
     return table
 
 
+def informative_from(runs: pd.DataFrame, target: str, n_train: float, *, level: float = 0.95) -> int | None:
+    """How many training images one more run needs, so that the accuracy at n_train would be told from chance.
+
+    Of the set's largest N doubled again and again, the first at which the interval leaves chance, if the run there
+    comes out as forecast. None where none does, up to n_train: then the set itself is near chance.
+    """
+    runs, worst = with_error(runs), _chance(runs, target)
+    own = runs[runs["dataset"] == target]
+    n = 2 * int(own["n_train"].max())
+    while n <= min(n_train, MAX_FOLD * own["n_train"].max()):
+        expected = float(Pooled(runs, ERROR).at(target, n))
+        run = own.iloc[[0]].assign(n_train=n, **{ERROR: expected})
+        runs = pd.concat([runs, run], ignore_index=True)
+        if Pooled(runs, ERROR).at(target, n_train, level=level).high < worst:
+            return n
+        n *= 2
+    return None
+
+
 def _chance(runs: pd.DataFrame, target: str) -> float:
     """Error of a guess, 1 - 1/C, where the runs have a column n_classes; else 1."""
     classes = runs.loc[runs["dataset"] == target, "n_classes"].iloc[0] if "n_classes" in runs else None
@@ -157,6 +176,16 @@ def n_needed(runs: pd.DataFrame, target: str, value: float, *, outcome: str = LO
     reached = [next((n for n, e in zip(sizes, ends, strict=True) if e <= value), math.inf)
                for ends in ([float(f) for f in found], [f.low for f in found], [f.high for f in found])]  # fmt: skip
     return Interval(*reached, "where the forecast reaches the target", smallest=smallest, largest=largest)
+
+
+def in_words(needed: Interval) -> str:
+    """What `n_needed` found, as a number of labels with its interval."""
+    most = f"more than {needed.largest:,}"
+    if not math.isfinite(needed.low):
+        return f"{most} labels, and so does its whole 95 % interval"
+    ends = [(v, "at most " if v <= needed.smallest else "") for v in (float(needed), needed.low, needed.high)]
+    value, low, high = (f"{words}{v:,.0f}" if math.isfinite(v) else most for v, words in ends)
+    return f"{value} labels (95 % interval: {low} to {high})"
 
 
 def forecast_penalty(fit: Regression, k_f: float, d: float) -> Interval:

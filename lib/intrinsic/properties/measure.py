@@ -1,26 +1,28 @@
 """Measure an image set: arrays, tensors, a folder or a name in; dimension, label sharpness, soundness out."""
 
-import html
 import math
 import os
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 
 import numpy as np
 
 from intrinsic.images import BadImages, ImageSet, TooFewImages, load, match
 from intrinsic.properties import dimension, sharpness
-from intrinsic.properties.duplicates import near_duplicate_components
+from intrinsic.properties.duplicates import components, near_duplicate_links
 from intrinsic.properties.growth import cross_dimension, growth
 from intrinsic.properties.interval import Interval, digits
 from intrinsic.properties.limit import sharpness_limit
-from intrinsic.properties.measurement import GROWTH_SIZES, exponent_of, other_groups, smallest_class
+from intrinsic.properties.measurement import GROWTH_SIZES, exponent_of, smallest_class
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import Soundness, soundness
+from intrinsic.properties.words import answer
 
 LEAST = 4  # distinct images of which anything is measured
+FEW = 16  # images of the smallest class, below which another statement names it
 MOST_CLASSES = 20  # of a matrix of class pairs
-UNIT = "per unit of L2 distance, pixels in [0, 1]"
+APART = 0.5  # relative difference of two estimates of the dimension whose reason is looked for
+TIES = 0.05  # share of images with two nearest ones at one distance or of one patient, that is a reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,108 +79,40 @@ class Measured:
     warnings: tuple[str, ...]
     images: ImageSet = field(repr=False)
 
-    def rows(self):
-        """The facts in words, as pairs of texts (what, value)."""
-        sound, apart = self.soundness, ", neighbors of other groups" if self.d_data.excludes_group else ""
-        classes = [f"{_line(name)} {n:,}" for name, n in self.classes.items()]
-        more = f" and {len(classes) - 8} more" if len(classes) > 8 else ""
-        law = self.growth.cross
-        predicted = f"M^{law.exponent}" if math.isfinite(law) else f"nothing: {law.method}"
-        grows = f"M^{self.growth.exponent}" if math.isfinite(self.growth.exponent) else self.growth.exponent.method
-        pair = "none" if self.label_sharpness.pair is None else " | ".join(self._names(self.label_sharpness.pair))
-        m = self.sharpness_at_m.per_class
-        return [
-            ("images", f"{self.n:,} of {' x '.join(map(str, self.shape))}"),
-            ("classes", ", ".join(classes[:8]) + more),
-            ("groups", "unknown" if self.groups is None else f"{self.groups:,}"),
-            ("d_data", f"{self.d_data}   maximum likelihood, k = {self.d_data.k}{apart}"),
-            ("TwoNN", f"{self.twonn}"),
-            ("label sharpness", f"{self.label_sharpness}   {UNIT}"),
-            (f"at M = {m}", f"{self.sharpness_at_m}   mean over {self.sharpness_at_m.draws} balanced draws"),
-            ("sharpest pair", f"{pair}, distance {digits(self.label_sharpness.distance)}"),
-            ("K_F / same label", f"{self.control.ratio}   near 1: labels keep no distance"),
-            ("growth of K_F", f"{grows}; cross-class pairs predict {predicted}"),
-            ("near-duplicates", f"{sound.linked:,} of {sound.distinct:,} images have one"),
-            ("brightness alone", f"{sound.shortcut}   balanced accuracy, chance {digits(sound.chance)}"),
-            ("nearest image", f"{sound.by_image}; of another {sound.unit}: {sound.by_group}"),
-        ]  # fmt: skip
-
-    def _names(self, pair):
-        labels, paths = self.images.labels, self.images.paths
-        return [
-            f"{f'#{i}' if paths is None else _line(paths[i])} ({_line(self.images.classes[labels[i]])})" for i in pair
-        ]
-
     def __repr__(self):
-        rows = [f"{_line(self.images.name)}", *(f"  {what:<17}{value}" for what, value in self.rows())]
-        warnings = [f"  warning: {_line(one)}" for one in self.warnings]
-        return "\n".join(rows + warnings[: 25 - len(rows)])
+        return answer(self).text()
 
     def _repr_html_(self):
-        cells = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.rows())
-        warnings = "".join(f"<li>{html.escape(_line(one))}</li>" for one in self.warnings)
-        return f"<table><caption>{html.escape(_line(self.images.name))}</caption>{cells}</table><ul>{warnings}</ul>"
+        return answer(self).html()
 
     def to_dict(self):
-        """All of it as plain numbers, texts and lists, for JSON; what is not to be had is None with its reason."""
-        k_f, law, grown, pairs = self.label_sharpness, self.growth.cross, self.growth.exponent, self.class_pairs
-        found = self.images.duplicates()
-        sharp = {
-            **k_f.to_dict(),
-            "pair": self._facts(k_f.pair),
-            "distance": k_f.distance,
-            "at_m": {"per_class": self.sharpness_at_m.per_class, **self.sharpness_at_m.to_dict()},
-            "quantiles": [{"quantile": q.quantile, "distance": q.distance, **q.to_dict()} for q in self.quantiles],
-            "same_label_control": {
-                **self.control.to_dict(), "pair": self._facts(self.control.pair), "ratio": self.control.ratio.to_dict()
-            },
-            "growth_exponent": {**grown.to_dict(), "per_class": [int(m) for m in getattr(grown, "per_class", ())]},
-            "growth": {"per_class": list(self.growth.per_class), "k_f": list(self.growth.k_f)},
-            "cross_dimension": {**law.to_dict(), "exponent": law.exponent.to_dict(), "gap": law.gap},
-            "limit": {
-                "value": self.limit.high if self.limit.identified else None,
-                "identified": bool(self.limit.identified),
-                "reason": "" if self.limit.identified else self.limit.method,
-            },
-            "class_pairs": pairs and {
-                "classes": [self.images.classes[int(c)] for c in pairs.classes],
-                "sharpness": [[float(v) if math.isfinite(v) else None for v in row] for row in pairs.sharpness],
-            },
-            "unit": UNIT,
-        }  # fmt: skip
-        if found.n_conflicting:
-            finite = self.finite_sharpness
-            sharp |= {"value_without_conflicts": float(finite), "pair_without_conflicts": self._facts(finite.pair)}
-        return {
-            "name": self.images.name,
-            "n": self.n,
-            "shape": list(self.shape),
-            "classes": self.classes,
-            "groups": self.groups,
-            "d_data": {
-                "mle": {**self.d_data.to_dict(), "k": self.d_data.k, "other_groups": self.d_data.excludes_group},
-                "mle_all": {**self.d_all.to_dict(), "k": self.d_all.k},
-                "twonn": self.twonn.to_dict(),
-            },
-            "label_sharpness": sharp,
-            "sharpest_pairs": [
-                {"images": self._facts((i, j)), "distance": d, "sharpness": s} for i, j, d, s in self.sharpest
-            ],
-            "duplicates": {
-                "copies": int(found.n_copies),
-                "conflicting": int(found.n_conflicting),
-                "conflicting_examples": [self._facts(one) for one in found.conflicting[:5]],
-            },
-            "soundness": self.soundness.to_dict(),
-            "unreadable": [list(pair) for pair in self.images.unreadable],
-            "warnings": list(self.warnings),
-        }
+        """All attributes by their names as plain numbers, texts and lists, for JSON; a missing number is None."""
+
+        def plain(value):
+            if isinstance(value, Interval):
+                facts = {key: plain(one) for key, one in vars(value).items() if key not in ("low", "high", "method")}
+                pair = {"pair": self._facts(value.pair)} if hasattr(value, "pair") else {}
+                return value.to_dict() | facts | pair
+            if hasattr(value, "to_dict"):
+                return value.to_dict()
+            if is_dataclass(value):
+                return {key: plain(one) for key, one in vars(value).items()}
+            if isinstance(value, np.ndarray | tuple | list):
+                return [plain(one) for one in value]
+            value = value.item() if isinstance(value, np.generic) else value
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        named = [one.name for one in fields(self) if one.name not in ("images", "sharpest")]
+        pairs = [{"images": self._facts((i, j)), "distance": d, "sharpness": s} for i, j, d, s in self.sharpest]
+        found = {"name": self.images.name, **{name: plain(getattr(self, name)) for name in named}, "sharpest": pairs}
+        if self.class_pairs:
+            found["class_pairs"]["classes"] = [self.images.classes[c] for c in self.class_pairs.classes]
+        return found | {"unreadable": [list(pair) for pair in self.images.unreadable]}
 
     def _facts(self, pair):
         """Index, label and path of images."""
         images, paths = self.images, self.images.paths
-        pair = () if pair is None else pair
-        facts = [{"index": int(i), "label": images.classes[int(images.labels[i])]} for i in pair]
+        facts = [{"index": int(i), "label": images.classes[int(images.labels[i])]} for i in pair or ()]
         return [one if paths is None else {**one, "path": str(paths[one["index"]])} for one in facts] or None
 
 
@@ -190,6 +124,7 @@ def measure(
     size=None,
     channels=None,
     pixel_range="stored",
+    white=1.0,
     k=20,
     per_class=250,
     progress=False,
@@ -199,12 +134,14 @@ def measure(
     Parameters
     ----------
     images : array, tensor, ImageSet, path, catalogue name or Entry
-        uint8 (n, H, W) or (n, H, W, 3), floats in [0, 1] of that shape or (n, C, H, W), which become grey levels; or
-        what `load` reads. Exact copies are dropped and counted.
+        uint8 (n, H, W) or (n, H, W, 3), floats in [0, white] of that shape or (n, C, H, W), which become grey levels;
+        or what `load` reads. Exact copies are dropped and counted.
     labels, group : array (n,), optional
         With arrays: labels and patients, numbers or texts.
     size, channels, pixel_range
         Bring all images to one size, number of channels and range first, as `load` does.
+    white : float
+        Value of white in images of floats; others than 0 to `white` are refused.
     k : int
         Neighbors of the dimension.
     per_class : int
@@ -219,7 +156,7 @@ def measure(
     Raises
     ------
     BadImages
-        Floats above 1 or below 0, or labels that do not fit.
+        Floats outside 0 to white, or labels that do not fit.
     OneClass, TooFewImages
 
     Examples
@@ -230,7 +167,7 @@ def measure(
     >>> found.classes, found.label_sharpness.pair is not None
     ({'a': 40, 'b': 40}, True)
     """
-    loaded = _image_set(images, labels, group, size, channels, pixel_range, progress)
+    loaded = _image_set(images, labels, group, white, progress, size=size, channels=channels, pixel_range=pixel_range)
     found, warnings = loaded.duplicates(), []
     smallest_class(loaded)
     original = loaded.distinct(conflicting=True)
@@ -242,19 +179,23 @@ def measure(
     if max(clean.counts().values()) == 1:
         raise TooFewImages(f"each of the {clean.n_classes:,} classes of {loaded.name} has one image: are these labels?")
     if near_k < k:
-        warnings.append(f"{len(clean)} distinct images are too few for k = {k}: k is {near_k}")
-    if (m := min(per_class, least)) < per_class:
-        warnings.append(f"the smallest class has {least} images, so K_F at M is given at M = {m}, not {per_class}")
+        warnings.append(f"The {len(clean)} distinct images are too few for {k} neighbors: the dimension uses {near_k}.")
+    if FEW <= (m := min(per_class, least)) < per_class:  # below, the class is named
+        warnings.append(
+            f"The smallest class has {least} images, so label sharpness is of {m} a class, not {per_class}."
+        )
     near = neighbors(clean, near_k, reserve=max(64, dimension.reserve(near_k)), progress=progress)
     d_all = dimension.mle_dimension(near, near_k)
-    d_data, twonn, why = _other_groups(clean, near, near_k, d_all)
-    warnings += [why] if why else []
+    d_data, twonn, others, why = _other_groups(clean, near, near_k, d_all)
+    links = near_duplicate_links(near)
+    families = components(*links[:2], len(clean))
+    warnings += filter(None, [why or _why_apart(clean, others, d_data, twonn, families)])
     k_f, control = sharpness.label_sharpness(near), sharpness.same_label_control(near)
     finite = _renamed(k_f, original)
     sizes = [m for m in GROWTH_SIZES if m <= least]
     grown = growth(near, per_class=sizes) if sizes else ((), ())
-    law = cross_dimension(near, group=near_duplicate_components(near) if clean.group is None else clean.group)
-    sound = soundness(loaded, near)
+    law = cross_dimension(near, group=families if clean.group is None else clean.group)
+    sound = soundness(loaded, near, links=links)
     several = 2 < clean.n_classes <= MOST_CLASSES
     return Measured(
         d_data=d_data,
@@ -280,13 +221,35 @@ def measure(
 
 
 def _other_groups(clean, near, k, d_all):
-    """(MLE, TwoNN, warning): without neighbors of the same group where groups are known and allow it."""
-    apart = None if clean.group is None else other_groups(clean, k)
-    if apart is None or not math.isfinite(apart):
-        why = "" if apart is None else f"d_data counts neighbors of the same group: {apart.method}"
-        return d_all, dimension.twonn_dimension(near), why
-    others = neighbors(clean, 2, exclude_group=True, reserve=dimension.reserve(2))
-    return apart, dimension.twonn_dimension(others), ""
+    """(MLE, TwoNN, their neighbors, warning): of other groups where groups are known and allow it."""
+    if clean.group is None or len(np.unique(clean.group)) == len(clean):
+        return d_all, dimension.twonn_dimension(near), near, ""
+    try:
+        others = neighbors(clean, k, exclude_group=True, reserve=dimension.reserve(k))
+    except ValueError as error:
+        why = f"The dimension counts neighbors of the same group: {error}."
+        return d_all, dimension.twonn_dimension(near), near, why
+    return dimension.mle_dimension(others, k), dimension.twonn_dimension(others), others, ""
+
+
+def _why_apart(clean, near, d, twonn, families):
+    """Why two estimates of the dimension differ by more than half of the smaller, in a sentence; else empty."""
+    if not abs(d - twonn) > APART * min(d, twonn):
+        return ""
+    both = f"Two estimates of the dimension differ, {digits(d)} (20 neighbors) and {digits(twonn)} (two neighbors)"
+    ties, why = float((near.distances[:, 0] == near.distances[:, 1]).mean()), []
+    if ties > TIES:
+        why.append(f"distances are coarse: for {ties:.0%} of the images the two nearest are equally far")
+    if near.excludes_group and (one := np.diff(clean.group[near.indices[:, :2]]) == 0).mean() > TIES:
+        why.append(f"for {one.mean():.0%} of the images the two nearest are of one other patient")
+    if len(np.unique(families)) < len(families) and not near.excludes_group:
+        apart = dimension.twonn_dimension(
+            neighbors(clean.images, 2, group=families, exclude_group=True), interval=False
+        )
+        if abs(apart - twonn) > APART * min(apart, twonn):
+            why.append(f"there are near-duplicates, and without them the second is {digits(apart)}")
+    reason = " and ".join(why) or "noise or structure gives small distances another dimension than large ones"
+    return f"{both}: {reason}. Trust neither beyond a factor of two."
 
 
 def _renamed(value, original):
@@ -306,15 +269,14 @@ def _conflict(images, found):
     return Interval(math.inf, method=method, n=len(images), pair=pair, labels_of_pair=names, distance=0.0)
 
 
-def _image_set(source, labels, group, size, channels, pixel_range, progress):
+def _image_set(source, labels, group, white, progress, **matched):
     """The ImageSet that is meant, matched."""
     if isinstance(source, ImageSet) or not (hasattr(source, "__array__") or hasattr(source, "detach")):
         if labels is not None or group is not None:
             raise BadPoints("labels and group belong to arrays; an image set, a folder or a name has its own")
         if not isinstance(source, ImageSet):
-            source = os.fspath(source) if isinstance(source, os.PathLike) else source
-            return load(source, size=size, channels=channels, pixel_range=pixel_range, progress=progress)
-        return match(source, size=size, channels=channels, pixel_range=pixel_range)
+            return load(os.fspath(source) if isinstance(source, os.PathLike) else source, progress=progress, **matched)
+        return match(source, **matched)
     pixels = source.detach().cpu().numpy() if hasattr(source, "detach") else np.asarray(source)
     if labels is None:
         raise BadImages(f"{len(pixels)} images have no labels, so no label ever changes: give labels, one an image")
@@ -324,13 +286,13 @@ def _image_set(source, labels, group, size, channels, pixel_range, progress):
         pixels = np.moveaxis(pixels, 1, 3)
     if pixels.dtype.kind == "f":
         low, high = float(pixels.min()), float(pixels.max())
-        if not (low >= 0 and high <= 1):
-            raise BadImages(f"the floats run from {low:g} to {high:g}, and only 0 to 1 is known: divide by 255")
-        pixels = np.rint(255 * pixels).astype(np.uint8)
+        if not (low >= 0 and high <= white):
+            raise BadImages(f"the floats run from {low:g} to {high:g}, and 0 to {white:g} is expected: say what white "
+                            "is, such as white=255")  # fmt: skip
+        pixels = np.rint(pixels * (255 / white)).astype(np.uint8)
     names, codes = _coded(labels, len(pixels), "labels")
     known = None if group is None else _coded(group, len(pixels), "group")[1]
-    made = ImageSet(pixels, codes, names, group=known)
-    return match(made, size=size, channels=channels, pixel_range=pixel_range)
+    return match(ImageSet(pixels, codes, names, group=known), **matched)
 
 
 def _coded(values, n, what):
@@ -341,8 +303,3 @@ def _coded(values, n, what):
         raise BadImages(f"{what} have shape {values.shape} for {n} images, or some are missing: give one each")
     names, codes = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)
     return tuple(str(name) for name in names), codes
-
-
-def _line(text):
-    """A name on one line: what is not printable as an escape."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))

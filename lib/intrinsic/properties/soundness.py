@@ -1,7 +1,8 @@
-"""Soundness of an image set: what to look at before a number of it is trusted.
+"""Soundness of an image set: copies, doubtful labels, shortcuts, leaks, class balance, empty images.
 
-    soundness   exact copies, near-duplicates, shortcuts, leaks, class balance, constant and unreadable images
-    write_csv   the flagged files and pairs as a table that spreadsheets read as text
+A label is doubted where images of another label are nearer than images of its own:
+    doubt = mean over m = 1, 2, 3 of log(distance to the m-th nearest of its label / to the m-th of another).
+It finds wrong labels where near images mostly share theirs, and says little where they do not.
 
 A shortcut is told by brightness and border alone, a leak by nearest neighbors: their accuracy with and without images
 of the same patient. Both are balanced accuracies with 95 % intervals over groups:
@@ -18,16 +19,13 @@ instead of the normal quantile, its degrees of freedom one below the groups of t
 Sources: pairs that share a group: Aronow, Samii & Assenova 2015; effective number: Korn & Graubard 1998.
 """
 
-import csv
 import math
-import os
-from dataclasses import dataclass, field
-from itertools import zip_longest
-from pathlib import Path
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from scipy.special import stdtrit  # scipy.stats takes a second to load
 
+from intrinsic.properties import flagged as kinds
 from intrinsic.properties.dimension import reserve
 from intrinsic.properties.duplicates import K, components, near_duplicate_links
 from intrinsic.properties.interval import LEVEL, Interval
@@ -41,42 +39,44 @@ LINKED = 0.10  # share of near-duplicates from which they are a warning: clean s
 NEARLY = 2.0  # grey levels of standard deviation below which an image is nearly constant
 NO_ERROR = 1e-9  # a standard error that is rounding only
 IMBALANCE = 2.0  # largest / smallest class
-EXACT, CONFLICTING = "exact duplicate", "conflicting duplicate"
-ACROSS_CLASSES, ACROSS_GROUPS = "near-duplicate across classes", "near-duplicate across groups"
-SHARPEST, CONSTANT, NEARLY_CONSTANT, UNREADABLE = "sharpest pair", "constant", "nearly constant", "unreadable"
+DOUBTED = 30  # labels that are flagged as doubtful, at most
+RARE = 0.05  # share of patients with images of both labels, up to which these are flagged
 TOO_FEW = f"fewer than two classes have {FOLDS} groups or families of near-duplicates"
-COLUMNS = (
-    "kind", "first", "second", "first_label", "second_label", "first_group", "second_group", "distance",
-    "first_index", "second_index", "note",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Soundness:
-    """What `soundness` found; numbers only, `warnings` says it in sentences and `to_dict` for JSON.
+    """What `soundness` found; numbers and names, which `warnings` says in sentences.
 
     n, distinct          images as loaded, and those of the neighbor pass: without exact copies and conflicting images
     counts               {class: images} without copies of the same label
-    groups               how many; None where patients are unknown
+    groups, mixed        how many, and how many have images of several labels; None where patients are unknown
+    who                  what a group is called: patient, or group
+    as_classes           whether groups and classes are the same
     copies, conflicting  images with an earlier copy of the same label; images with a copy of another label
     linked               images with a near-duplicate
-    links                {(same label, same group): pairs}; where groups are unknown, same group is None
+    across_classes, across_groups    pairs of near-duplicates with two labels, and with one label and two groups
     few                  names of classes of fewer than FOLDS groups, which the accuracies leave out
     shortcut             balanced accuracy of brightness and border, out of fold; NaN with method the reason
     by_image, by_group   balanced accuracy of the nearest image, and of the nearest image of another group
     drop                 by_image - by_group
     constant, nearly_constant, unreadable    images, and files
-    flagged              one dict a flagged file or pair, with the keys COLUMNS
+    closest              the most alike two images with different labels, as a row of `flagged`
+    flagged              one dict a flagged image or file, with the keys COLUMNS, the worst kinds first
     """
 
     n: int
     distinct: int
     counts: dict[str, int]
     groups: int | None
+    mixed: int | None
+    who: str
+    as_classes: bool
     copies: int
     conflicting: int
     linked: int
-    links: dict[tuple[bool, bool | None], int]
+    across_classes: int
+    across_groups: int
     few: tuple[str, ...]
     shortcut: Interval
     by_image: Interval
@@ -85,6 +85,7 @@ class Soundness:
     constant: int
     nearly_constant: int
     unreadable: int
+    closest: dict = field(repr=False)
     flagged: tuple[dict, ...] = field(repr=False, compare=False)
 
     @property
@@ -108,68 +109,37 @@ class Soundness:
         """What is left out of the nearest neighbors: groups, or families of near-duplicates."""
         return "group" if self.groups is not None else "family of near-duplicates"
 
+    def suspects(self, *which, most: int = 6) -> list[dict]:
+        """Flagged rows of these kinds to look at first, `most` at most; of a pair its first row."""
+        seen, found = set(), []
+        for row in self.flagged:
+            pair = frozenset((row["path"], row["kind"] != kinds.DOUBTFUL and row["partner_path"]))
+            if row["kind"] in which and pair not in seen:
+                found.append(row)
+                seen.add(pair)
+        return found[:most]
+
     @property
     def warnings(self) -> list[str]:
-        """One sentence each: what was found, what it means, what to check."""
-        known, advice = self.groups is not None, "split by patient, once you know which images belong to one"
-        advice = "split by group" if known else advice
-        apart = "the nearest of another group" if known else "the nearest that is no near-duplicate"
-        told = f"the nearest image tells the label with {self.by_image:.2f}, and {apart} with {self.by_group:.2f}"
-        crowded = self.linked > LINKED * self.distinct and not self.leaks
-        found = (
-            (self.copies, f"{self.copies} exact copies with the same label were dropped"),
-            (self.conflicting, f"{self.conflicting} images have an exact copy with another label, which makes label "
-             "sharpness infinite; the finite value leaves them out"),
-            (crowded, f"{self.linked} of {self.distinct} images have a near-duplicate: {advice}"),
-            (self.shortcut > SHORTCUT, f"brightness and border alone tell the classes with a balanced accuracy of "
-             f"{self.shortcut}: check whether classes come from different scanners, sources or exports"),
-            (self.leaks, f"leaks by image: {told}: {advice}"),
-            (self.imbalance > IMBALANCE, f"the largest class is {self.imbalance:.1f} times the smallest, and balanced "
-             "splits use the smallest"),
-            (self.constant, f"{self.constant} images have all pixels equal and show nothing"),
-            (self.nearly_constant, f"{self.nearly_constant} images are nearly constant"),
-            (self.unreadable, f"{self.unreadable} files cannot be read, and were left out"),
-        )  # fmt: skip
-        return [text for applies, text in found if applies]
+        """What is wrong and what to do, the worst first, with the names of files."""
+        from intrinsic.properties.words import wrong
+
+        return wrong(self)
 
     def to_dict(self) -> dict:
         """The same as plain numbers, texts and lists, for JSON; what is not to be had is None."""
-        kinds = [row["kind"] for row in self.flagged]
-        pairs = [{"same_label": a, "same_group": b, "pairs": n} for (a, b), n in self.links.items()]
-        return {
-            "distinct": self.distinct,
-            "classes": self.counts,
-            "imbalance": self.imbalance,
-            "groups": self.groups,
-            "copies": self.copies,
-            "conflicting": self.conflicting,
-            "near_duplicates": {"images": self.linked, "pairs": pairs},
-            "chance": self.chance,
-            "classes_left_out": list(self.few),
-            "shortcut": {**self.shortcut.to_dict(), "warning_above": SHORTCUT},
-            "nearest": {
-                "left_out": self.unit,
-                "by_image": self.by_image.to_dict(),
-                "by_group": self.by_group.to_dict(),
-                "drop": {**self.drop.to_dict(), "warning_above": LEAK},
-                "leaks": self.leaks,
-            },
-            "constant": self.constant,
-            "nearly_constant": self.nearly_constant,
-            "unreadable": self.unreadable,
-            "flagged": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
-            "warnings": self.warnings,
+        each = [row["kind"] for row in self.flagged]
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        found |= {key: value.to_dict() for key, value in found.items() if isinstance(value, Interval)}
+        found |= {key: getattr(self, key) for key in ("chance", "imbalance", "leaks", "unit", "warnings")}
+        return found | {
+            "few": list(self.few),
+            "closest": self.closest,
+            "flagged": {kind: each.count(kind) for kind in dict.fromkeys(each)},
         }
 
-    def suspects(self, most: int = 6) -> list[dict]:
-        """The flagged pairs to look at first, `most` at most: of each kind the closest, in turn."""
-        kinds = [
-            [row for row in self.flagged if row["kind"] == k] for k in (CONFLICTING, ACROSS_CLASSES, ACROSS_GROUPS)
-        ]
-        return [row for turn in zip_longest(*kinds) for row in turn if row is not None][:most]
 
-
-def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
+def soundness(images, near=None, *, links=None, groups=None, seed: int = 0) -> Soundness:
     """Check whether an image set is sound enough to ask more of it.
 
     Parameters
@@ -178,6 +148,8 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
         As loaded, before copies are dropped.
     near : Neighbors, optional
         Of images.drop_duplicates(conflicting=True), with labels and no group left out; found here by default.
+    links : tuple of arrays, optional
+        near_duplicate_links(near), where they are known.
     groups : int array (n,), optional
         Instead of images.group; families of near-duplicates stand in where both are None.
     seed : int
@@ -186,8 +158,10 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
     Returns
     -------
     Soundness
-        Flagged pairs have one row, under the first kind that fits: exact and conflicting duplicates, near-duplicates
-        across classes and across groups (where these are known), the five sharpest pairs.
+        A flagged image has one row, of the first kind that fits: conflicting copies, images of one grey level,
+        near-duplicates across classes, patients with two labels (if rare), the five sharpest pairs, doubtful labels,
+        near-duplicates across groups and others, copies. Near-duplicates and copies share a family, which
+        can serve as group.
 
     Raises
     ------
@@ -200,8 +174,9 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
     >>> from intrinsic.images.sets import ImageSet
     >>> pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
     >>> pixels[2] = pixels[0]
-    >>> soundness(ImageSet(pixels, np.arange(60) % 2, ("a", "b"))).warnings
-    ['1 exact copies with the same label were dropped']
+    >>> found = soundness(ImageSet(pixels, np.arange(60) % 2, ("a", "b")))
+    >>> found.copies, found.flagged[-1]["path"], found.flagged[-1]["partner_path"]
+    (1, 'image 2', 'image 0')
     """
     found = images.duplicates()
     rows = images.distinct(conflicting=True)
@@ -211,37 +186,46 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
     if near.n != len(rows) or not np.array_equal(near.labels, labels) or near.excludes_group:
         raise BadPoints(f"the neighbors are of {near.n} points, and {images.name} has {len(rows)} distinct images")
     groups = images.group if groups is None else as_labels(groups, len(images), "groups")
-    i, j, distance = near_duplicate_links(near)
-    unit = components(i, j, len(rows)) if groups is None else groups[rows]
-    unit = np.unique(unit, return_inverse=True)[1]
+    i, j, distance = near_duplicate_links(near) if links is None else links
+    unit = np.unique(components(i, j, len(rows)) if groups is None else groups[rows], return_inverse=True)[1]
     one_label, one_group = labels[i] == labels[j], unit[i] == unit[j]
     by_image, by_group, drop = nearest_accuracy(near, unit)
-    spread = _spread(images)
+    enough, spread = _enough(labels, unit), _spread(images)
+    mixed = None if groups is None else _mixed(labels, unit)
+    flags, known = kinds.Flags(images, groups, found, (rows[i], rows[j])), groups is not None
+    for copies in found.conflicting:
+        flags.add(kinds.CONFLICTING, *_partners(copies, images.labels[copies]))
     constant, nearly = np.flatnonzero(spread == 0), np.flatnonzero((spread > 0) & (spread < NEARLY))
-    kept = images.distinct()
-    crossing = [~one_label, one_label & ~one_group & (groups is not None)]
-    flagged = [
-        *_copies(images, found),
-        *((kind, rows[i[m]], rows[j[m]], distance[m]) for kind, which in zip((ACROSS_CLASSES, ACROSS_GROUPS), crossing,
-          strict=True) for m in np.flatnonzero(which)),
-        *((SHARPEST, rows[a], rows[b], d) for a, b, d, _ in sharpest_pairs(near, n=5)),
-        *((CONSTANT, a, -1, math.nan) for a in constant),
-        *((NEARLY_CONSTANT, a, -1, math.nan) for a in nearly),
-    ]  # fmt: skip
+    flags.add(kinds.CONSTANT, constant)
+    flags.add(kinds.NEARLY_CONSTANT, nearly)
+    across = one_label & ~one_group & known
+    flags.pairs(kinds.ACROSS_CLASSES, rows, i[~one_label], j[~one_label], distance[~one_label])
+    doubt, pairs = doubts(near), np.array(sharpest_pairs(near, n=5))
+    if known and len(mixed) <= RARE * (unit.max() + 1):
+        flags.add(kinds.MIXED, *(rows[side] for side in _odd_ones(labels, unit, mixed, doubt)))
+    flags.pairs(kinds.SHARPEST, rows, *pairs[:, :2].T.astype(int), pairs[:, 2])
+    doubted = np.argsort(-doubt, kind="stable")[:DOUBTED]
+    doubted = doubted[(doubt[doubted] > 0) & np.isin(labels[doubted], enough)]
+    flags.add(kinds.DOUBTFUL, rows[doubted], rows[near.opposite_index[doubted]], near.opposite_distance[doubted])
+    flags.pairs(kinds.ACROSS_GROUPS, rows, i[across], j[across], distance[across])
+    flags.pairs(kinds.NEAR, rows, i, j, distance)
+    for copies in found.same_label:
+        flags.add(kinds.EXACT, copies[1:], np.full(len(copies) - 1, copies[0]), np.zeros(len(copies) - 1))
     return Soundness(
         n=len(images),
         distinct=len(rows),
-        counts=images[kept].counts(),
-        groups=None if groups is None else len(np.unique(groups)),
+        counts=images[images.distinct()].counts(),
+        groups=None if groups is None else int(unit.max()) + 1,
+        mixed=None if groups is None else len(mixed),
+        who="group" if images.domain in ("natural", "synthetic") else "patient",
+        as_classes=known
+        and len(np.unique([labels, unit], axis=1)[0]) == len(np.unique(unit)) == len(np.unique(labels)),
         copies=found.n_copies,
         conflicting=found.n_conflicting,
         linked=len(np.union1d(i, j)),
-        links={
-            (label, group): int(((one_label == label) & ((group is None) | (one_group == group))).sum())
-            for label in (True, False)
-            for group in ((None,) if groups is None else (True, False))
-        },
-        few=tuple(images.classes[c] for c in np.setdiff1d(labels, _enough(labels, unit))),
+        across_classes=int((~one_label).sum()),
+        across_groups=int(across.sum()),
+        few=tuple(images.classes[c] for c in np.setdiff1d(labels, enough)),
         shortcut=shortcut_accuracy(images[rows], unit, seed=seed),
         by_image=by_image,
         by_group=by_group,
@@ -249,8 +233,47 @@ def soundness(images, near=None, *, groups=None, seed: int = 0) -> Soundness:
         constant=len(constant),
         nearly_constant=len(nearly),
         unreadable=len(images.unreadable),
-        flagged=_table(images, groups, flagged),
+        closest=flags.row(kinds.SHARPEST, *rows[pairs[0, :2].astype(int)], pairs[0, 2]),
+        flagged=flags.table(),
     )
+
+
+def doubts(near) -> np.ndarray:
+    """How much nearer images of another label are than those of an image's own, float64 (n,); see the module."""
+    distances, index = near.nearest(K)
+    same, opposite = (near.labels[index] == near.labels[:, None]).cumsum(axis=1), near.opposites(3)[0]
+    out, every = np.zeros(near.n), np.arange(near.n)
+    for m in range(1, opposite.shape[1] + 1):
+        column = np.where(same[:, -1] >= m, (same >= m).argmax(axis=1), -1)  # beyond the list: at least its end
+        out += np.log(distances[every, column] / opposite[:, m - 1]) / opposite.shape[1]
+    return out
+
+
+def _mixed(labels, unit):
+    """Groups that have images of several labels."""
+    group, several = np.unique(np.unique([unit, labels], axis=1)[0], return_counts=True)
+    return group[several > 1]
+
+
+def _odd_ones(labels, unit, mixed, doubt):
+    """(images whose label most of their group do not have, an image of the group with another), the most doubted first.
+
+    Where no label has most, all images of the group.
+    """
+    found = []
+    for group in mixed:
+        own = np.flatnonzero(unit == group)
+        counts = np.bincount(labels[own])
+        odd = own[(counts[labels[own]] < counts.max()) | ((counts == counts.max()).sum() > 1)]
+        found += [(i, own[(labels[own] != labels[i]).argmax()]) for i in odd]
+    found = np.array(found, dtype=int).reshape(-1, 2)
+    return found[np.argsort(-doubt[found[:, 0]], kind="stable")].T
+
+
+def _partners(copies, labels):
+    """(copies, for each the first copy with another label, distances 0)."""
+    other = [copies[(labels != label).argmax()] for label in labels]
+    return copies, np.array(other), np.zeros(len(copies))
 
 
 # ------------------------------------------------------------------------------------------- accuracies
@@ -263,10 +286,6 @@ def shortcut_accuracy(images, groups, *, seed: int = 0) -> Interval:
     their products. FOLDS folds of whole groups, stratified by the label of most of a group's images. It is a lower
     bound of what brightness tells. NaN with the reason as method where fewer than two classes have FOLDS groups.
     """
-    from sklearn.linear_model import RidgeClassifier
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
-
     enough = _enough(images.labels, groups)
     if len(enough) < 2:
         return Interval(math.nan, method=TOO_FEW)
@@ -279,11 +298,26 @@ def shortcut_accuracy(images, groups, *, seed: int = 0) -> Interval:
         return Interval(math.nan, method="the groups of some class fall into one fold")
     x, told = brightness_statistics(images), np.empty_like(labels)
     for f in range(FOLDS):
-        squares = PolynomialFeatures(2, include_bias=False)
-        ridge = RidgeClassifier(alpha=1.0, class_weight="balanced")
-        model = make_pipeline(StandardScaler(), squares, StandardScaler(), ridge)
-        told[fold == f] = model.fit(x[fold != f], labels[fold != f]).predict(x[fold == f])
+        told[fold == f] = _ridge(x[fold != f], labels[fold != f], x[fold == f])
     return _accuracy(told == labels, labels, groups)
+
+
+def _ridge(x, labels, other):
+    """Labels told for `other`, by ridge regression (penalty 1) on squares and products, classes weighted equally."""
+
+    def scaled(values, by):
+        return (values - by.mean(axis=0)) / np.where(by.std(axis=0) > 0, by.std(axis=0), 1)
+
+    first, second = np.triu_indices(x.shape[1])
+    x, other = scaled(x, x), scaled(other, x)
+    x, other = (np.column_stack([v, v[:, first] * v[:, second]]) for v in (x, other))
+    x, other = scaled(x, x), scaled(other, x)
+    weight = (len(labels) / np.bincount(labels) / (labels.max() + 1))[labels]
+    target = 2.0 * np.eye(labels.max() + 1)[labels] - 1
+    center, mean = np.average(x, axis=0, weights=weight), np.average(target, axis=0, weights=weight)
+    left = (x - center).T * weight
+    slope = np.linalg.solve(left @ (x - center) + np.eye(x.shape[1]), left @ (target - mean))
+    return ((other - center) @ slope + mean).argmax(axis=1)
 
 
 def brightness_statistics(images) -> np.ndarray:
@@ -409,68 +443,6 @@ def _moments(histograms):
 
 def _spread(images):
     """Standard deviation of the grey levels of each image; in color that of the channel where it is largest."""
-    channels = images.images.reshape(len(images), -1, images.channels)
-    return np.max([_moments(_histograms(channels[..., c]))[1] for c in range(images.channels)], axis=0)
-
-
-# ------------------------------------------------------------------------------------- flagged rows
-
-
-def _copies(images, found):
-    """(kind, first, copy, 0.0) of each image after the first of its copies.
-
-    A copy is shown with the first of its label, or with the first of all where its label is new among them.
-    """
-    for copies in found.same_label + found.conflicting:
-        first = {}
-        for one in copies:
-            label = images.labels[one]
-            if label in first:
-                yield EXACT, first[label], one, 0.0
-            elif first:
-                yield CONFLICTING, copies[0], one, 0.0
-            first.setdefault(label, one)
-
-
-def _table(images, groups, flagged):
-    """One dict with COLUMNS for each flagged (kind, index, index or -1, distance), and for each unreadable file."""
-    names = [f"image {i}" for i in range(len(images))] if images.paths is None else images.paths
-    seen, out = set(), []
-    for kind, i, j, distance in flagged:
-        pair = (min(i, j), max(i, j))
-        if j >= 0 and pair in seen:
-            continue
-        seen.add(pair)
-        row = dict.fromkeys(COLUMNS, "") | {"kind": kind, "distance": None if math.isnan(distance) else float(distance)}
-        for side, one in (("first", int(i)), ("second", int(j))):
-            if one >= 0:
-                row |= {side: names[one], f"{side}_label": images.classes[images.labels[one]], f"{side}_index": one}
-                row |= {} if groups is None else {f"{side}_group": groups[one].item()}
-        out.append(row)
-    empty = dict.fromkeys(COLUMNS, "") | {"kind": UNREADABLE, "distance": None}
-    return (*out, *(empty | {"first": path, "note": reason} for path, reason in images.unreadable))
-
-
-def write_csv(flagged, path) -> None:
-    """Write flagged rows to a CSV file (UTF-8), whole or not at all; another table under that name is left alone.
-
-    A text that begins with = + - @, a tab or a line break could run as a formula where a spreadsheet opens the file, so
-    an apostrophe is put before it.
-    """
-    path = Path(path).expanduser()
-    if path.exists():
-        with open(path, encoding="utf-8", errors="replace", newline="") as file:
-            header = next(csv.reader(file), [])
-        if header and tuple(header) != COLUMNS:
-            raise ValueError(f"{path} holds another table, which would be lost: name another file")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        with open(draft, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            for row in flagged:
-                cells = (row[column] for column in COLUMNS)
-                writer.writerow(["'" + c if isinstance(c, str) and c[:1] in tuple("=+-@\t\r\n") else c for c in cells])
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    pixels, step = images.images.reshape(len(images), -1, images.channels), max(1, 2**22 // images.images[0].size)
+    parts = [pixels[start : start + step].std(axis=1, dtype=np.float32) for start in range(0, len(pixels), step)]
+    return np.concatenate(parts).max(axis=1) * (pixels != pixels[:, :1]).any(axis=(1, 2))

@@ -78,24 +78,14 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
     return index
 
 
-def report(source: str, params=None, *, output=None, progress=True) -> Path:
-    """Make the page of one image set, with the texts of the book that it refers to; return its path."""
-    page = _set_page(str(source), given(params))
-    written = (name for name in files(_toc()) if (images.REPOSITORY / f"{name}.md").exists())
-    texts = [name for name in written if "/reference/" not in name]
-    toc = {"format": "jb-book", "root": page.name, "chapters": [{"file": name} for name in texts]}
-    folder = _folder(output) / "reports" / Path(page.name).name
-    return _make([page], toc, folder, progress=progress, strict=False)
-
-
 def _toc() -> dict:
     return yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
 
 
-def _make(pages, toc, folder, *, progress=True, strict=True) -> Path:
+def _make(pages, toc, folder, *, progress=True) -> Path:
     execute(pages, folder / "executed", state=records.state(records.default_store()), progress=progress)
     assemble(pages, toc, folder)
-    return render(folder, strict=strict)
+    return render(folder)
 
 
 def _folder(output) -> Path:
@@ -123,7 +113,7 @@ def plan(toc: dict, values: dict, datasets=()) -> list[Page]:
             pages.append(Page(source, name, _parameters(source, values)))
         elif name != "genindex" and not source.with_suffix(".md").exists():
             raise BookError(f"_toc.yml names {name}, but there is no {name}.ipynb or {name}.md; write one of them")
-    return pages + [_set_page(dataset, values) for dataset in dict.fromkeys(datasets)]
+    return pages + [set_page(dataset, values) for dataset in dict.fromkeys(datasets)]
 
 
 def files(toc) -> list[str]:
@@ -142,7 +132,7 @@ def _parameters(source: Path, values: dict) -> dict:
     return {name: values[name] for name in papermill.inspect_notebook(str(source)) if name in values}
 
 
-def _set_page(dataset: str, values: dict) -> Page:
+def set_page(dataset: str, values: dict) -> Page:
     source = images.REPOSITORY / f"{TEMPLATE}.ipynb"
     entry = images.catalogue().get(dataset)
     place = dataset if entry else str(Path(dataset).expanduser().resolve())
@@ -327,15 +317,15 @@ def assemble(pages: list[Page], toc: dict, output: Path) -> Path:
     return source
 
 
-def render(output: Path, *, strict: bool = True) -> Path:
-    """Build the HTML of `source`, if strict with warnings as errors; return its index.
+def render(output: Path) -> Path:
+    """Build the HTML of `source`, with warnings as errors; return its index.
 
     Sphinx does not repeat the warnings of pages that it has read, so a failed build forgets them all.
     """
     source, doctrees, log = (output / name for name in ("source", "doctrees", "sphinx.log"))
     _command(["-c", "from jupyter_book.cli.main import main; main()", "config", "sphinx", str(source)], log)
     try:
-        how = ["-q", "-j", "auto", *(["-W", "--keep-going"] if strict else [])]
+        how = ["-q", "-j", "auto", "-W", "--keep-going"]
         _command(["-m", "sphinx", "-b", "html", *how, "-d", str(doctrees), str(source), str(output / "html")], log)
     except BookError:
         shutil.rmtree(doctrees, ignore_errors=True)
