@@ -19,7 +19,7 @@ BUDGETS = {
     "networks": 1437,  # (1,400)
     "campaigns": 1810,  # (1,300)
     "inference": 1120,  # (1,000)
-    "publishing": 1284,  # (900)
+    "publishing": 1290,  # (900)
 }
 LIBRARY, COMMANDS = 13_521, 501  # lines in all, and of cli.py (10,000 and 400)
 MODULE, FUNCTION, PARAMETERS = 500, 60, 8

@@ -221,7 +221,7 @@ def _execute(page: Page, target: Path, key: str, kernel) -> str:
 
 
 def _finish(notebook: dict, page: Page, key: str) -> None:
-    """Make a page of an executed notebook: the answer before the code, no paths and times, the title of its set."""
+    """Make a page of an executed notebook: no paths and times, the title of its set, the values that were used."""
     notebook["metadata"] = {k: v for k, v in notebook["metadata"].items() if k != "papermill"}
     notebook["metadata"]["intrinsic"] = {"inputs": key}
     tagged = {}
@@ -238,7 +238,6 @@ def _finish(notebook: dict, page: Page, key: str) -> None:
         text = "".join(injected["source"]).removeprefix("# Parameters\n").strip()
         injected["source"] = text.replace(f"{images.REPOSITORY}/", "")
         tagged["parameters"]["metadata"]["tags"].append("hide-input")
-    notebook["cells"] = _answer_first(notebook["cells"])
 
 
 def _answer_first(cells: list[dict]) -> list[dict]:
@@ -309,10 +308,15 @@ def assemble(pages: list[Page], toc: dict, output: Path) -> Path:
     made = {
         path: path.relative_to(home) for path in [*wanted, *(home / name for name in BESIDE if (home / name).exists())]
     }
-    made |= {output / "executed" / f"{page.name}.ipynb": f"{page.name}.ipynb" for page in pages}
     for path, name in made.items():
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, source / name)
+    for page in pages:
+        executed, target = (folder / f"{page.name}.ipynb" for folder in (output / "executed", source))
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(notebook | {"cells": _answer_first(notebook["cells"])}), encoding="utf-8")
+        shutil.copystat(executed, target)
     (source / "_toc.yml").write_text(yaml.safe_dump(toc, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return source
 
@@ -330,6 +334,8 @@ def render(output: Path) -> Path:
     except BookError:
         shutil.rmtree(doctrees, ignore_errors=True)
         raise
+    if (output / "executed").exists():  # to download: the notebooks in an order that runs
+        shutil.copytree(output / "executed", output / "html" / "_sources", dirs_exist_ok=True)
     return output / "html" / "index.html"
 
 
