@@ -21,7 +21,7 @@ BUDGETS = {
     "inference": 1120,  # (1,000)
     "publishing": 1290,  # (900)
 }
-LIBRARY, COMMANDS = 13_521, 501  # lines in all, and of cli.py (10,000 and 400)
+LIBRARY, COMMANDS = 13_527, 501  # lines in all, and of cli.py (10,000 and 400)
 MODULE, FUNCTION, PARAMETERS = 500, 60, 8
 MAY_BE_LONGER = {"train", "neighbors"}  # keyword-only parameters in groups that the docstring explains
 # The catalogue's keys are these functions' parameters; measure and mean_dimensions name what was matched.
