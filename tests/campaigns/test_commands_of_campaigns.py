@@ -1,4 +1,4 @@
-"""`intrinsic run`, `status`, `publish`, `forecast` and `measure --compare`, as typed."""
+"""`intrinsic run`, `status`, `publish`, `forecast` and `measure`, as typed."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,9 @@ from pathlib import Path
 import made_up
 import pytest
 
-from intrinsic import cli
+from intrinsic import cli, images
 from intrinsic.campaigns import execution, parameters, plan, records, status
+from intrinsic.properties.sharpness import mean_sharpness
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = str(ROOT / "tests" / "tiny.yaml")
@@ -97,12 +98,14 @@ def test_the_status_of_made_up_tasks(store, monkeypatch):
 
 
 def test_a_set_is_compared_with_the_published_ones(typed, store):
-    code, out, _ = typed("measure", "digits_0_1", "--compare", "--size", 64, "--json")
+    code, out, _ = typed("measure", "digits_0_1", "--size", 64, "--json")
     compared = json.loads(out)["compared"]
     assert code == 0
-    assert compared["setting"]["size"] == 64
-    assert [row["dataset"] for row in compared["sets"] if row["own"]] == ["digits_0_1"]
-    assert compared["sets_below"]["k_f"][1] == len(compared["sets"]) - 1 >= 16
+    assert compared["sets"] == len(compared["k_f"]) >= 40
+    assert compared["per_class"] == 250
+    own = images.match(images.load("digits_0_1"), size=64, channels=1)
+    value = mean_sharpness(own, per_class=250, interval=False)
+    assert compared["below"] == sum(other < value for other in compared["k_f"].values())
 
 
 def test_a_forecast_is_made_from_the_published_runs(typed, store):
