@@ -10,14 +10,13 @@ import math
 
 import numpy as np
 
-from intrinsic.properties.interval import Interval, class_halves, degrees, half_sample
+from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees, half_sample
 from intrinsic.properties.neighbors import BadPoints
 from intrinsic.properties.pairs import PAIRS, Lookup, closest_pairs
 from intrinsic.properties.sharpness import _all_pairs, _codes, _own, _parts, lookup_of
 
 LEAST_PAIRS = 20  # below which no dimension is estimated
 BEYOND = (64, 1000)  # pairs across classes, at m images a class, between whose distances `growth_by_halves` takes D
-LOW = 0.025  # tail of an interval
 RISES = 1.1  # ratio of slopes at small and large radii, lower limit, from which there is no one slope
 CONFLICT = "copies with different labels are at distance 0: drop them with drop_duplicates(conflicting=True)"
 
@@ -231,7 +230,7 @@ def predicted_sharpness(dimension, per_class) -> Interval:
         logs = (np.log(halves[..., 1]) + 2 * math.log(m)) / halves[..., 0]  # log of K_F R
     at = half_sample(0.0, logs, dimension.df, relative=False)
     median = value * math.gamma(1 + 1 / d) * math.log(2) ** (-1 / d)
-    low, high = ((math.log(math.log(2) / -math.log(tail))) / d for tail in (LOW, 1 - LOW))
+    low, high = ((math.log(math.log(2) / -math.log(tail))) / d for tail in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
     return Interval(
         value, median * math.exp(-math.hypot(at.low, low)), median * math.exp(math.hypot(at.high, high)),
         f"law of cross pairs at M = {per_class}; {dimension.method}", dimension.n,

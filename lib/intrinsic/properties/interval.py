@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats takes a second to load
 
 LEVEL = 0.95
 SPLITS = 25  # random halvings behind an interval
@@ -85,6 +84,8 @@ def half_sample(value, sides, freedom, *, relative=True, spread=4, method="", **
     relative   the differences are those of logarithms, and the interval is value * exp(+- t se); else value +- t se
     spread     se^2 = mean squared difference / spread: 4 where variances go as 1/n, 2 where a half has the same
     """
+    from scipy.special import stdtrit  # a fifth of a second, which an import need not take
+
     with np.errstate(divide="ignore", invalid="ignore"):
         sides = np.log(sides) if relative else np.asarray(sides, dtype=float)
     sides = sides.reshape(-1, 2)[np.isfinite(sides.reshape(-1, 2)).all(axis=1)]
