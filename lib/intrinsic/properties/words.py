@@ -11,6 +11,7 @@ import textwrap
 from dataclasses import dataclass
 
 from intrinsic.properties import flagged as kinds
+from intrinsic.properties.growth import predicted_sharpness
 from intrinsic.properties.interval import digits
 from intrinsic.properties.soundness import IMBALANCE, LINKED, SHORTCUT
 
@@ -162,6 +163,7 @@ def _numbers(found, placed):
 def _details(found):
     """The facts behind the words, as pairs of texts (what, value)."""
     sound, law, grown = found.soundness, found.growth.cross, found.growth.exponent
+    more = 2 * found.sharpness_at_m.per_class
     return [
         ("d_data", f"{found.d_data}   maximum likelihood, k = {found.d_data.k}"),
         ("d_data of all", f"{found.d_all}   neighbors of the same {sound.who} counted"),
@@ -171,7 +173,8 @@ def _details(found):
          f"{found.sharpness_at_m}   mean over {found.sharpness_at_m.draws} balanced draws"),
         ("K_F / same label", f"{found.control.ratio}   near 1: labels keep no distance"),
         ("growth of K_F", f"M^{grown}" if math.isfinite(grown) else f"not measured: {grown.method}"),
-        ("predicted growth", f"M^{law.exponent}" if math.isfinite(law) else f"none: {law.method}"),
+        ("predicted growth", f"M^{law.exponent}; K_F {predicted_sharpness(law, more)} at M = {more:,}"
+         if math.isfinite(law) else f"none: {law.method}"),
         ("limit of K_F", digits(found.limit.high) if found.limit.identified else found.limit.method),
         ("near-duplicates", f"{sound.linked:,} of {sound.distinct:,} images have one"),
         ("brightness alone", f"{sound.shortcut}   balanced accuracy, chance {digits(sound.chance)}"),
