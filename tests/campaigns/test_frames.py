@@ -65,17 +65,26 @@ def test_what_is_missing_is_what_is_planned_and_can_be_reached(published):
         assert part in published.shown
 
 
-def test_a_page_of_other_image_sets_shows_this_machines_runs_of_these_alone(own_store):
-    found = campaigns.open({"campaign": "params/quick.yaml", "datasets": ["digits"], "grey_level": 4})
-    assert found.runs.empty
-    assert found.sets.empty
-    assert len(found.missing) == 6
-    assert "digits" in found.shown
-    words = shlex.split(found.command)
-    assert words[:3] == ["intrinsic", "run", "params/quick.yaml"]
-    assert words[3:] == ["-p", "datasets", '["digits"]', "-p", "grey_level", "4"]
+def test_a_page_without_runs_of_its_image_sets_says_the_command_that_makes_them(own_store, tmp_path):
+    for given, file in (({"campaign": "params/quick.yaml"}, "params/quick.yaml"), ({}, parameters.OWN)):
+        with pytest.raises(parameters.CampaignError, match="compute = True") as found:
+            campaigns.open(given | {"datasets": ["digits_4_9"], "grey_level": 4})
+        words = shlex.split(str(found.value).split("`")[1])
+        assert words[:3] == ["intrinsic", "run", file]
+        assert words[3:] == ["-p", "datasets", '["digits_4_9"]', "-p", "grey_level", "4"]
+    with pytest.raises(parameters.CampaignError, match="digits"):
+        campaigns.open({"datasets": ["digitz"]})
+    with pytest.raises(parameters.CampaignError, match="nowhere"):
+        campaigns.open({"datasets": [str(tmp_path / "nowhere")]})
     with pytest.raises(parameters.CampaignError, match="grey_level 3"):
         campaigns.open({"grey_level": 3})
+
+
+def test_a_page_of_some_published_sets_shows_the_published_runs_of_these_alone(published, own_store):
+    found = campaigns.open({"datasets": ["mnist_even_odd"]})
+    assert set(found.runs["dataset"]) == set(found.sets["dataset"]) == {"mnist_even_odd"}
+    assert len(found.runs) == (published.runs["dataset"] == "mnist_even_odd").sum()
+    assert "mnist_even_odd" in found.shown
 
 
 def test_compute_trains_what_is_missing_and_says_what_failed(own_store, monkeypatch):

@@ -87,6 +87,27 @@ def test_what_papermill_injects_is_known_to_the_page_or_the_schema():
         parameters.of_page({"In": [*cells[:2], "# Parameters\ngrey_levle = 8\n"], "grey_levle": 8})
 
 
+def test_image_sets_may_come_as_the_text_that_papermill_takes():
+    for text, names in (('["a", "b c"]', ["a", "b c"]), ("a", ["a"]), ("[a]", ["a"])):
+        assert parameters.of_page({"datasets": text})[1]["datasets"] == names
+    with pytest.raises(CampaignError, match="datasets"):
+        parameters.of_page({"datasets": '["a"'})
+
+
+def test_image_sets_that_the_published_campaign_lacks_take_small_runs():
+    known = read(parameters.PUBLISHED).datasets[:1]
+    assert parameters.of_page({"datasets": known})[0] == parameters.PUBLISHED
+    assert parameters.of_page({"datasets": [*known, "scans"]})[0] == parameters.OWN
+    assert parameters.of_page({"datasets": ["scans"], "campaign": "params/quick.yaml"})[0] == "params/quick.yaml"
+
+
+def test_dataset_is_refused_where_a_page_has_image_sets():
+    injected = '# Parameters\ndataset = "digits"\n'
+    with pytest.raises(CampaignError, match="did you mean 'datasets'"):
+        parameters.of_page({"In": ["", "datasets = []", injected], "dataset": "digits", "datasets": []})
+    assert parameters.of_page({"In": ["", 'dataset = "knee"', injected], "dataset": "digits"})[1]["dataset"] == "digits"
+
+
 def test_a_whole_file_that_papermill_injects_is_that_campaign():
     published = read("params/published.yaml")
     quick = read("params/quick.yaml")

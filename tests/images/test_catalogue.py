@@ -154,9 +154,15 @@ def test_a_group_rule_reads_the_paths_and_groups_can_be_set_aside(tmp_path):
         sets.of_path(tmp_path / "x.npz", labels={"colunm": "x"})
 
 
-def test_an_unknown_name_is_answered_with_the_closest_one(tmp_path):
+def test_an_unknown_name_is_answered_with_the_closest_one(tmp_path, monkeypatch):
     with pytest.raises(sets.UnknownImageSet, match="did you mean 'digits'"):
         sets.load("digitz")
+    (tmp_path / "scans").mkdir()
+    with pytest.raises(sets.UnknownImageSet, match="did you mean 'scans'"):
+        sets.load(tmp_path / "scan")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(sets.UnknownImageSet, match="did you mean 'scans'"):  # a folder here, before a name
+        sets.load("scan")
     with pytest.raises(sets.UnknownImageSet, match="empty"):
         sets.load("")
     with pytest.raises(sets.UnknownImageSet, match="digits, "):

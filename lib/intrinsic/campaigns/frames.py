@@ -313,11 +313,20 @@ def open(namespace: dict) -> Campaign:
     if parameters.whole(given) and Path(file).stem != p.name:  # papermill injected a whole file
         file = f"params/{p.name}.yaml"
     changed = parameters.changed(p, file, given)
-    local = p.compute or "datasets" in changed or not records.published_file(p.name).exists()
+    own = given.get("datasets") and not parameters.whole(given)
+    try:
+        for source in p.datasets if own else ():
+            images.find(source)
+    except images.UnknownImageSet as error:
+        raise CampaignError(str(error)) from None
+    local = p.compute or own or not records.published_file(p.name).exists()
     found = Campaign(p, parameters.shown(file), changed, records.default_store() if local else None)
     if p.compute:
         from intrinsic.campaigns import execution
 
         for label, reason in execution.run(p, store=found.store).failed[:1]:
             raise CampaignError(f"a run failed, so the page would lack it: {label}: {reason}")
+    elif own and found.runs.empty:
+        names = ", ".join(p.datasets)
+        raise CampaignError(f"no run of {names} is stored: set compute = True, or type `{found.command}`")
     return found

@@ -14,6 +14,7 @@ from intrinsic.networks import models
 MOST = 10**9  # steps, epochs or images that a parameter file may ask for
 NO_CAMPAIGN = ("datasets.yaml", "claims.yaml", "further.yaml", "growth.yaml", "titles.yaml")  # which are no campaigns
 PUBLISHED = "params/published.yaml"
+OWN = "params/forecast.yaml"  # the runs of a page on image sets that the published campaign lacks: minutes, not hours
 PLAIN = (str, int, float, bool, list, dict, type(None))
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
@@ -22,6 +23,9 @@ CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
 
 class CampaignError(ValueError):
     """A parameter file, a grid or a store that cannot be used."""
+
+    def _render_traceback_(self):
+        return [f"CampaignError: {self}"]  # a notebook shows the sentence alone
 
 
 class RunBlock(BaseModel):
@@ -252,16 +256,33 @@ def instead(p: Params, datasets: list[str]) -> Params:
 def of_page(namespace: dict) -> tuple[str, dict]:
     """Take the parameters of a page from its namespace: the campaign's file, and the keys that the schema knows.
 
-    Raises CampaignError for what papermill injected and neither the schema nor the page knows.
+    On image sets that the published campaign lacks, the file is OWN. Raises CampaignError for what papermill injected
+    and neither the schema nor the page knows.
     """
     cells = [str(cell) for cell in namespace.get("In", ())]
     for i, cell in enumerate(cells):
         if cell.startswith("# Parameters\n"):
-            declared = set().union(*map(_assigned, cells[:i]), Params.model_fields, ["campaign"])
-            for key in _assigned(cell) - declared:
+            own, given = set().union(*map(_assigned, cells[:i])), _assigned(cell)
+            declared = own | {"campaign", *Params.model_fields}
+            if not whole(given):  # `dataset` changes pages of one image set alone
+                declared -= {"dataset"} - own
+            for key in given - declared:
                 raise CampaignError(_unknown(key, declared, "papermill's parameters"))
     found = {key: namespace[key] for key in Params.model_fields if isinstance(namespace.get(key, ...), PLAIN)}
-    return str(namespace.get("campaign") or PUBLISHED), found
+    if isinstance(found.get("datasets"), str):
+        found["datasets"] = _listed(found["datasets"])
+    file, own = str(namespace.get("campaign") or PUBLISHED), found.get("datasets")
+    if file == PUBLISHED and own and not whole(found) and any(one not in read(file).datasets for one in own):
+        file = OWN
+    return file, found
+
+
+def _listed(text: str) -> list:
+    """A text as papermill's -p gives it: a list in brackets, or one name."""
+    try:
+        return images.plain_yaml(text) if text.lstrip().startswith("[") else [text]
+    except yaml.YAMLError as error:
+        raise CampaignError(f"datasets: {text} is no list ({images.yaml_reason(error)})") from None
 
 
 def _assigned(source: str) -> set[str]:

@@ -153,9 +153,21 @@ def find(source):
             warnings.warn(f"{source} is taken from the catalogue: ./{source} names the folder", stacklevel=3)
         return named[source]
     if may_be_name and not Path(source).expanduser().exists():
-        near = suggest(source, named) or f"; the names are {', '.join(list(named)[:8])}, ... (`intrinsic datasets`)"
+        near = (
+            suggest(source, [*_beside(Path(source)), *named])
+            or f"; the names are {', '.join(list(named)[:8])}, ... (`intrinsic datasets`)"
+        )
         raise UnknownImageSet(f"{source!r} is neither a name in the catalogue nor a path that exists{near}")
     return of_path(source)
+
+
+def _beside(path):
+    """Folders, tables and .npz files in the folder of a path."""
+    try:
+        found = [one.name for one in path.parent.iterdir() if one.is_dir() or one.name.lower().endswith(FILES)]
+    except OSError:
+        return []
+    return [name for name in found if not name.startswith(".")]
 
 
 def name_of(path):
@@ -169,7 +181,8 @@ def of_path(path, **fields):
     """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
     path = Path(path).expanduser()
     if not path.exists():
-        raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
+        near = suggest(path.name, _beside(path))
+        raise UnknownImageSet(f"{path} does not exist{near}: give a folder, a file ({', '.join(FILES)}) or a name")
     name = name_of(path)
     own = {
         "name": re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images",

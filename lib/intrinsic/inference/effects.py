@@ -95,10 +95,10 @@ def ols(y, *, level: float = 0.95, **columns) -> Regression:
     result, n = sm.OLS(y, design).fit(), len(y)
     df = int(result.df_resid)
     ends = result.conf_int(1 - level) if df else np.full((len(x) + 1, 2), math.nan)
-    p = result.pvalues if df else np.full(len(x) + 1, math.nan)
+    p, errors = (result.pvalues, result.bse.tolist()) if df else np.full((2, len(x) + 1), math.nan)
     terms = enumerate(zip(["intercept", *columns], result.params, strict=True))
     found = {
-        name: Interval(b, *ends[i], "least squares, t", n, p=float(p[i]), error=float(result.bse[i]), df=df)
+        name: Interval(b, *ends[i], "least squares, t", n, p=float(p[i]), error=float(errors[i]), df=df)
         for i, (name, b) in terms
     }
     return Regression(found, result.rsquared, math.sqrt(result.ssr / df) if df else math.nan, n, df, level, result)
