@@ -338,7 +338,7 @@ def _forecast(arguments) -> int:
     from intrinsic.inference import forecast
 
     name = plan.set_name(arguments.source)
-    runs = forecast.with_error(frames.runs_at(_setting(arguments), arguments.model, records.default_store()))
+    runs = forecast.with_error(frames.runs_at(_setting(arguments), arguments.model, records.default_store(), name))
     own = runs[runs["dataset"] == name]
     if own.empty:
         small = shlex.join(["intrinsic", "run", "params/forecast.yaml", "-p", "datasets", f"[{arguments.source}]"])
@@ -355,11 +355,13 @@ def _forecast(arguments) -> int:
     if arguments.json:
         ends = {what: {"target": targets[what][0], **one.to_dict()} for what, one in needed.items()}
         facts = {"name": name, "model": arguments.model, "runs": len(own), "trained": trained, "needed": ends,
+                 "per_class": int(own["per_class"].iloc[0]),
                  "forecasts": json.loads(table.to_json(orient="records")), **table.attrs}  # fmt: skip
         print(json.dumps(facts, allow_nan=False))
         return 0
     print(f"{_line(name)}: {arguments.model}, {_counted(len(own), 'run')} at N = {trained[0]:,} to {trained[-1]:,}, "
-          f"with {runs['dataset'].nunique() - 1} image sets of {runs['family'].nunique() - 1} families")  # fmt: skip
+          f"with {runs['dataset'].nunique() - 1} image sets of {runs['family'].nunique() - 1} families; "
+          f"K_F and d at {own['per_class'].iloc[0]:,} images a class")  # fmt: skip
     print(f"  {'N':<9}{'test loss (nats)':<28}test accuracy")
     for row in table.to_dict("records"):
         loss, right = (f"{row[w]:.3f} [{row[f'{w}_low']:.3f}, {row[f'{w}_high']:.3f}]" for w in ("loss", "accuracy"))

@@ -157,19 +157,30 @@ def properties_row(record: Record, source) -> dict:
 # -------------------------------------------------------------------- all image sets in the records
 
 
-def sets_at(p: Params, store: Store | None = None) -> pd.DataFrame:
+def sets_at(p: Params, store: Store | None = None, small: str = "") -> pd.DataFrame:
     """Make the table of all image sets in the records at a campaign's setting, whatever campaign they are of.
 
     The columns of `properties_frame`, and image_hash. Sets without both numbers are left out. Where a name stands for
-    several sets, the published one is taken, or the one measured last.
+    several sets, the published one is taken, or the one measured last. Where the set named `small` has fewer than M
+    images a class, d_data and K_F of all sets are those at the largest recorded M that it has.
     """
     wanted = {key: value for key, value in plan.properties_params(p, "any").items() if key != "dataset"}
     known, found = records.published(), records.collected("properties", store)
     found.sort(key=lambda one: ((one.kind, one.id) in known, one.provenance.get("written", "")))
     last = {one.params["dataset"]: one for one in found if _same(one, wanted)}
     rows = [properties_row(one, name) | {"image_hash": one.params["image_hash"]} for name, one in last.items()]
+    if small in last and last[small].metrics.get("k_f") is None:
+        m = max(last[small].series.get("d_mle_per_class", ()), default=0)
+        rows = [row | _at(one, m) for row, one in zip(rows, last.values(), strict=True)]
     frame = _numeric(pd.DataFrame(rows, columns=None if rows else ["dataset", "d_data", "k_f", "image_hash"]))
     return frame.dropna(subset=["d_data", "k_f"], ignore_index=True)
+
+
+def _at(record: Record, m: int) -> dict:
+    """d_data and K_F of a set at M = m images a class; None where its record lacks them."""
+    columns = {"d_data": ("d_mle_per_class", "d_mle_at"), "k_f": ("growth_per_class", "growth_k_f")}
+    series = {name: [record.series.get(key, ()) for key in pair] for name, pair in columns.items()}
+    return {"per_class": m} | {name: dict(zip(*pair, strict=True)).get(m) for name, pair in series.items()}
 
 
 def beside(source, p: Params, store: Store | None = None) -> pd.DataFrame:
@@ -187,11 +198,11 @@ def beside(source, p: Params, store: Store | None = None) -> pd.DataFrame:
     return others.assign(own=others["image_hash"] == data.hash)
 
 
-def runs_at(p: Params, model: str, store: Store | None = None) -> pd.DataFrame:
+def runs_at(p: Params, model: str, store: Store | None = None, small: str = "") -> pd.DataFrame:
     """Make the table of fitted runs of a network, trained as a campaign trains, on sets with runs at two sizes N.
 
-    Columns: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, d_data, k_f, n_classes.
-    Raises CampaignError where there is no such run.
+    Columns: dataset, domain, family, n_train, seed, test_loss_nats, test_accuracy, n_test, per_class, d_data, k_f,
+    n_classes. `small` as in `sets_at`. Raises CampaignError where there is no such run.
     """
     wanted = plan.training_params(p, "any", models.known(model), 0, 0)
     wanted = {key: value for key, value in wanted.items() if key not in ("dataset", "n_train", "seed", "precision")}
@@ -201,8 +212,8 @@ def runs_at(p: Params, model: str, store: Store | None = None) -> pd.DataFrame:
         if alike and one.metrics["fitted"] and one.metrics.get("test_loss_nats"):
             row = {key: one.params[key] for key in ("dataset", "n_train", "seed")}
             rows.append(row | {key: one.metrics[key] for key in ("test_loss_nats", "test_accuracy", "n_test")})
-    columns = ["dataset", "domain", "family", "d_data", "k_f", "n_classes"]
-    sets = sets_at(p, store)
+    columns = ["dataset", "domain", "family", "per_class", "d_data", "k_f", "n_classes"]
+    sets = sets_at(p, store, small)
     runs = pd.DataFrame(rows).merge(sets[columns], on="dataset") if rows and len(sets) else pd.DataFrame()
     if len(runs):  # one size alone says nothing of how the loss falls
         runs = runs[runs.groupby("dataset")["n_train"].transform("nunique") > 1].reset_index(drop=True)
