@@ -3,11 +3,13 @@
 Claim 4: the dimension of the same two layers in ResNets and VGGs (the last feature map, flattened and averaged over
 positions), of the untrained network and of a random linear map, beside that of the pixels of the same training images.
 Claim 1 in feature space: the least bound 2 K_F E(distance of a held-out image to the nearest training image), its
-dimension, and the mean error that it bounds. Writes numbers only, to book/claims/tables/kept_networks.json.
+dimension, and the mean error that it bounds. Writes numbers only, to book/claims/tables/kept_networks.json; a network
+that stands there is not measured again, so its weights may be gone.
 
 usage: python benchmarks/kept_networks.py STORE FOLDER [--small] [--output FOLDER]
 """
 
+import json
 import math
 import os
 from pathlib import Path
@@ -75,7 +77,7 @@ def measured(store, id):
     for kind, layer in names.items():
         mapped = representations.random_linear_map(points, seen[layer].shape[1], p["seed"])
         maps = {"d_repr": seen[layer], "d_untrained": before[layer], "d_random_map": mapped}
-        row = {key: p[key] for key in ("dataset", "model", "n_train", "seed")} | {"layer": kind}
+        row = {"id": id, **{key: p[key] for key in ("dataset", "model", "n_train", "seed")}, "layer": kind}
         row |= {"fitted": bool(record.metrics["fitted"]), "test_loss_nats": record.metrics["test_loss_nats"]}
         for name, one in maps.items():
             found, _ = representations.dimensions(one, K, train.group)
@@ -93,9 +95,13 @@ def main(argv=None):
     made.set_defaults(output=TABLES)
     chosen = made.parse_args(argv)
     os.environ["INTRINSIC_SETS"] = str(chosen.folder.absolute())
+    table = chosen.output / "kept_networks.json"
+    rows = json.loads(table.read_text(encoding="utf-8"))["rows"] if table.exists() else []
+    there = {row["id"] for row in rows}
     ids = sorted(path.stem for path in (chosen.store / "weights").glob("*.safetensors"))
-    found = side_by_side(measured, [(str(chosen.store), id) for id in (ids[:1] if chosen.small else ids)])
-    rows = [row for rows in found for row in rows]
+    ids = [id for id in (ids[:1] if chosen.small else ids) if id not in there]
+    found = side_by_side(measured, [(str(chosen.store), id) for id in ids]) if ids else []
+    rows = sorted([*rows, *(row for rows in found for row in rows)], key=lambda row: (row["id"], row["layer"]))
     publish(chosen.output, "kept_networks", rows=rows, k=K, command="python benchmarks/kept_networks.py STORE FOLDER")
 
 
