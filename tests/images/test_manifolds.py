@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.spatial import cKDTree
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import cdist
 
 from intrinsic.images import manifolds
 
-CLOUDS = [manifolds.flat_torus, manifolds.sphere, manifolds.cube]
 FAMILIES = [manifolds.torus_images, manifolds.slab_images]
 
 
@@ -27,14 +26,6 @@ def unit(images):
     return images.reshape(len(images), -1) / 255
 
 
-@pytest.mark.parametrize("cloud", CLOUDS)
-def test_a_random_rotation_into_more_coordinates_changes_no_distance(cloud):
-    points, turned = cloud(60, 3, seed=5), cloud(60, 3, ambient=40, seed=5)
-    assert turned.shape == (60, 40)
-    assert points.dtype == turned.dtype == np.float64
-    np.testing.assert_allclose(pdist(turned), pdist(points), rtol=1e-10)
-
-
 def test_parallel_tori_are_independent_uniform_points_of_two_tori_a_gap_apart():
     points, labels = manifolds.parallel_tori(4_000, 2, 0.3, seed=1)
     assert np.array_equal(points[:, -1], 0.3 * labels)
@@ -42,31 +33,23 @@ def test_parallel_tori_are_independent_uniform_points_of_two_tori_a_gap_apart():
     angles = (np.arctan2(points[:, 1], points[:, 0]) / (2 * np.pi)) % 1
     assert stats.kstest(angles, "uniform").pvalue > 1e-4
     assert np.corrcoef(angles, labels)[0, 1] ** 2 < 16 / 4_000
-    turned, same = manifolds.parallel_tori(4_000, 2, 0.3, ambient=30, seed=1)
-    assert np.array_equal(same, labels)
-    assert 0.3 <= across(points[:500], labels[:500]) == pytest.approx(across(turned[:500], labels[:500]))
+    assert 0.3 <= across(points[:500], labels[:500]) < 0.35
 
 
-@pytest.mark.parametrize("make", CLOUDS)
+@pytest.mark.parametrize("make", [manifolds.flat_torus, manifolds.overlapping_clouds])
 def test_the_seed_decides_the_points(make):
-    assert np.array_equal(make(30, 2, seed=3), make(30, 2, seed=3))
-    assert not np.array_equal(make(30, 2, seed=3), make(30, 2, seed=4))
+    assert np.array_equal(make(30, 2, seed=3)[0], make(30, 2, seed=3)[0])
+    assert not np.array_equal(make(30, 2, seed=3)[0], make(30, 2, seed=4)[0])
 
 
-def test_points_lie_on_their_manifold():
+def test_points_lie_on_the_torus():
     torus = manifolds.flat_torus(500, 3).reshape(500, 3, 2)
     np.testing.assert_allclose(np.linalg.norm(torus, axis=2), 1 / (2 * np.pi))
-    np.testing.assert_allclose(np.linalg.norm(manifolds.sphere(500, 3), axis=1), 1)
-    assert manifolds.sphere(5, 3).shape == (5, 4)
-    corner = manifolds.cube(4000, 3)
-    assert corner.min() >= 0
-    assert corner.max() <= 1
-    assert (corner < 0.5).all(axis=1).mean() == pytest.approx(1 / 8, abs=0.02)
 
 
 @pytest.mark.parametrize("d", [1, 2, 4])
 def test_maximum_likelihood_recovers_the_dimension_of_the_flat_torus(d):
-    assert maximum_likelihood(manifolds.flat_torus(3000, d, ambient=30)) == pytest.approx(d, rel=0.08)
+    assert maximum_likelihood(manifolds.flat_torus(3000, d)) == pytest.approx(d, rel=0.08)
 
 
 @pytest.mark.parametrize("d", [2, 4])
@@ -147,10 +130,8 @@ def test_image_families_use_the_whole_range(family):
     [
         lambda: manifolds.flat_torus(0, 2),
         lambda: manifolds.flat_torus(10, 0),
-        lambda: manifolds.sphere(10, 2, ambient=2),
-        lambda: manifolds.cube(10, 2.5),
+        lambda: manifolds.flat_torus(10, 2.5),
         lambda: manifolds.parallel_tori(10, 2, -1),
-        lambda: manifolds.parallel_tori(10, 2, 0.1, ambient=4),
         lambda: manifolds.torus_images(1, 2),
         lambda: manifolds.torus_images(10, 2, gap=7),
         lambda: manifolds.torus_images(10, 40, size=16),

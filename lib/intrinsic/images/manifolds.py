@@ -1,8 +1,4 @@
-"""Point clouds and image families of known dimension and known label gap.
-
-Every function is deterministic in its seed. Point clouds are float64 arrays (n, D). With `ambient` the same
-points are turned by a random rotation into that many coordinates, which changes no distance.
-"""
+"""Point clouds and image families of known dimension and known label gap, each decided by its seed."""
 
 from itertools import product
 from math import inf, pi, sin, sqrt
@@ -10,47 +6,28 @@ from math import inf, pi, sin, sqrt
 import numpy as np
 
 
-def flat_torus(n, d, ambient=None, seed=0):
-    """n uniform points on the flat torus (R/Z)^d, as float64 (n, ambient) or (n, 2d).
+def flat_torus(n, d, seed=0):
+    """n uniform points on the flat torus (R/Z)^d, as float64 (n, 2d).
 
     Each of d angles t_i in [0, 1) becomes (cos 2 pi t_i, sin 2 pi t_i) / (2 pi), so its volume is 1. It has no edge and
     no curvature; the straight-line distance r' is below the length r along it, r' = r (1 - O(r^2)).
     """
-    _check(n, d, ambient, 2 * d)
-    rng = np.random.default_rng(seed)
-    t = 2 * pi * rng.random((n, d))
-    points = np.stack([np.cos(t), np.sin(t)], axis=2).reshape(n, 2 * d) / (2 * pi)
-    return _embed(points, ambient, rng)
+    _check(n, d)
+    t = 2 * pi * np.random.default_rng(seed).random((n, d))
+    return np.stack([np.cos(t), np.sin(t)], axis=2).reshape(n, 2 * d) / (2 * pi)
 
 
-def sphere(n, d, ambient=None, seed=0):
-    """n uniform points on the unit sphere S^d, of dimension d, as float64 (n, ambient) or (n, d + 1)."""
-    _check(n, d, ambient, d + 1)
-    rng = np.random.default_rng(seed)
-    points = rng.standard_normal((n, d + 1))
-    return _embed(points / np.linalg.norm(points, axis=1, keepdims=True), ambient, rng)
-
-
-def cube(n, d, ambient=None, seed=0):
-    """n uniform points in the unit cube [0, 1]^d, as float64 (n, ambient) or (n, d)."""
-    _check(n, d, ambient, d)
-    rng = np.random.default_rng(seed)
-    return _embed(rng.random((n, d)), ambient, rng)
-
-
-def parallel_tori(n, d, gap, ambient=None, seed=0):
+def parallel_tori(n, d, gap, seed=0):
     """n independent points on two parallel flat tori a distance `gap` apart, one class on each: K_F = 1 / gap.
 
-    No edge and no curvature; the smallest distance between the classes of a sample is above `gap` and tends to it.
-    Returns float64 (n, ambient) or (n, 2d + 1), whose last coordinate is 0 or gap, and int64 labels (n,).
+    The smallest distance between the classes of a sample is above `gap` and tends to it.
+    Returns float64 (n, 2d + 1), whose last coordinate is 0 or gap, and int64 labels (n,).
     """
-    _check(n, d, ambient, 2 * d + 1)
     if not 0 < gap < inf:
         raise ValueError(f"gap={gap} is no distance between two classes; take a number above 0")
-    points = flat_torus(n, d, seed=seed)
-    rng = np.random.default_rng([seed, 1])
-    labels = rng.integers(0, 2, n)
-    return _embed(np.column_stack([points, gap * labels]), ambient, rng), labels
+    points = flat_torus(n, d, seed)
+    labels = np.random.default_rng([seed, 1]).integers(0, 2, n)
+    return np.column_stack([points, gap * labels]), labels
 
 
 def overlapping_clouds(n, d, seed=0):
@@ -58,7 +35,7 @@ def overlapping_clouds(n, d, seed=0):
 
     Returns float64 (n, d) and int64 labels (n,), 0 and 1.
     """
-    _check(n, d, None, d)
+    _check(n, d)
     rng = np.random.default_rng(seed)
     points = rng.random((n, d))
     return points, rng.permutation(np.arange(n, dtype=np.int64) % 2)
@@ -111,7 +88,7 @@ def slab_images(n: int, d: int, size: int = 32, gap: float = 0.3, seed: int = 0)
 
 def _patterns(n, d, count, size):
     """`count` orthonormal cosine patterns (count, size * size): lowest frequencies, without the constant."""
-    _check(n, d, None, d)
+    _check(n, d)
     if n < 2:
         raise ValueError(f"n={n} leaves a class without an image; take n >= 2")
     if size != int(size) or count > (size // 2) ** 2 - 1:
@@ -135,17 +112,7 @@ def _facts(d, scale, gap_l2, size):
     return {"d": d, "scale": float(scale), **gap, "rounding_l2": size / 255}
 
 
-def _embed(points, ambient, rng):
-    """The same points in `ambient` coordinates, through a random matrix with orthonormal columns."""
-    if ambient is None:
-        return points
-    basis, _ = np.linalg.qr(rng.standard_normal((ambient, points.shape[1])))
-    return points @ basis.T
-
-
-def _check(n, d, ambient, least):
+def _check(n, d):
     for name, value in (("n", n), ("d", d)):
         if value != int(value) or value < 1:
             raise ValueError(f"{name}={value} makes no manifold here; take a whole number, at least 1")
-    if ambient is not None and (ambient != int(ambient) or ambient < least):
-        raise ValueError(f"ambient={ambient} cannot hold this manifold, which needs {least} coordinates")
