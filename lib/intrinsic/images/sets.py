@@ -138,8 +138,8 @@ class ImageSet:
 
     def __repr__(self):
         counts = ", ".join(f"{name} {n:,}" for name, n in self.counts().items())
-        colour = "grey" if self.channels == 1 else "color"
-        return f"ImageSet({self.name}: {len(self):,} {colour} images of {sides(self.images)}, {counts})"
+        colour, (height, width) = "grey" if self.channels == 1 else "color", self.size
+        return f"ImageSet({self.name}: {len(self):,} {colour} images of {width} x {height}, {counts})"
 
     def __getitem__(self, index):
         """The images at an index array, a boolean mask or a slice, as an ImageSet with the same classes."""
@@ -311,11 +311,6 @@ def integers(values, n, name):
             f"integers of shape ({n},)"
         )
     return values.astype(np.int64)
-
-
-def sides(images):
-    """Width x height of images (n, H, W, ...), as picture viewers say it."""
-    return f"{images.shape[2]} x {images.shape[1]}"
 
 
 def readable(text) -> str:

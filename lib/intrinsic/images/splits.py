@@ -68,15 +68,6 @@ def split(images, n_train, seed, *, groups=None):
     return result
 
 
-def reachable(images, n_train, seed, groups=None):
-    """Why split() could not give n_train training images, as a sentence; "" where it can."""
-    try:
-        _images_a_class(images, n_train, _plan(images, seed, groups)[1])
-    except TooFewImages as error:
-        return str(error)
-    return ""
-
-
 def check_split(images, split, groups=None):
     """Raises Leak where an index, a group or an exact copy of an image is on both sides of a split."""
     train, test = np.asarray(split.train), np.asarray(split.test)
