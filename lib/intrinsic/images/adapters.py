@@ -22,7 +22,7 @@ from intrinsic.images.rules import text_of
 from intrinsic.images.scans import attribute, header, slices, volume
 from intrinsic.images.sets import BadImageFile, BadImages, BadSource, checked_group, checked_labels, reason
 from intrinsic.images.tables import SUFFIXES as TABLES
-from intrinsic.images.tables import Join, filled, table, with_table
+from intrinsic.images.tables import Join, filled, joined, table
 
 HEADER = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ViewPosition")
 HEADER += ("InstanceNumber", "NumberOfFrames")
@@ -52,7 +52,7 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
                 )
         rows = each_frame(rows, [n for n, _ in inside])
         group = group or ("volume" if "volume" in rows else None)
-    return with_table(Found(rows, label="folder", group=group, root=path), path, join)
+    return Found(joined(rows, path, join, path), label="folder", group=group, root=path)
 
 
 def _of_class_folders(path, nested):
@@ -146,7 +146,7 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
         rows[tag] = [attribute(one, tag) for one in shown.values()]
     rows = each_frame(rows, [_several(n) for n in rows["NumberOfFrames"]])
     group = "PatientID" if rows["PatientID"].ne("").any() else None
-    return with_table(Found(rows, group=group, root=path), path, join)
+    return Found(joined(rows, path, join, path), group=group, root=path)
 
 
 def nifti(
@@ -205,7 +205,7 @@ def nifti(
         pixels = [n[i] for n, taken in zip(counts, several, strict=True) for i in ([0] if taken is None else taken)]
         rows["mask_pixels"], rows["has_mask"] = pixels, (np.array(pixels) > 0).astype(int)
     label = "has_mask" if masks else None
-    return with_table(Found(rows, label=label, group="volume", root=path), path, join)
+    return Found(joined(rows, path, join, path), label=label, group="volume", root=path)
 
 
 def _mask_pixels(file, mask, axis):
@@ -228,45 +228,40 @@ def _mask_pixels(file, mask, axis):
     return (values > 0).sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
 
 
-ARCHIVED = ("images", "labels", "class_names", "group", "paths", "source", "licence")
+ARCHIVED = ("images", "labels", "class_names", "group", "paths", "source", "licence")  # the last two for the reader
 
 
 def npz(path: Path, progress: bool = False) -> Found:
-    """A .npz archive: images, labels, and optionally class_names, group, paths, source, licence. Never unpickled."""
+    """A .npz archive: images, labels, and optionally class_names, group and paths. Never unpickled."""
     if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
         raise BadSource(f"{path} is neither a folder of class folders nor an intact .npz file: give one of them")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            there = archive.files
             content = {key: archive[key] for key in ARCHIVED if key in archive}
+            others = [key for key in archive.files if key not in ARCHIVED]
     except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
         raise BadSource(f"{path} cannot be read as .npz of plain arrays ({reason(error)}): save it anew") from None
     missing = [key for key in ("images", "labels") if key not in content]
     if missing:
         raise BadSource(
-            f"{path} holds no {' and no '.join(missing)} (but {', '.join(there) or 'nothing'}), and an image set needs "
-            "both: save it with np.savez(path, images=..., labels=...)"
+            f"{path} holds no {' and no '.join(missing)} (but {', '.join([*content, *others]) or 'nothing'}), and an "
+            "image set needs both: save it with np.savez(path, images=..., labels=...)"
         )
-    if others := [name for name in there if name not in ARCHIVED]:
+    if others:
         warnings.warn(f"{path} holds {', '.join(others)}, not read: known are {', '.join(ARCHIVED)}", stacklevel=5)
     n, names = len(np.atleast_1d(content["images"])), None
-    content = {"paths": np.array([f"row={i}" for i in range(n)])} | content
-    for key in ("labels", "group", "paths"):
-        if key in content and content[key].shape != (n,):
-            raise BadImages(f"{path}: {key} has shape {content[key].shape}, and there are {n} images: give one each")
-    labels, group = content["labels"], content.get("group")
-    try:
-        if "class_names" in content and labels.dtype.kind != "U":  # names of classes stand for themselves
-            names = tuple(text_of(name) for name in np.atleast_1d(content["class_names"]))
-            labels = np.array(names)[checked_labels(labels, n, names)]
-        if group is not None and group.dtype.kind != "U":
-            group = checked_group(group, n)
-    except BadImages as error:
-        raise BadImages(f"{path}: {error}") from None
-    rows = pd.DataFrame({"path": content["paths"], "label": labels} | ({} if group is None else {"group": group}))
-    facts = {key: " ".join(str(s) for s in np.atleast_1d(content.get(key, ""))) for key in ("source", "licence")}
-    of = None if group is None else "group"
-    return Found(rows, label="label", group=of, classes=names, images=content["images"], facts=facts)
+    rows = {"path": np.array([f"row={i}" for i in range(n)]), "label": content["labels"]}
+    rows |= {column: content[key] for column, key in (("path", "paths"), ("group", "group")) if key in content}
+    for column, values in rows.items():
+        if values.shape != (n,):
+            raise BadImages(f"{column}s have shape {values.shape}, and there are {n} images: give one each")
+    if "class_names" in content and rows["label"].dtype.kind != "U":  # names of classes stand for themselves
+        names = tuple(text_of(name) for name in np.atleast_1d(content["class_names"]))
+        rows["label"] = np.array(names)[checked_labels(rows["label"], n, names)]
+    if "group" in rows and rows["group"].dtype.kind != "U" and checked_group(rows["group"], n) is None:
+        del rows["group"]
+    group = "group" if "group" in rows else None
+    return Found(pd.DataFrame(rows), group=group, classes=names, images=content["images"])
 
 
 ADAPTERS = {"folder": folder, "table": table, "dicom": dicom, "nifti": nifti, "npz": npz}

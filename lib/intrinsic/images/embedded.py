@@ -31,7 +31,7 @@ def _found(images, labels, classes, group=None, paths=None):
     table = pd.DataFrame({"path": paths or [f"row={i}" for i in range(len(images))], "label": np.take(classes, labels)})
     if group is not None:
         table["group"] = group
-    return Found(table, "label", None if group is None else "group", classes, images=images)
+    return Found(table, group=None if group is None else "group", classes=classes, images=images)
 
 
 @functools.cache

@@ -8,10 +8,9 @@ import os
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,12 +43,11 @@ class Found:
 
     table    one row an image. Column `path`: what the image is called, for files from `root` on; `frame`, where files
              hold several: which one; and whatever else the source says, for the rules to use
-    label    the column of the label unless a rule says otherwise
+    label    the column of the label unless a rule says otherwise, or there is one called label
     group    the column of the group unless a rule says otherwise; None: unknown
     classes  class names in the source's own order; None: sorted
     root     the folder from which `path` starts
     images   uint8 (n, H, W) or (n, H, W, 3), in the order of the rows; None where they are files to be read
-    facts    source, licence of the ImageSet, where the source says so
     """
 
     table: pd.DataFrame
@@ -58,7 +56,6 @@ class Found:
     classes: tuple[str, ...] | None = None
     root: Path | None = None
     images: np.ndarray | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

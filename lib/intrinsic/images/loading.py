@@ -37,8 +37,8 @@ def load(
     source : str, Path or Entry
         A name in the catalogue; a folder with one folder of pictures a class; a tree of DICOM files or NIfTI volumes
         (see `of_path`); a table (.csv, .tsv, .parquet) with the columns `path`, `label` and optionally `group`; or a
-        .npz file with `images` and `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`,
-        `source` and `licence`. A text is a path where it holds a slash or ends like a file.
+        .npz file with `images` and `labels`, and optionally `class_names`, `group` (-1 throughout: unknown) and
+        `paths`. A text is a path where it holds a slash or ends like a file.
     size : int, optional
         Pixels a side, as in `match`.
     channels : {1, 3}, optional
@@ -68,8 +68,8 @@ def load(
     check_match(size, channels, pixel_range)
     entry = source if isinstance(source, Entry) else find(source)
     reading = files.Reading(size, channels, pixel_range, levels or entry.levels)
-    found = entry.found(progress)
     try:
+        found = entry.found(progress)
         images = _assembled(entry, found, reading, skip_unreadable or entry.skip_unreadable, progress)
     except BadImages as error:
         raise BadImages(f"{entry.place() or entry.name}: {error}") from None
@@ -108,12 +108,10 @@ def _assembled(entry, found, reading, skip, progress):
         name=entry.name if entry.about else entry.title,  # a path keeps its own name
         group=group,
         paths=_paths(table),
-        ordered=entry.labels.ordered,
         pixel_range=at,
         unreadable=unreadable,
-        source=entry.source or found.facts.get("source", ""),
-        licence=entry.licence or found.facts.get("licence", ""),
-        **{key: getattr(entry, key) for key in ("domain", "modality", "about", "beware", "show_pixels")},
+        domain=entry.domain,
+        show_pixels=entry.show_pixels,
     )
 
 

@@ -61,7 +61,7 @@ def torchvision(
     labels = np.concatenate([np.asarray(one.labels if dataset == "SVHN" else one.targets) for one in sets])
     classes = tuple("0123456789" if dataset in ("MNIST", "SVHN") else sets[0].classes)
     rows = pd.DataFrame({"path": _names(parts, [len(one.data) for one in sets]), "label": np.take(classes, labels)})
-    return Found(rows, label="label", classes=classes, images=pixels)
+    return Found(rows, classes=classes, images=pixels)
 
 
 def medmnist(
@@ -98,7 +98,7 @@ def medmnist(
         columns = {name: labels[:, i] for i, name in enumerate(classes)}
         return Found(pd.DataFrame({"path": names, **columns}), images=pixels)
     rows = pd.DataFrame({"path": names, "label": np.asarray(classes)[labels[:, 0]]})
-    return Found(rows, label="label", classes=classes, images=pixels)
+    return Found(rows, classes=classes, images=pixels)
 
 
 def _names(parts, sizes):

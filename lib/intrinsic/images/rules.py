@@ -109,19 +109,13 @@ class LabelRule(_Rule):
             raise ValueError(f"the value {twice[0]!r} is used twice")
         return self
 
-    @property
-    def ordered(self):
-        """Whether the difference of two labels counts grades."""
-        return self.grades is not None and self.positive_from is None
-
     def mapping(self):
         """{class: values}, labels in this order; None where every value is a class of its own."""
         if self.classes is not None:
             return dict(self.classes)
-        if self.pair or self.ordered:
-            return {value: [value] for value in self.pair or self.grades}
-        if self.grades is None:
-            return None
+        if self.pair or self.positive_from is None:
+            values = self.pair or self.grades
+            return None if values is None else {value: [value] for value in values}
         first = self.grades.index(self.positive_from)
         halves = (self.grades[:first], self.grades[first:])
         return {part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}": part for part in halves}
@@ -129,8 +123,10 @@ class LabelRule(_Rule):
     def apply(self, table, default, order=None):
         """(labels of the kept rows, class names, kept rows: bool (n,)). Raises BadRule naming the image.
 
-        order   class names in the source's own order, where it has one; else they are sorted
+        default   the column where neither the rule says one nor the table has one called label
+        order     class names in the source's own order, where it has one; else they are sorted
         """
+        default = "label" if "label" in table else default
         mapping = self.mapping()
         known = [*(order or ()), *(part for parts in (mapping or {}).values() for part in parts)]
         values, unmatched = self.values(table, default, "label", known)

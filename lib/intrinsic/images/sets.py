@@ -67,16 +67,14 @@ class ImageSet:
         Indices into `classes`.
     classes : sequence of str
         The name of each label.
-    name, domain, modality, about, beware, source, licence : str
-        What the set is, for the reader. `domain` is medical, natural, synthetic or unknown.
+    name, domain : str
+        What the set is called, and medical, natural, synthetic or unknown.
     group : array of int, (n,), optional
         Patient, volume or region, never on both sides of a split. None where unknown.
     paths : sequence of str, optional
         Where each image came from.
     show_pixels : bool
         False where published pages must show none of its images.
-    ordered : bool
-        True where labels are grades, so that their difference counts.
     pixel_range : {"stored", "image"}
         "image" where each image's maximum was made 255 (see `match`).
     unreadable : sequence of (path, reason)
@@ -102,14 +100,8 @@ class ImageSet:
     domain: str = "unknown"
     group: np.ndarray | None = None
     paths: tuple[str, ...] | None = None
-    about: str = ""
-    beware: str = ""
-    source: str = ""
-    licence: str = ""
     show_pixels: bool = True
-    ordered: bool = False
     pixel_range: str = "stored"
-    modality: str = ""
     unreadable: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):

@@ -3,7 +3,7 @@
 import csv
 import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -84,8 +84,7 @@ def table(
     rows["path"] = names
     if frame_column is not None:
         rows["frame"] = _frames(file, frame_column, rows)
-    label, group = ("label" if "label" in rows else None), ("group" if "group" in rows else None)
-    return Found(rows, label=label, group=group, root=top)
+    return Found(rows, group="group" if "group" in rows else None, root=top)
 
 
 def filled(template, match):
@@ -145,13 +144,6 @@ def _without_zeros(keys, own, column):
         return keys, own
     warnings.warn(f"{column} is compared without leading zeros: {own[0]!r} here, {keys[0]!r} there", stacklevel=7)
     return bare
-
-
-def with_table(found, path, join):
-    """What a folder holds, with the columns of a second table; its column `label` is the label unless a rule says."""
-    rows = joined(found.table, path, join, path)
-    label = "label" if "label" in rows and "label" not in found.table else found.label
-    return replace(found, table=rows, label=label)
 
 
 def _check_column(file, column, rows, where):
