@@ -10,8 +10,8 @@ Names are imported when they are first used, so that arrays can be split and mea
 import importlib
 
 _NAMES = {
-    "sets": "DOMAINS REPOSITORY BadCatalogue BadImageFile BadImages BadSource Duplicates ImageSet Leak MixedFiles "
-    "MixedSizes TooFewImages UnknownImageSet as_unit",
+    "sets": "DOMAINS REPOSITORY BadCatalogue BadImageFile BadImages BadSource Duplicates ImageSet Leak "
+    "TooFewImages UnknownImageSet as_unit",
     "matching": "match",
     "splits": "Split balanced_draws check_split split",
     "rules": "BadRule GroupRule LabelRule",

@@ -87,7 +87,7 @@ class Entry(pydantic.BaseModel):
     labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
     pairs              Pairs: the catalogue then also holds NAME-pair1, NAME-pair2, ..., each of two classes
     size, channels     pixels a side and channels of the files, or those of the study; for the reader
-    levels             what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading
+    levels             what becomes 0 and 255 where files hold more than 8 bits, as in pictures.Levels
     skip_unreadable    leave out files that cannot be read, and list them; else they are refused
     at_most            images of each class: of larger classes those whose paths have the smallest SHA-256 are read
     as_published       how the paper's code reads this set, where it differs; for the reader

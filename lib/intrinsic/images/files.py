@@ -20,7 +20,7 @@ from tqdm import tqdm
 from intrinsic.images import cache, pictures, scans
 from intrinsic.images.matching import Range, grey, resize, stretched
 from intrinsic.images.pictures import Levels, Picture, Undecided
-from intrinsic.images.sets import BadImageFile, BadSource, MixedFiles, MixedSizes, reason
+from intrinsic.images.sets import BadImageFile, BadSource, reason
 
 SUFFIXES = {"picture": pictures.SUFFIXES, "DICOM": (".dcm", ".dicom", ".ima"), "NIfTI": (".nii", ".nii.gz")}
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")  # of pictures
@@ -63,23 +63,14 @@ class Reading:
     """How files become arrays: all that decides a pixel, beside the file.
 
     size, channels, pixel_range   as in matching.match, applied to each image as it is read; None stays as it is
-    levels     what becomes 0 and 255 where a file holds more than 8 bits, by a clipped linear map, rounded half up
-               full               0 to 2^bits - 1; DICOM: the range of the stored bits, after rescale
-               range:LOW,HIGH     these values, after rescale (CT: Hounsfield units)
-               percentile:LOW,HIGH   of the picture, or of the whole volume where the file is one
-               window             the first VOI LUT or window of the DICOM file
-               None: window for DICOM files that have one; percentile:0.1,99.9 for NIfTI, but volumes of unsigned bytes
-               as they are; all other files with more than 8 bits are refused, since nothing in them decides it
-    Raises BadLevels.
+    levels   None: window for DICOM files that have one; percentile:0.1,99.9 for NIfTI, but volumes of unsigned bytes as
+             they are; all other files with more than 8 bits are refused, since nothing in them decides it
     """
 
     size: int | None = None
     channels: int | None = None
     pixel_range: Range = "stored"
-    levels: str | None = None
-
-    def __post_init__(self):
-        Levels.of(self.levels)
+    levels: Levels | None = None
 
 
 @dataclass
@@ -209,7 +200,7 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
     skip     leave files out that cannot be read; the third value names each: ((path, reason), ...)
     threads  how many; the result does not depend on it. None: one a core
     Warns where pictures are transparent in places. Sizes, colors and depths that do not fit together are told at once,
-    from the headers. Raises BadImageFile (Undecided), MixedSizes, MixedFiles.
+    from the headers. Raises BadSource, also as BadImageFile and Undecided.
     """
     found, nothing = {}, [None] * len(table)
     frames, axes = table.get("frame", nothing), table.get("axis", [2] * len(table))
@@ -263,7 +254,7 @@ def _key(file):
 def _refuse_mixed(root, files, looks, reading):
     """One error of all sizes, colors and depths that do not fit together or leave grey levels undecided."""
     seen = [(file, look) for file, look in zip(files, looks, strict=True) if look is not None]
-    n, problems, flags, kind = len(files), [], [], MixedFiles
+    n, problems, flags, kind = len(files), [], [], BadSource
     sizes = Counter(look.size for _, look in seen)
     if len(sizes) > 1 and reading.size is None:
         usual = sizes.most_common(1)[0][0]
@@ -272,7 +263,7 @@ def _refuse_mixed(root, files, looks, reading):
             f"{len(seen) - sizes[usual]:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most, e.g. "
             f"{file.name}, {look.size[0]} x {look.size[1]}"
         )
-        flags, kind = ["--size 64"], MixedSizes
+        flags.append("--size 64")
     mapped = {look.mapped: file for file, look in seen}
     if len(mapped) > 1:
         problems.append(f"{mapped[False].name} holds 8 bits and {mapped[True].name} more (bring all files to 8 bits)")
@@ -295,7 +286,7 @@ def _refuse_mixed(root, files, looks, reading):
 def _look(file, reading):
     """What the header says, as a Look; None where it cannot be read, which is told once the file is."""
     try:
-        return _DECODERS[kind_of(file.path) or "picture"][0](file.path, Levels.of(reading.levels), file.axes[0])
+        return _DECODERS[kind_of(file.path) or "picture"][0](file.path, reading.levels, file.axes[0])
     except Exception:  # readers raise nearly every type on damaged files
         return None
 
@@ -311,7 +302,7 @@ def _decode(file, reading):
         if not file.path.is_file():
             raise BadImageFile("is no regular file" if os.path.lexists(file.path) else _MISSING)
         kind = kind_of(file.path) or "picture"
-        get = _DECODERS[kind][1](file.path, file.frames, Levels.of(reading.levels))
+        get = _DECODERS[kind][1](file.path, file.frames, reading.levels)
         results = []
         for frame, axis in zip(file.frames, file.axes, strict=True):
             try:
@@ -377,9 +368,9 @@ def _filled(files, results, reading, skip):
             "(skip_unreadable: true)"
         )
     if other is not None:
-        raise MixedSizes(f"{first.path} and {other.path} differ in size: resize all with --size 64")
+        raise BadSource(f"{first.path} and {other.path} differ in size: resize all with --size 64")
     if None not in (coloured, plain) and reading.channels is None:
-        raise MixedFiles(f"{plain.path} is grey and {coloured.path} in color: add --channels 1 or 3 (channels=1)")
+        raise BadSource(f"{plain.path} is grey and {coloured.path} in color: add --channels 1 or 3 (channels=1)")
     if errors:
         images = np.delete(images, list(errors), axis=0)
     return images, {row: str(error) for row, (_, error) in errors.items()}, clear

@@ -13,6 +13,7 @@ from intrinsic.images import entries, files
 from intrinsic.images.adapters import HEADER, adapter_of, is_tag, patients
 from intrinsic.images.entries import Entry
 from intrinsic.images.matching import check_match, match
+from intrinsic.images.pictures import Levels
 from intrinsic.images.rules import GroupRule
 from intrinsic.images.sets import BadImages, BadSource, ImageSet, UnknownImageSet, suggest
 from intrinsic.images.tables import SUFFIXES as TABLES
@@ -67,7 +68,7 @@ def load(
     """
     check_match(size, channels, pixel_range)
     entry = source if isinstance(source, Entry) else find(source)
-    reading = files.Reading(size, channels, pixel_range, levels or entry.levels)
+    reading = files.Reading(size, channels, pixel_range, Levels.of(levels or entry.levels))
     try:
         found = entry.found(progress)
         images = _assembled(entry, found, reading, skip_unreadable or entry.skip_unreadable, progress)

@@ -13,24 +13,20 @@ from intrinsic.images.sets import BadSource, reason
 OFFLINE = "INTRINSIC_OFFLINE"  # 1: nothing is downloaded
 
 
-class DownloadFailed(BadSource):
-    """An image set that is not here and could not be fetched, or may not be."""
-
-
 def _fetched(make, place, parts):
-    """make(part, download) of each part: from what is there, else after a download. Raises DownloadFailed."""
+    """make(part, download) of each part: from what is there, else after a download. Raises BadSource."""
     try:
         return [make(part, False) for part in parts]
     except Exception as error:  # the packages raise many types where files are absent or damaged
         if os.environ.get(OFFLINE, "") not in ("", "0"):
-            raise DownloadFailed(
+            raise BadSource(
                 f"{place} does not hold the image set ({reason(error)}), and {OFFLINE} is set: unset it"
             ) from None
     try:
         place.mkdir(parents=True, exist_ok=True)
         return [make(part, True) for part in parts]
     except Exception as error:
-        raise DownloadFailed(
+        raise BadSource(
             f"the image set cannot be downloaded to {place} or read there ({reason(error)}): try again later, or "
             "remove what is damaged there"
         ) from None

@@ -17,17 +17,19 @@ SUFFIXES += (".pbm", ".pgm", ".ppm", ".pnm")
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
 
 
-class BadLevels(ValueError):
-    """A text that does not say what becomes 0 and 255."""
-
-
 class Undecided(BadImageFile):
     """A file with more than 8 bits, and nothing says what becomes 0 and 255. Never skipped as unreadable."""
 
 
 @dataclass(frozen=True)
 class Levels:
-    """What becomes 0 and 255: `full`, `range:LOW,HIGH`, `percentile:LOW,HIGH` or `window`. Raises BadLevels."""
+    """What becomes 0 and 255 where a file holds more than 8 bits, by a clipped linear map, rounded half up.
+
+    full                  0 to 2^bits - 1; DICOM: the range of the stored bits, after rescale
+    range:LOW,HIGH        these values, after rescale (CT: Hounsfield units)
+    percentile:LOW,HIGH   of the picture, or of the whole volume where the file is one
+    window                the first VOI LUT or window of the DICOM file
+    """
 
     kind: str
     low: float = 0.0
@@ -35,7 +37,7 @@ class Levels:
 
     @classmethod
     def of(cls, text):
-        """From its text; None stays None."""
+        """From its text; None stays None. Raises ValueError."""
         if text is None:
             return None
         found = re.fullmatch(r"(full|window)|(range|percentile):([^,]+),([^,]+)", text.strip())
@@ -45,7 +47,7 @@ class Levels:
             levels = cls("none")
         inside = levels.kind != "percentile" or (levels.low >= 0 and levels.high <= 100)
         if levels.kind not in ("full", "window") and not (-math.inf < levels.low < levels.high < math.inf and inside):
-            raise BadLevels(
+            raise ValueError(
                 f"levels {text!r} does not say what becomes 0 and 255: give full, window, range:LOW,HIGH (grey levels) "
                 "or percentile:LOW,HIGH (0 to 100)"
             )

@@ -31,14 +31,6 @@ class BadImageFile(BadSource):
     """A file that cannot be read as an image."""
 
 
-class MixedFiles(BadSource):
-    """Files whose pixels do not mean the same: grey beside color, 8 bits beside more."""
-
-
-class MixedSizes(MixedFiles):
-    """Pictures of different height or width, and no common size asked for."""
-
-
 class UnknownImageSet(ValueError):
     """Neither a name in the catalogue nor a path."""
 
