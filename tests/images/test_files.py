@@ -490,25 +490,29 @@ def many(root, n=60):
     return names
 
 
-def test_the_result_does_not_depend_on_threads(tmp_path):
+def test_the_result_does_not_depend_on_threads(tmp_path, monkeypatch):
     names = many(tmp_path)
     stack = NOISE.integers(0, 255, (4, 6, 5)).astype(np.uint8)
     nifti(tmp_path / "v.nii", stack)
     rows = [*names, "v.nii", "3.png", "v.nii"]
     frames = [None] * 60 + [1, None, 0]
-    runs = [read_all(tmp_path, *rows, frames=frames, threads=t, channels=3, size=7) for t in (1, 2, 7)]
+    runs = []
+    for cores in (1, 2, 7):
+        monkeypatch.setattr(files.os, "cpu_count", lambda n=cores: n)
+        runs.append(read_all(tmp_path, *rows, frames=frames, channels=3, size=7))
     for images, good, _ in runs:
         assert good.all()
         assert np.array_equal(images, runs[0][0])
     assert np.array_equal(runs[0][0][61], runs[0][0][3])
 
 
-def test_pixels_are_held_once_while_files_are_read(tmp_path):
+def test_pixels_are_held_once_while_files_are_read(tmp_path, monkeypatch):
     names = [f"{i}.png" for i in range(96)]
     for i, name in enumerate(names):
         Image.fromarray(np.full((512, 512), i, np.uint8)).save(tmp_path / name)
+    monkeypatch.setattr(files.os, "cpu_count", lambda: 1)
     tracemalloc.start()
-    images = read_all(tmp_path, *names, threads=1)[0]
+    images = read_all(tmp_path, *names)[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert images.nbytes == 96 * 512**2
@@ -516,8 +520,9 @@ def test_pixels_are_held_once_while_files_are_read(tmp_path):
     assert (images == np.arange(96)[:, None, None]).all()
 
 
-@pytest.mark.parametrize("threads", [1, 5])
-def test_the_first_bad_file_in_order_is_named_with_their_number(tmp_path, threads):
+@pytest.mark.parametrize("cores", [1, 5])
+def test_the_first_bad_file_in_order_is_named_with_their_number(tmp_path, monkeypatch, cores):
+    monkeypatch.setattr(files.os, "cpu_count", lambda: cores)
     names = many(tmp_path)
     (tmp_path / "41.png").write_bytes(b"")
     (tmp_path / "17.png").write_bytes((tmp_path / "16.png").read_bytes()[:90])
@@ -525,9 +530,9 @@ def test_the_first_bad_file_in_order_is_named_with_their_number(tmp_path, thread
     with pytest.raises(
         BadImageFile, match=r"17\.png cannot be read as a picture.*; 3 of 60 files.*skip-unreadable"
     ) as e:
-        read_all(tmp_path, *names, threads=threads)
+        read_all(tmp_path, *names)
     assert "\n" not in str(e.value)
-    images, good, unreadable = read_all(tmp_path, *names, threads=threads, skip=True)
+    images, good, unreadable = read_all(tmp_path, *names, skip=True)
     assert np.flatnonzero(~good).tolist() == [17, 41, 50]
     assert [name for name, _ in unreadable] == ["17.png", "41.png", "50.png"]
     assert unreadable[2] == ("50.png", "does not exist")

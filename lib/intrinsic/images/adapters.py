@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.files import Found, each_frame, hidden, in_threads, kind_of, listed, rows_of, tell_left_out, walk
+from intrinsic.images.files import Found, in_threads, kind_of, listed, rows_of, tell_left_out, walk
 from intrinsic.images.rules import text_of
 from intrinsic.images.scans import attribute, header, slices, volume
 from intrinsic.images.sets import BadImageFile, BadImages, BadSource, checked_group, checked_labels, reason
@@ -38,27 +38,25 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     the group, frame and volume (the path of the file), which is the group where no patient is named.
     """
     files = _of_class_folders(path, nested)
-    rows, group = rows_of(path, files), None
-    if set(files.values()) != {"picture"}:
-        inside = list(in_threads(lambda one: _inside(*one), files.items(), "listing", progress))
-        patients = [patient for _, patient in inside]
-        if any(patients):  # where some lack it, the group rule refuses
-            rows["PatientID"], group = patients, "PatientID"
-            each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
-            if len(each) > 2 and (each == 1).all():
-                raise BadSource(
-                    f"each of the {len(each)} folders in {path} holds one patient (PatientID), so they are no classes: "
-                    "say what the label is, with --label-column ATTRIBUTE or --label-pattern REGEX"
-                )
-        rows = each_frame(rows, [n for n, _ in inside])
-        group = group or ("volume" if "volume" in rows else None)
+    inside = list(in_threads(lambda one: _inside(*one), files.items(), "listing", progress))
+    several, patients = zip(*inside, strict=True)
+    named = {"PatientID": patients} if any(patients) else {}  # where some lack it, the group rule refuses
+    rows = rows_of(path, files, several, **named)
+    group = "PatientID" if named else "volume" if "volume" in rows else None
+    if named:
+        each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
+        if len(each) > 2 and (each == 1).all():
+            raise BadSource(
+                f"each of the {len(each)} folders in {path} holds one patient (PatientID), so they are no classes: "
+                "say what the label is, with --label-column ATTRIBUTE or --label-pattern REGEX"
+            )
     return Found(joined(rows, path, join, path), label="folder", group=group, root=path)
 
 
 def _of_class_folders(path, nested):
     """{file: kind} of the images in the folders of a folder. Raises BadSource where they are no class folders."""
     above = {os.path.realpath(path), *map(str, Path(os.path.realpath(path)).parents)}
-    content = [one for one in listed(path) if not hidden(one)]
+    content = listed(path)
     folders = [one for one in content if one.is_dir() and os.path.realpath(one) not in above]
     left = {one: kind for one in content if (kind := kind_of(one))}
     if len(folders) < 2:
@@ -141,10 +139,8 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
         raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
     everything |= dict.fromkeys(files, "DICOM without pixels")
     tell_left_out(path, everything, shown, "--join-on stem=COLUMN reads pictures too, by the name of their file")
-    rows = rows_of(path, shown)
-    for tag in wanted:
-        rows[tag] = [attribute(one, tag) for one in shown.values()]
-    rows = each_frame(rows, [_several(n) for n in rows["NumberOfFrames"]])
+    columns = {tag: [attribute(one, tag) for one in shown.values()] for tag in wanted}
+    rows = rows_of(path, shown, [_several(n) for n in columns["NumberOfFrames"]], **columns)
     group = "PatientID" if rows["PatientID"].ne("").any() else None
     return Found(joined(rows, path, join, path), group=group, root=path)
 
@@ -195,7 +191,7 @@ def nifti(
         return list(range(start, stop, step))
 
     several = list(in_threads(chosen, files, "listing", progress))
-    rows = each_frame(rows_of(path, files), several)
+    rows = rows_of(path, files, several)
     if rows.empty:
         raise BadSource(f"from {from_:g} to {to:g} leaves no slice of the volumes in {path}: widen it")
     rows["volume"], rows["axis"] = rows["path"], axis
@@ -282,8 +278,8 @@ def adapter_of(path, headers=False):
             f"{path} is neither a folder of images nor a file of a known kind ({', '.join(TABLES)}, .npz): give one of "
             "them, for a single volume the folder that holds it"
         )
-    below = [one for one in listed(path) if one.is_dir() and not hidden(one)]
-    direct = any(kind_of(file) for one in below for file in listed(one) if not hidden(file))
+    below = [one for one in listed(path) if one.is_dir()]
+    direct = any(kind_of(file) for one in below for file in listed(one))
     found = Counter(map(kind_of, walk(path))) if headers or not direct else {}
     dicoms, volumes = found.get("DICOM", 0), found.get("NIfTI", 0)
     if dicoms and volumes:

@@ -30,6 +30,7 @@ _DECODERS = {
     "DICOM": (scans.dicom_look, scans.dicom_decoder),
     "NIfTI": (scans.nifti_look, scans.nifti_decoder),
 }
+DECODERS = ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")
 _MISSING = "does not exist"
 # What lies beside images without being one, and is not told of
 BESIDE = (".txt", ".csv", ".tsv", ".parquet", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf")
@@ -84,11 +85,6 @@ class _File:
     axes: list
 
 
-def hidden(path):
-    """Whether a file or folder is not meant to be seen."""
-    return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
-
-
 def kind_of(path):
     """What a file is, "picture", "DICOM" or "NIfTI": by its content, else by its suffix; else None."""
     name = path.name.lower()
@@ -105,29 +101,29 @@ def kind_of(path):
     return "picture" if by_name and start.startswith(SIGNATURES) else by_name
 
 
-def in_threads(work, items, what, progress=False, threads=None):
-    """work(item) of all items, one after the other in their order. threads: None: one a core."""
-    items, threads = list(items), threads or min(16, os.cpu_count() or 1)
+def in_threads(work, items, what, progress=False):
+    """work(item) of all items, one after the other in their order."""
+    items, threads = list(items), min(16, os.cpu_count() or 1)
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         # Filters belong to the process, not to a thread, so they are set here, once
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # such pictures are refused
         warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header that do not touch pixels
-        parts = (
-            items[i : i + 16 * threads] for i in range(0, len(items), 16 * threads)
-        )  # few results wait to be taken
+        step = 16 * threads  # few results wait to be taken
+        parts = (items[i : i + step] for i in range(0, len(items), step))
         done = (one for part in parts for one in pool.map(work, part))
         yield from tqdm(done, what, len(items), False, unit=" files", delay=1, disable=not progress)
 
 
 def listed(path):
-    """What a folder holds, sorted by name. Raises BadSource where it may not be read."""
+    """What a folder holds and shows, sorted by name. Raises BadSource where it may not be read."""
     try:
-        return sorted(path.iterdir())
+        content = sorted(path.iterdir())
     except OSError as error:
         raise BadSource(
             f"the folder {path} cannot be listed ({error.strerror or reason(error)}), so its images are unknown: "
             "make it readable, or take it away"
         ) from None
+    return [one for one in content if not one.name.startswith(".") and one.name not in ("__MACOSX", "__pycache__")]
 
 
 def walk(path, above=()):
@@ -142,7 +138,7 @@ def walk(path, above=()):
         seen.add(home)
         for entry in listed(folder):
             real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
-            if hidden(entry) or real in seen:
+            if real in seen:
                 continue
             if entry.is_dir():
                 yield from inside(entry)
@@ -170,20 +166,18 @@ def tell_left_out(path, files, read, instead):
         )
 
 
-def rows_of(path, files):
-    """A table of files below a folder: path, folder (the top one) and stem (the name without suffix)."""
-    names = [file.relative_to(path) for file in files]
-    columns = {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
-    columns["stem"] = [n.stem for n in names]
-    return pd.DataFrame(columns, dtype=object)  # names of files may hold bytes that are no text
+def rows_of(path, files, several, **columns):
+    """A row for each image of files below a folder: path, folder (the top one), stem (the name without suffix).
 
-
-def each_frame(table, several):
-    """A row for each frame or slice, with the columns frame and volume.
-
-    several   of each file: the numbers of its frames, or how many; None for a file that is one image
+    several   of each file: the numbers of its frames or slices, or how many; None for a file that is one image. Where
+              there are frames, the columns frame and volume too
+    columns   more, with a value for each file
     """
-    if not any(n is not None for n in several):
+    names = [file.relative_to(path) for file in files]
+    own = {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
+    own["stem"] = [n.stem for n in names]
+    table = pd.DataFrame(own | columns, dtype=object)  # names of files may hold bytes that are no text
+    if all(n is None for n in several):
         return table
     frames = [[pd.NA] if n is None else list(range(n) if isinstance(n, int) else n) for n in several]
     table = table.loc[table.index.repeat([len(f) for f in frames])].reset_index(drop=True)
@@ -192,13 +186,12 @@ def each_frame(table, several):
     return table
 
 
-def read(root, table, reading, *, skip=False, progress=False, threads=None):
+def read(root, table, reading, *, skip=False, progress=False):
     """(images, rows that were read, files that were not) of a table's rows.
 
     table    column `path`, from `root` on; optionally `frame` (empty: the file is one image) and, for NIfTI, `axis`
     images   uint8 (n, H, W) or (n, H, W, 3), of the rows that were read: a bool mask, all True unless skip
     skip     leave files out that cannot be read; the third value names each: ((path, reason), ...)
-    threads  how many; the result does not depend on it. None: one a core
     Warns where pictures are transparent in places. Sizes, colors and depths that do not fit together are told at once,
     from the headers. Raises BadSource, also as BadImageFile and Undecided.
     """
@@ -212,7 +205,7 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
     files = list(found.values())
 
     def each(work, what):
-        return in_threads(work, files, what, progress, threads)
+        return in_threads(work, files, what, progress)
 
     def decoded():
         _refuse_mixed(root, files, list(each(lambda file: _look(file, reading), "headers")), reading)
@@ -220,9 +213,7 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
 
     many, large = WORTH_CACHING
     if cache.limit() and (len(files) >= many or sum(f.path.stat().st_size for f in files if f.path.exists()) >= large):
-        decoders = [
-            f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")
-        ]
+        decoders = [f"{name} {version(name)}" for name in DECODERS]
         key = [repr(reading), str(skip), *decoders, *each(_key, "looking up")]
         images, errors, clear = cache.kept(key, decoded)
     else:

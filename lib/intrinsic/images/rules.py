@@ -35,6 +35,14 @@ def text_of(value):
     return str(value).strip()
 
 
+def check_column(table, column, whose, where=""):
+    """Raises BadRule unless a table has one column of that name. where: what says another name."""
+    names = [str(name) for name in table.columns]
+    if (n := list(table.columns).count(column)) != 1:
+        how = ": rename all but one" if n else f"{where and f': name it with {where}'}{suggest(column, names)}"
+        raise BadRule(f"{whose} needs one column {column!r}, and {n} are among {', '.join(names)}{how}")
+
+
 Text = Annotated[str, pydantic.BeforeValidator(text_of)]
 
 
@@ -60,10 +68,7 @@ class _Rule(pydantic.BaseModel):
         if column is None:
             option = "label" if what == "label" else "group"
             raise BadRule(f"nothing says where the {what} of an image stands: give --{option}-column or -pattern")
-        if (n := list(table.columns).count(column)) != 1:
-            names = [str(name) for name in table.columns]
-            hint = suggest(column, names) if n == 0 else ""
-            raise BadRule(f"the {what} needs one column {column!r}, and {n} are among {', '.join(names)}{hint}")
+        check_column(table, column, f"the {what}")
         values = [text_of(value) for value in table[column]]
         unmatched = np.zeros(len(values), dtype=bool)
         if self.pattern:

@@ -10,8 +10,8 @@ from typing import Literal
 import pandas as pd
 
 from intrinsic.images.files import Found
-from intrinsic.images.rules import EMPTY, text_of
-from intrinsic.images.sets import BadSource, reason, suggest
+from intrinsic.images.rules import EMPTY, check_column, text_of
+from intrinsic.images.sets import BadSource, reason
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -64,10 +64,8 @@ def table(
     file = path if table is None else path / table
     base = path if path.is_dir() else path.parent
     rows = _read(file, columns, path_column)
-    for column in {path_column, frame_column} - {None}:
-        _check_column(file, column, rows, "--path-column (`path_column` in the options)")
-    for column in {"path", "frame", "axis"} & set(rows.columns):
-        _check_column(file, column, rows, "")
+    for column in {path_column, frame_column} - {None} | {"path", "frame", "axis"} & set(rows.columns):
+        check_column(rows, column, file, "--path-column (`path_column` in the options)")
     rows = joined(rows, file, join, base)
     names = [text if isinstance(text, str) else text_of(text) for text in rows[path_column]]
     found = [re.search(path_pattern or r"(?s)^.*$", name) for name in names]
@@ -109,7 +107,7 @@ def joined(rows, source, join, base):
     second, theirs = base / join.table, join.other or join.column
     other = _read(second, None)
     for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
-        _check_column(name, column, columns, "--join-on (`join` in the options)")
+        check_column(columns, column, name, "--join-on (`join` in the options)")
     keys, own = (pd.Index([_plain(text_of(cell)) for cell in cells]) for cells in (other[theirs], rows[join.column]))
     keys, own = _without_zeros(keys, own, join.column)
     other = other.drop(columns=theirs).set_index(keys)[~keys.isin(EMPTY)]
@@ -144,18 +142,6 @@ def _without_zeros(keys, own, column):
         return keys, own
     warnings.warn(f"{column} is compared without leading zeros: {own[0]!r} here, {keys[0]!r} there", stacklevel=7)
     return bare
-
-
-def _check_column(file, column, rows, where):
-    """Raises BadSource unless there is one column of that name."""
-    names = [str(name) for name in rows.columns]
-    if (n := list(rows.columns).count(column)) > 1:
-        raise BadSource(f"{file} has {n} columns {column!r}, so it is open which of them counts: rename all but one")
-    if n == 0:
-        raise BadSource(
-            f"{file} has no column {column!r} (its columns are {', '.join(names)}): name the right one with {where}"
-            f"{suggest(column, names)}"
-        )
 
 
 def _read(file, columns, verbatim=None):
