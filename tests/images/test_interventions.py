@@ -161,8 +161,8 @@ def test_most_points_are_shared_when_the_pairs_move(points):
         lambda: made(margin=0.1, axis=4),
         lambda: made(margin=1.2, stripes=4),
         lambda: interventions.striped_images(9, 2),
-        lambda: interventions.striped_labels(np.random.default_rng(0).random((50, 2)), 40, 0.9, pairs=2),
-        lambda: interventions.striped_labels(np.random.default_rng(0).random((50, 2)), 10, 9.0),
+        lambda: interventions.striped_labels(np.random.default_rng(0).random((50, 2)), 40, 0.9),
+        lambda: interventions.striped_labels(np.random.default_rng(0).random((50, 2)), 10, 0.1),
     ],
 )
 def test_what_makes_no_set_is_refused(call):

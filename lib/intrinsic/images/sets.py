@@ -4,6 +4,7 @@ Images stay uint8 until a network or an estimator reads them.
 """
 
 import difflib
+import functools
 import hashlib
 import os
 from dataclasses import dataclass, replace
@@ -175,23 +176,19 @@ class ImageSet:
             self.__dict__["_hash"] = digest.hexdigest()[:16]
         return self.__dict__["_hash"]
 
+    @functools.cached_property
     def pixel_ids(self):
         """An integer for each image, equal exactly where all pixels are."""
-        if "_ids" not in self.__dict__:
-            seen, rows = {}, np.ascontiguousarray(self.images)
-            ids = [seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows]
-            self.__dict__["_ids"] = _read_only(np.array(ids))
-        return self.__dict__["_ids"]
+        seen, rows = {}, np.ascontiguousarray(self.images)
+        return _read_only(np.array([seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows]))
 
     def duplicates(self):
         """Sets of images that are equal in every pixel, as Duplicates."""
-        ids = self.pixel_ids()
-        order = np.argsort(ids, kind="stable")
-        copies = [s for s in np.split(order, np.flatnonzero(np.diff(ids[order])) + 1) if len(s) > 1]
-        kinds = [len(np.unique(self.labels[s])) for s in copies]
-        same = [s for s, n in zip(copies, kinds, strict=True) if n == 1]
-        conflicting = [s for s, n in zip(copies, kinds, strict=True) if n > 1]
-        return Duplicates(same, conflicting, sum(map(len, copies)) - sum(kinds), sum(map(len, conflicting)))
+        order = np.argsort(self.pixel_ids, kind="stable")
+        copies = [s for s in np.split(order, np.flatnonzero(np.diff(self.pixel_ids[order])) + 1) if len(s) > 1]
+        conflicting = [s for s in copies if np.ptp(self.labels[s])]
+        same = [s for s in copies if not np.ptp(self.labels[s])]
+        return Duplicates(same, conflicting, len(self) - len(self.distinct()), sum(map(len, conflicting)))
 
     def drop_duplicates(self, *, conflicting=False):
         """The set without exact copies: of equal images with equal labels the first is kept.
@@ -202,7 +199,7 @@ class ImageSet:
 
     def distinct(self, *, conflicting=False):
         """Indices, int64 ascending, of the images that drop_duplicates keeps."""
-        found, first = np.unique(np.stack([self.pixel_ids(), self.labels]), axis=1, return_index=True)
+        found, first = np.unique(np.stack([self.pixel_ids, self.labels]), axis=1, return_index=True)
         if conflicting:
             first = first[np.bincount(found[0])[found[0]] == 1]
         return np.sort(first)
