@@ -22,8 +22,6 @@ TINY = 1e-30  # in place of 0 in a denominator
 SMALLEST = 1e-6  # the least radius that the search for a minimal one starts from
 HALVINGS = 16  # of the last segment of that search
 PGD_STEPS = 40
-#: parameters of an attack record, and their values where a caller gives none
-SETTINGS = {"grey_levels": (1, 2, 4, 8), "pgd_levels": (2,), "pgd_steps": 20, "radius_images": 0, "sanity_images": 16}
 
 
 class BadAttack(ValueError):
@@ -347,18 +345,15 @@ def sanity(network: nn.Module, images, labels, grey_levels=(1, 2, 4, 8), queries
     return out
 
 
-def record_metrics(network: nn.Module, images, labels, *, seed: int = 0, **settings) -> tuple[dict, dict[str, str]]:
+def record_metrics(network: nn.Module, images, labels, settings: dict, seed: int = 0) -> tuple[dict, dict[str, str]]:
     """All metrics of one attack record: (metrics, reasons), finite numbers, or None with a reason.
 
-    settings   of the record, see SETTINGS
+    settings   of the record: grey_levels, pgd_levels, pgd_steps, radius_images, sanity_images
     1. `fgsm_penalties` at grey_levels, `pgd_penalties` at pgd_levels, over all images.
     2. Of the first radius_images images, in both norms: radius_{norm}_mean, _q25, _median, _q75; the same over images
        that are right without an attack, ..._correct; radius_{norm}_none_fraction, the share without a radius.
     3. `sanity` of the first sanity_images images.
     """
-    if unknown := settings.keys() - SETTINGS.keys():
-        raise TypeError(f"{', '.join(sorted(unknown))}: an attack record has the settings {', '.join(SETTINGS)}")
-    settings = SETTINGS | settings
     metrics, reasons = {}, {}
     if few := min(settings["sanity_images"], len(images)):
         queries = 100 if find_spec("torchattacks") else 0

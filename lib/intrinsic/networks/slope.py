@@ -8,15 +8,14 @@ from intrinsic.networks import models
 from intrinsic.properties.neighbors import neighbors
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+PASS = 128  # images in a pass
 
 
 class BadSlope(ValueError):
     """Labels, a network or images between which no slope is defined."""
 
 
-def measure(
-    network: nn.Module, images, labels, *, points: int = 16, pairs: int = 100, batch_size: int = 128
-) -> dict[str, float]:
+def measure(network: nn.Module, images, labels, *, points: int = 16, pairs: int = 100) -> dict[str, float]:
     """Slope of f, the probability of class 1, on the segments between nearest images of different labels.
 
         K_f = max over segments of max( |f(x_{t+1}) - f(x_t)| / |x_{t+1} - x_t|,  |grad f(x*) . u| )
@@ -44,10 +43,10 @@ def measure(
     i, j, distance, sharpness = _segments(x, labels, pairs)
     ends = np.unique(np.concatenate([i, j]))
     with models.evaluating(network):
-        value = torch.cat([_outputs(network, part) for part in x.split(batch_size)]).sigmoid().cpu().numpy()
-        few = max(1, batch_size // (points + 1))
+        value = torch.cat([_outputs(network, part) for part in x.split(PASS)]).sigmoid().cpu().numpy()
+        few = max(1, PASS // (points + 1))
         slopes = np.concatenate([_steepest(network, x[i[rows]], x[j[rows]], points) for rows in _parts(len(i), few)])
-        norms = torch.cat([_gradients(network, x[ends[rows]]) for rows in _parts(len(ends), batch_size)])
+        norms = torch.cat([_gradients(network, x[ends[rows]]) for rows in _parts(len(ends), PASS)])
         norms = norms.flatten(1).norm(dim=1).cpu().numpy()
     delta = np.abs(value - labels)
     closest = max(delta[i[0]], delta[j[0]])
