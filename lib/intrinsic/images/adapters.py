@@ -46,10 +46,8 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     if named:
         each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
         if len(each) > 2 and (each == 1).all():
-            raise BadSource(
-                f"each of the {len(each)} folders in {path} holds one patient (PatientID), so they are no classes: "
-                "say what the label is, with --label-column ATTRIBUTE or --label-pattern REGEX"
-            )
+            found = f"each of the {len(each)} folders in {path} holds one patient, so they are no classes"
+            raise BadSource(f"{found}: say the label by --label-column ATTRIBUTE or --label-pattern REGEX")
     return Found(joined(rows, path, join, path), label="folder", group=group, root=path)
 
 
@@ -207,20 +205,15 @@ def nifti(
 def _mask_pixels(file, mask, axis):
     """Voxels of a mask above 0 in each slice of its volume. Raises BadSource where they do not fit together."""
     if not mask.is_file():
-        raise BadSource(
-            f"the mask {mask} of {file} does not exist, so the labels of its slices are unknown: put it there, or "
-            "correct mask_template"
-        )
+        raise BadSource(f"the mask {mask} of {file} does not exist: put it there, or correct mask_template")
     try:
         values = volume(mask)[0]
     except BadImageFile as error:
         raise BadSource(f"the mask {mask} of {file} {error}: replace it, or leave the volume out") from None
     shape = slices(file)
     if shape is not None and values.shape != shape:
-        raise BadSource(
-            f"the mask {mask} has {' x '.join(map(str, values.shape))} voxels and {file} has "
-            f"{' x '.join(map(str, shape))}, so its slices are not those of the volume: give the mask made for it"
-        )
+        own, its = (" x ".join(map(str, one)) for one in (values.shape, shape))
+        raise BadSource(f"the mask {mask} has {own} voxels and {file} has {its}: give the mask made for it")
     return (values > 0).sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
 
 
@@ -239,10 +232,8 @@ def npz(path: Path, progress: bool = False) -> Found:
         raise BadSource(f"{path} cannot be read as .npz of plain arrays ({reason(error)}): save it anew") from None
     missing = [key for key in ("images", "labels") if key not in content]
     if missing:
-        raise BadSource(
-            f"{path} holds no {' and no '.join(missing)} (but {', '.join([*content, *others]) or 'nothing'}), and an "
-            "image set needs both: save it with np.savez(path, images=..., labels=...)"
-        )
+        there = ", ".join([*content, *others]) or "nothing"
+        raise BadSource(f"{path} holds no {' and no '.join(missing)}, but {there}: save both, by np.savez(path, ...)")
     if others:
         warnings.warn(f"{path} holds {', '.join(others)}, not read: known are {', '.join(ARCHIVED)}", stacklevel=5)
     n, names = len(np.atleast_1d(content["images"])), None
@@ -274,19 +265,15 @@ def adapter_of(path, headers=False):
         suffix = path.suffix.lower()
         if suffix in (*TABLES, ".npz"):
             return "table" if suffix in TABLES else "npz"
-        raise BadSource(
-            f"{path} is neither a folder of images nor a file of a known kind ({', '.join(TABLES)}, .npz): give one of "
-            "them, for a single volume the folder that holds it"
-        )
+        kinds = ", ".join((*TABLES, ".npz"))
+        raise BadSource(f"{path} is neither a folder of images nor a file of a known kind: give one ({kinds})")
     below = [one for one in listed(path) if one.is_dir()]
     direct = any(kind_of(file) for one in below for file in listed(one))
     found = Counter(map(kind_of, walk(path))) if headers or not direct else {}
     dicoms, volumes = found.get("DICOM", 0), found.get("NIfTI", 0)
     if dicoms and volumes:
-        raise BadSource(
-            f"{path} holds {dicoms:,} DICOM and {volumes:,} NIfTI files, and a set is of one kind: give the folder of "
-            "one, or an entry with its adapter"
-        )
+        found = f"{dicoms:,} DICOM and {volumes:,} NIfTI files"
+        raise BadSource(f"{path} holds {found}: give the folder of one kind, or an entry with its adapter")
     if dicoms and (headers or dicoms >= found.get("picture", 0)):
         return "dicom"
     return "nifti" if not direct and volumes and volumes >= found.get("picture", 0) else "folder"

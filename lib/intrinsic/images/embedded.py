@@ -20,10 +20,7 @@ def package_file(package, path):
     spec = find_spec(package)
     file = Path(spec.submodule_search_locations[0]) / path if spec else None
     if file is None or not file.is_file():
-        raise BadSource(
-            f"the installed {package} does not ship {path}, from which this image set is built: install the "
-            f"version of {package} in constraints.txt"
-        )
+        raise BadSource(f"the installed {package} does not ship {path}: install its version in constraints.txt")
     return file
 
 

@@ -161,9 +161,7 @@ class Entry(pydantic.BaseModel):
         place = self.place()
         if place is not None and not place.exists() and self.adapter not in PACKAGED:
             how = f"; `intrinsic datasets {self.name}` says how to get it" if self.obtain else ""
-            raise BadSource(
-                f"{place} does not exist: put the image set {self.name} there, or correct its location{how}"
-            )
+            raise BadSource(f"{place} does not exist: put {self.name} there, or correct its location{how}")
         return ALL_ADAPTERS[self.adapter](place, progress, **dict(self.checked_options()))
 
     def variables(self):
@@ -178,10 +176,8 @@ class Entry(pydantic.BaseModel):
         def value(found):
             given = os.environ.get(found[1]) or found[2]
             if given is None:
-                raise BadSource(
-                    f"image set {self.name} is at {self.location}, and the environment variable {found[1]} is not "
-                    f"set: export {found[1]}=FOLDER"
-                )
+                where = f"{self.name} is at {self.location}"
+                raise BadSource(f"{where}, and the variable {found[1]} is not set: export {found[1]}=FOLDER")
             return given
 
         return self.base / Path(re.sub(_VARIABLE, value, self.location).replace("$${", "${")).expanduser()
@@ -267,14 +263,10 @@ def catalogue(path=None):
         try:
             further = _entries(file.absolute(), file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise BadCatalogue(
-                f"the catalogue {file} cannot be read ({reason(error)}), so its image sets are not known: correct "
-                f"--catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
-            ) from None
+            why = f"{reason(error)}): correct --catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
+            raise BadCatalogue(f"the catalogue {file} cannot be read ({why}") from None
         if twice := sorted(set(further) & set(entries)):
-            raise BadCatalogue(
-                f"{file} holds {twice[0]!r}, the name of a set in another catalogue: give it another name"
-            )
+            raise BadCatalogue(f"{file} holds {twice[0]!r}, as another catalogue does: give it another name")
         entries |= further
     return entries
 
@@ -303,9 +295,7 @@ def _entries(path, text):
         entry = made({**fields, "name": name, "base": base, "parent": ""}, BadCatalogue, f"{path}, image set {name!r}")
         for one in [entry, *entry.of_pairs()]:
             if one.parent and one.name in content:
-                raise BadCatalogue(
-                    f"{path}: {one.name!r} names a set and a pair drawn for {one.parent!r}: rename the set"
-                )
+                raise BadCatalogue(f"{path}: {one.name!r} is a set and a pair drawn for {one.parent!r}: rename it")
             entries[one.name] = one
     return entries
 

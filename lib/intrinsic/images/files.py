@@ -119,10 +119,8 @@ def listed(path):
     try:
         content = sorted(path.iterdir())
     except OSError as error:
-        raise BadSource(
-            f"the folder {path} cannot be listed ({error.strerror or reason(error)}), so its images are unknown: "
-            "make it readable, or take it away"
-        ) from None
+        why = error.strerror or reason(error)
+        raise BadSource(f"the folder {path} cannot be listed ({why}): make it readable, or take it away") from None
     return [one for one in content if not one.name.startswith(".") and one.name not in ("__MACOSX", "__pycache__")]
 
 
@@ -219,11 +217,8 @@ def read(root, table, reading, *, skip=False, progress=False):
     else:
         images, errors, clear = decoded()
     if clear:
-        warnings.warn(
-            f"{clear:,} of {len(images):,} pictures are transparent in places, and are read as they look on "
-            "black: give pictures without transparency if that is not what they show",
-            stacklevel=3,
-        )
+        some = f"{clear:,} of {len(images):,} pictures are transparent in places"
+        warnings.warn(f"{some}, and are read on black: save them without transparency if that is wrong", stacklevel=3)
     good = np.ones(len(table), dtype=bool)
     good[list(errors)] = False
     unreadable = {}
@@ -353,11 +348,10 @@ def _filled(files, results, reading, skip):
         bad.setdefault(file.path, str(error))
     if bad and (images is None or not skip):
         absent = sum(why == _MISSING for why in bad.values())
-        raise BadImageFile(
-            f"{' '.join(map(str, next(iter(bad.items()))))}; {len(bad):,} of {len(files):,} files cannot be read"
-            f"{f', {absent:,} do not exist' if absent else ''}: repair them, or leave them out with --skip-unreadable "
-            "(skip_unreadable: true)"
-        )
+        first = " ".join(map(str, next(iter(bad.items()))))
+        gone = f", {absent:,} do not exist" if absent else ""
+        count = f"{len(bad):,} of {len(files):,} files cannot be read{gone}"
+        raise BadImageFile(f"{first}; {count}: repair them, or leave them out with --skip-unreadable")
     if other is not None:
         raise BadSource(f"{first.path} and {other.path} differ in size: resize all with --size 64")
     if None not in (coloured, plain) and reading.channels is None:

@@ -75,10 +75,8 @@ def load(
     except BadImages as error:
         raise BadImages(f"{entry.place() or entry.name}: {error}") from None
     if images.n_classes < 2:
-        raise BadSource(
-            f"{images.name} has images of one class only, {images.classes[images.labels[0]]!r}, so there are "
-            "no labels to learn or compare: give at least two classes"
-        )
+        only = images.classes[images.labels[0]]
+        raise BadSource(f"{images.name} has images of one class only, {only!r}: give at least two classes")
     return match(images, size=size, channels=channels, pixel_range=pixel_range)
 
 

@@ -92,9 +92,7 @@ def _patterns(n, d, count, size):
     if n < 2:
         raise ValueError(f"n={n} leaves a class without an image; take n >= 2")
     if size != int(size) or count > (size // 2) ** 2 - 1:
-        raise ValueError(
-            f"size={size} has no {count} smooth patterns, which d={d} needs; take a larger size or smaller d"
-        )
+        raise ValueError(f"size={size} has no {count} smooth patterns for d={d}; take a larger size or smaller d")
     position = (np.arange(size) + 0.5) / size
     waves = np.cos(pi * np.arange(size)[:, None] * position) * sqrt(2 / size)
     waves[0] /= sqrt(2)

@@ -42,10 +42,7 @@ def match(images, *, size=None, channels=None, pixel_range="stored"):
     """
     check_match(size, channels, pixel_range)
     if pixel_range == "stored" and images.pixel_range != "stored":
-        raise ValueError(
-            f"{images.name} has the range {images.pixel_range!r} and not that of its files, which cannot be had back: "
-            "load it again with pixel_range='stored'"
-        )
+        raise ValueError(f"{images.name}: the stored range cannot be had back: load it with pixel_range='stored'")
     pixels = images.images
     if channels is not None and channels != images.channels:
         pixels = grey(pixels) if channels == 1 else np.repeat(pixels[..., None], 3, axis=3)

@@ -19,17 +19,14 @@ def _fetched(make, place, parts):
         return [make(part, False) for part in parts]
     except Exception as error:  # the packages raise many types where files are absent or damaged
         if os.environ.get(OFFLINE, "") not in ("", "0"):
-            raise BadSource(
-                f"{place} does not hold the image set ({reason(error)}), and {OFFLINE} is set: unset it"
-            ) from None
+            found = f"{place} does not hold the image set ({reason(error)})"
+            raise BadSource(f"{found}, and {OFFLINE} is set: unset it") from None
     try:
         place.mkdir(parents=True, exist_ok=True)
         return [make(part, True) for part in parts]
     except Exception as error:
-        raise BadSource(
-            f"the image set cannot be downloaded to {place} or read there ({reason(error)}): try again later, or "
-            "remove what is damaged there"
-        ) from None
+        why = f"cannot be downloaded or read ({reason(error)}): try again later, or remove what is damaged there"
+        raise BadSource(f"the image set in {place} {why}") from None
 
 
 def torchvision(

@@ -47,10 +47,8 @@ class Levels:
             levels = cls("none")
         inside = levels.kind != "percentile" or (levels.low >= 0 and levels.high <= 100)
         if levels.kind not in ("full", "window") and not (-math.inf < levels.low < levels.high < math.inf and inside):
-            raise ValueError(
-                f"levels {text!r} does not say what becomes 0 and 255: give full, window, range:LOW,HIGH (grey levels) "
-                "or percentile:LOW,HIGH (0 to 100)"
-            )
+            ways = "full, window, range:LOW,HIGH (grey levels) or percentile:LOW,HIGH (0 to 100)"
+            raise ValueError(f"levels {text!r} does not say what becomes 0 and 255: give {ways}")
         return levels
 
     def bounds(self, full, values):
@@ -66,10 +64,7 @@ class Levels:
             return float(low), float(high)
         if self.kind == "window" or full is None:
             what = "window of its own" if self.kind == "window" else "full range, as it holds floating-point numbers"
-            raise Undecided(
-                f"has no {what}, so levels={self.kind!r} leaves open what becomes 0 and 255: give others, e.g. "
-                "percentile:1,99"
-            )
+            raise Undecided(f"has no {what}, which levels={self.kind!r} needs: give others, e.g. percentile:1,99")
         return full
 
 
@@ -119,9 +114,7 @@ def refuse_nonfinite(values):
 def refuse_bombs(width, height):
     """Raises BadImageFile for more pixels than are safe to load."""
     if width * height > Image.MAX_IMAGE_PIXELS:
-        raise BadImageFile(
-            f"unpacks to {width:,} x {height:,} pixels, more than is safe to load ({Image.MAX_IMAGE_PIXELS:,})"
-        )
+        raise BadImageFile(f"has {width:,} x {height:,} pixels, more than is safe to load ({Image.MAX_IMAGE_PIXELS:,})")
 
 
 def checked_frame(frame, n, what):

@@ -159,23 +159,18 @@ class LabelRule(_Rule):
         empty = [i for i, value in enumerate(values) if not value]
         if empty and self.missing == "refuse":
             why = f"does not match {self.pattern.pattern!r}" if unmatched[empty[0]] else "has no label"
-            raise BadRule(
-                f"{_row(table, empty[0])} {why}, as {len(empty):,} of {len(values):,} images: correct it, or let "
-                f"{DRAFT} say `missing: drop` or `missing: as:NAME`"
-            )
+            found = f"{_row(table, empty[0])} {why}, as {len(empty):,} of {len(values):,} images"
+            raise BadRule(f"{found}: correct it, or let {DRAFT} say `missing: drop` or `missing: as:NAME`")
         outside = [i for i, value in enumerate(values) if value and labels[i] < 0]
         if outside and self.others == "refuse" and self.pair is None:
-            raise BadRule(
-                f"{_row(table, outside[0])} has the label {values[outside[0]]!r}, as {len(outside):,} of "
-                f"{len(values):,} images in no class ({', '.join(known[:5])}, ...): add it, or say `others: drop`"
-            )
+            found = f"{_row(table, outside[0])} has the label {values[outside[0]]!r}, in none of the classes"
+            count = f"as {len(outside):,} of {len(values):,} images"
+            raise BadRule(f"{found} ({', '.join(known[:5])}, ...), {count}: add it, or say `others: drop`")
         unused = [part for part in known if part not in set(values)]
         if unused and self.unused == "refuse" and self.mapping() is not None:
             present = sorted(set(values) - {""}, key=_natural)
-            raise BadRule(
-                f"no image has the label {unused[0]!r} that a class is made of (else say `unused: allow`); the labels "
-                f"are {', '.join(present[:20])}{suggest(unused[0], present)}"
-            )
+            found = f"no image has the label {unused[0]!r} of a class, but {', '.join(present[:20])}"
+            raise BadRule(f"{found}: correct it, or say `unused: allow`{suggest(unused[0], present)}")
 
 
 class GroupRule(_Rule):
@@ -201,11 +196,9 @@ class GroupRule(_Rule):
         if empty and self.unmatched == "unknown":
             return None
         if empty and self.unmatched == "refuse":
-            raise BadRule(
-                f"the {self.of} of {_row(table, empty[0])} cannot be read, as of {len(empty):,} of {len(values):,} "
-                f"images: correct it, or let {DRAFT} say `group: {{unmatched: own}}` (a group by itself) or `group: "
-                "unknown`"
-            )
+            found = f"the {self.of} of {_row(table, empty[0])} cannot be read, as of {len(empty):,} of {len(values):,}"
+            ways = "`group: {unmatched: own}` (a group by itself) or `group: unknown`"
+            raise BadRule(f"{found} images: correct it, or let {DRAFT} say {ways}")
         for i in empty:
             values[i] = f"\0{_row(table, i)}"
         if all(re.fullmatch(r"\d{1,18}", value) for value in values):

@@ -248,10 +248,8 @@ def _checked_images(images):
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     if images.ndim not in (3, 4) or 0 in images.shape or (images.ndim == 4 and images.shape[3] != 3):
-        raise BadImages(
-            f"the images have shape {images.shape}, where (n, H, W) or (n, H, W, 3) is needed: bring the axes into "
-            "that order, and drop an alpha channel"
-        )
+        how = "bring the axes into the order (n, H, W) or (n, H, W, 3), and drop an alpha channel"
+        raise BadImages(f"the images have shape {images.shape}: {how}")
     return images
 
 
@@ -261,10 +259,8 @@ def checked_labels(labels, n, classes):
     if len(set(classes)) != len(classes):
         raise BadImages(f"two classes have the same name among {classes}: give each its own")
     if labels.min() < 0 or labels.max() >= len(classes):
-        raise BadImages(
-            f"labels run from {labels.min()} to {labels.max()}, and {len(classes)} classes are named: use labels 0 to "
-            f"{len(classes) - 1}"
-        )
+        found = f"labels run from {labels.min()} to {labels.max()}, and {len(classes)} classes are named"
+        raise BadImages(f"{found}: use labels 0 to {len(classes) - 1}")
     return labels
 
 
@@ -276,10 +272,8 @@ def checked_group(group, n):
     if (group == -1).all():
         return None
     if group.min() < 0:
-        raise BadImages(
-            f"{(group < 0).sum()} of {n} images have a negative group, so a split could not keep them together: "
-            "number all groups from 0, or give -1 throughout"
-        )
+        found = f"{(group < 0).sum()} of {n} images have a negative group"
+        raise BadImages(f"{found}: number all groups from 0, or give -1 throughout")
     return group
 
 
@@ -287,10 +281,7 @@ def integers(values, n, name):
     """int64 (n,). Raises BadImages."""
     values = np.asarray(values)
     if values.shape != (n,) or not (values.dtype == bool or np.issubdtype(values.dtype, np.integer)):
-        raise BadImages(
-            f"{name} is {values.dtype} of shape {values.shape}, where each of {n} images needs a whole number: give "
-            f"integers of shape ({n},)"
-        )
+        raise BadImages(f"{name} is {values.dtype} of shape {values.shape}: give {n} whole numbers")
     return values.astype(np.int64)
 
 

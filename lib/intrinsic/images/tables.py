@@ -74,10 +74,8 @@ def table(
     if not names:
         raise BadSource(f"{file} names no image in its column {path_column!r}: correct the pattern or the file")
     if not all(names):
-        raise BadSource(
-            f"{file} names no file in row {names.index('') + 1:,} of its column {path_column!r}, so that image is "
-            "unknown: fill the cell or remove the row"
-        )
+        cell = f"row {names.index('') + 1:,} of its column {path_column!r}"
+        raise BadSource(f"{file} names no file in {cell}: fill the cell or remove the row")
     top = file.parent if root is None else base / root
     rows["path"] = names
     if frame_column is not None:
@@ -90,10 +88,8 @@ def filled(template, match):
     try:
         return template.format(*(match.groups("") or (match[0],)), **match.groupdict(""))
     except (IndexError, KeyError, ValueError, AttributeError) as error:
-        raise BadSource(
-            f"the template {template!r} does not fit the groups of {match.re.pattern!r} ({reason(error)}), so paths "
-            "cannot be made: use {0}, {1}, ... or {name}"
-        ) from None
+        found = f"the template {template!r} does not fit the groups of {match.re.pattern!r} ({reason(error)})"
+        raise BadSource(f"{found}: use {{0}}, {{1}}, ... or {{name}}") from None
 
 
 def joined(rows, source, join, base):
@@ -112,25 +108,20 @@ def joined(rows, source, join, base):
     keys, own = _without_zeros(keys, own, join.column)
     other = other.drop(columns=theirs).set_index(keys)[~keys.isin(EMPTY)]
     if other.index.has_duplicates:
-        raise BadSource(
-            f"{second} has {other.index[other.index.duplicated()][0]!r} more than once in its column {theirs!r}, so it "
-            "is open which row belongs to an image: keep one row for each"
-        )
+        twice = other.index[other.index.duplicated()][0]
+        raise BadSource(f"{second} has {twice!r} more than once in its column {theirs!r}: keep one row for each")
     there = own.isin(other.index)
     if len(own) and not there.any():
-        raise BadSource(
-            f"no image of {source} has a {join.column} that {second} names in its column {theirs!r} (e.g. {own[0]!r} "
-            f"here, {keys[0] if len(keys) else ''!r} there), so nothing can be joined: name columns that hold the same"
-        )
+        found = f"no image of {source} has a {join.column} that {second} names in its column {theirs!r}"
+        example = f"e.g. {own[0]!r} here, {keys[0] if len(keys) else ''!r} there"
+        raise BadSource(f"{found} ({example}): name columns that hold the same")
     how = {"left_on": "\0key", "right_index": True, "how": "left", "suffixes": ("", f"_{second.stem}")}
     rows = rows.assign(**{"\0key": own}).merge(other, **how).drop(columns="\0key")
     if join.how == "left" or there.all():
         return rows
-    warnings.warn(
-        f"{int((~there).sum()):,} of {len(there):,} images of {source} are left out, since {second} has no row for "
-        f"them, e.g. for {join.column} {own[~there][0]!r}",
-        stacklevel=6,
-    )
+    count = f"{int((~there).sum()):,} of {len(there):,} images of {source} are left out"
+    why = f"since {second} has no row for them, e.g. for {join.column} {own[~there][0]!r}"
+    warnings.warn(f"{count}, {why}", stacklevel=6)
     return rows[there].reset_index(drop=True)
 
 
@@ -156,9 +147,7 @@ def _read(file, columns, verbatim=None):
     except FileNotFoundError:
         raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options") from None
     except Exception as error:  # csv and pyarrow raise many types on damaged files
-        raise BadSource(
-            f"{file} cannot be read as a table ({reason(error)}): save it anew as {suffix[1:]} in UTF-8"
-        ) from None
+        raise BadSource(f"{file} cannot be read as a table ({reason(error)}): save it anew, in UTF-8") from None
     if columns is not None:
         if len(columns) != rows.shape[1]:
             raise BadSource(f"{file} has {rows.shape[1]} columns, and {len(columns)} names are given: give one each")
@@ -190,9 +179,8 @@ def _text_table(file, suffix, header):
     n = len(lines[0])
     for i, line in enumerate(lines):
         if len(line) > n + 1 or any(line[n:]):
-            raise BadSource(
-                f"{file} has {len(line):,} cells in row {i + 1:,} and {n:,} in its first line: give every line as many"
-            )
+            found = f"{file} has {len(line):,} cells in row {i + 1:,} and {n:,} in its first line"
+            raise BadSource(f"{found}: give every line as many")
     names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(lines.pop(0))] if header else range(n)
     return pd.DataFrame([line[:n] + [""] * (n - len(line)) for line in lines], columns=names, dtype=object)
 
@@ -201,8 +189,6 @@ def _frames(file, column, rows):
     frames = pd.to_numeric(rows[column], errors="coerce")
     wrong = ~rows[column].map(text_of).isin(EMPTY) & ~(frames.ge(0) & frames.mod(1).eq(0))
     if wrong.any():
-        raise BadSource(
-            f"{file} has {rows[column][wrong].iloc[0]!r} in its column {column!r}, which is no frame: give whole "
-            "numbers from 0, or leave the cell empty"
-        )
+        found = f"{file} has {rows[column][wrong].iloc[0]!r} in its column {column!r}, which is no frame"
+        raise BadSource(f"{found}: give whole numbers from 0, or leave the cell empty")
     return frames.astype("Int64")

@@ -63,9 +63,7 @@ def known(name: str) -> str:
     import torchvision  # takes a second, which pages that only read records are spared
 
     if name not in torchvision.models.list_models(module=torchvision.models):
-        raise UnknownModel(
-            f"'{name}' is no network of torchvision; choose one of {', '.join(MODELS)}, or of its others"
-        )
+        raise UnknownModel(f"'{name}' is no network of torchvision; choose {', '.join(MODELS)}, or one of its others")
     return name
 
 

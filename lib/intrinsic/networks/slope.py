@@ -37,16 +37,15 @@ def measure(network: nn.Module, images, labels, *, points: int = 16, pairs: int 
     if points < 1 or pairs < 1:
         raise BadSlope(f"{points} points on {pairs} segments measure no slope; give at least 1 of each")
     if set(np.unique(labels)) != {0, 1}:
-        raise BadSlope(
-            f"labels are {np.unique(labels)[:5]}, and f is the probability of class 1 against 0; use 0 and 1"
-        )
+        raise BadSlope(f"labels are {np.unique(labels)[:5]}, and f is the probability of class 1; use 0 and 1")
     i, j, distance, sharpness = _segments(x, labels, pairs)
     ends = np.unique(np.concatenate([i, j]))
     with models.evaluating(network):
         value = torch.cat([_outputs(network, part) for part in x.split(PASS)]).sigmoid().cpu().numpy()
         few = max(1, PASS // (points + 1))
-        slopes = np.concatenate([_steepest(network, x[i[rows]], x[j[rows]], points) for rows in _parts(len(i), few)])
-        norms = torch.cat([_gradients(network, x[ends[rows]]) for rows in _parts(len(ends), PASS)])
+        parts = zip(x[i].split(few), x[j].split(few), strict=True)
+        slopes = np.concatenate([_steepest(network, start, end, points) for start, end in parts])
+        norms = torch.cat([_gradients(network, part) for part in x[ends].split(PASS)])
         norms = norms.flatten(1).norm(dim=1).cpu().numpy()
     delta = np.abs(value - labels)
     closest = max(delta[i[0]], delta[j[0]])
@@ -111,7 +110,3 @@ def _difference(logits):
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise BadSlope(f"the network's outputs have shape {tuple(logits.shape)}, and f needs two; train it with two")
     return logits[:, 1] - logits[:, 0]
-
-
-def _parts(n, size):
-    return [slice(start, start + size) for start in range(0, n, size)]
