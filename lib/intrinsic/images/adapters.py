@@ -63,7 +63,7 @@ def _of_class_folders(path, nested):
         raise BadSource(f"{path} holds {found}: put the pictures of each of two or more classes into a folder there")
     files = {}
     for one in folders:
-        inside = {file: kind_of(file) for file in walk(one, above)}
+        inside = {file: kind_of(file) for file in walk(one, set(above))}
         images = {file: kind for file, kind in inside.items() if kind}
         deep = next((file for file in images if file.parent != one), None)
         if deep is not None and not nested:

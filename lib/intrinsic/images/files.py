@@ -8,7 +8,7 @@ import os
 import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -124,27 +124,22 @@ def listed(path):
     return [one for one in content if not one.name.startswith(".") and one.name not in ("__MACOSX", "__pycache__")]
 
 
-def walk(path, above=()):
+def walk(path, seen=None):
     """Files in a folder and those below, sorted; each file once, however many links lead to it. Not those hidden.
 
-    above   real paths of folders not to be entered, so that links that lead back end
+    seen   real paths that are passed by, so that links that lead back end; what is met is added
     """
-    seen = set(above)
-
-    def inside(folder):
-        home = os.path.realpath(folder)
-        seen.add(home)
-        for entry in listed(folder):
-            real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
-            if real in seen:
-                continue
-            if entry.is_dir():
-                yield from inside(entry)
-            else:
-                seen.add(real)
-                yield entry
-
-    yield from inside(path)
+    seen, home = set() if seen is None else seen, os.path.realpath(path)
+    seen.add(home)
+    for entry in listed(path):
+        real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
+        if real in seen:
+            continue
+        if entry.is_dir():
+            yield from walk(entry, seen)
+        else:
+            seen.add(real)
+            yield entry
 
 
 def tell_left_out(path, files, read, instead):
@@ -213,17 +208,14 @@ def read(root, table, reading, *, skip=False, progress=False):
     if cache.limit() and (len(files) >= many or sum(f.path.stat().st_size for f in files if f.path.exists()) >= large):
         decoders = [f"{name} {version(name)}" for name in DECODERS]
         key = [repr(reading), str(skip), *decoders, *each(_key, "looking up")]
-        images, errors, clear = cache.kept(key, decoded)
+        images, lost, unreadable, clear = cache.kept(key, decoded)
     else:
-        images, errors, clear = decoded()
+        images, lost, unreadable, clear = decoded()
     if clear:
         some = f"{clear:,} of {len(images):,} pictures are transparent in places"
         warnings.warn(f"{some}, and are read on black: save them without transparency if that is wrong", stacklevel=3)
     good = np.ones(len(table), dtype=bool)
-    good[list(errors)] = False
-    unreadable = {}
-    for row in sorted(errors):
-        unreadable.setdefault(table["path"].iloc[row], errors[row])
+    good[lost] = False
     return images, good, tuple(unreadable.items())
 
 
@@ -316,46 +308,39 @@ def _finished(picture, reading):
     pixels = np.ascontiguousarray(pixels)
     if reading.size is not None:
         pixels = resize(pixels, reading.size)
-    return Picture(pixels, picture.colour, picture.mapped, picture.clear)
+    return replace(picture, pixels=pixels)
 
 
 def _filled(files, results, reading, skip):
-    """(all pictures, {row: why it could not be read}, how many are transparent in places). Raises as read does.
+    """(all pictures, rows of what could not be read, {name: why}, how many are transparent). Raises as read does.
 
     Each picture goes into the array as it comes, so that pixels are held once.
     """
-    images, errors, clear, first, other, plain, coloured = None, {}, 0, None, None, None, None
+    images, lost, bad, clear, first, plain, coloured = None, [], {}, 0, None, None, None
     for file, found in zip(files, results, strict=True):
         for row, one in zip(file.rows, found, strict=True):
+            if isinstance(one, Undecided):
+                raise Undecided(f"{file.path} {one}")
             if isinstance(one, BadImageFile):
-                errors[row] = (file, one)
+                lost.append(row)
+                bad.setdefault(file.name, str(one))
                 continue
             pixels, clear = one.pixels, clear + one.clear
             if images is None:
                 first, images = file, np.empty((sum(len(f.rows) for f in files), *pixels.shape), dtype=np.uint8)
             plain = plain or (None if one.colour else file)
             coloured = coloured or (file if pixels.ndim == 3 else None)
+            if None not in (coloured, plain) and reading.channels is None:
+                raise BadSource(f"{plain.path} is grey and {coloured.path} in color: add --channels 1 or 3")
             if pixels.shape[:2] != images.shape[1:3]:  # pages of a file differ, or a header is wrong
-                other = other or file
-                continue
+                raise BadSource(f"{first.path} and {file.path} differ in size: resize all with --size 64")
             if pixels.ndim == images.ndim:  # the first in color
                 images = np.repeat(images[..., None], 3, axis=3)
             images[row] = pixels[..., None] if pixels.ndim < images.ndim - 1 else pixels
-    bad = {}
-    for _, (file, error) in sorted(errors.items()):
-        if isinstance(error, Undecided):
-            raise Undecided(f"{file.path} {error}")
-        bad.setdefault(file.path, str(error))
     if bad and (images is None or not skip):
         absent = sum(why == _MISSING for why in bad.values())
-        first = " ".join(map(str, next(iter(bad.items()))))
         gone = f", {absent:,} do not exist" if absent else ""
-        count = f"{len(bad):,} of {len(files):,} files cannot be read{gone}"
-        raise BadImageFile(f"{first}; {count}: repair them, or leave them out with --skip-unreadable")
-    if other is not None:
-        raise BadSource(f"{first.path} and {other.path} differ in size: resize all with --size 64")
-    if None not in (coloured, plain) and reading.channels is None:
-        raise BadSource(f"{plain.path} is grey and {coloured.path} in color: add --channels 1 or 3 (channels=1)")
-    if errors:
-        images = np.delete(images, list(errors), axis=0)
-    return images, {row: str(error) for row, (_, error) in errors.items()}, clear
+        first = next(file for file in files if file.name in bad)
+        found = f"{first.path} {bad[first.name]}; {len(bad):,} of {len(files):,} files cannot be read{gone}"
+        raise BadImageFile(f"{found}: repair them, or leave them out with --skip-unreadable")
+    return np.delete(images, lost, axis=0) if lost else images, lost, bad, clear

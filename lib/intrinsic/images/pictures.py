@@ -80,11 +80,10 @@ class Look:
 
 @dataclass(frozen=True)
 class Picture:
-    """uint8 (H, W) or (H, W, 3); stored in color; brought to 8 bits by levels; transparent in places."""
+    """uint8 (H, W) or (H, W, 3); stored in color; transparent in places."""
 
     pixels: np.ndarray
     colour: bool
-    mapped: bool
     clear: bool = False
 
 
@@ -187,7 +186,7 @@ def _of_pillow(picture, path, levels):
         raise undecided(values, "full" if full else f"range:{values.min():g},{values.max():g}")
     pixels = eight_bit(values, *levels.bounds(full, lambda: values))
     inverse = tags.get(262) == 0  # PhotometricInterpretation: white is zero; Pillow inverts 8 bits only
-    return Picture(255 - pixels if inverse else pixels, colour, True, clear)
+    return Picture(255 - pixels if inverse else pixels, colour, clear)
 
 
 def _deep_png(path):
@@ -211,4 +210,4 @@ def _of_eight_bits(picture):
         clear = upright.getchannel("A").getextrema()[0] < 255
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, (0, 0, 0, 255)), upright)
     pixels = np.asarray(upright.convert("L" if picture.mode in ("1", "L") else "RGB"))
-    return Picture(pixels, _is_coloured(picture), False, clear)
+    return Picture(pixels, _is_coloured(picture), clear)

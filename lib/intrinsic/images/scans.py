@@ -92,10 +92,10 @@ def _in_colour(dataset, stored, levels):
 
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         top = 2 ** dataset.RedPaletteColorLookupTableDescriptor[2] - 1
-        return lambda i: Picture(eight_bit(apply_color_lut(stored[i], dataset)[..., :3], 0, top), True, False)
+        return lambda i: Picture(eight_bit(apply_color_lut(stored[i], dataset)[..., :3], 0, top), True)
     full, deep = (0, 2**dataset.BitsStored - 1), dataset.BitsStored > 8
     bounds = ((levels if deep else None) or Levels("full")).bounds(full, lambda: np.stack(list(stored.values())))
-    return lambda i: Picture(eight_bit(stored[i], *bounds), True, deep)
+    return lambda i: Picture(eight_bit(stored[i], *bounds), True)
 
 
 def _in_grey(dataset, stored, levels):
@@ -106,17 +106,16 @@ def _in_grey(dataset, stored, levels):
 
     def shown(i):
         values, windowed, bits = rescaled[i], _is_windowed(rules[i]), dataset.get("BitsStored")
-        as_stored = levels is None and not windowed and bits is not None and bits <= 8  # none: floating-point
         if windowed and (levels is None or levels.kind == "window"):
             pixels = _windowed(values, rules[i])
-        elif levels is None and not as_stored:
+        elif levels is None and (bits is None or bits > 8):  # none: floating-point
             raise undecided(values, "full", "has no window and holds")
         else:
             full = None if bits is None else _full(bits, dataset.get("PixelRepresentation", 0), rules[i])
             how = levels or Levels("full")
             pixels = eight_bit(values, *how.bounds(full, lambda: np.stack(list(rescaled.values()))))
         inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
-        return Picture(255 - pixels if inverse else pixels, False, not as_stored)
+        return Picture(255 - pixels if inverse else pixels, False)
 
     return shown
 
@@ -260,6 +259,6 @@ def nifti_decoder(path, frames, levels):
         i = checked_frame(frame, values.shape[axis], "slices")
         slice_ = np.moveaxis(values, axis, 0)[i].T[::-1]
         refuse_bombs(slice_.shape[1], slice_.shape[0])
-        return Picture(eight_bit(slice_, low, high), False, not as_stored)
+        return Picture(eight_bit(slice_, low, high), False)
 
     return get
