@@ -1,8 +1,7 @@
 """Adapters: what a folder, DICOM or NIfTI files below one, or an archive holds, as a table with one row an image.
 
-An adapter lists; it decides no label and, where images are files, reads no pixel. Label and group rules then pick
-rows, and `files.read` decodes only those. An adapter is a function of a path and keyword options, which an entry of the
-catalogue gives; nothing is left out without a warning that names and counts it.
+An adapter is a function of a path and of the options of a catalogue entry. It decides no label and, where images are
+files, reads no pixel: rules then pick rows, and `files.read` decodes only those.
 """
 
 import math
@@ -252,6 +251,7 @@ def npz(path: Path, progress: bool = False) -> Found:
 
 
 ADAPTERS = {"folder": folder, "table": table, "dicom": dicom, "nifti": nifti, "npz": npz}
+OF_FILES = {**dict.fromkeys(TABLES, "table"), ".npz": "npz"}  # by suffix: files that are an image set, or list one
 
 
 def adapter_of(path, headers=False):
@@ -262,10 +262,9 @@ def adapter_of(path, headers=False):
     file makes it `dicom`. The order of files decides nothing.
     """
     if not path.is_dir():
-        suffix = path.suffix.lower()
-        if suffix in (*TABLES, ".npz"):
-            return "table" if suffix in TABLES else "npz"
-        kinds = ", ".join((*TABLES, ".npz"))
+        if path.suffix.lower() in OF_FILES:
+            return OF_FILES[path.suffix.lower()]
+        kinds = ", ".join(OF_FILES)
         raise BadSource(f"{path} is neither a folder of images nor a file of a known kind: give one ({kinds})")
     below = [one for one in listed(path) if one.is_dir()]
     direct = any(kind_of(file) for one in below for file in listed(one))

@@ -138,7 +138,7 @@ class Entry(pydantic.BaseModel):
             names = ", ".join(ALL_ADAPTERS)
             raise ValueError(f"adapter {self.adapter!r} is not among {names}{suggest(self.adapter, ALL_ADAPTERS)}")
         try:
-            self.checked_options()
+            options_model(self.adapter).model_validate(self.options)
         except pydantic.ValidationError as error:
             known = [field.alias for field in options_model(self.adapter).model_fields.values()]
             known += [field.name for field in dataclasses.fields(Join)]
@@ -152,17 +152,14 @@ class Entry(pydantic.BaseModel):
     def __hash__(self):
         return hash(self.model_dump_json())
 
-    def checked_options(self):
-        """The options as a model of the adapter's keyword arguments, defaults included."""
-        return options_model(self.adapter).model_validate(self.options)
-
     def found(self, progress=False):
         """What the set holds, as its adapter lists it: a files.Found. Raises BadSource."""
         place = self.place()
         if place is not None and not place.exists() and self.adapter not in PACKAGED:
             how = f"; `intrinsic datasets {self.name}` says how to get it" if self.obtain else ""
             raise BadSource(f"{place} does not exist: put {self.name} there, or correct its location{how}")
-        return ALL_ADAPTERS[self.adapter](place, progress, **dict(self.checked_options()))
+        options = options_model(self.adapter).model_validate(self.options)
+        return ALL_ADAPTERS[self.adapter](place, progress, **dict(options))
 
     def variables(self):
         """Names of the environment's variables in its location."""

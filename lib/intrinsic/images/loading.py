@@ -10,26 +10,16 @@ import numpy as np
 import pandas as pd
 
 from intrinsic.images import entries, files
-from intrinsic.images.adapters import HEADER, adapter_of, is_tag, patients
+from intrinsic.images.adapters import HEADER, OF_FILES, adapter_of, is_tag, patients
 from intrinsic.images.entries import Entry
 from intrinsic.images.matching import check_match, match
 from intrinsic.images.pictures import Levels
 from intrinsic.images.rules import GroupRule
 from intrinsic.images.sets import BadImages, BadSource, ImageSet, UnknownImageSet, suggest
-from intrinsic.images.tables import SUFFIXES as TABLES
-
-FILES = (".npz", *TABLES)  # files that are an image set, or list one
 
 
 def load(
-    source,
-    *,
-    size=None,
-    channels=None,
-    pixel_range="stored",
-    levels=None,
-    skip_unreadable=False,
-    progress=False,
+    source, *, size=None, channels=None, pixel_range="stored", levels=None, skip_unreadable=False, progress=False
 ) -> ImageSet:
     """An image set: by catalogue name, by path, or by an Entry.
 
@@ -143,7 +133,7 @@ def find(source):
     """The entry of a catalogue name, or one made for a path. Raises UnknownImageSet."""
     if isinstance(source, str) and not source.strip():
         raise UnknownImageSet("the name of the image set is empty: give a catalogue name or a path")
-    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(FILES)
+    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(tuple(OF_FILES))
     named = entries.catalogue() if may_be_name else {}
     if may_be_name and source in named:
         if Path(source).is_dir() and Path(named[source].location or "").name != source:
@@ -166,7 +156,7 @@ def of_path(path, **fields):
     """An entry for a folder or file that is not in the catalogue; `fields` as in Entry (labels, group, options)."""
     path = Path(path).expanduser()
     if not path.exists():
-        raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(FILES)}) or a catalogue name")
+        raise UnknownImageSet(f"{path} does not exist: give a folder, a file ({', '.join(OF_FILES)}) or a name")
     name = name_of(path)
     own = {
         "name": re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images",

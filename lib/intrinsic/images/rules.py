@@ -1,8 +1,4 @@
-"""Labels and groups by rule: which class and which patient an image belongs to, as a catalogue entry says it.
-
-A source lists its images as a table, one row an image, before any pixel is read. A rule turns a column of that table,
-or a part of its text, into labels or groups; rows that it leaves out are never decoded.
-"""
+"""Labels and groups by rule: a column of a source's table, or a part of its text, says class and patient of a row."""
 
 import re
 import unicodedata

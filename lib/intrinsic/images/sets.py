@@ -1,7 +1,4 @@
-"""ImageSet: images, labels, groups and paths, always indexed together; and the errors of this room.
-
-Images stay uint8 until a network or an estimator reads them.
-"""
+"""ImageSet: images, labels, groups and paths, always indexed together; and the errors of this room."""
 
 import difflib
 import functools
@@ -55,7 +52,7 @@ class ImageSet:
     Parameters
     ----------
     images : array of uint8, (n, H, W) or (n, H, W, 3)
-        Grey levels 0 to 255; (n, H, W, 1) is stored as (n, H, W).
+        Grey levels 0 to 255 until a network or an estimator reads them; (n, H, W, 1) is stored as (n, H, W).
     labels : array of int, (n,)
         Indices into `classes`.
     classes : sequence of str

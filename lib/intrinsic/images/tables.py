@@ -101,7 +101,7 @@ def joined(rows, source, join, base):
     if join is None:
         return rows
     second, theirs = base / join.table, join.other or join.column
-    other = _read(second, None)
+    other = _read(second)
     for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
         check_column(columns, column, name, "--join-on (`join` in the options)")
     keys, own = (pd.Index([_plain(text_of(cell)) for cell in cells]) for cells in (other[theirs], rows[join.column]))
@@ -135,15 +135,13 @@ def _without_zeros(keys, own, column):
     return bare
 
 
-def _read(file, columns, verbatim=None):
+def _read(file, columns=None, verbatim=None):
     """A table as it is read. verbatim: the column in which 1.0 stays 1.0."""
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise BadSource(f"{file} is no table of a known kind ({', '.join(SUFFIXES)}): save it as one of them")
     try:
         rows = pd.read_parquet(file) if suffix == ".parquet" else _text_table(file, suffix, columns is None)
-    except BadSource:
-        raise
     except FileNotFoundError:
         raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options") from None
     except Exception as error:  # csv and pyarrow raise many types on damaged files
@@ -179,8 +177,7 @@ def _text_table(file, suffix, header):
     n = len(lines[0])
     for i, line in enumerate(lines):
         if len(line) > n + 1 or any(line[n:]):
-            found = f"{file} has {len(line):,} cells in row {i + 1:,} and {n:,} in its first line"
-            raise BadSource(f"{found}: give every line as many")
+            raise ValueError(f"{len(line):,} cells in row {i + 1:,} and {n:,} in its first line")
     names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(lines.pop(0))] if header else range(n)
     return pd.DataFrame([line[:n] + [""] * (n - len(line)) for line in lines], columns=names, dtype=object)
 
