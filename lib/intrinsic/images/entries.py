@@ -241,9 +241,8 @@ class Entry(pydantic.BaseModel):
 
 
 _DRAFT = """\
-# An image set of your own. Replace what is in capitals, then name this file with --catalogue or in
-# INTRINSIC_CATALOGUE. Pages show none of its pictures unless show_pixels is true, which a licence or a patient may not
-# allow.
+# Replace what is in capitals, then name this file with --catalogue or in INTRINSIC_CATALOGUE. Pages show its pictures
+# only where show_pixels is true, which a licence or a patient may not allow.
 """
 
 

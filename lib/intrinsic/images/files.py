@@ -6,9 +6,9 @@ What a file is, its content says; its suffix only where the content does not.
 import hashlib
 import os
 import warnings
-from collections import Counter
+from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -30,12 +30,13 @@ _DECODERS = {
     "DICOM": (scans.dicom_look, scans.dicom_decoder),
     "NIfTI": (scans.nifti_look, scans.nifti_decoder),
 }
-DECODERS = ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")
+PACKAGES = ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")  # whose versions decide pixels
 _MISSING = "does not exist"
 # What lies beside images without being one, and is not told of
 BESIDE = (".txt", ".csv", ".tsv", ".parquet", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf")
 BESIDE += (".md5", ".sha1", ".sha256", ".sha512")
 BESIDE_NAMES = ("thumbs.db", "desktop.ini", "readme", "license", "licence", "md5sums", "sha1sums", "sha256sums")
+_File = namedtuple("_File", "name path rows frames axes")  # one file and the rows of the table that it serves
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,6 @@ class Reading:
     channels: int | None = None
     pixel_range: Range = "stored"
     levels: Levels | None = None
-
-
-@dataclass
-class _File:
-    """One file and the rows of the table that it serves."""
-
-    name: str
-    path: Path
-    rows: list
-    frames: list
-    axes: list
 
 
 def kind_of(path):
@@ -206,8 +196,8 @@ def read(root, table, reading, *, skip=False, progress=False):
 
     many, large = WORTH_CACHING
     if cache.limit() and (len(files) >= many or sum(f.path.stat().st_size for f in files if f.path.exists()) >= large):
-        decoders = [f"{name} {version(name)}" for name in DECODERS]
-        key = [repr(reading), str(skip), *decoders, *each(_key, "looking up")]
+        versions = [f"{name} {version(name)}" for name in PACKAGES]
+        key = [repr(reading), str(skip), *versions, *each(_key, "looking up")]
         images, lost, unreadable, clear = cache.kept(key, decoded)
     else:
         images, lost, unreadable, clear = decoded()
@@ -308,7 +298,7 @@ def _finished(picture, reading):
     pixels = np.ascontiguousarray(pixels)
     if reading.size is not None:
         pixels = resize(pixels, reading.size)
-    return replace(picture, pixels=pixels)
+    return picture._replace(pixels=pixels)
 
 
 def _filled(files, results, reading, skip):

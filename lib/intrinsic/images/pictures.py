@@ -5,6 +5,7 @@ Pictures are read upright, transparency over black, of an animation the first.
 
 import math
 import re
+from collections import namedtuple
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,10 @@ from intrinsic.images.sets import BadImageFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp")
 SUFFIXES += (".pbm", ".pgm", ".ppm", ".pnm")
+# what a file's header says: (width, height); whether it is stored in color, brought to 8 bits, and undecided how
+Look = namedtuple("Look", "size colour mapped undecided")
+# uint8 (H, W) or (H, W, 3); whether it is stored in color, and transparent in places
+Picture = namedtuple("Picture", "pixels colour clear", defaults=[False])
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
 
 
@@ -66,25 +71,6 @@ class Levels:
             what = "window of its own" if self.kind == "window" else "full range, as it holds floating-point numbers"
             raise Undecided(f"has no {what}, which levels={self.kind!r} needs: give others, e.g. percentile:1,99")
         return full
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a file's header says: width x height, whether it is stored in color, brought to 8 bits, and undecided."""
-
-    size: tuple[int, int]
-    colour: bool
-    mapped: bool
-    undecided: bool
-
-
-@dataclass(frozen=True)
-class Picture:
-    """uint8 (H, W) or (H, W, 3); stored in color; transparent in places."""
-
-    pixels: np.ndarray
-    colour: bool
-    clear: bool = False
 
 
 def eight_bit(values, low, high):

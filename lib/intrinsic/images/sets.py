@@ -104,16 +104,14 @@ class ImageSet:
         if paths is not None and len(paths) != n:
             raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
         classes, group = tuple(map(readable, self.classes)), checked_group(self.group, n)
-        values = {
-            "images": _read_only(images),
-            "labels": _read_only(checked_labels(self.labels, n, classes)),
-            "group": None if group is None else _read_only(group),
-            "classes": classes,
-            "paths": None if paths is None else tuple(map(readable, paths)),
-            "name": readable(self.name),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(
+            images=_read_only(images),
+            labels=_read_only(checked_labels(self.labels, n, classes)),
+            group=None if group is None else _read_only(group),
+            classes=classes,
+            paths=None if paths is None else tuple(map(readable, paths)),
+            name=readable(self.name),
+        )
 
     def __len__(self):
         return len(self.images)
