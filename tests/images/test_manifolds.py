@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from image_files import truth
 from scipy import stats
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
@@ -70,7 +71,8 @@ def test_labels_of_overlapping_clouds_are_balanced_and_tell_nothing_of_position(
 @pytest.mark.parametrize("d", [1, 4])
 @pytest.mark.parametrize(("family", "waves_per_dimension"), zip(FAMILIES, [2, 1], strict=True))
 def test_images_lie_in_the_span_of_few_orthonormal_waves_up_to_rounding(family, waves_per_dimension, d):
-    images, labels, facts = family(300, d, size=24)  # clipping would leave the span
+    images, labels = family(300, d, size=24)  # clipping would leave the span
+    (scale, _), rounding = truth(family, d, 1, 24), 24 / 255
     assert images.shape == (300, 24, 24)
     assert images.dtype == np.uint8
     assert labels.dtype == np.int64
@@ -79,9 +81,9 @@ def test_images_lie_in_the_span_of_few_orthonormal_waves_up_to_rounding(family, 
     np.testing.assert_allclose(waves @ waves.T, np.eye(len(waves)), atol=1e-12)
     deviation = unit(images) - 0.5
     outside = deviation - deviation @ waves.T @ waves
-    assert np.sqrt((outside**2).sum(axis=1)).max() <= facts["rounding_l2"] / 2
-    coordinates = deviation @ waves.T / facts["scale"]
-    slack = facts["rounding_l2"] / facts["scale"]
+    assert np.sqrt((outside**2).sum(axis=1)).max() <= rounding / 2
+    coordinates = deviation @ waves.T / scale
+    slack = rounding / scale
     if waves_per_dimension == 2:
         radii = np.linalg.norm(coordinates.reshape(300, d, 2), axis=2)
         assert abs(radii - 1).max() <= slack
@@ -94,33 +96,32 @@ def test_images_lie_in_the_span_of_few_orthonormal_waves_up_to_rounding(family, 
 @pytest.mark.parametrize("d", [1, 2, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_classes_are_never_nearer_than_the_stated_gap(family, d):
-    images, labels, facts = family(600, d, seed=d)
-    assert facts["d"] == d
-    assert facts["k_f_limit"] == pytest.approx(1 / facts["gap_l2"])
-    assert facts["rounding_l2"] < facts["gap_l2"]
+    images, labels = family(600, d, gap=0.4, seed=d)
+    (_, apart), rounding = truth(family, d, 0.4), 32 / 255
+    assert rounding < apart
     nearest = across(unit(images), labels)
-    assert nearest >= facts["gap_l2"] - facts["rounding_l2"]
+    assert nearest >= apart - rounding
     if d == 1:  # 600 images fill a circle or a line: the gap is attained
-        assert nearest == pytest.approx(facts["gap_l2"], rel=0.05)
+        assert nearest == pytest.approx(apart, rel=0.05)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_gap_decides_the_distance_between_the_classes(family):
     wide, narrow = (family(800, 1, gap=gap, seed=2) for gap in (0.8, 0.2))
     ratio = across(unit(wide[0]), wide[1]) / across(unit(narrow[0]), narrow[1])
-    assert ratio == pytest.approx(wide[2]["gap_l2"] / narrow[2]["gap_l2"], rel=0.15)
+    assert ratio == pytest.approx(truth(family, 1, 0.8)[1] / truth(family, 1, 0.2)[1], rel=0.15)
 
 
 @pytest.mark.parametrize("d", [2, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_dimension_of_an_image_family_is_found_at_a_thousand_images(family, d):
-    images, _, _ = family(1000, d)
+    images, _ = family(1000, d)
     assert maximum_likelihood(unit(images)) == pytest.approx(d, rel=0.15)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_image_families_use_the_whole_range(family):
-    images, _, _ = family(4000, 1)
+    images, _ = family(4000, 1)
     spread = abs(images.astype(float) - 127.5).max()
     assert 126 < spread <= 127.5
 

@@ -272,7 +272,7 @@ def test_too_few_images_and_conflicts_have_no_growth():
     with pytest.raises(BadPoints, match="2 to"):
         growth_exponent(x, y, [1000, 2000])
     assert math.isnan(cross_dimension(x[:8], y[:8]))
-    images, labels, _ = torus_images(80, 2, size=12)
+    images, labels = torus_images(80, 2, size=12)
     images, labels = np.concatenate([images, images[:1]]), np.append(labels, 1 - labels[0])
     for refused in (cross_dimension, growth_exponent):
         with pytest.raises(BadPoints):

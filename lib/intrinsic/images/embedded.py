@@ -122,7 +122,7 @@ def _family(make, classes):
 
     @functools.wraps(make)
     def adapter(path=None, progress=False, **options):
-        images, labels, *group, _ = make(**options)
+        images, labels, *group = make(**options)
         return _found(images, labels, classes, *group)
 
     return adapter
@@ -143,7 +143,7 @@ def striped_digits(
 ) -> Found:
     """Digits at `size` pixels, labelled in stripes along a principal component, whatever they show."""
     images = np.stack([resize(image, size) for image in digits().images])
-    rows, labels, group, _ = interventions.striped_labels(
+    rows, labels, group = interventions.striped_labels(
         images.reshape(len(images), -1) / 255, n, margin, pair_margin, stripes, axis, random_labels, seed
     )
     return _found(images[rows], labels, STRIPES, group, list(digits().table["path"].iloc[rows]))

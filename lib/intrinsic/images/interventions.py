@@ -35,8 +35,8 @@ def striped_images(
     margin         L2 distance that all other images keep between the classes, images in [0, 1]
     pair_margin    of the pairs, at most margin; None: margin
     random_labels  True: images as they are, labels permuted; a control in which the label says nothing
-    Returns uint8 (n, size, size), int64 labels (n,), n/2 a class, int64 groups (n,) (a pair is one group, any other
-    image its own) and facts: d, half_side (s), gap_l2 = pair_margin, k_f = 1 / gap_l2 up to rounding_l2.
+    Returns uint8 (n, size, size), int64 labels (n,), n/2 a class, and int64 groups (n,): a pair is one group, any other
+    image its own.
     """
     pair_margin = _checked(n, margin, pair_margin, stripes)
     if d != int(d) or not 1 <= d <= SPAN or not 0 <= axis < d:
@@ -64,9 +64,7 @@ def striped_images(
     labels, groups = labels[order], groups[order]
     if random_labels:
         labels = rng.permutation(labels)
-    images = manifolds._grey_levels(t[order] @ patterns[:d], size)
-    facts = {"d": d, "half_side": float(half), "gap_l2": float(pair_margin), "k_f": 1 / pair_margin}
-    return images, labels, groups, {**facts, "rounding_l2": size / 255}
+    return manifolds._grey_levels(t[order] @ patterns[:d], size), labels, groups
 
 
 def striped_labels(points, n, margin, pair_margin=None, stripes=2, axis=0, random_labels=False, seed=0):
@@ -78,8 +76,7 @@ def striped_labels(points, n, margin, pair_margin=None, stripes=2, axis=0, rando
     and of the rest the first in one seeded order, until a class has n/2.
 
     margin, pair_margin, random_labels   as in striped_images; K_F is at most 1 / pair_margin
-    Returns rows int64 (n,), labels int64 (n,), groups int64 (n,), facts: gap_l2 (exact), k_f, n_left.
-    Raises ValueError where too few points are left.
+    Returns rows, labels and groups, int64 (n,). Raises ValueError where too few points are left.
     """
     pair_margin = _checked(n, margin, pair_margin, stripes)
     points = np.asarray(points, dtype=np.float64)
@@ -115,9 +112,7 @@ def striped_labels(points, n, margin, pair_margin=None, stripes=2, axis=0, rando
     shuffled = rng.permutation(n)
     if random_labels:
         labels = rng.permutation(labels)
-    gap = float(distance[first, second].min())
-    facts = {"gap_l2": gap, "k_f": 1 / gap, "n_left": int(sum(k.sum() for k in kept)) + 2 * PAIRS}
-    return chosen[shuffled], labels[shuffled], groups[shuffled], facts
+    return chosen[shuffled], labels[shuffled], groups[shuffled]
 
 
 def _checked(n, margin, pair_margin, stripes):

@@ -1,7 +1,7 @@
 """Point clouds and image families of known dimension and known label gap, each decided by its seed."""
 
 from itertools import product
-from math import inf, pi, sin, sqrt
+from math import inf, pi, sqrt
 
 import numpy as np
 
@@ -48,10 +48,9 @@ def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0
 
     A_i, B_i are orthonormal low-frequency cosine patterns and s is the largest radius at which no image can leave
     [0, 1]. The label is the half circle of t_1. Two arcs of gap/2 radians, around 0 and pi, are left out: the classes
-    are a chord 2 s sin(gap/4) apart.
+    are a chord 2 s sin(gap/4) apart, which rounding to 8 bits changes by at most size / 255.
 
-    Returns uint8 (n, size, size), n/2 a class, int64 labels (n,) and facts: d, scale (s), gap_l2 and k_f_limit =
-    1 / gap_l2 of images in [0, 1] before rounding to 8 bits; rounding_l2, the most that rounding changes a distance by.
+    Returns uint8 (n, size, size), n/2 a class, and int64 labels (n,).
     """
     patterns = _patterns(n, d, 2 * d, size)
     if not 0 < gap < 2 * pi:
@@ -62,8 +61,7 @@ def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0
     t[:, 0] = labels * pi + gap / 4 + (pi - gap / 2) * t[:, 0] / (2 * pi)
     a, b = patterns[0::2], patterns[1::2]
     scale = 0.5 / np.sqrt(a**2 + b**2).sum(axis=0).max()
-    images = _grey_levels(scale * (np.cos(t) @ a + np.sin(t) @ b), size)
-    return images, labels, _facts(d, scale, 2 * scale * sin(gap / 4), size)
+    return _grey_levels(scale * (np.cos(t) @ a + np.sin(t) @ b), size), labels
 
 
 def slab_images(n: int, d: int, size: int = 32, gap: float = 0.3, seed: int = 0):
@@ -82,8 +80,7 @@ def slab_images(n: int, d: int, size: int = 32, gap: float = 0.3, seed: int = 0)
     u = 2 * rng.random((n, d)) - 1
     u[:, 0] = (2 * labels - 1) * (gap / 2 + (1 - gap / 2) * (u[:, 0] + 1) / 2)
     scale = 0.5 / np.abs(patterns).sum(axis=0).max()
-    images = _grey_levels(scale * u @ patterns, size)
-    return images, labels, _facts(d, scale, scale * gap, size)
+    return _grey_levels(scale * u @ patterns, size), labels
 
 
 def _patterns(n, d, count, size):
@@ -103,11 +100,6 @@ def _patterns(n, d, count, size):
 def _grey_levels(deviation, size):
     """uint8 (n, size, size) from deviations from mid-grey, within [-1/2, 1/2] by construction."""
     return np.clip(np.rint(255 * (0.5 + deviation)), 0, 255).astype(np.uint8).reshape(-1, size, size)
-
-
-def _facts(d, scale, gap_l2, size):
-    gap = {"gap_l2": float(gap_l2), "k_f_limit": float(1 / gap_l2)}
-    return {"d": d, "scale": float(scale), **gap, "rounding_l2": size / 255}
 
 
 def _check(n, d):
