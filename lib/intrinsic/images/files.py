@@ -238,7 +238,8 @@ def _refuse_mixed(root, files, looks, reading):
     plain = next((file for file, look in seen if not look.colour), None)
     if plain is not None and reading.channels is None:
         coloured = [file for file, look in seen if look.colour]
-        true = next((file for file in coloured[:50] if _is_coloured(file, reading)), None)
+        shown = ((file, one) for file in coloured[:50] for one in _decode(file, reading))
+        true = next((file for file, one in shown if isinstance(one, Picture) and one.pixels.ndim == 3), None)
         if true is not None:
             problems.append(f"{len(coloured):,} of {n:,} files are in color: {plain.name} is grey and {true.name} not")
             flags.append("--channels 1")
@@ -257,10 +258,6 @@ def _look(file, reading):
         return _DECODERS[kind_of(file.path) or "picture"][0](file.path, reading.levels, file.axes[0])
     except Exception:  # readers raise nearly every type on damaged files
         return None
-
-
-def _is_coloured(file, reading):
-    return any(isinstance(found, Picture) and found.pixels.ndim == 3 for found in _decode(file, reading))
 
 
 def _decode(file, reading):

@@ -96,12 +96,6 @@ def refuse_nonfinite(values):
         raise BadImageFile(f"holds {n:,} values that are not finite numbers (NaN or infinite), which are no grey level")
 
 
-def refuse_bombs(width, height):
-    """Raises BadImageFile for more pixels than are safe to load."""
-    if width * height > Image.MAX_IMAGE_PIXELS:
-        raise BadImageFile(f"has {width:,} x {height:,} pixels, more than is safe to load ({Image.MAX_IMAGE_PIXELS:,})")
-
-
 def checked_frame(frame, n, what):
     """The number of a frame that is there. Raises BadImageFile."""
     if frame is None and n > 1:

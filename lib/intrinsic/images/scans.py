@@ -12,20 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from intrinsic.images.pictures import (
-    Levels,
-    Look,
-    Picture,
-    checked_frame,
-    eight_bit,
-    refuse_bombs,
-    refuse_nonfinite,
-    undecided,
-)
+from intrinsic.images.pictures import Levels, Look, Picture, checked_frame, eight_bit, refuse_nonfinite, undecided
 from intrinsic.images.rules import text_of
 from intrinsic.images.sets import BadImageFile, reason
 
-MAX_VOXELS = 2**29  # of one volume: 512 x 512 x 2,048
+MAX_VOXELS = 2**29  # held at once: 512 x 512 x 2,048
 RESCALE = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
 WINDOW = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 
@@ -70,13 +61,13 @@ def dicom_decoder(path, frames, levels):
     dataset = pydicom.dcmread(path, force=True)
     if "Rows" not in dataset or "Columns" not in dataset:
         raise BadImageFile("is no DICOM image: it has no pixels")
-    refuse_bombs(dataset.Columns, dataset.Rows)
     n = int(dataset.get("NumberOfFrames") or 1)
     if "TransferSyntaxUID" not in dataset.file_meta and dataset.original_encoding == (True, True):
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     whole = levels is not None and levels.kind == "percentile"
-    if whole and n * dataset.Rows * dataset.Columns > MAX_VOXELS:
-        raise BadImageFile(f"holds {n:,} frames, more pixels than is safe to load at once ({MAX_VOXELS:,})")
+    if (n if whole else 1) * dataset.Rows * dataset.Columns > MAX_VOXELS:
+        size = f"{dataset.Columns:,} x {dataset.Rows:,} pixels"
+        raise BadImageFile(f"holds {n:,} frames of {size}, more than is safe to load at once ({MAX_VOXELS:,})")
     wanted = list(range(n)) if whole else sorted({frame or 0 for frame in frames} & set(range(n)) or {0})
     stored = {i: np.array(a) for i, a in zip(wanted, iter_pixels(dataset, indices=wanted), strict=True)}
     shown = (_in_colour if _is_coloured(dataset) else _in_grey)(dataset, stored, levels)
@@ -258,7 +249,6 @@ def nifti_decoder(path, frames, levels):
     def get(frame, axis):
         i = checked_frame(frame, values.shape[axis], "slices")
         slice_ = np.moveaxis(values, axis, 0)[i].T[::-1]
-        refuse_bombs(slice_.shape[1], slice_.shape[0])
         return Picture(eight_bit(slice_, low, high), False)
 
     return get
