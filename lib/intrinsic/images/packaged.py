@@ -1,7 +1,6 @@
 """Image sets of torchvision and MedMNIST, downloaded by those packages when first read."""
 
 import os
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,8 @@ from intrinsic.images.files import Found
 from intrinsic.images.sets import BadSource, reason
 
 OFFLINE = "INTRINSIC_OFFLINE"  # 1: nothing is downloaded
+Sets = Literal["MNIST", "FashionMNIST", "CIFAR10", "SVHN"]  # of torchvision
+Sides, Parts = Literal[28, 64, 128, 224], Literal["train", "val", "test", "all"]  # of MedMNIST
 
 
 def _fetched(make, place, parts):
@@ -29,13 +30,7 @@ def _fetched(make, place, parts):
         raise BadSource(f"the image set in {place} {why}") from None
 
 
-def torchvision(
-    path: Path,
-    progress: bool = False,
-    *,
-    dataset: Literal["MNIST", "FashionMNIST", "CIFAR10", "SVHN"],
-    part: Literal["train", "test", "both"] = "train",
-) -> Found:
+def torchvision(path, progress=False, *, dataset: Sets, part: Literal["train", "test", "both"] = "train") -> Found:
     """A set of torchvision.datasets below `path`, laid out as torchvision does; images are called PART/NUMBER.
 
     part   the official training set, test set, or one after the other
@@ -57,14 +52,7 @@ def torchvision(
     return Found(rows, classes=classes, images=pixels)
 
 
-def medmnist(
-    path: Path,
-    progress: bool = False,
-    *,
-    dataset: str,
-    size: Literal[28, 64, 128, 224] = 28,
-    part: Literal["train", "val", "test", "all"] = "all",
-) -> Found:
+def medmnist(path, progress=False, *, dataset: str, size: Sides = 28, part: Parts = "all") -> Found:
     """A set of MedMNIST, from its .npz file in the folder `path`; images are called PART/NUMBER.
 
     dataset   pathmnist, chestmnist, ...;  part   of its own split, or all of it, one after the other
