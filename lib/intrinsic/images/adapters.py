@@ -8,7 +8,6 @@ import math
 import os
 import re
 import warnings
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,7 @@ import pandas as pd
 from intrinsic.images.files import Found, in_threads, kind_of, listed, rows_of, tell_left_out, walk
 from intrinsic.images.rules import text_of
 from intrinsic.images.scans import attribute, header, slices, volume
-from intrinsic.images.sets import BadImageFile, BadImages, BadSource, checked_group, checked_labels, reason
+from intrinsic.images.sets import BadImages, BadSource, checked_group, checked_labels, reason
 from intrinsic.images.tables import SUFFIXES as TABLES
 from intrinsic.images.tables import Join, filled, joined, table
 
@@ -207,8 +206,9 @@ def _mask_pixels(file, mask, axis):
         raise BadSource(f"the mask {mask} of {file} does not exist: put it there, or correct mask_template")
     try:
         values = volume(mask)[0]
-    except BadImageFile as error:
-        raise BadSource(f"the mask {mask} of {file} {error}: replace it, or leave the volume out") from None
+    except Exception as error:  # nibabel raises nearly every type on damaged files
+        found = f"the mask {mask} of {file} cannot be read as a NIfTI volume ({reason(error)})"
+        raise BadSource(f"{found}: replace it, or leave the volume out") from None
     shape = slices(file)
     if shape is not None and values.shape != shape:
         own, its = (" x ".join(map(str, one)) for one in (values.shape, shape))
@@ -221,13 +221,11 @@ ARCHIVED = ("images", "labels", "class_names", "group", "paths", "source", "lice
 
 def npz(path: Path, progress: bool = False) -> Found:
     """A .npz archive: images, labels, and optionally class_names, group and paths. Never unpickled."""
-    if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
-        raise BadSource(f"{path} is neither a folder of class folders nor an intact .npz file: give one of them")
     try:
         with np.load(path, allow_pickle=False) as archive:
             content = {key: archive[key] for key in ARCHIVED if key in archive}
             others = [key for key in archive.files if key not in ARCHIVED]
-    except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
+    except Exception as error:  # numpy, zipfile and zlib raise many types on what is no archive
         raise BadSource(f"{path} cannot be read as .npz of plain arrays ({reason(error)}): save it anew") from None
     missing = [key for key in ("images", "labels") if key not in content]
     if missing:

@@ -1,8 +1,7 @@
 """Labelled images of which one property is set and the others are held: sets for controlled experiments.
 
-The label alternates along one direction in `stripes` stripes. The classes are held `margin` apart, and PAIRS of
-images face each other across a boundary at `pair_margin`, so that K_F = 1 / pair_margin whatever changes. At one
-seed sets share what the change leaves alone.
+The label alternates along one direction in stripes. PAIRS of images face each other across a boundary, and set K_F
+whatever else changes. At one seed sets share what the change leaves alone.
 """
 
 import numpy as np

@@ -14,7 +14,7 @@ import numpy as np
 
 from intrinsic.images.pictures import Levels, Look, Picture, checked_frame, eight_bit, refuse_nonfinite, undecided
 from intrinsic.images.rules import text_of
-from intrinsic.images.sets import BadImageFile, reason
+from intrinsic.images.sets import BadImageFile
 
 MAX_VOXELS = 2**29  # held at once: 512 x 512 x 2,048
 RESCALE = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
@@ -205,26 +205,18 @@ def nifti_look(path, levels, axis=2):
 
 
 def volume(path):
-    """(values (x, y, z) in canonical order, full range of the stored integers, plain bytes) of a NIfTI file.
-
-    Raises BadImageFile, without the path.
-    """
+    """(values (x, y, z) in canonical order, full range of the stored integers, plain bytes) of a NIfTI file."""
     import nibabel
 
-    try:
-        image = nibabel.load(path)
-        shape, stored = _three(image.shape), image.get_data_dtype()
-        if math.prod(shape) > MAX_VOXELS:
-            raise BadImageFile(f"holds {math.prod(shape):,} voxels, more than is safe to load ({MAX_VOXELS:,})")
-        if stored.kind not in "iuf":
-            raise BadImageFile(f"holds voxels of type {stored}, which are not grey levels")
-        slope, inter = image.dataobj.slope, image.dataobj.inter
-        values = np.asarray(image.dataobj).reshape(shape)
-        values = nibabel.apply_orientation(values, nibabel.io_orientation(image.affine))
-    except BadImageFile:
-        raise
-    except Exception as error:  # nibabel raises nearly every type on damaged files
-        raise BadImageFile(f"cannot be read as a NIfTI volume ({reason(error)})") from None
+    image = nibabel.load(path)
+    shape, stored = _three(image.shape), image.get_data_dtype()
+    if math.prod(shape) > MAX_VOXELS:
+        raise BadImageFile(f"holds {math.prod(shape):,} voxels, more than is safe to load ({MAX_VOXELS:,})")
+    if stored.kind not in "iuf":
+        raise BadImageFile(f"holds voxels of type {stored}, which are not grey levels")
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    values = np.asarray(image.dataobj).reshape(shape)
+    values = nibabel.apply_orientation(values, nibabel.io_orientation(image.affine))
     full = None
     if stored.kind in "iu":
         limits = np.iinfo(stored)
