@@ -65,10 +65,9 @@ def _of_class_folders(path, nested):
         images = {file: kind for file, kind in inside.items() if kind}
         deep = next((file for file in images if file.parent != one), None)
         if deep is not None and not nested:
-            raise BadSource(
-                f"class folder {one} holds pictures one level deeper, in {deep.relative_to(one).parts[0]!r}: read them "
-                "with --nested (`nested: true`; where that folder is the patient, --group-pattern '^[^/]+/([^/]+)/')"
-            )
+            found = f"class folder {one} holds pictures one level deeper, in {deep.relative_to(one).parts[0]!r}"
+            how = "--nested (`nested: true`; where that folder is the patient, --group-pattern '^[^/]+/([^/]+)/')"
+            raise BadSource(f"{found}: read them with {how}")
         if not images:
             other = f", only files of other kinds, e.g. {next(iter(inside)).name!r}" if inside else ""
             raise BadSource(f"class folder {one} holds no picture{other}: remove it or fill it")

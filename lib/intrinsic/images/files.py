@@ -142,11 +142,9 @@ def tell_left_out(path, files, read, instead):
     if told:
         counts = Counter(told.values()).most_common()
         shown = ", ".join(f"{kind} {n:,}" for kind, n in counts[:4]) + (", ..." if len(counts) > 4 else "")
-        warnings.warn(
-            f"not all of {path} is read: {len(told):,} files are left out ({shown}), e.g. "
-            f"{next(iter(told)).relative_to(path).as_posix()!r}; {instead}",
-            stacklevel=6,
-        )
+        found = f"not all of {path} is read: {len(told):,} files are left out ({shown})"
+        first = next(iter(told)).relative_to(path).as_posix()
+        warnings.warn(f"{found}, e.g. {first!r}; {instead}", stacklevel=6)
 
 
 def rows_of(path, files, several, **columns):
@@ -225,12 +223,10 @@ def _refuse_mixed(root, files, looks, reading):
     n, problems, flags, kind = len(files), [], [], BadSource
     sizes = Counter(look.size for _, look in seen)
     if len(sizes) > 1 and reading.size is None:
-        usual = sizes.most_common(1)[0][0]
+        usual, most = sizes.most_common(1)[0]
         file, look = next((file, look) for file, look in seen if look.size != usual)
-        problems.append(
-            f"{len(seen) - sizes[usual]:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most, e.g. "
-            f"{file.name}, {look.size[0]} x {look.size[1]}"
-        )
+        found = f"{len(seen) - most:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most"
+        problems.append(f"{found}, e.g. {file.name}, {look.size[0]} x {look.size[1]}")
         flags.append("--size 64")
     mapped = {look.mapped: file for file, look in seen}
     if len(mapped) > 1:

@@ -100,9 +100,8 @@ def striped_labels(points, n, margin, pair_margin=None, stripes=2, axis=0, rando
         inside[sides[side][kept[side]]] = True
         others = order[inside[order]][: n // 2 - PAIRS]
         if len(others) < n // 2 - PAIRS:
-            raise ValueError(
-                f"margin={margin} leaves {inside.sum()} points of label {side}, too few for n={n}; take a smaller one"
-            )
+            found = f"margin={margin} leaves {inside.sum()} points of label {side}"
+            raise ValueError(f"{found}, too few for n={n}; take a smaller one")
         rows.append(np.concatenate([sides[side][paired], others]))
     chosen = np.concatenate(rows)
     one = np.arange(n // 2)

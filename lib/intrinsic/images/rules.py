@@ -220,11 +220,9 @@ def _warn_alike(what, values, code=None):
             alike.append((first, value))
     if alike:
         (a, b), n = alike[0], values.count
-        warnings.warn(
-            f"{len(alike):,} names of a {what} differ from another in capitals or leading zeros only, e.g. {a!r} "
-            f"({n(a):,} images) from {b!r} ({n(b):,}), and count as two: write them in one way if they mean the same",
-            stacklevel=6,
-        )
+        found = f"{len(alike):,} names of a {what} differ from another in capitals or leading zeros only"
+        example = f"{a!r} ({n(a):,} images) from {b!r} ({n(b):,})"
+        warnings.warn(f"{found}, e.g. {example}: write them in one way if they mean the same", stacklevel=6)
 
 
 def _natural(text):
