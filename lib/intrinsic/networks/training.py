@@ -229,14 +229,12 @@ def train(
 
 def _check_settings(until, epochs, min_steps, batch_size, warmup_steps, precision, n) -> None:
     if until not in ("fit", "epochs") or precision not in PRECISIONS:
-        found = f"until {until!r} and precision {precision!r}"
-        raise BadTraining(f"{found} are not offered; give 'fit' or 'epochs', and 'auto', 'float32' or 'bfloat16'")
+        found = f"until {until!r} or precision {precision!r} is unknown"
+        raise BadTraining(f"{found}; give 'fit' or 'epochs', and 'auto', 'float32' or 'bfloat16'")
     if epochs < 1 or min_steps < 0 or warmup_steps < 0:
-        found = f"epochs {epochs}, min_steps {min_steps}, warmup_steps {warmup_steps}"
-        raise BadTraining(f"{found} make no run; give at least 1, 0 and 0")
+        raise BadTraining(f"{epochs} epochs, {min_steps} steps, {warmup_steps} to warm up: give at least 1, 0 and 0")
     if n < 2 or batch_size < 2:
-        found = f"{n} images in batches of {batch_size}"
-        raise BadTraining(f"{found}: batch normalization takes no single image; give at least 2 of each")
+        raise BadTraining(f"{n} images in batches of {batch_size}: batch normalization needs 2; give at least 2 each")
 
 
 def native_precision(device: str | torch.device | None = None) -> str:
