@@ -1,4 +1,4 @@
-"""Makes pictures, DICOM and NIfTI files of which every pixel is known."""
+"""Makes pictures, DICOM and NIfTI files of which every pixel is known; what is known of images made by a formula."""
 
 import nibabel
 import numpy as np
@@ -6,6 +6,8 @@ import pydicom
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from intrinsic.images import manifolds
 
 
 def flat(value, shape=(4, 3)):
@@ -65,3 +67,13 @@ def dicom(path, values, *, bits=None, **tags):
     content = values.tobytes()
     data.PixelData = content + b"\0" * (len(content) % 2)
     data.save_as(path, enforce_file_format=True)
+
+
+def truth(family, d, gap, size=32):
+    """(scale, distance between the classes) from the definition."""
+    if family is manifolds.torus_images:
+        waves = manifolds._patterns(2, d, 2 * d, size)
+        scale = 0.5 / np.sqrt(waves[0::2] ** 2 + waves[1::2] ** 2).sum(axis=0).max()
+        return scale, 2 * scale * np.sin(gap / 4)
+    scale = 0.5 / abs(manifolds._patterns(2, d, d, size)).sum(axis=0).max()
+    return scale, scale * gap

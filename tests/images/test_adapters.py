@@ -182,14 +182,14 @@ def test_a_second_table_is_joined_row_by_row(chest):
     with pytest.raises(BadSource, match=r"patients\.csv has '007' more than once"):
         load(entry)
     (chest / "patients.csv").write_text("id,sex\n007,F\n")
-    with pytest.raises(BadSource, match=r"patients\.csv has no column 'patient' \(its columns are id, sex\)"):
+    with pytest.raises(BadSource, match=r"patients\.csv needs one column 'patient', and 0 are among id, sex"):
         load(entry)
 
 
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("file,label\na,1\n", {}, r"t\.csv has no column 'path' \(its columns are file, label\).*--path-column"),
+        ("file,label\na,1\n", {}, r"t\.csv needs one column 'path', and 0 are among file, label.*--path-column"),
         ("paths,label\na,1\n", {}, "did you mean 'paths'"),
         ("path,label\n,1\n", {}, "names no file in row 1"),
         ("path,label\n", {}, "names no image"),
@@ -197,13 +197,13 @@ def test_a_second_table_is_joined_row_by_row(chest):
         ("path,label\na,1\nb,2,3,4\n", {}, r"t\.csv .*4 cells in row 3 and 2"),
         ("path,label\na,1,\nb,2,x\n", {}, r"t\.csv .*3 cells in row 3 and 2"),
         ("path,label\n0,a,1\n1,b,2\n", {}, r"t\.csv .*3 cells in row 2 and 2"),
-        ("path,path,label\na,b,1\n", {}, r"t\.csv has 2 columns 'path', so it is open"),
+        ("path,path,label\na,b,1\n", {}, r"t\.csv needs one column 'path', and 2"),
         ("path,label,label\na,1,2\n", {}, "column 'label', and 2 "),
-        ("path,i,i\na,1,2\n", {"frame_column": "i"}, r"t\.csv has 2 columns 'i'"),
-        ("path,i,i\na,1,2\n", {"join": {"table": "t.csv", "column": "i"}}, r"t\.csv has 2 columns 'i'"),
+        ("path,i,i\na,1,2\n", {"frame_column": "i"}, r"t\.csv needs one column 'i', and 2"),
+        ("path,i,i\na,1,2\n", {"join": {"table": "t.csv", "column": "i"}}, r"t\.csv needs one column 'i', and 2"),
         (b"path,label\n\xff\xfe,1\n", {}, "cannot be read as a table.*UTF-8"),
         ("a,1\n", {"columns": ["path"]}, "has 2 columns, and 1 names"),
-        ("path,label\na,1\n", {"frame_column": "z"}, "no column 'z'"),
+        ("path,label\na,1\n", {"frame_column": "z"}, "one column 'z'"),
         ("path,label\na,1\n", {"join": {"table": "no.csv", "column": "path"}}, r"no\.csv does not exist"),
         ("path,label\na,1\n", {"join": {"table": "no.xlsx", "column": "path"}}, "no table of a known kind"),
     ],
@@ -428,7 +428,7 @@ def test_images_that_a_joined_table_does_not_hold_are_refused_or_left_out_with_a
     assert levels(images) == [0, 1, 2, 3]
     with pytest.raises(BadSource, match=r"no image .* has a SeriesDescription .* in its column 'patient'"):
         load(of_path(scans, adapter="dicom", options={"join": joined | {"column": "SeriesDescription"}}))
-    with pytest.raises(BadSource, match=r"labels\.csv has no column 'PatientID' \(.* patient, label\).*--join-on"):
+    with pytest.raises(BadSource, match=r"labels\.csv needs one column 'PatientID', and 0 are .*--join-on"):
         load(of_path(scans, adapter="dicom", options={"join": {"table": "labels.csv", "column": "PatientID"}}))
 
 

@@ -37,8 +37,7 @@ def test_an_image_set_of_ones_own_is_an_entry_in_a_catalogue(tmp_path):
     (tmp_path / "sets.yaml").write_text(ENTRY % (tmp_path / "tiny.npz"))
     read = sets.load(sets.catalogue(tmp_path / "sets.yaml")["tiny"], size=4)
     assert read.counts() == {"low": 20, "high": 10}
-    assert (read.name, read.domain, read.about, read.show_pixels) == ("tiny", "medical", "what it is", False)
-    assert (read.beware, read.source, read.licence, read.size) == ("what it is not", "me", "CC0", (4, 4))
+    assert (read.name, read.domain, read.show_pixels, read.size) == ("tiny", "medical", False, (4, 4))
     (tmp_path / "sets.yaml").write_text(ENTRY % "nowhere.npz")
     with pytest.raises(sets.BadSource, match="does not exist"):
         sets.load(sets.catalogue(tmp_path / "sets.yaml")["tiny"])

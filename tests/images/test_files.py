@@ -20,8 +20,8 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
 from intrinsic.images import ImageSet, files, match, pictures, scans
 from intrinsic.images.files import Reading, read
-from intrinsic.images.pictures import BadLevels, Levels, Undecided
-from intrinsic.images.sets import BadImageFile, MixedFiles, MixedSizes
+from intrinsic.images.pictures import Levels, Undecided
+from intrinsic.images.sets import BadImageFile, BadSource
 
 
 def read_all(root, *names, frames=None, axes=None, levels=None, **options):
@@ -32,7 +32,7 @@ def read_all(root, *names, frames=None, axes=None, levels=None, **options):
     if axes is not None:
         table["axis"] = axes
     keys = {key: options.pop(key) for key in ("size", "channels", "pixel_range") if key in options}
-    return read(Path(root), table, Reading(levels=levels, **keys), **options)
+    return read(Path(root), table, Reading(levels=Levels.of(levels), **keys), **options)
 
 
 def mapped(values, low, high):
@@ -85,8 +85,8 @@ def test_levels_are_read_from_their_text():
      "percentile:-1,50", "percentile:1,101", "percentile:50,50", "full:0,1", "window,1"],
 )  # fmt: skip
 def test_levels_that_say_nothing_definite_are_refused_in_one_sentence(text):
-    with pytest.raises(BadLevels, match="range:LOW,HIGH") as raised:
-        Reading(levels=text)
+    with pytest.raises(ValueError, match="range:LOW,HIGH") as raised:
+        Levels.of(text)
     assert "\n" not in str(raised.value)
 
 
@@ -211,7 +211,7 @@ def test_grey_files_beside_colour_are_refused_unless_channels_are_chosen(tmp_pat
     Image.fromarray(GREY).save(tmp_path / "grey.png")
     Image.fromarray(RGB).save(tmp_path / "colour.png")
     Image.fromarray(np.repeat(GREY[..., None], 3, axis=2)).save(tmp_path / "looks_grey.png")
-    with pytest.raises(MixedFiles, match=r"grey\.png .*colour\.png"):
+    with pytest.raises(BadSource, match=r"grey\.png .*colour\.png"):
         read_all(tmp_path, "looks_grey.png", "grey.png", "colour.png")
     assert read_all(tmp_path, "grey.png", "looks_grey.png")[0].shape == (2, 6, 5)
     both = read_all(tmp_path, "looks_grey.png", "colour.png")[0]
@@ -295,7 +295,7 @@ def test_a_dicom_file_without_window_is_as_stored_in_eight_bits_and_refused_in_m
     assert np.array_equal(read_all(tmp_path, "12.dcm", levels="full")[0][0], mapped(twelve.astype(int), 0, 4095))
     Image.fromarray(GREY).save(tmp_path / "x.png")
     assert len(read_all(tmp_path, "8.dcm", "x.png")[0]) == 2  # both as stored
-    with pytest.raises(MixedFiles, match=r"x\.png.*12\.dcm"):
+    with pytest.raises(BadSource, match=r"x\.png.*12\.dcm"):
         read_all(tmp_path, "12.dcm", "x.png", levels="full")
 
 
@@ -490,25 +490,29 @@ def many(root, n=60):
     return names
 
 
-def test_the_result_does_not_depend_on_threads(tmp_path):
+def test_the_result_does_not_depend_on_threads(tmp_path, monkeypatch):
     names = many(tmp_path)
     stack = NOISE.integers(0, 255, (4, 6, 5)).astype(np.uint8)
     nifti(tmp_path / "v.nii", stack)
     rows = [*names, "v.nii", "3.png", "v.nii"]
     frames = [None] * 60 + [1, None, 0]
-    runs = [read_all(tmp_path, *rows, frames=frames, threads=t, channels=3, size=7) for t in (1, 2, 7)]
+    runs = []
+    for cores in (1, 2, 7):
+        monkeypatch.setattr(files.os, "cpu_count", lambda n=cores: n)
+        runs.append(read_all(tmp_path, *rows, frames=frames, channels=3, size=7))
     for images, good, _ in runs:
         assert good.all()
         assert np.array_equal(images, runs[0][0])
     assert np.array_equal(runs[0][0][61], runs[0][0][3])
 
 
-def test_pixels_are_held_once_while_files_are_read(tmp_path):
+def test_pixels_are_held_once_while_files_are_read(tmp_path, monkeypatch):
     names = [f"{i}.png" for i in range(96)]
     for i, name in enumerate(names):
         Image.fromarray(np.full((512, 512), i, np.uint8)).save(tmp_path / name)
+    monkeypatch.setattr(files.os, "cpu_count", lambda: 1)
     tracemalloc.start()
-    images = read_all(tmp_path, *names, threads=1)[0]
+    images = read_all(tmp_path, *names)[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert images.nbytes == 96 * 512**2
@@ -516,8 +520,9 @@ def test_pixels_are_held_once_while_files_are_read(tmp_path):
     assert (images == np.arange(96)[:, None, None]).all()
 
 
-@pytest.mark.parametrize("threads", [1, 5])
-def test_the_first_bad_file_in_order_is_named_with_their_number(tmp_path, threads):
+@pytest.mark.parametrize("cores", [1, 5])
+def test_the_first_bad_file_in_order_is_named_with_their_number(tmp_path, monkeypatch, cores):
+    monkeypatch.setattr(files.os, "cpu_count", lambda: cores)
     names = many(tmp_path)
     (tmp_path / "41.png").write_bytes(b"")
     (tmp_path / "17.png").write_bytes((tmp_path / "16.png").read_bytes()[:90])
@@ -525,9 +530,9 @@ def test_the_first_bad_file_in_order_is_named_with_their_number(tmp_path, thread
     with pytest.raises(
         BadImageFile, match=r"17\.png cannot be read as a picture.*; 3 of 60 files.*skip-unreadable"
     ) as e:
-        read_all(tmp_path, *names, threads=threads)
+        read_all(tmp_path, *names)
     assert "\n" not in str(e.value)
-    images, good, unreadable = read_all(tmp_path, *names, threads=threads, skip=True)
+    images, good, unreadable = read_all(tmp_path, *names, skip=True)
     assert np.flatnonzero(~good).tolist() == [17, 41, 50]
     assert [name for name, _ in unreadable] == ["17.png", "41.png", "50.png"]
     assert unreadable[2] == ("50.png", "does not exist")
@@ -575,9 +580,9 @@ def test_sizes_colors_and_depths_that_do_not_fit_are_told_at_once_and_before_pix
         read_all(tmp_path, *(f"{name}.png" for name in "abcde"))
     assert "\n" not in str(raised.value)
     assert set(decoded) == {"c.png", "d.png"}  # one for each question that a header leaves open
-    with pytest.raises(MixedSizes, match=r"1 of 3.*--size 64,"):
+    with pytest.raises(BadSource, match=r"1 of 3.*--size 64,"):
         read_all(tmp_path, "a.png", "b.png", "c.png", channels=1)
-    with pytest.raises(MixedFiles, match=r"a\.png.*d\.png"):
+    with pytest.raises(BadSource, match=r"a\.png.*d\.png"):
         read_all(tmp_path, "a.png", "d.png", levels="full")
     assert read_all(tmp_path, "a.png", "b.png", "c.png", channels=1, size=3)[0].shape == (3, 3, 3)
 

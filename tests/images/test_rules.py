@@ -55,10 +55,8 @@ def test_a_pair_leaves_all_other_values_out():
 
 def test_grades_are_ordered_or_cut_in_two():
     rule = LabelRule(column="grade", grades=[-1, 0, 1, 2], missing="drop")
-    assert rule.ordered
     assert rule.apply(TABLE, None)[0].tolist() == [1, 2, 0, 3]
     cut = LabelRule(column="grade", grades=[-1, 0, 1, 2], positive_from=1, missing="drop")
-    assert not cut.ordered
     assert cut.apply(TABLE, None)[:2][1] == ("-1 to 0", "1 to 2")
     assert cut.apply(TABLE, None)[0].tolist() == [0, 1, 0, 1]
 

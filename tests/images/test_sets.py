@@ -32,7 +32,7 @@ def same_labels(images):
         ({"images": np.zeros((40, 3, 6, 5), np.uint8)}, "axes"),
         ({"images": np.zeros((40, 6, 5, 4), np.uint8)}, "alpha"),
         ({"images": np.zeros((0, 6, 5), np.uint8)}, "0, 6, 5"),
-        ({"labels": np.zeros(39, int)}, r"shape \(40,\)"),
+        ({"labels": np.zeros(39, int)}, "give 40"),
         ({"labels": np.zeros(40)}, "float64"),
         ({"labels": np.full(40, 2)}, "2 to 2"),
         ({"labels": np.arange(40) % 2 - 1}, "from -1"),
@@ -186,23 +186,8 @@ def test_each_image_is_stretched_to_its_own_maximum_once():
     assert made.images.tolist() == [[[0, 128, 255]], [[0, 0, 0]], [[255, 1, 2]]]  # 127.5 is rounded up
     assert made.pixel_range == "image"
     assert sets.match(made, pixel_range="image") is made
-    with pytest.raises(sets.Unmatched, match="cannot be had back"):
+    with pytest.raises(ValueError, match="cannot be had back"):
         sets.match(made, pixel_range="stored")
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"size": 4}, "x has pixels 5 x 6 and y 4 x 4"),
-        ({"channels": 3}, "x has channels 1 and y 3"),
-        ({"pixel_range": "image"}, "x has range stored and y image"),
-    ],
-)
-def test_sets_that_are_not_matched_are_refused_with_the_reason(change, message):
-    one, other = make(name="x"), make(seed=1, name="y")
-    sets.check_matched([one, other], per_class=20)
-    with pytest.raises(sets.Unmatched, match=message):
-        sets.check_matched([one, sets.match(other, **change)])
 
 
 @pytest.mark.parametrize("wrong", [{"size": 0}, {"size": 2.5}, {"size": "8"}, {"channels": 2}])
@@ -323,23 +308,22 @@ def test_a_split_with_a_shared_image_group_or_copy_is_a_leak():
     copy[33] = copy[4]
     with pytest.raises(sets.Leak, match="4 and 33"):
         sets.check_split(replace(images, images=copy), good)
-    for rows in ([], [1, 1], [40], [-1]):
-        with pytest.raises(sets.Leak, match="training set"):
-            sets.check_split(images, replace(good, train=np.array(rows, dtype=int)))
 
 
-def test_sizes_that_cannot_be_reached_are_named_with_the_reason():
-    images = make(400)
-    assert sets.reachable(images, 300, 0) == ""
-    assert "to 300" in sets.reachable(images, 302, 0)
-    with pytest.raises(sets.TooFewImages, match="151 a class, and class 'a' has 150 of its 200"):
-        sets.split(images, 302, 0)
-    assert "for 2 to" in sets.reachable(images, 1, 0)
-    assert "1 groups" in sets.reachable(make(40, groups=np.arange(40) % 2), 4, 0)
-    shared = make(6, classes=3, groups=[0, 1, 2, 1, 2, 0])  # each group has two of three classes
-    assert all("groups" in sets.reachable(shared, 3, seed) for seed in range(9))
-    uneven = ImageSet(images.images, (np.arange(400) < 12).astype(int), ("many", "few"))
-    assert "class 'few' has 9 of its 12" in sets.reachable(uneven, 20, 0)
+@pytest.mark.parametrize(
+    ("images", "n_train", "message"),
+    [
+        (make(400), 302, "151 a class, and class 'a' has 150 of its 200.* to 300"),
+        (make(400), 1, "for 2 to"),
+        (make(40, groups=np.arange(40) % 2), 4, "1 groups"),
+        (make(6, classes=3, groups=[0, 1, 2, 1, 2, 0]), 3, "groups"),  # each group has two of three classes
+        (replace(make(400), labels=(np.arange(400) < 12).astype(int)), 20, "class 'b' has 9 of its 12"),
+    ],
+)
+def test_sizes_that_cannot_be_reached_are_named_with_the_reason(images, n_train, message):
+    for seed in range(9 if n_train == 3 else 1):
+        with pytest.raises(sets.TooFewImages, match=message):
+            sets.split(images, n_train, seed)
 
 
 def test_negative_or_missing_groups_are_refused():

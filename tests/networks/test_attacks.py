@@ -12,6 +12,7 @@ from torch import nn
 from intrinsic.networks import attacks, models, training
 from intrinsic.networks.attacks import attack, fgsm_penalties, minimal_radius, pgd_penalties, record_metrics, sanity
 
+SETTINGS = {"grey_levels": (1, 2, 4, 8), "pgd_levels": (2,), "pgd_steps": 20, "radius_images": 0, "sanity_images": 16}
 BUDGETS = [0.0, 1 / 255, 2 / 255, 8 / 255, 1.0]
 NORMS = ["linf", "l2"]
 BORROWED = ["square", "apgd", "fab"]
@@ -245,7 +246,9 @@ def test_adversarial_images_lie_at_the_radius_in_range_and_are_wrong(trained, no
 def test_a_radius_that_does_not_exist_is_infinite():
     network, x = linear(scale=0)[0], noise()
     assert torch.isinf(minimal_radius(network, x, np.zeros(32, int), gradients=3)).all()
-    metrics, reasons = record_metrics(network, x, np.zeros(32, int), radius_images=4, sanity_images=0)
+    metrics, reasons = record_metrics(
+        network, x, np.zeros(32, int), SETTINGS | {"radius_images": 4, "sanity_images": 0}
+    )
     assert metrics["radius_l2_mean"] is metrics["radius_linf_median"] is None
     assert metrics["radius_l2_none_fraction"] == 1
     assert "radius_l2_mean" in reasons
@@ -257,7 +260,7 @@ def test_a_radius_that_does_not_exist_is_infinite():
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_record_has_all_metrics_finite_and_consistent(trained, device):
     network, x, y = copy.deepcopy(trained[0]).to(device), *trained[1:]
-    metrics, reasons = record_metrics(network, x, y, pgd_levels=(2, 8), radius_images=20)
+    metrics, reasons = record_metrics(network, x, y, SETTINGS | {"pgd_levels": (2, 8), "radius_images": 20})
     assert reasons == {}
     assert len(metrics) == 53
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
@@ -265,8 +268,6 @@ def test_a_record_has_all_metrics_finite_and_consistent(trained, device):
     assert metrics["sanity_accuracy_pgd_eps255"] == metrics["sanity_accuracy_rise"] == 0
     assert metrics["radius_linf_median"] <= metrics["radius_l2_median"] <= 10 * metrics["radius_linf_median"]
     assert metrics["radius_l2_mean_correct"] >= metrics["radius_l2_mean"]
-    with pytest.raises(TypeError, match="grey_level"):
-        record_metrics(network, x, y, grey_level=2)
 
 
 def test_masked_gradients_are_caught_by_the_sanity_checks():
@@ -287,7 +288,7 @@ def test_masked_gradients_are_caught_by_the_sanity_checks():
 
 def test_a_network_that_diverged_has_no_numbers_and_reasons():
     network, x, y = linear(scale=math.nan)[0], noise(8), np.arange(8) % 2
-    metrics, reasons = record_metrics(network, x, y, sanity_images=0)
+    metrics, reasons = record_metrics(network, x, y, SETTINGS | {"sanity_images": 0})
     assert (metrics["clean_accuracy"], metrics["clean_loss_nats"]) == (0, None)
     assert reasons.keys() == {key for key, value in metrics.items() if value is None}
 

@@ -8,7 +8,7 @@ from networks.simple import convolutional
 from safetensors.torch import save_file
 
 from intrinsic.networks import checkpoints
-from intrinsic.networks.checkpoints import BadWeights, DamagedFile, content_hash, load, load_weights, save
+from intrinsic.networks.checkpoints import DamagedFile, content_hash, load, load_weights, save
 
 TENSORS = {
     "channels-last": torch.rand(4, 3, 5, 5).to(memory_format=torch.channels_last),
@@ -79,7 +79,7 @@ def test_weights_make_the_same_network_or_leave_it_as_it_was(tmp_path):
     assert content_hash(other.state_dict()) == content_hash(network.state_dict())
     third = convolutional(3)
     before = copy.deepcopy(third.state_dict())
-    with pytest.raises(BadWeights, match=r"8\.weight"):
+    with pytest.raises(DamagedFile, match=r"8\.weight"):
         load_weights(third, tmp_path / "own")
     assert content_hash(third.state_dict()) == content_hash(before)
     with pytest.raises(FileNotFoundError, match="absent"):

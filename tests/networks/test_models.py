@@ -53,7 +53,7 @@ def test_other_networks_of_torchvision_read_grey_images(name, layer):
 
 
 def test_what_makes_no_network_is_refused():
-    with pytest.raises(models.UnknownModel, match="resnet19"):
+    with pytest.raises(models.BadInput, match="resnet19"):
         models.create("resnet19")
     with pytest.raises(models.BadInput, match="1 classes"):
         models.create("resnet18", n_classes=1)

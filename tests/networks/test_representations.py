@@ -15,9 +15,10 @@ from intrinsic.properties import dimension
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_activations_are_what_the_layer_returns_channel_after_channel(layout, device):
+def test_activations_are_what_the_layer_returns_channel_after_channel(layout, device, monkeypatch):
+    monkeypatch.setattr(representations, "PASS", 4)
     network, x = convolutional().to(device, memory_format=layout), noise(10, 10)
-    found = activations(network, x, ["0", "0:mean", "4", "5"], batch_size=4)
+    found = activations(network, x, ["0", "0:mean", "4", "5"])
     with torch.no_grad():
         part = copy.deepcopy(network).cpu().eval()
         first, fourth = part[:1](x), part[:5](x)

@@ -157,17 +157,14 @@ def test_few_pairs_are_the_closest_and_others_at_even_ranks():
     assert sharpness == pytest.approx(1 / distance[0])
 
 
-def test_neighbors_given_bytes_and_batches_change_nothing():
+def test_bytes_and_batches_change_nothing(monkeypatch):
     model, _ = logistic(3.0)
     x, labels = balanced()
     pixels = (x * 255).round().to(torch.uint8)
     expected = measure(model, pixels.float() / 255, labels)
-    for found in (
-        measure(model, pixels, labels),
-        measure(model, pixels.numpy(), labels),
-        measure(model, pixels, labels, batch_size=1),
-    ):
-        assert found == pytest.approx(expected, rel=1e-4)
+    assert measure(model, pixels, labels) == pytest.approx(expected, rel=1e-4)
+    monkeypatch.setattr(slope, "PASS", 1)
+    assert measure(model, pixels.numpy(), labels) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_network_is_as_it_was():

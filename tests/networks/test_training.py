@@ -2,6 +2,7 @@
 
 import copy
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -225,11 +226,12 @@ def given_outputs(logits):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 256])
-def test_scores_are_means_over_images(batch_size):
+def test_scores_are_means_over_images(batch_size, monkeypatch):
+    monkeypatch.setattr(training, "PASS", batch_size)
     logits = torch.randn(7, 3, generator=generator())
     y = np.arange(7) % 3
     p = logits.double().softmax(1).numpy()
-    found = training.evaluate(*given_outputs(logits), y, batch_size=batch_size)
+    found = training.evaluate(*given_outputs(logits), y)
     assert found["test_loss_nats"] == pytest.approx(-np.log(p[np.arange(7), y]).mean())
     assert found["brier"] == pytest.approx(((p - np.eye(3)[y]) ** 2).sum(1).mean() / 2)
     assert found["accuracy"] == pytest.approx((p.argmax(1) == y).mean())
@@ -282,12 +284,15 @@ def finished(checkpoint=None, network=None, **settings):
 
 
 def interrupted(path, epoch, **settings):
-    def stop(epochs, *_):
-        if epochs == epoch:
+    write = training._Checkpoint.write
+
+    def stop(file, run):
+        write(file, run)
+        if run.epochs == epoch:
             raise Stopped
 
-    with pytest.raises(Stopped):
-        finished(path, checkpoint_minutes=0, progress=stop, **settings)
+    with mock.patch.object(training._Checkpoint, "write", stop), pytest.raises(Stopped):
+        finished(path, checkpoint_minutes=0, **settings)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -295,12 +300,12 @@ def interrupted(path, epoch, **settings):
 def test_a_run_goes_on_to_the_numbers_of_an_undisturbed_one(tmp_path, name, epoch):
     settings = RUNS[name] | {"device": "cpu"}
     interrupted(tmp_path / "run", epoch, **settings)
-    epochs = []
-    found = finished(tmp_path / "run", progress=lambda *now: epochs.append(now[0]), **settings)
+    with mock.patch.object(training, "epoch_batches", wraps=training.epoch_batches) as begun:
+        found = finished(tmp_path / "run", **settings)
+        assert begun.call_count == found[1]["epochs"] - epoch  # none is done twice
+        assert finished(tmp_path / "run", **settings) == found
+        assert begun.call_count == found[1]["epochs"] - epoch  # an ended run does not go on
     assert found == finished(**settings)
-    assert epochs == list(range(epoch + 1, found[1]["epochs"] + 1))  # none is done twice
-    again = finished(tmp_path / "run", progress=lambda *_: pytest.fail("an ended run goes on"), **settings)
-    assert again == found
 
 
 @pytest.mark.gpu

@@ -58,7 +58,7 @@ def test_whole_groups_widen_the_interval():
 
 
 def test_balanced_draws_are_averaged():
-    images, labels, _ = torus_images(400, 3, size=12)
+    images, labels = torus_images(400, 3, size=12)
     mle, twonn = mean_dimensions(images, labels, per_class=60, draws=4, k=8)
     chosen = balanced_draws(labels, 60, 4, 0)
     assert mle == pytest.approx(np.mean([mle_dimension(images[c], 8, interval=False) for c in chosen]))

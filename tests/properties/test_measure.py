@@ -26,7 +26,7 @@ from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import label_sharpness
 from intrinsic.properties.words import Answer, answer, place
 
-X, Y, _ = torus_images(240, 3, size=12)
+X, Y = torus_images(240, 3, size=12)
 
 
 def test_arrays_tensors_and_sets_give_the_same():
@@ -113,7 +113,7 @@ def test_text_has_at_most_25_lines_of_which_the_numbers_are_some():
 
 
 def test_a_set_is_placed_at_the_largest_m_that_it_allows():
-    x, y, _ = torus_images(160, 3, size=12)
+    x, y = torus_images(160, 3, size=12)
     found = measure(x, y)  # 80 a class
     grown = dict(zip(found.growth.per_class, found.growth.k_f, strict=True))
 

@@ -176,7 +176,7 @@ def test_a_subset_counts_within_itself():
 
 
 def test_memory_mapped_points_and_sets_and_tensors_are_read(tmp_path, monkeypatch):
-    images, labels, _ = torus_images(120, 2, size=16)
+    images, labels = torus_images(120, 2, size=16)
     np.save(tmp_path / "x.npy", images)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     expected = neighbors(images, 5, labels)

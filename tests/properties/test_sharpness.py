@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from intrinsic.images import ImageSet, TooFewImages, balanced_draws
-from intrinsic.images.manifolds import cube, overlapping_clouds, parallel_tori, torus_images
+from intrinsic.images.manifolds import overlapping_clouds, parallel_tori, torus_images
 from intrinsic.properties import pairs
 from intrinsic.properties.growth import (
     cross_dimension,
@@ -59,7 +59,7 @@ def test_it_is_one_over_the_smallest_distance_between_labels():
 
 
 def test_planes_a_gap_apart_give_its_inverse():
-    plane, y = cube(100, 2), np.arange(200) % 2
+    plane, y = np.random.default_rng(0).random((100, 2)), np.arange(200) % 2
     x = np.column_stack([np.repeat(plane, 2, axis=0), 0.1 * y])
     assert label_sharpness(x, y) == pytest.approx(10)
     assert 1 / quantile_sharpness(x, y, [0.0])[0] == pytest.approx(0.1)
@@ -272,7 +272,7 @@ def test_too_few_images_and_conflicts_have_no_growth():
     with pytest.raises(BadPoints, match="2 to"):
         growth_exponent(x, y, [1000, 2000])
     assert math.isnan(cross_dimension(x[:8], y[:8]))
-    images, labels, _ = torus_images(80, 2, size=12)
+    images, labels = torus_images(80, 2, size=12)
     images, labels = np.concatenate([images, images[:1]]), np.append(labels, 1 - labels[0])
     for refused in (cross_dimension, growth_exponent):
         with pytest.raises(BadPoints):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from intrinsic.images import ImageSet
-from intrinsic.images.manifolds import cube, flat_torus
+from intrinsic.images.manifolds import flat_torus
 from intrinsic.properties import flagged as kinds
 from intrinsic.properties import soundness as module
 from intrinsic.properties.duplicates import near_duplicate_components, near_duplicate_links
@@ -48,6 +48,10 @@ def test_a_family_beside_many_other_images_is_found():
     group = near_duplicate_components(np.concatenate([x, others]))
     assert set(group[:100]) == {0}
     assert 0 not in group[100:]
+
+
+def cube(n, d, seed):
+    return np.random.default_rng(seed).random((n, d))
 
 
 @pytest.mark.parametrize("family", [flat_torus, cube])

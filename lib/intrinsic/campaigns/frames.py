@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from intrinsic import images
 from intrinsic.campaigns import parameters, plan, records
 from intrinsic.campaigns.parameters import CampaignError, Params
 from intrinsic.campaigns.records import Record, Store
@@ -186,10 +185,11 @@ def _at(record: Record, m: int) -> dict:
 def beside(source, p: Params, store: Store | None = None) -> pd.DataFrame:
     """As `sets_at`, with an image set among them: `own` is True in its row, which is measured now where it has none.
 
-    Raises images.Unmatched where the set has fewer than M images of a class.
+    Raises CampaignError where the set has fewer than M images of a class.
     """
     data, name = measurement.matched(source, p.size, p.channels, p.pixel_range), plan.set_name(source)
-    images.check_matched([measurement.without_conflicts(data)], p.per_class)
+    if why := plan.too_few(data, p.per_class):
+        raise CampaignError(f"{name}: {why}")
     others = sets_at(p, store)
     if data.hash not in set(others["image_hash"]):
         task = plan.Task("properties", source, plan.properties_params(p, source) | {"image_hash": data.hash}, ())

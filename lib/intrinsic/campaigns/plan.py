@@ -237,7 +237,7 @@ def plan(p: Params) -> Plan:
     grid, measured, trained, unreachable, incomparable = cells(p), [], {}, [], []
     for source in sources(p):
         data = measurement.matched(source, p.size, p.channels, p.pixel_range)
-        if why := _too_few(data, p.per_class):
+        if why := too_few(data, p.per_class):
             incomparable.append((set_name(source), why))
         keys = {**properties_params(p, source), "image_hash": data.hash}
         measured.append(Task("properties", source, keys, (("properties", records.record_id("properties", keys)),)))
@@ -275,9 +275,10 @@ def _training_task(p: Params, cell: tuple, radius_images: int | None, hashes: di
     return Task("training", source, wanted | hashes, keys, own, others, frozenset(), *how)
 
 
-def _too_few(data: measurement.Matched, per_class: int) -> str:
+def too_few(data: measurement.Matched, per_class: int) -> str:
     """Why an image set has no K_F at M images a class, and what to do; "" where it has one."""
-    name, least = images.smallest_class(measurement.without_conflicts(data))
+    counts = measurement.without_conflicts(data).counts()
+    name, least = min(((c, n) for c, n in counts.items() if n), key=lambda pair: pair[1])
     if least >= per_class:
         return ""
     more = f"set per_class: {least} or less" if least > 1 else "give that class more images"

@@ -81,7 +81,7 @@ class _Run:
         started, key, network = time.perf_counter(), self.task.keys[0], self._created()
         weights = self.store.weights(key[1])
         if key not in self.todo and weights.exists():
-            with contextlib.suppress(checkpoints.DamagedFile, checkpoints.BadWeights):  # then it is trained again
+            with contextlib.suppress(checkpoints.DamagedFile):  # then it is trained again
                 checkpoints.load_weights(network, weights)
                 self.network, self.facts = network.eval(), {"weights": "kept"}
                 return
@@ -121,9 +121,8 @@ class _Run:
     def _attacked(self, todo: list[dict]) -> Iterator[tuple[dict, dict, dict]]:
         for wanted in todo:
             n = wanted["n_images"]  # the test set alternates between the classes, so its beginning is balanced
-            how = {key: wanted[key] for key in ("grey_levels", "pgd_levels", "radius_images", "sanity_images")}
-            how |= {"pgd_steps": wanted["pgd_steps"] or 1, "seed": self.task.params["seed"]}
-            metrics, reasons = attacks.record_metrics(self.network, self.x_test[:n], self.y_test[:n], **how)
+            how, seed = {**wanted, "pgd_steps": wanted["pgd_steps"] or 1}, self.task.params["seed"]
+            metrics, reasons = attacks.record_metrics(self.network, self.x_test[:n], self.y_test[:n], how, seed)
             yield wanted, {**metrics, "n_attacked": len(self.y_test[:n])}, reasons
 
     def _steepest(self, todo: list[dict]) -> Iterator[tuple[dict, dict, dict]]:

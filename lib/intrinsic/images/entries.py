@@ -87,7 +87,7 @@ class Entry(pydantic.BaseModel):
     labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
     pairs              Pairs: the catalogue then also holds NAME-pair1, NAME-pair2, ..., each of two classes
     size, channels     pixels a side and channels of the files, or those of the study; for the reader
-    levels             what becomes 0 and 255 where files hold more than 8 bits, as in files.Reading
+    levels             what becomes 0 and 255 where files hold more than 8 bits, as in pictures.Levels
     skip_unreadable    leave out files that cannot be read, and list them; else they are refused
     at_most            images of each class: of larger classes those whose paths have the smallest SHA-256 are read
     as_published       how the paper's code reads this set, where it differs; for the reader
@@ -138,7 +138,7 @@ class Entry(pydantic.BaseModel):
             names = ", ".join(ALL_ADAPTERS)
             raise ValueError(f"adapter {self.adapter!r} is not among {names}{suggest(self.adapter, ALL_ADAPTERS)}")
         try:
-            self.checked_options()
+            options_model(self.adapter).model_validate(self.options)
         except pydantic.ValidationError as error:
             known = [field.alias for field in options_model(self.adapter).model_fields.values()]
             known += [field.name for field in dataclasses.fields(Join)]
@@ -152,19 +152,14 @@ class Entry(pydantic.BaseModel):
     def __hash__(self):
         return hash(self.model_dump_json())
 
-    def checked_options(self):
-        """The options as a model of the adapter's keyword arguments, defaults included."""
-        return options_model(self.adapter).model_validate(self.options)
-
     def found(self, progress=False):
         """What the set holds, as its adapter lists it: a files.Found. Raises BadSource."""
         place = self.place()
         if place is not None and not place.exists() and self.adapter not in PACKAGED:
             how = f"; `intrinsic datasets {self.name}` says how to get it" if self.obtain else ""
-            raise BadSource(
-                f"{place} does not exist: put the image set {self.name} there, or correct its location{how}"
-            )
-        return ALL_ADAPTERS[self.adapter](place, progress, **dict(self.checked_options()))
+            raise BadSource(f"{place} does not exist: put {self.name} there, or correct its location{how}")
+        options = options_model(self.adapter).model_validate(self.options)
+        return ALL_ADAPTERS[self.adapter](place, progress, **dict(options))
 
     def variables(self):
         """Names of the environment's variables in its location."""
@@ -178,10 +173,8 @@ class Entry(pydantic.BaseModel):
         def value(found):
             given = os.environ.get(found[1]) or found[2]
             if given is None:
-                raise BadSource(
-                    f"image set {self.name} is at {self.location}, and the environment variable {found[1]} is not "
-                    f"set: export {found[1]}=FOLDER"
-                )
+                where = f"{self.name} is at {self.location}"
+                raise BadSource(f"{where}, and the variable {found[1]} is not set: export {found[1]}=FOLDER")
             return given
 
         return self.base / Path(re.sub(_VARIABLE, value, self.location).replace("$${", "${")).expanduser()
@@ -248,9 +241,8 @@ class Entry(pydantic.BaseModel):
 
 
 _DRAFT = """\
-# An image set of your own. Replace what is in capitals, then name this file with --catalogue or in
-# INTRINSIC_CATALOGUE. Pages show none of its pictures unless show_pixels is true, which a licence or a patient may not
-# allow.
+# Replace what is in capitals, then name this file with --catalogue or in INTRINSIC_CATALOGUE. Pages show its pictures
+# only where show_pixels is true, which a licence or a patient may not allow.
 """
 
 
@@ -267,14 +259,10 @@ def catalogue(path=None):
         try:
             further = _entries(file.absolute(), file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise BadCatalogue(
-                f"the catalogue {file} cannot be read ({reason(error)}), so its image sets are not known: correct "
-                f"--catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
-            ) from None
+            why = f"{reason(error)}): correct --catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
+            raise BadCatalogue(f"the catalogue {file} cannot be read ({why}") from None
         if twice := sorted(set(further) & set(entries)):
-            raise BadCatalogue(
-                f"{file} holds {twice[0]!r}, the name of a set in another catalogue: give it another name"
-            )
+            raise BadCatalogue(f"{file} holds {twice[0]!r}, as another catalogue does: give it another name")
         entries |= further
     return entries
 
@@ -303,9 +291,7 @@ def _entries(path, text):
         entry = made({**fields, "name": name, "base": base, "parent": ""}, BadCatalogue, f"{path}, image set {name!r}")
         for one in [entry, *entry.of_pairs()]:
             if one.parent and one.name in content:
-                raise BadCatalogue(
-                    f"{path}: {one.name!r} names a set and a pair drawn for {one.parent!r}: rename the set"
-                )
+                raise BadCatalogue(f"{path}: {one.name!r} is a set and a pair drawn for {one.parent!r}: rename it")
             entries[one.name] = one
     return entries
 
@@ -345,14 +331,11 @@ class _PlainYaml(yaml.SafeLoader):
     """Safe YAML (no tags that build objects) that refuses a key given twice."""
 
     def compose_mapping_node(self, anchor):
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"{key.value!r} is given twice"
-                    raise yaml.composer.ComposerError(None, None, problem, key.start_mark)
-                seen.add(key.value)
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.composer.ComposerError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
         return node
 
 

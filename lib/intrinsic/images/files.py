@@ -6,12 +6,11 @@ What a file is, its content says; its suffix only where the content does not.
 import hashlib
 import os
 import warnings
-from collections import Counter
+from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from intrinsic.images import cache, pictures, scans
 from intrinsic.images.matching import Range, grey, resize, stretched
 from intrinsic.images.pictures import Levels, Picture, Undecided
-from intrinsic.images.sets import BadImageFile, BadSource, MixedFiles, MixedSizes, reason
+from intrinsic.images.sets import BadImageFile, BadSource, reason
 
 SUFFIXES = {"picture": pictures.SUFFIXES, "DICOM": (".dcm", ".dicom", ".ima"), "NIfTI": (".nii", ".nii.gz")}
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*", b"GIF8", b"RIFF")  # of pictures
@@ -31,11 +30,13 @@ _DECODERS = {
     "DICOM": (scans.dicom_look, scans.dicom_decoder),
     "NIfTI": (scans.nifti_look, scans.nifti_decoder),
 }
+PACKAGES = ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")  # whose versions decide pixels
 _MISSING = "does not exist"
 # What lies beside images without being one, and is not told of
 BESIDE = (".txt", ".csv", ".tsv", ".parquet", ".json", ".md", ".xml", ".yaml", ".yml", ".html", ".htm", ".pdf")
 BESIDE += (".md5", ".sha1", ".sha256", ".sha512")
 BESIDE_NAMES = ("thumbs.db", "desktop.ini", "readme", "license", "licence", "md5sums", "sha1sums", "sha256sums")
+_File = namedtuple("_File", "name path rows frames axes")  # one file and the rows of the table that it serves
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,11 @@ class Found:
 
     table    one row an image. Column `path`: what the image is called, for files from `root` on; `frame`, where files
              hold several: which one; and whatever else the source says, for the rules to use
-    label    the column of the label unless a rule says otherwise
+    label    the column of the label unless a rule says otherwise, or there is one called label
     group    the column of the group unless a rule says otherwise; None: unknown
     classes  class names in the source's own order; None: sorted
     root     the folder from which `path` starts
     images   uint8 (n, H, W) or (n, H, W, 3), in the order of the rows; None where they are files to be read
-    facts    source, licence of the ImageSet, where the source says so
     """
 
     table: pd.DataFrame
@@ -58,7 +58,6 @@ class Found:
     classes: tuple[str, ...] | None = None
     root: Path | None = None
     images: np.ndarray | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,39 +65,14 @@ class Reading:
     """How files become arrays: all that decides a pixel, beside the file.
 
     size, channels, pixel_range   as in matching.match, applied to each image as it is read; None stays as it is
-    levels     what becomes 0 and 255 where a file holds more than 8 bits, by a clipped linear map, rounded half up
-               full               0 to 2^bits - 1; DICOM: the range of the stored bits, after rescale
-               range:LOW,HIGH     these values, after rescale (CT: Hounsfield units)
-               percentile:LOW,HIGH   of the picture, or of the whole volume where the file is one
-               window             the first VOI LUT or window of the DICOM file
-               None: window for DICOM files that have one; percentile:0.1,99.9 for NIfTI, but volumes of unsigned bytes
-               as they are; all other files with more than 8 bits are refused, since nothing in them decides it
-    Raises BadLevels.
+    levels   None: window for DICOM files that have one; percentile:0.1,99.9 for NIfTI, but volumes of unsigned bytes as
+             they are; all other files with more than 8 bits are refused, since nothing in them decides it
     """
 
     size: int | None = None
     channels: int | None = None
     pixel_range: Range = "stored"
-    levels: str | None = None
-
-    def __post_init__(self):
-        Levels.of(self.levels)
-
-
-@dataclass
-class _File:
-    """One file and the rows of the table that it serves."""
-
-    name: str
-    path: Path
-    rows: list
-    frames: list
-    axes: list
-
-
-def hidden(path):
-    """Whether a file or folder is not meant to be seen."""
-    return path.name.startswith(".") or path.name in ("__MACOSX", "__pycache__")
+    levels: Levels | None = None
 
 
 def kind_of(path):
@@ -117,52 +91,45 @@ def kind_of(path):
     return "picture" if by_name and start.startswith(SIGNATURES) else by_name
 
 
-def in_threads(work, items, what, progress=False, threads=None):
-    """work(item) of all items, one after the other in their order. threads: None: one a core."""
-    items, threads = list(items), threads or min(16, os.cpu_count() or 1)
+def in_threads(work, items, what, progress=False):
+    """work(item) of all items, one after the other in their order."""
+    items, threads = list(items), min(16, os.cpu_count() or 1)
     with warnings.catch_warnings(), ThreadPoolExecutor(threads) as pool:
         # Filters belong to the process, not to a thread, so they are set here, once
         warnings.simplefilter("error", Image.DecompressionBombWarning)  # such pictures are refused
         warnings.filterwarnings("ignore", module=r"pydicom(\.|$)")  # oddities of a header that do not touch pixels
-        parts = (
-            items[i : i + 16 * threads] for i in range(0, len(items), 16 * threads)
-        )  # few results wait to be taken
+        step = 16 * threads  # few results wait to be taken
+        parts = (items[i : i + step] for i in range(0, len(items), step))
         done = (one for part in parts for one in pool.map(work, part))
         yield from tqdm(done, what, len(items), False, unit=" files", delay=1, disable=not progress)
 
 
 def listed(path):
-    """What a folder holds, sorted by name. Raises BadSource where it may not be read."""
+    """What a folder holds and shows, sorted by name. Raises BadSource where it may not be read."""
     try:
-        return sorted(path.iterdir())
+        content = sorted(path.iterdir())
     except OSError as error:
-        raise BadSource(
-            f"the folder {path} cannot be listed ({error.strerror or reason(error)}), so its images are unknown: "
-            "make it readable, or take it away"
-        ) from None
+        why = error.strerror or reason(error)
+        raise BadSource(f"the folder {path} cannot be listed ({why}): make it readable, or take it away") from None
+    return [one for one in content if not one.name.startswith(".") and one.name not in ("__MACOSX", "__pycache__")]
 
 
-def walk(path, above=()):
+def walk(path, seen=None):
     """Files in a folder and those below, sorted; each file once, however many links lead to it. Not those hidden.
 
-    above   real paths of folders not to be entered, so that links that lead back end
+    seen   real paths that are passed by, so that links that lead back end; what is met is added
     """
-    seen = set(above)
-
-    def inside(folder):
-        home = os.path.realpath(folder)
-        seen.add(home)
-        for entry in listed(folder):
-            real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
-            if hidden(entry) or real in seen:
-                continue
-            if entry.is_dir():
-                yield from inside(entry)
-            else:
-                seen.add(real)
-                yield entry
-
-    yield from inside(path)
+    seen, home = set() if seen is None else seen, os.path.realpath(path)
+    seen.add(home)
+    for entry in listed(path):
+        real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
+        if real in seen:
+            continue
+        if entry.is_dir():
+            yield from walk(entry, seen)
+        else:
+            seen.add(real)
+            yield entry
 
 
 def tell_left_out(path, files, read, instead):
@@ -175,27 +142,23 @@ def tell_left_out(path, files, read, instead):
     if told:
         counts = Counter(told.values()).most_common()
         shown = ", ".join(f"{kind} {n:,}" for kind, n in counts[:4]) + (", ..." if len(counts) > 4 else "")
-        warnings.warn(
-            f"not all of {path} is read: {len(told):,} files are left out ({shown}), e.g. "
-            f"{next(iter(told)).relative_to(path).as_posix()!r}; {instead}",
-            stacklevel=6,
-        )
+        found = f"not all of {path} is read: {len(told):,} files are left out ({shown})"
+        first = next(iter(told)).relative_to(path).as_posix()
+        warnings.warn(f"{found}, e.g. {first!r}; {instead}", stacklevel=6)
 
 
-def rows_of(path, files):
-    """A table of files below a folder: path, folder (the top one) and stem (the name without suffix)."""
-    names = [file.relative_to(path) for file in files]
-    columns = {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
-    columns["stem"] = [n.stem for n in names]
-    return pd.DataFrame(columns, dtype=object)  # names of files may hold bytes that are no text
+def rows_of(path, files, several, **columns):
+    """A row for each image of files below a folder: path, folder (the top one), stem (the name without suffix).
 
-
-def each_frame(table, several):
-    """A row for each frame or slice, with the columns frame and volume.
-
-    several   of each file: the numbers of its frames, or how many; None for a file that is one image
+    several   of each file: the numbers of its frames or slices, or how many; None for a file that is one image. Where
+              there are frames, the columns frame and volume too
+    columns   more, with a value for each file
     """
-    if not any(n is not None for n in several):
+    names = [file.relative_to(path) for file in files]
+    own = {"path": [n.as_posix() for n in names], "folder": [n.parts[0] if len(n.parts) > 1 else "" for n in names]}
+    own["stem"] = [n.stem for n in names]
+    table = pd.DataFrame(own | columns, dtype=object)  # names of files may hold bytes that are no text
+    if all(n is None for n in several):
         return table
     frames = [[pd.NA] if n is None else list(range(n) if isinstance(n, int) else n) for n in several]
     table = table.loc[table.index.repeat([len(f) for f in frames])].reset_index(drop=True)
@@ -204,15 +167,14 @@ def each_frame(table, several):
     return table
 
 
-def read(root, table, reading, *, skip=False, progress=False, threads=None):
+def read(root, table, reading, *, skip=False, progress=False):
     """(images, rows that were read, files that were not) of a table's rows.
 
     table    column `path`, from `root` on; optionally `frame` (empty: the file is one image) and, for NIfTI, `axis`
     images   uint8 (n, H, W) or (n, H, W, 3), of the rows that were read: a bool mask, all True unless skip
     skip     leave files out that cannot be read; the third value names each: ((path, reason), ...)
-    threads  how many; the result does not depend on it. None: one a core
     Warns where pictures are transparent in places. Sizes, colors and depths that do not fit together are told at once,
-    from the headers. Raises BadImageFile (Undecided), MixedSizes, MixedFiles.
+    from the headers. Raises BadSource, also as BadImageFile and Undecided.
     """
     found, nothing = {}, [None] * len(table)
     frames, axes = table.get("frame", nothing), table.get("axis", [2] * len(table))
@@ -224,7 +186,7 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
     files = list(found.values())
 
     def each(work, what):
-        return in_threads(work, files, what, progress, threads)
+        return in_threads(work, files, what, progress)
 
     def decoded():
         _refuse_mixed(root, files, list(each(lambda file: _look(file, reading), "headers")), reading)
@@ -232,24 +194,16 @@ def read(root, table, reading, *, skip=False, progress=False, threads=None):
 
     many, large = WORTH_CACHING
     if cache.limit() and (len(files) >= many or sum(f.path.stat().st_size for f in files if f.path.exists()) >= large):
-        decoders = [
-            f"{name} {version(name)}" for name in ("pillow", "pydicom", "python-gdcm", "nibabel", "torchvision")
-        ]
-        key = [repr(reading), str(skip), *decoders, *each(_key, "looking up")]
-        images, errors, clear = cache.kept(key, decoded)
+        versions = [f"{name} {version(name)}" for name in PACKAGES]
+        key = [repr(reading), str(skip), *versions, *each(_key, "looking up")]
+        images, lost, unreadable, clear = cache.kept(key, decoded)
     else:
-        images, errors, clear = decoded()
+        images, lost, unreadable, clear = decoded()
     if clear:
-        warnings.warn(
-            f"{clear:,} of {len(images):,} pictures are transparent in places, and are read as they look on "
-            "black: give pictures without transparency if that is not what they show",
-            stacklevel=3,
-        )
+        some = f"{clear:,} of {len(images):,} pictures are transparent in places"
+        warnings.warn(f"{some}, and are read on black: save them without transparency if that is wrong", stacklevel=3)
     good = np.ones(len(table), dtype=bool)
-    good[list(errors)] = False
-    unreadable = {}
-    for row in sorted(errors):
-        unreadable.setdefault(table["path"].iloc[row], errors[row])
+    good[lost] = False
     return images, good, tuple(unreadable.items())
 
 
@@ -266,23 +220,22 @@ def _key(file):
 def _refuse_mixed(root, files, looks, reading):
     """One error of all sizes, colors and depths that do not fit together or leave grey levels undecided."""
     seen = [(file, look) for file, look in zip(files, looks, strict=True) if look is not None]
-    n, problems, flags, kind = len(files), [], [], MixedFiles
+    n, problems, flags, kind = len(files), [], [], BadSource
     sizes = Counter(look.size for _, look in seen)
     if len(sizes) > 1 and reading.size is None:
-        usual = sizes.most_common(1)[0][0]
+        usual, most = sizes.most_common(1)[0]
         file, look = next((file, look) for file, look in seen if look.size != usual)
-        problems.append(
-            f"{len(seen) - sizes[usual]:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most, e.g. "
-            f"{file.name}, {look.size[0]} x {look.size[1]}"
-        )
-        flags, kind = ["--size 64"], MixedSizes
+        found = f"{len(seen) - most:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most"
+        problems.append(f"{found}, e.g. {file.name}, {look.size[0]} x {look.size[1]}")
+        flags.append("--size 64")
     mapped = {look.mapped: file for file, look in seen}
     if len(mapped) > 1:
         problems.append(f"{mapped[False].name} holds 8 bits and {mapped[True].name} more (bring all files to 8 bits)")
     plain = next((file for file, look in seen if not look.colour), None)
     if plain is not None and reading.channels is None:
         coloured = [file for file, look in seen if look.colour]
-        true = next((file for file in coloured[:50] if _is_coloured(file, reading)), None)
+        shown = ((file, one) for file in coloured[:50] for one in _decode(file, reading))
+        true = next((file for file, one in shown if isinstance(one, Picture) and one.pixels.ndim == 3), None)
         if true is not None:
             problems.append(f"{len(coloured):,} of {n:,} files are in color: {plain.name} is grey and {true.name} not")
             flags.append("--channels 1")
@@ -298,13 +251,9 @@ def _refuse_mixed(root, files, looks, reading):
 def _look(file, reading):
     """What the header says, as a Look; None where it cannot be read, which is told once the file is."""
     try:
-        return _DECODERS[kind_of(file.path) or "picture"][0](file.path, Levels.of(reading.levels), file.axes[0])
+        return _DECODERS[kind_of(file.path) or "picture"][0](file.path, reading.levels, file.axes[0])
     except Exception:  # readers raise nearly every type on damaged files
         return None
-
-
-def _is_coloured(file, reading):
-    return any(isinstance(found, Picture) and found.pixels.ndim == 3 for found in _decode(file, reading))
 
 
 def _decode(file, reading):
@@ -314,7 +263,7 @@ def _decode(file, reading):
         if not file.path.is_file():
             raise BadImageFile("is no regular file" if os.path.lexists(file.path) else _MISSING)
         kind = kind_of(file.path) or "picture"
-        get = _DECODERS[kind][1](file.path, file.frames, Levels.of(reading.levels))
+        get = _DECODERS[kind][1](file.path, file.frames, reading.levels)
         results = []
         for frame, axis in zip(file.frames, file.axes, strict=True):
             try:
@@ -342,47 +291,39 @@ def _finished(picture, reading):
     pixels = np.ascontiguousarray(pixels)
     if reading.size is not None:
         pixels = resize(pixels, reading.size)
-    return Picture(pixels, picture.colour, picture.mapped, picture.clear)
+    return picture._replace(pixels=pixels)
 
 
 def _filled(files, results, reading, skip):
-    """(all pictures, {row: why it could not be read}, how many are transparent in places). Raises as read does.
+    """(all pictures, rows of what could not be read, {name: why}, how many are transparent). Raises as read does.
 
     Each picture goes into the array as it comes, so that pixels are held once.
     """
-    images, errors, clear, first, other, plain, coloured = None, {}, 0, None, None, None, None
+    images, lost, bad, clear, first, plain, coloured = None, [], {}, 0, None, None, None
     for file, found in zip(files, results, strict=True):
         for row, one in zip(file.rows, found, strict=True):
+            if isinstance(one, Undecided):
+                raise Undecided(f"{file.path} {one}")
             if isinstance(one, BadImageFile):
-                errors[row] = (file, one)
+                lost.append(row)
+                bad.setdefault(file.name, str(one))
                 continue
             pixels, clear = one.pixels, clear + one.clear
             if images is None:
                 first, images = file, np.empty((sum(len(f.rows) for f in files), *pixels.shape), dtype=np.uint8)
             plain = plain or (None if one.colour else file)
             coloured = coloured or (file if pixels.ndim == 3 else None)
+            if None not in (coloured, plain) and reading.channels is None:
+                raise BadSource(f"{plain.path} is grey and {coloured.path} in color: add --channels 1 or 3")
             if pixels.shape[:2] != images.shape[1:3]:  # pages of a file differ, or a header is wrong
-                other = other or file
-                continue
+                raise BadSource(f"{first.path} and {file.path} differ in size: resize all with --size 64")
             if pixels.ndim == images.ndim:  # the first in color
                 images = np.repeat(images[..., None], 3, axis=3)
             images[row] = pixels[..., None] if pixels.ndim < images.ndim - 1 else pixels
-    bad = {}
-    for _, (file, error) in sorted(errors.items()):
-        if isinstance(error, Undecided):
-            raise Undecided(f"{file.path} {error}")
-        bad.setdefault(file.path, str(error))
     if bad and (images is None or not skip):
         absent = sum(why == _MISSING for why in bad.values())
-        raise BadImageFile(
-            f"{' '.join(map(str, next(iter(bad.items()))))}; {len(bad):,} of {len(files):,} files cannot be read"
-            f"{f', {absent:,} do not exist' if absent else ''}: repair them, or leave them out with --skip-unreadable "
-            "(skip_unreadable: true)"
-        )
-    if other is not None:
-        raise MixedSizes(f"{first.path} and {other.path} differ in size: resize all with --size 64")
-    if None not in (coloured, plain) and reading.channels is None:
-        raise MixedFiles(f"{plain.path} is grey and {coloured.path} in color: add --channels 1 or 3 (channels=1)")
-    if errors:
-        images = np.delete(images, list(errors), axis=0)
-    return images, {row: str(error) for row, (_, error) in errors.items()}, clear
+        gone = f", {absent:,} do not exist" if absent else ""
+        first = next(file for file in files if file.name in bad)
+        found = f"{first.path} {bad[first.name]}; {len(bad):,} of {len(files):,} files cannot be read{gone}"
+        raise BadImageFile(f"{found}: repair them, or leave them out with --skip-unreadable")
+    return np.delete(images, lost, axis=0) if lost else images, lost, bad, clear

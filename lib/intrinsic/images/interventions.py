@@ -1,13 +1,15 @@
 """Labelled images of which one property is set and the others are held: sets for controlled experiments.
 
-The label alternates along one direction in `stripes` stripes. The classes are held `margin` apart, and `pairs` of
-images face each other across a boundary at `pair_margin`, so that K_F = 1 / pair_margin whatever changes. At one
-seed sets share what the change leaves alone.
+The label alternates along one direction in stripes. PAIRS of images face each other across a boundary, and set K_F
+whatever else changes. At one seed sets share what the change leaves alone.
 """
 
 import numpy as np
 
 from intrinsic.images import manifolds
+
+PAIRS = 12
+SPAN = 8  # patterns, of which d take part
 
 
 def striped_images(
@@ -16,10 +18,8 @@ def striped_images(
     size: int = 16,
     margin: float = 0.1,
     pair_margin: float | None = None,
-    pairs: int = 12,
     stripes: int = 2,
     axis: int = 0,
-    span: int = 8,
     random_labels: bool = False,
     seed: int = 0,
 ):
@@ -27,48 +27,46 @@ def striped_images(
 
         image(t) = 1/2 + sum_i t_i P_i,        t in [-s, s]^d
 
-    P_i are the first `span` orthonormal cosine patterns and s is the largest half side at which no image of `span`
-    coordinates can leave [0, 1]. Coordinate t_axis is cut by stripes - 1 slabs of width `margin`. Images 2p and 2p + 1
-    (p < pairs) are one image on either side of a slab.
+    P_i are the first SPAN orthonormal cosine patterns and s is the largest half side at which no image of SPAN
+    coordinates can leave [0, 1]. Coordinate t_axis is cut by stripes - 1 slabs of width `margin`. The pairs are one
+    image on either side of a slab.
 
     margin         L2 distance that all other images keep between the classes, images in [0, 1]
     pair_margin    of the pairs, at most margin; None: margin
     random_labels  True: images as they are, labels permuted; a control in which the label says nothing
-    Returns uint8 (n, size, size), int64 labels (n,), n/2 a class, int64 groups (n,) (a pair is one group, any other
-    image its own) and facts: d, half_side (s), gap_l2 = pair_margin, k_f = 1 / gap_l2 up to rounding_l2.
+    Returns uint8 (n, size, size), int64 labels (n,), n/2 a class, and int64 groups (n,): a pair is one group, any other
+    image its own.
     """
-    pair_margin = _checked(n, margin, pair_margin, pairs, stripes)
-    if d != int(d) or not 1 <= d <= span or not 0 <= axis < d:
-        raise ValueError(f"d={d}, axis={axis} and span={span} do not fit; take axis < d <= span")
-    patterns = manifolds._patterns(n, span, span, size)
+    pair_margin = _checked(n, margin, pair_margin, stripes)
+    if d != int(d) or not 1 <= d <= SPAN or not 0 <= axis < d:
+        raise ValueError(f"d={d} and axis={axis} do not fit; take axis < d <= {SPAN}")
+    patterns = manifolds._patterns(n, SPAN, SPAN, size)
     half = 0.5 / np.abs(patterns).sum(axis=0).max()
     width = (2 * half - (stripes - 1) * margin) / stripes
     if width <= 0:
         raise ValueError(f"margin={margin} leaves no width of {stripes} stripes of a side {2 * half:.3g}; take less")
     rng = np.random.default_rng(seed)
-    u = rng.random((n, span))
+    u = rng.random((n, SPAN))
     labels = np.arange(n, dtype=np.int64) % 2
     order = rng.permutation(n)
-    u[1 : 2 * pairs : 2] = u[0 : 2 * pairs : 2]
+    u[1 : 2 * PAIRS : 2] = u[0 : 2 * PAIRS : 2]
     t = half * (2 * u[:, :d] - 1)
     t[:, [0, axis]] = t[:, [axis, 0]]
     place = u[:, 0] * (stripes // 2)
     stripe = labels + 2 * np.floor(place).astype(np.int64)
     t[:, axis] = -half + stripe * (width + margin) + (place % 1) * width
-    slab = np.arange(pairs) % (stripes - 1)
+    slab = np.arange(PAIRS) % (stripes - 1)
     middle = -half + (slab + 1) * (width + margin) - margin / 2
     for side in (0, 1):  # the lower side of slab b is stripe b, of label b % 2
-        t[2 * np.arange(pairs) + (slab + side) % 2, axis] = middle + (2 * side - 1) * pair_margin / 2
-    groups = np.where(np.arange(n) < 2 * pairs, np.arange(n) // 2, np.arange(n))
+        t[2 * np.arange(PAIRS) + (slab + side) % 2, axis] = middle + (2 * side - 1) * pair_margin / 2
+    groups = np.where(np.arange(n) < 2 * PAIRS, np.arange(n) // 2, np.arange(n))
     labels, groups = labels[order], groups[order]
     if random_labels:
         labels = rng.permutation(labels)
-    images = manifolds._grey_levels(t[order] @ patterns[:d], size)
-    facts = {"d": d, "half_side": float(half), "gap_l2": float(pair_margin), "k_f": 1 / pair_margin}
-    return images, labels, groups, {**facts, "rounding_l2": size / 255}
+    return manifolds._grey_levels(t[order] @ patterns[:d], size), labels, groups
 
 
-def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axis=0, random_labels=False, seed=0):
+def striped_labels(points, n, margin, pair_margin=None, stripes=2, axis=0, random_labels=False, seed=0):
     """n of the given points, labelled in stripes along a principal component, classes held `margin` apart.
 
     Points (m, D) are ranked along principal component `axis`; stripes of equal count alternate in label. Pairs are
@@ -76,11 +74,10 @@ def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axi
     left out: first those near a pair's points, then greedily the one with most such neighbors. The set is the pairs,
     and of the rest the first in one seeded order, until a class has n/2.
 
-    margin, pair_margin, pairs, random_labels   as in striped_images; K_F is at most 1 / pair_margin
-    Returns rows int64 (n,), labels int64 (n,), groups int64 (n,), facts: gap_l2 (exact), k_f, n_left.
-    Raises ValueError where too few points are left.
+    margin, pair_margin, random_labels   as in striped_images; K_F is at most 1 / pair_margin
+    Returns rows, labels and groups, int64 (n,). Raises ValueError where too few points are left.
     """
-    pair_margin = _checked(n, margin, pair_margin, pairs, stripes)
+    pair_margin = _checked(n, margin, pair_margin, stripes)
     points = np.asarray(points, dtype=np.float64)
     m = len(points)
     _, _, components = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)
@@ -90,7 +87,7 @@ def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axi
     label = (rank * stripes // m % 2).astype(np.int64)
     sides = [np.flatnonzero(label == side) for side in (0, 1)]
     distance = _distances(points[sides[0]], points[sides[1]])
-    first, second = _facing(distance, pair_margin, margin, pairs)
+    first, second = _facing(distance, pair_margin, margin)
     near = distance < margin
     kept = [~near[:, second].any(axis=1), ~near[first].any(axis=0)]
     kept[0][first] = kept[1][second] = False
@@ -101,29 +98,26 @@ def striped_labels(points, n, margin, pair_margin=None, pairs=12, stripes=2, axi
     for side, paired in enumerate((first, second)):
         inside = np.zeros(m, dtype=bool)
         inside[sides[side][kept[side]]] = True
-        others = order[inside[order]][: n // 2 - pairs]
-        if len(others) < n // 2 - pairs:
-            raise ValueError(
-                f"margin={margin} leaves {inside.sum()} points of label {side}, too few for n={n}; take a smaller one"
-            )
+        others = order[inside[order]][: n // 2 - PAIRS]
+        if len(others) < n // 2 - PAIRS:
+            found = f"margin={margin} leaves {inside.sum()} points of label {side}"
+            raise ValueError(f"{found}, too few for n={n}; take a smaller one")
         rows.append(np.concatenate([sides[side][paired], others]))
     chosen = np.concatenate(rows)
     one = np.arange(n // 2)
-    groups = np.concatenate([one, np.where(one < pairs, one, one + n // 2)])
+    groups = np.concatenate([one, np.where(one < PAIRS, one, one + n // 2)])
     labels = label[chosen]
     shuffled = rng.permutation(n)
     if random_labels:
         labels = rng.permutation(labels)
-    gap = float(distance[first, second].min()) if pairs else float(_distances(points[rows[0]], points[rows[1]]).min())
-    facts = {"gap_l2": gap, "k_f": 1 / gap, "n_left": int(sum(k.sum() for k in kept)) + 2 * pairs}
-    return chosen[shuffled], labels[shuffled], groups[shuffled], facts
+    return chosen[shuffled], labels[shuffled], groups[shuffled]
 
 
-def _checked(n, margin, pair_margin, pairs, stripes):
+def _checked(n, margin, pair_margin, stripes):
     """pair_margin, with its default; ValueError for what makes no set."""
     pair_margin = margin if pair_margin is None else pair_margin
-    if n % 2 or n != int(n) or not 0 <= 2 * pairs <= n:
-        raise ValueError(f"n={n} images do not hold two equal classes and {pairs} pairs; take an even n >= 2 pairs")
+    if n % 2 or n < 2 * PAIRS:
+        raise ValueError(f"n={n} images do not hold two equal classes and {PAIRS} pairs; take an even n >= {2 * PAIRS}")
     if not 0 < pair_margin <= margin:
         raise ValueError(f"pair_margin={pair_margin} and margin={margin}: take 0 < pair_margin <= margin")
     if stripes < 2 or stripes % 2:
@@ -137,21 +131,21 @@ def _distances(a, b):
     return np.sqrt(np.maximum(squared, 0))
 
 
-def _facing(distance, least, apart, pairs):
-    """Rows and columns of disjoint smallest entries >= least, every other entry between them being >= apart."""
+def _facing(distance, least, apart):
+    """Rows and columns of PAIRS disjoint smallest entries >= least, every other entry between them being >= apart."""
     rows, columns = [], []
     i, j = np.nonzero(distance >= least)
     nearest = np.argpartition(distance[i, j], min(len(i) - 1, 20_000))[:20_000]
     nearest = nearest[np.argsort(distance[i, j][nearest], kind="stable")]
     for a, b in zip(i[nearest], j[nearest], strict=True):
-        if len(rows) == pairs:
+        if len(rows) == PAIRS:
             break
         free = a not in rows and b not in columns
         if free and (distance[a, columns] >= apart).all() and (distance[rows, b] >= apart).all():
             rows.append(a)
             columns.append(b)
-    if len(rows) < pairs:
-        raise ValueError(f"only {len(rows)} of {pairs} pairs at a distance of at least {least} fit; take fewer pairs")
+    if len(rows) < PAIRS:
+        raise ValueError(f"only {len(rows)} of {PAIRS} pairs at a distance of at least {least} fit; take a smaller one")
     return np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)
 
 

@@ -10,25 +10,16 @@ import numpy as np
 import pandas as pd
 
 from intrinsic.images import entries, files
-from intrinsic.images.adapters import HEADER, adapter_of, is_tag, patients
+from intrinsic.images.adapters import HEADER, OF_FILES, adapter_of, is_tag, patients
 from intrinsic.images.entries import Entry
 from intrinsic.images.matching import check_match, match
+from intrinsic.images.pictures import Levels
 from intrinsic.images.rules import GroupRule
 from intrinsic.images.sets import BadImages, BadSource, ImageSet, UnknownImageSet, suggest
-from intrinsic.images.tables import SUFFIXES as TABLES
-
-FILES = (".npz", *TABLES)  # files that are an image set, or list one
 
 
 def load(
-    source,
-    *,
-    size=None,
-    channels=None,
-    pixel_range="stored",
-    levels=None,
-    skip_unreadable=False,
-    progress=False,
+    source, *, size=None, channels=None, pixel_range="stored", levels=None, skip_unreadable=False, progress=False
 ) -> ImageSet:
     """An image set: by catalogue name, by path, or by an Entry.
 
@@ -37,8 +28,8 @@ def load(
     source : str, Path or Entry
         A name in the catalogue; a folder with one folder of pictures a class; a tree of DICOM files or NIfTI volumes
         (see `of_path`); a table (.csv, .tsv, .parquet) with the columns `path`, `label` and optionally `group`; or a
-        .npz file with `images` and `labels`, and optionally `class_names`, `group` (-1 throughout: unknown), `paths`,
-        `source` and `licence`. A text is a path where it holds a slash or ends like a file.
+        .npz file with `images` and `labels`, and optionally `class_names`, `group` (-1 throughout: unknown) and
+        `paths`. A text is a path where it holds a slash or ends like a file.
     size : int, optional
         Pixels a side, as in `match`.
     channels : {1, 3}, optional
@@ -67,17 +58,15 @@ def load(
     """
     check_match(size, channels, pixel_range)
     entry = source if isinstance(source, Entry) else find(source)
-    reading = files.Reading(size, channels, pixel_range, levels or entry.levels)
-    found = entry.found(progress)
+    reading = files.Reading(size, channels, pixel_range, Levels.of(levels or entry.levels))
     try:
+        found = entry.found(progress)
         images = _assembled(entry, found, reading, skip_unreadable or entry.skip_unreadable, progress)
     except BadImages as error:
         raise BadImages(f"{entry.place() or entry.name}: {error}") from None
     if images.n_classes < 2:
-        raise BadSource(
-            f"{images.name} has images of one class only, {images.classes[images.labels[0]]!r}, so there are "
-            "no labels to learn or compare: give at least two classes"
-        )
+        only = images.classes[images.labels[0]]
+        raise BadSource(f"{images.name} has images of one class only, {only!r}: give at least two classes")
     return match(images, size=size, channels=channels, pixel_range=pixel_range)
 
 
@@ -108,12 +97,10 @@ def _assembled(entry, found, reading, skip, progress):
         name=entry.name if entry.about else entry.title,  # a path keeps its own name
         group=group,
         paths=_paths(table),
-        ordered=entry.labels.ordered,
         pixel_range=at,
         unreadable=unreadable,
-        source=entry.source or found.facts.get("source", ""),
-        licence=entry.licence or found.facts.get("licence", ""),
-        **{key: getattr(entry, key) for key in ("domain", "modality", "about", "beware", "show_pixels")},
+        domain=entry.domain,
+        show_pixels=entry.show_pixels,
     )
 
 
@@ -146,7 +133,7 @@ def find(source):
     """The entry of a catalogue name, or one made for a path. Raises UnknownImageSet."""
     if isinstance(source, str) and not source.strip():
         raise UnknownImageSet("the name of the image set is empty: give a catalogue name or a path")
-    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(FILES)
+    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(tuple(OF_FILES))
     named = entries.catalogue() if may_be_name else {}
     if may_be_name and source in named:
         if Path(source).is_dir() and Path(named[source].location or "").name != source:
@@ -164,7 +151,7 @@ def find(source):
 def _beside(path):
     """Folders, tables and .npz files in the folder of a path."""
     try:
-        found = [one.name for one in path.parent.iterdir() if one.is_dir() or one.name.lower().endswith(FILES)]
+        found = [one.name for one in path.parent.iterdir() if one.is_dir() or one.name.lower().endswith(tuple(OF_FILES))]
     except OSError:
         return []
     return [name for name in found if not name.startswith(".")]
@@ -182,7 +169,7 @@ def of_path(path, **fields):
     path = Path(path).expanduser()
     if not path.exists():
         near = suggest(path.name, _beside(path))
-        raise UnknownImageSet(f"{path} does not exist{near}: give a folder, a file ({', '.join(FILES)}) or a name")
+        raise UnknownImageSet(f"{path} does not exist{near}: give a folder, a file ({', '.join(OF_FILES)}) or a name")
     name = name_of(path)
     own = {
         "name": re.sub(r"[^A-Za-z0-9_-]+", "_", name).strip("_-") or "images",

@@ -1,56 +1,33 @@
-"""Point clouds and image families of known dimension and known label gap.
-
-Every function is deterministic in its seed. Point clouds are float64 arrays (n, D). With `ambient` the same
-points are turned by a random rotation into that many coordinates, which changes no distance.
-"""
+"""Point clouds and image families of known dimension and known label gap, each decided by its seed."""
 
 from itertools import product
-from math import inf, pi, sin, sqrt
+from math import inf, pi, sqrt
 
 import numpy as np
 
 
-def flat_torus(n, d, ambient=None, seed=0):
-    """n uniform points on the flat torus (R/Z)^d, as float64 (n, ambient) or (n, 2d).
+def flat_torus(n, d, seed=0):
+    """n uniform points on the flat torus (R/Z)^d, as float64 (n, 2d).
 
     Each of d angles t_i in [0, 1) becomes (cos 2 pi t_i, sin 2 pi t_i) / (2 pi), so its volume is 1. It has no edge and
     no curvature; the straight-line distance r' is below the length r along it, r' = r (1 - O(r^2)).
     """
-    _check(n, d, ambient, 2 * d)
-    rng = np.random.default_rng(seed)
-    t = 2 * pi * rng.random((n, d))
-    points = np.stack([np.cos(t), np.sin(t)], axis=2).reshape(n, 2 * d) / (2 * pi)
-    return _embed(points, ambient, rng)
+    _check(n, d)
+    t = 2 * pi * np.random.default_rng(seed).random((n, d))
+    return np.stack([np.cos(t), np.sin(t)], axis=2).reshape(n, 2 * d) / (2 * pi)
 
 
-def sphere(n, d, ambient=None, seed=0):
-    """n uniform points on the unit sphere S^d, of dimension d, as float64 (n, ambient) or (n, d + 1)."""
-    _check(n, d, ambient, d + 1)
-    rng = np.random.default_rng(seed)
-    points = rng.standard_normal((n, d + 1))
-    return _embed(points / np.linalg.norm(points, axis=1, keepdims=True), ambient, rng)
-
-
-def cube(n, d, ambient=None, seed=0):
-    """n uniform points in the unit cube [0, 1]^d, as float64 (n, ambient) or (n, d)."""
-    _check(n, d, ambient, d)
-    rng = np.random.default_rng(seed)
-    return _embed(rng.random((n, d)), ambient, rng)
-
-
-def parallel_tori(n, d, gap, ambient=None, seed=0):
+def parallel_tori(n, d, gap, seed=0):
     """n independent points on two parallel flat tori a distance `gap` apart, one class on each: K_F = 1 / gap.
 
-    No edge and no curvature; the smallest distance between the classes of a sample is above `gap` and tends to it.
-    Returns float64 (n, ambient) or (n, 2d + 1), whose last coordinate is 0 or gap, and int64 labels (n,).
+    The smallest distance between the classes of a sample is above `gap` and tends to it.
+    Returns float64 (n, 2d + 1), whose last coordinate is 0 or gap, and int64 labels (n,).
     """
-    _check(n, d, ambient, 2 * d + 1)
     if not 0 < gap < inf:
         raise ValueError(f"gap={gap} is no distance between two classes; take a number above 0")
-    points = flat_torus(n, d, seed=seed)
-    rng = np.random.default_rng([seed, 1])
-    labels = rng.integers(0, 2, n)
-    return _embed(np.column_stack([points, gap * labels]), ambient, rng), labels
+    points = flat_torus(n, d, seed)
+    labels = np.random.default_rng([seed, 1]).integers(0, 2, n)
+    return np.column_stack([points, gap * labels]), labels
 
 
 def overlapping_clouds(n, d, seed=0):
@@ -58,7 +35,7 @@ def overlapping_clouds(n, d, seed=0):
 
     Returns float64 (n, d) and int64 labels (n,), 0 and 1.
     """
-    _check(n, d, None, d)
+    _check(n, d)
     rng = np.random.default_rng(seed)
     points = rng.random((n, d))
     return points, rng.permutation(np.arange(n, dtype=np.int64) % 2)
@@ -71,10 +48,9 @@ def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0
 
     A_i, B_i are orthonormal low-frequency cosine patterns and s is the largest radius at which no image can leave
     [0, 1]. The label is the half circle of t_1. Two arcs of gap/2 radians, around 0 and pi, are left out: the classes
-    are a chord 2 s sin(gap/4) apart.
+    are a chord 2 s sin(gap/4) apart, which rounding to 8 bits changes by at most size / 255.
 
-    Returns uint8 (n, size, size), n/2 a class, int64 labels (n,) and facts: d, scale (s), gap_l2 and k_f_limit =
-    1 / gap_l2 of images in [0, 1] before rounding to 8 bits; rounding_l2, the most that rounding changes a distance by.
+    Returns uint8 (n, size, size), n/2 a class, and int64 labels (n,).
     """
     patterns = _patterns(n, d, 2 * d, size)
     if not 0 < gap < 2 * pi:
@@ -85,8 +61,7 @@ def torus_images(n: int, d: int, size: int = 32, gap: float = 0.4, seed: int = 0
     t[:, 0] = labels * pi + gap / 4 + (pi - gap / 2) * t[:, 0] / (2 * pi)
     a, b = patterns[0::2], patterns[1::2]
     scale = 0.5 / np.sqrt(a**2 + b**2).sum(axis=0).max()
-    images = _grey_levels(scale * (np.cos(t) @ a + np.sin(t) @ b), size)
-    return images, labels, _facts(d, scale, 2 * scale * sin(gap / 4), size)
+    return _grey_levels(scale * (np.cos(t) @ a + np.sin(t) @ b), size), labels
 
 
 def slab_images(n: int, d: int, size: int = 32, gap: float = 0.3, seed: int = 0):
@@ -105,19 +80,16 @@ def slab_images(n: int, d: int, size: int = 32, gap: float = 0.3, seed: int = 0)
     u = 2 * rng.random((n, d)) - 1
     u[:, 0] = (2 * labels - 1) * (gap / 2 + (1 - gap / 2) * (u[:, 0] + 1) / 2)
     scale = 0.5 / np.abs(patterns).sum(axis=0).max()
-    images = _grey_levels(scale * u @ patterns, size)
-    return images, labels, _facts(d, scale, scale * gap, size)
+    return _grey_levels(scale * u @ patterns, size), labels
 
 
 def _patterns(n, d, count, size):
     """`count` orthonormal cosine patterns (count, size * size): lowest frequencies, without the constant."""
-    _check(n, d, None, d)
+    _check(n, d)
     if n < 2:
         raise ValueError(f"n={n} leaves a class without an image; take n >= 2")
     if size != int(size) or count > (size // 2) ** 2 - 1:
-        raise ValueError(
-            f"size={size} has no {count} smooth patterns, which d={d} needs; take a larger size or smaller d"
-        )
+        raise ValueError(f"size={size} has no {count} smooth patterns for d={d}; take a larger size or smaller d")
     position = (np.arange(size) + 0.5) / size
     waves = np.cos(pi * np.arange(size)[:, None] * position) * sqrt(2 / size)
     waves[0] /= sqrt(2)
@@ -130,22 +102,7 @@ def _grey_levels(deviation, size):
     return np.clip(np.rint(255 * (0.5 + deviation)), 0, 255).astype(np.uint8).reshape(-1, size, size)
 
 
-def _facts(d, scale, gap_l2, size):
-    gap = {"gap_l2": float(gap_l2), "k_f_limit": float(1 / gap_l2)}
-    return {"d": d, "scale": float(scale), **gap, "rounding_l2": size / 255}
-
-
-def _embed(points, ambient, rng):
-    """The same points in `ambient` coordinates, through a random matrix with orthonormal columns."""
-    if ambient is None:
-        return points
-    basis, _ = np.linalg.qr(rng.standard_normal((ambient, points.shape[1])))
-    return points @ basis.T
-
-
-def _check(n, d, ambient, least):
+def _check(n, d):
     for name, value in (("n", n), ("d", d)):
         if value != int(value) or value < 1:
             raise ValueError(f"{name}={value} makes no manifold here; take a whole number, at least 1")
-    if ambient is not None and (ambient != int(ambient) or ambient < least):
-        raise ValueError(f"ambient={ambient} cannot hold this manifold, which needs {least} coordinates")

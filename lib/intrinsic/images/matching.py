@@ -1,4 +1,4 @@
-"""Matching: one size, number of channels and range for every set of a comparison; unmatched ones are refused."""
+"""Matching: one size, number of channels and range for every set of a comparison."""
 
 from dataclasses import replace
 from typing import Literal, get_args
@@ -6,14 +6,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image
 
-from intrinsic.images.sets import sides
-
 Range = Literal["stored", "image"]
 MOST_PIXELS = 2048  # a side: of 1,000 images these are 4 GB a channel
-
-
-class Unmatched(ValueError):
-    """Image sets, or records of them, that differ in size, channels, range or M, and so cannot be compared."""
 
 
 def match(images, *, size=None, channels=None, pixel_range="stored"):
@@ -37,7 +31,7 @@ def match(images, *, size=None, channels=None, pixel_range="stored"):
 
     Raises
     ------
-    ValueError, Unmatched
+    ValueError
         For a setting that does not exist, and for a stored range that cannot be had back.
 
     Examples
@@ -48,10 +42,7 @@ def match(images, *, size=None, channels=None, pixel_range="stored"):
     """
     check_match(size, channels, pixel_range)
     if pixel_range == "stored" and images.pixel_range != "stored":
-        raise Unmatched(
-            f"{images.name} has the range {images.pixel_range!r} and not that of its files, which cannot be had back: "
-            "load it again with pixel_range='stored'"
-        )
+        raise ValueError(f"{images.name}: the stored range cannot be had back: load it with pixel_range='stored'")
     pixels = images.images
     if channels is not None and channels != images.channels:
         pixels = grey(pixels) if channels == 1 else np.repeat(pixels[..., None], 3, axis=3)
@@ -70,29 +61,6 @@ def check_match(size, channels, pixel_range="stored"):
         raise ValueError(f"channels={channels} cannot be made from grey or color images: give 1 or 3")
     if pixel_range not in get_args(Range):
         raise ValueError(f"pixel_range={pixel_range!r} is unknown: give stored or image")
-
-
-def check_matched(sets, per_class=None):
-    """Raises Unmatched, with the reason, where sets differ in size, channels or range, or a class lacks M images."""
-    settings = [{"pixels": sides(s.images), "channels": s.channels, "range": s.pixel_range} for s in sets]
-    for images, own in zip(sets, settings, strict=True):
-        for what, first in settings[0].items():
-            if own[what] != first:
-                raise Unmatched(
-                    f"{sets[0].name} has {what} {first} and {images.name} {own[what]}, and K_F and d_data change with "
-                    "it: match them first, e.g. match(images, size=64, channels=1)"
-                )
-        name, least = smallest_class(images)
-        if per_class is not None and least < per_class:
-            raise Unmatched(
-                f"{images.name}: class {name!r} has {least} images, and the comparison is at M = {per_class} a class: "
-                f"leave it out, or compare all sets at M = {least} or less (per_class)"
-            )
-
-
-def smallest_class(images):
-    """(name, number of images) of the smallest class that has any."""
-    return min(((c, n) for c, n in images.counts().items() if n), key=lambda pair: pair[1])
 
 
 def grey(pixels):

@@ -1,7 +1,6 @@
 """Image sets of torchvision and MedMNIST, downloaded by those packages when first read."""
 
 import os
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,38 +10,27 @@ from intrinsic.images.files import Found
 from intrinsic.images.sets import BadSource, reason
 
 OFFLINE = "INTRINSIC_OFFLINE"  # 1: nothing is downloaded
-
-
-class DownloadFailed(BadSource):
-    """An image set that is not here and could not be fetched, or may not be."""
+Sets = Literal["MNIST", "FashionMNIST", "CIFAR10", "SVHN"]  # of torchvision
+Sides, Parts = Literal[28, 64, 128, 224], Literal["train", "val", "test", "all"]  # of MedMNIST
 
 
 def _fetched(make, place, parts):
-    """make(part, download) of each part: from what is there, else after a download. Raises DownloadFailed."""
+    """make(part, download) of each part: from what is there, else after a download. Raises BadSource."""
     try:
         return [make(part, False) for part in parts]
     except Exception as error:  # the packages raise many types where files are absent or damaged
         if os.environ.get(OFFLINE, "") not in ("", "0"):
-            raise DownloadFailed(
-                f"{place} does not hold the image set ({reason(error)}), and {OFFLINE} is set: unset it"
-            ) from None
+            found = f"{place} does not hold the image set ({reason(error)})"
+            raise BadSource(f"{found}, and {OFFLINE} is set: unset it") from None
     try:
         place.mkdir(parents=True, exist_ok=True)
         return [make(part, True) for part in parts]
     except Exception as error:
-        raise DownloadFailed(
-            f"the image set cannot be downloaded to {place} or read there ({reason(error)}): try again later, or "
-            "remove what is damaged there"
-        ) from None
+        why = f"cannot be downloaded or read ({reason(error)}): try again later, or remove what is damaged there"
+        raise BadSource(f"the image set in {place} {why}") from None
 
 
-def torchvision(
-    path: Path,
-    progress: bool = False,
-    *,
-    dataset: Literal["MNIST", "FashionMNIST", "CIFAR10", "SVHN"],
-    part: Literal["train", "test", "both"] = "train",
-) -> Found:
+def torchvision(path, progress=False, *, dataset: Sets, part: Literal["train", "test", "both"] = "train") -> Found:
     """A set of torchvision.datasets below `path`, laid out as torchvision does; images are called PART/NUMBER.
 
     part   the official training set, test set, or one after the other
@@ -61,17 +49,10 @@ def torchvision(
     labels = np.concatenate([np.asarray(one.labels if dataset == "SVHN" else one.targets) for one in sets])
     classes = tuple("0123456789" if dataset in ("MNIST", "SVHN") else sets[0].classes)
     rows = pd.DataFrame({"path": _names(parts, [len(one.data) for one in sets]), "label": np.take(classes, labels)})
-    return Found(rows, label="label", classes=classes, images=pixels)
+    return Found(rows, classes=classes, images=pixels)
 
 
-def medmnist(
-    path: Path,
-    progress: bool = False,
-    *,
-    dataset: str,
-    size: Literal[28, 64, 128, 224] = 28,
-    part: Literal["train", "val", "test", "all"] = "all",
-) -> Found:
+def medmnist(path, progress=False, *, dataset: str, size: Sides = 28, part: Parts = "all") -> Found:
     """A set of MedMNIST, from its .npz file in the folder `path`; images are called PART/NUMBER.
 
     dataset   pathmnist, chestmnist, ...;  part   of its own split, or all of it, one after the other
@@ -98,7 +79,7 @@ def medmnist(
         columns = {name: labels[:, i] for i, name in enumerate(classes)}
         return Found(pd.DataFrame({"path": names, **columns}), images=pixels)
     rows = pd.DataFrame({"path": names, "label": np.asarray(classes)[labels[:, 0]]})
-    return Found(rows, label="label", classes=classes, images=pixels)
+    return Found(rows, classes=classes, images=pixels)
 
 
 def _names(parts, sizes):

@@ -5,6 +5,7 @@ Pictures are read upright, transparency over black, of an animation the first.
 
 import math
 import re
+from collections import namedtuple
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +15,11 @@ from intrinsic.images.sets import BadImageFile
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".webp")
 SUFFIXES += (".pbm", ".pgm", ".ppm", ".pnm")
+# what a file's header says: (width, height); whether it is stored in color, brought to 8 bits, and undecided how
+Look = namedtuple("Look", "size colour mapped undecided")
+# uint8 (H, W) or (H, W, 3); whether it is stored in color, and transparent in places
+Picture = namedtuple("Picture", "pixels colour clear", defaults=[False])
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "PPM")
-
-
-class BadLevels(ValueError):
-    """A text that does not say what becomes 0 and 255."""
 
 
 class Undecided(BadImageFile):
@@ -27,7 +28,13 @@ class Undecided(BadImageFile):
 
 @dataclass(frozen=True)
 class Levels:
-    """What becomes 0 and 255: `full`, `range:LOW,HIGH`, `percentile:LOW,HIGH` or `window`. Raises BadLevels."""
+    """What becomes 0 and 255 where a file holds more than 8 bits, by a clipped linear map, rounded half up.
+
+    full                  0 to 2^bits - 1; DICOM: the range of the stored bits, after rescale
+    range:LOW,HIGH        these values, after rescale (CT: Hounsfield units)
+    percentile:LOW,HIGH   of the picture, or of the whole volume where the file is one
+    window                the first VOI LUT or window of the DICOM file
+    """
 
     kind: str
     low: float = 0.0
@@ -35,7 +42,7 @@ class Levels:
 
     @classmethod
     def of(cls, text):
-        """From its text; None stays None."""
+        """From its text; None stays None. Raises ValueError."""
         if text is None:
             return None
         found = re.fullmatch(r"(full|window)|(range|percentile):([^,]+),([^,]+)", text.strip())
@@ -45,10 +52,8 @@ class Levels:
             levels = cls("none")
         inside = levels.kind != "percentile" or (levels.low >= 0 and levels.high <= 100)
         if levels.kind not in ("full", "window") and not (-math.inf < levels.low < levels.high < math.inf and inside):
-            raise BadLevels(
-                f"levels {text!r} does not say what becomes 0 and 255: give full, window, range:LOW,HIGH (grey levels) "
-                "or percentile:LOW,HIGH (0 to 100)"
-            )
+            ways = "full, window, range:LOW,HIGH (grey levels) or percentile:LOW,HIGH (0 to 100)"
+            raise ValueError(f"levels {text!r} does not say what becomes 0 and 255: give {ways}")
         return levels
 
     def bounds(self, full, values):
@@ -64,31 +69,8 @@ class Levels:
             return float(low), float(high)
         if self.kind == "window" or full is None:
             what = "window of its own" if self.kind == "window" else "full range, as it holds floating-point numbers"
-            raise Undecided(
-                f"has no {what}, so levels={self.kind!r} leaves open what becomes 0 and 255: give others, e.g. "
-                "percentile:1,99"
-            )
+            raise Undecided(f"has no {what}, which levels={self.kind!r} needs: give others, e.g. percentile:1,99")
         return full
-
-
-@dataclass(frozen=True)
-class Look:
-    """What a file's header says: width x height, whether it is stored in color, brought to 8 bits, and undecided."""
-
-    size: tuple[int, int]
-    colour: bool
-    mapped: bool
-    undecided: bool
-
-
-@dataclass(frozen=True)
-class Picture:
-    """uint8 (H, W) or (H, W, 3); stored in color; brought to 8 bits by levels; transparent in places."""
-
-    pixels: np.ndarray
-    colour: bool
-    mapped: bool
-    clear: bool = False
 
 
 def eight_bit(values, low, high):
@@ -112,14 +94,6 @@ def refuse_nonfinite(values):
     if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
         n = int((~np.isfinite(values)).sum())
         raise BadImageFile(f"holds {n:,} values that are not finite numbers (NaN or infinite), which are no grey level")
-
-
-def refuse_bombs(width, height):
-    """Raises BadImageFile for more pixels than are safe to load."""
-    if width * height > Image.MAX_IMAGE_PIXELS:
-        raise BadImageFile(
-            f"unpacks to {width:,} x {height:,} pixels, more than is safe to load ({Image.MAX_IMAGE_PIXELS:,})"
-        )
 
 
 def checked_frame(frame, n, what):
@@ -192,7 +166,7 @@ def _of_pillow(picture, path, levels):
         raise undecided(values, "full" if full else f"range:{values.min():g},{values.max():g}")
     pixels = eight_bit(values, *levels.bounds(full, lambda: values))
     inverse = tags.get(262) == 0  # PhotometricInterpretation: white is zero; Pillow inverts 8 bits only
-    return Picture(255 - pixels if inverse else pixels, colour, True, clear)
+    return Picture(255 - pixels if inverse else pixels, colour, clear)
 
 
 def _deep_png(path):
@@ -216,4 +190,4 @@ def _of_eight_bits(picture):
         clear = upright.getchannel("A").getextrema()[0] < 255
         upright = Image.alpha_composite(Image.new("RGBA", upright.size, (0, 0, 0, 255)), upright)
     pixels = np.asarray(upright.convert("L" if picture.mode in ("1", "L") else "RGB"))
-    return Picture(pixels, _is_coloured(picture), False, clear)
+    return Picture(pixels, _is_coloured(picture), clear)

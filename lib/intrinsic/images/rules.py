@@ -1,8 +1,4 @@
-"""Labels and groups by rule: which class and which patient an image belongs to, as a catalogue entry says it.
-
-A source lists its images as a table, one row an image, before any pixel is read. A rule turns a column of that table,
-or a part of its text, into labels or groups; rows that it leaves out are never decoded.
-"""
+"""Labels and groups by rule: a column of a source's table, or a part of its text, says class and patient of a row."""
 
 import re
 import unicodedata
@@ -35,6 +31,14 @@ def text_of(value):
     return str(value).strip()
 
 
+def check_column(table, column, whose, where=""):
+    """Raises BadRule unless a table has one column of that name. where: what says another name."""
+    names = [str(name) for name in table.columns]
+    if (n := list(table.columns).count(column)) != 1:
+        how = ": rename all but one" if n else f"{where and f': name it with {where}'}{suggest(column, names)}"
+        raise BadRule(f"{whose} needs one column {column!r}, and {n} are among {', '.join(names)}{how}")
+
+
 Text = Annotated[str, pydantic.BeforeValidator(text_of)]
 
 
@@ -60,10 +64,7 @@ class _Rule(pydantic.BaseModel):
         if column is None:
             option = "label" if what == "label" else "group"
             raise BadRule(f"nothing says where the {what} of an image stands: give --{option}-column or -pattern")
-        if (n := list(table.columns).count(column)) != 1:
-            names = [str(name) for name in table.columns]
-            hint = suggest(column, names) if n == 0 else ""
-            raise BadRule(f"the {what} needs one column {column!r}, and {n} are among {', '.join(names)}{hint}")
+        check_column(table, column, f"the {what}")
         values = [text_of(value) for value in table[column]]
         unmatched = np.zeros(len(values), dtype=bool)
         if self.pattern:
@@ -109,19 +110,13 @@ class LabelRule(_Rule):
             raise ValueError(f"the value {twice[0]!r} is used twice")
         return self
 
-    @property
-    def ordered(self):
-        """Whether the difference of two labels counts grades."""
-        return self.grades is not None and self.positive_from is None
-
     def mapping(self):
         """{class: values}, labels in this order; None where every value is a class of its own."""
         if self.classes is not None:
             return dict(self.classes)
-        if self.pair or self.ordered:
-            return {value: [value] for value in self.pair or self.grades}
-        if self.grades is None:
-            return None
+        if self.pair or self.positive_from is None:
+            values = self.pair or self.grades
+            return None if values is None else {value: [value] for value in values}
         first = self.grades.index(self.positive_from)
         halves = (self.grades[:first], self.grades[first:])
         return {part[0] if len(part) == 1 else f"{part[0]} to {part[-1]}": part for part in halves}
@@ -129,8 +124,10 @@ class LabelRule(_Rule):
     def apply(self, table, default, order=None):
         """(labels of the kept rows, class names, kept rows: bool (n,)). Raises BadRule naming the image.
 
-        order   class names in the source's own order, where it has one; else they are sorted
+        default   the column where neither the rule says one nor the table has one called label
+        order     class names in the source's own order, where it has one; else they are sorted
         """
+        default = "label" if "label" in table else default
         mapping = self.mapping()
         known = [*(order or ()), *(part for parts in (mapping or {}).values() for part in parts)]
         values, unmatched = self.values(table, default, "label", known)
@@ -158,23 +155,18 @@ class LabelRule(_Rule):
         empty = [i for i, value in enumerate(values) if not value]
         if empty and self.missing == "refuse":
             why = f"does not match {self.pattern.pattern!r}" if unmatched[empty[0]] else "has no label"
-            raise BadRule(
-                f"{_row(table, empty[0])} {why}, as {len(empty):,} of {len(values):,} images: correct it, or let "
-                f"{DRAFT} say `missing: drop` or `missing: as:NAME`"
-            )
+            found = f"{_row(table, empty[0])} {why}, as {len(empty):,} of {len(values):,} images"
+            raise BadRule(f"{found}: correct it, or let {DRAFT} say `missing: drop` or `missing: as:NAME`")
         outside = [i for i, value in enumerate(values) if value and labels[i] < 0]
         if outside and self.others == "refuse" and self.pair is None:
-            raise BadRule(
-                f"{_row(table, outside[0])} has the label {values[outside[0]]!r}, as {len(outside):,} of "
-                f"{len(values):,} images in no class ({', '.join(known[:5])}, ...): add it, or say `others: drop`"
-            )
+            found = f"{_row(table, outside[0])} has the label {values[outside[0]]!r}, in none of the classes"
+            count = f"as {len(outside):,} of {len(values):,} images"
+            raise BadRule(f"{found} ({', '.join(known[:5])}, ...), {count}: add it, or say `others: drop`")
         unused = [part for part in known if part not in set(values)]
         if unused and self.unused == "refuse" and self.mapping() is not None:
             present = sorted(set(values) - {""}, key=_natural)
-            raise BadRule(
-                f"no image has the label {unused[0]!r} that a class is made of (else say `unused: allow`); the labels "
-                f"are {', '.join(present[:20])}{suggest(unused[0], present)}"
-            )
+            found = f"no image has the label {unused[0]!r} of a class, but {', '.join(present[:20])}"
+            raise BadRule(f"{found}: correct it, or say `unused: allow`{suggest(unused[0], present)}")
 
 
 class GroupRule(_Rule):
@@ -200,11 +192,9 @@ class GroupRule(_Rule):
         if empty and self.unmatched == "unknown":
             return None
         if empty and self.unmatched == "refuse":
-            raise BadRule(
-                f"the {self.of} of {_row(table, empty[0])} cannot be read, as of {len(empty):,} of {len(values):,} "
-                f"images: correct it, or let {DRAFT} say `group: {{unmatched: own}}` (a group by itself) or `group: "
-                "unknown`"
-            )
+            found = f"the {self.of} of {_row(table, empty[0])} cannot be read, as of {len(empty):,} of {len(values):,}"
+            ways = "`group: {unmatched: own}` (a group by itself) or `group: unknown`"
+            raise BadRule(f"{found} images: correct it, or let {DRAFT} say {ways}")
         for i in empty:
             values[i] = f"\0{_row(table, i)}"
         if all(re.fullmatch(r"\d{1,18}", value) for value in values):
@@ -230,11 +220,9 @@ def _warn_alike(what, values, code=None):
             alike.append((first, value))
     if alike:
         (a, b), n = alike[0], values.count
-        warnings.warn(
-            f"{len(alike):,} names of a {what} differ from another in capitals or leading zeros only, e.g. {a!r} "
-            f"({n(a):,} images) from {b!r} ({n(b):,}), and count as two: write them in one way if they mean the same",
-            stacklevel=6,
-        )
+        found = f"{len(alike):,} names of a {what} differ from another in capitals or leading zeros only"
+        example = f"{a!r} ({n(a):,} images) from {b!r} ({n(b):,})"
+        warnings.warn(f"{found}, e.g. {example}: write them in one way if they mean the same", stacklevel=6)
 
 
 def _natural(text):

@@ -12,20 +12,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from intrinsic.images.pictures import (
-    Levels,
-    Look,
-    Picture,
-    checked_frame,
-    eight_bit,
-    refuse_bombs,
-    refuse_nonfinite,
-    undecided,
-)
+from intrinsic.images.pictures import Levels, Look, Picture, checked_frame, eight_bit, refuse_nonfinite, undecided
 from intrinsic.images.rules import text_of
-from intrinsic.images.sets import BadImageFile, reason
+from intrinsic.images.sets import BadImageFile
 
-MAX_VOXELS = 2**29  # of one volume: 512 x 512 x 2,048
+MAX_VOXELS = 2**29  # held at once: 512 x 512 x 2,048
 RESCALE = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
 WINDOW = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 
@@ -70,13 +61,13 @@ def dicom_decoder(path, frames, levels):
     dataset = pydicom.dcmread(path, force=True)
     if "Rows" not in dataset or "Columns" not in dataset:
         raise BadImageFile("is no DICOM image: it has no pixels")
-    refuse_bombs(dataset.Columns, dataset.Rows)
     n = int(dataset.get("NumberOfFrames") or 1)
     if "TransferSyntaxUID" not in dataset.file_meta and dataset.original_encoding == (True, True):
         dataset.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     whole = levels is not None and levels.kind == "percentile"
-    if whole and n * dataset.Rows * dataset.Columns > MAX_VOXELS:
-        raise BadImageFile(f"holds {n:,} frames, more pixels than is safe to load at once ({MAX_VOXELS:,})")
+    if (n if whole else 1) * dataset.Rows * dataset.Columns > MAX_VOXELS:
+        size = f"{dataset.Columns:,} x {dataset.Rows:,} pixels"
+        raise BadImageFile(f"holds {n:,} frames of {size}, more than is safe to load at once ({MAX_VOXELS:,})")
     wanted = list(range(n)) if whole else sorted({frame or 0 for frame in frames} & set(range(n)) or {0})
     stored = {i: np.array(a) for i, a in zip(wanted, iter_pixels(dataset, indices=wanted), strict=True)}
     shown = (_in_colour if _is_coloured(dataset) else _in_grey)(dataset, stored, levels)
@@ -92,10 +83,10 @@ def _in_colour(dataset, stored, levels):
 
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         top = 2 ** dataset.RedPaletteColorLookupTableDescriptor[2] - 1
-        return lambda i: Picture(eight_bit(apply_color_lut(stored[i], dataset)[..., :3], 0, top), True, False)
+        return lambda i: Picture(eight_bit(apply_color_lut(stored[i], dataset)[..., :3], 0, top), True)
     full, deep = (0, 2**dataset.BitsStored - 1), dataset.BitsStored > 8
     bounds = ((levels if deep else None) or Levels("full")).bounds(full, lambda: np.stack(list(stored.values())))
-    return lambda i: Picture(eight_bit(stored[i], *bounds), True, deep)
+    return lambda i: Picture(eight_bit(stored[i], *bounds), True)
 
 
 def _in_grey(dataset, stored, levels):
@@ -106,17 +97,16 @@ def _in_grey(dataset, stored, levels):
 
     def shown(i):
         values, windowed, bits = rescaled[i], _is_windowed(rules[i]), dataset.get("BitsStored")
-        as_stored = levels is None and not windowed and bits is not None and bits <= 8  # none: floating-point
         if windowed and (levels is None or levels.kind == "window"):
             pixels = _windowed(values, rules[i])
-        elif levels is None and not as_stored:
+        elif levels is None and (bits is None or bits > 8):  # none: floating-point
             raise undecided(values, "full", "has no window and holds")
         else:
             full = None if bits is None else _full(bits, dataset.get("PixelRepresentation", 0), rules[i])
             how = levels or Levels("full")
             pixels = eight_bit(values, *how.bounds(full, lambda: np.stack(list(rescaled.values()))))
         inverse = dataset.PhotometricInterpretation == "MONOCHROME1"
-        return Picture(255 - pixels if inverse else pixels, False, not as_stored)
+        return Picture(255 - pixels if inverse else pixels, False)
 
     return shown
 
@@ -215,26 +205,18 @@ def nifti_look(path, levels, axis=2):
 
 
 def volume(path):
-    """(values (x, y, z) in canonical order, full range of the stored integers, plain bytes) of a NIfTI file.
-
-    Raises BadImageFile, without the path.
-    """
+    """(values (x, y, z) in canonical order, full range of the stored integers, plain bytes) of a NIfTI file."""
     import nibabel
 
-    try:
-        image = nibabel.load(path)
-        shape, stored = _three(image.shape), image.get_data_dtype()
-        if math.prod(shape) > MAX_VOXELS:
-            raise BadImageFile(f"holds {math.prod(shape):,} voxels, more than is safe to load ({MAX_VOXELS:,})")
-        if stored.kind not in "iuf":
-            raise BadImageFile(f"holds voxels of type {stored}, which are not grey levels")
-        slope, inter = image.dataobj.slope, image.dataobj.inter
-        values = np.asarray(image.dataobj).reshape(shape)
-        values = nibabel.apply_orientation(values, nibabel.io_orientation(image.affine))
-    except BadImageFile:
-        raise
-    except Exception as error:  # nibabel raises nearly every type on damaged files
-        raise BadImageFile(f"cannot be read as a NIfTI volume ({reason(error)})") from None
+    image = nibabel.load(path)
+    shape, stored = _three(image.shape), image.get_data_dtype()
+    if math.prod(shape) > MAX_VOXELS:
+        raise BadImageFile(f"holds {math.prod(shape):,} voxels, more than is safe to load ({MAX_VOXELS:,})")
+    if stored.kind not in "iuf":
+        raise BadImageFile(f"holds voxels of type {stored}, which are not grey levels")
+    slope, inter = image.dataobj.slope, image.dataobj.inter
+    values = np.asarray(image.dataobj).reshape(shape)
+    values = nibabel.apply_orientation(values, nibabel.io_orientation(image.affine))
     full = None
     if stored.kind in "iu":
         limits = np.iinfo(stored)
@@ -259,7 +241,6 @@ def nifti_decoder(path, frames, levels):
     def get(frame, axis):
         i = checked_frame(frame, values.shape[axis], "slices")
         slice_ = np.moveaxis(values, axis, 0)[i].T[::-1]
-        refuse_bombs(slice_.shape[1], slice_.shape[0])
-        return Picture(eight_bit(slice_, low, high), False, not as_stored)
+        return Picture(eight_bit(slice_, low, high), False)
 
     return get

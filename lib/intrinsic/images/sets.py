@@ -1,9 +1,7 @@
-"""ImageSet: images, labels, groups and paths, always indexed together; and the errors of this room.
-
-Images stay uint8 until a network or an estimator reads them.
-"""
+"""ImageSet: images, labels, groups and paths, always indexed together; and the errors of this room."""
 
 import difflib
+import functools
 import hashlib
 import os
 from dataclasses import dataclass, replace
@@ -31,14 +29,6 @@ class BadImageFile(BadSource):
     """A file that cannot be read as an image."""
 
 
-class MixedFiles(BadSource):
-    """Files whose pixels do not mean the same: grey beside color, 8 bits beside more."""
-
-
-class MixedSizes(MixedFiles):
-    """Pictures of different height or width, and no common size asked for."""
-
-
 class UnknownImageSet(ValueError):
     """Neither a name in the catalogue nor a path."""
 
@@ -62,21 +52,19 @@ class ImageSet:
     Parameters
     ----------
     images : array of uint8, (n, H, W) or (n, H, W, 3)
-        Grey levels 0 to 255; (n, H, W, 1) is stored as (n, H, W).
+        Grey levels 0 to 255 until a network or an estimator reads them; (n, H, W, 1) is stored as (n, H, W).
     labels : array of int, (n,)
         Indices into `classes`.
     classes : sequence of str
         The name of each label.
-    name, domain, modality, about, beware, source, licence : str
-        What the set is, for the reader. `domain` is medical, natural, synthetic or unknown.
+    name, domain : str
+        What the set is called, and medical, natural, synthetic or unknown.
     group : array of int, (n,), optional
         Patient, volume or region, never on both sides of a split. None where unknown.
     paths : sequence of str, optional
         Where each image came from.
     show_pixels : bool
         False where published pages must show none of its images.
-    ordered : bool
-        True where labels are grades, so that their difference counts.
     pixel_range : {"stored", "image"}
         "image" where each image's maximum was made 255 (see `match`).
     unreadable : sequence of (path, reason)
@@ -102,14 +90,8 @@ class ImageSet:
     domain: str = "unknown"
     group: np.ndarray | None = None
     paths: tuple[str, ...] | None = None
-    about: str = ""
-    beware: str = ""
-    source: str = ""
-    licence: str = ""
     show_pixels: bool = True
-    ordered: bool = False
     pixel_range: str = "stored"
-    modality: str = ""
     unreadable: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self):
@@ -122,24 +104,22 @@ class ImageSet:
         if paths is not None and len(paths) != n:
             raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
         classes, group = tuple(map(readable, self.classes)), checked_group(self.group, n)
-        values = {
-            "images": _read_only(images),
-            "labels": _read_only(checked_labels(self.labels, n, classes)),
-            "group": None if group is None else _read_only(group),
-            "classes": classes,
-            "paths": None if paths is None else tuple(map(readable, paths)),
-            "name": readable(self.name),
-        }
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(
+            images=_read_only(images),
+            labels=_read_only(checked_labels(self.labels, n, classes)),
+            group=None if group is None else _read_only(group),
+            classes=classes,
+            paths=None if paths is None else tuple(map(readable, paths)),
+            name=readable(self.name),
+        )
 
     def __len__(self):
         return len(self.images)
 
     def __repr__(self):
         counts = ", ".join(f"{name} {n:,}" for name, n in self.counts().items())
-        colour = "grey" if self.channels == 1 else "color"
-        return f"ImageSet({self.name}: {len(self):,} {colour} images of {sides(self.images)}, {counts})"
+        colour, (height, width) = "grey" if self.channels == 1 else "color", self.size
+        return f"ImageSet({self.name}: {len(self):,} {colour} images of {width} x {height}, {counts})"
 
     def __getitem__(self, index):
         """The images at an index array, a boolean mask or a slice, as an ImageSet with the same classes."""
@@ -191,23 +171,19 @@ class ImageSet:
             self.__dict__["_hash"] = digest.hexdigest()[:16]
         return self.__dict__["_hash"]
 
+    @functools.cached_property
     def pixel_ids(self):
         """An integer for each image, equal exactly where all pixels are."""
-        if "_ids" not in self.__dict__:
-            seen, rows = {}, np.ascontiguousarray(self.images)
-            ids = [seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows]
-            self.__dict__["_ids"] = _read_only(np.array(ids))
-        return self.__dict__["_ids"]
+        seen, rows = {}, np.ascontiguousarray(self.images)
+        return _read_only(np.array([seen.setdefault(hashlib.sha256(row).digest(), len(seen)) for row in rows]))
 
     def duplicates(self):
         """Sets of images that are equal in every pixel, as Duplicates."""
-        ids = self.pixel_ids()
-        order = np.argsort(ids, kind="stable")
-        copies = [s for s in np.split(order, np.flatnonzero(np.diff(ids[order])) + 1) if len(s) > 1]
-        kinds = [len(np.unique(self.labels[s])) for s in copies]
-        same = [s for s, n in zip(copies, kinds, strict=True) if n == 1]
-        conflicting = [s for s, n in zip(copies, kinds, strict=True) if n > 1]
-        return Duplicates(same, conflicting, sum(map(len, copies)) - sum(kinds), sum(map(len, conflicting)))
+        order = np.argsort(self.pixel_ids, kind="stable")
+        copies = [s for s in np.split(order, np.flatnonzero(np.diff(self.pixel_ids[order])) + 1) if len(s) > 1]
+        conflicting = [s for s in copies if np.ptp(self.labels[s])]
+        same = [s for s in copies if not np.ptp(self.labels[s])]
+        return Duplicates(same, conflicting, len(self) - len(self.distinct()), sum(map(len, conflicting)))
 
     def drop_duplicates(self, *, conflicting=False):
         """The set without exact copies: of equal images with equal labels the first is kept.
@@ -218,7 +194,7 @@ class ImageSet:
 
     def distinct(self, *, conflicting=False):
         """Indices, int64 ascending, of the images that drop_duplicates keeps."""
-        found, first = np.unique(np.stack([self.pixel_ids(), self.labels]), axis=1, return_index=True)
+        found, first = np.unique(np.stack([self.pixel_ids, self.labels]), axis=1, return_index=True)
         if conflicting:
             first = first[np.bincount(found[0])[found[0]] == 1]
         return np.sort(first)
@@ -267,10 +243,8 @@ def _checked_images(images):
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
     if images.ndim not in (3, 4) or 0 in images.shape or (images.ndim == 4 and images.shape[3] != 3):
-        raise BadImages(
-            f"the images have shape {images.shape}, where (n, H, W) or (n, H, W, 3) is needed: bring the axes into "
-            "that order, and drop an alpha channel"
-        )
+        how = "bring the axes into the order (n, H, W) or (n, H, W, 3), and drop an alpha channel"
+        raise BadImages(f"the images have shape {images.shape}: {how}")
     return images
 
 
@@ -280,10 +254,8 @@ def checked_labels(labels, n, classes):
     if len(set(classes)) != len(classes):
         raise BadImages(f"two classes have the same name among {classes}: give each its own")
     if labels.min() < 0 or labels.max() >= len(classes):
-        raise BadImages(
-            f"labels run from {labels.min()} to {labels.max()}, and {len(classes)} classes are named: use labels 0 to "
-            f"{len(classes) - 1}"
-        )
+        found = f"labels run from {labels.min()} to {labels.max()}, and {len(classes)} classes are named"
+        raise BadImages(f"{found}: use labels 0 to {len(classes) - 1}")
     return labels
 
 
@@ -295,10 +267,8 @@ def checked_group(group, n):
     if (group == -1).all():
         return None
     if group.min() < 0:
-        raise BadImages(
-            f"{(group < 0).sum()} of {n} images have a negative group, so a split could not keep them together: "
-            "number all groups from 0, or give -1 throughout"
-        )
+        found = f"{(group < 0).sum()} of {n} images have a negative group"
+        raise BadImages(f"{found}: number all groups from 0, or give -1 throughout")
     return group
 
 
@@ -306,16 +276,8 @@ def integers(values, n, name):
     """int64 (n,). Raises BadImages."""
     values = np.asarray(values)
     if values.shape != (n,) or not (values.dtype == bool or np.issubdtype(values.dtype, np.integer)):
-        raise BadImages(
-            f"{name} is {values.dtype} of shape {values.shape}, where each of {n} images needs a whole number: give "
-            f"integers of shape ({n},)"
-        )
+        raise BadImages(f"{name} is {values.dtype} of shape {values.shape}: give {n} whole numbers")
     return values.astype(np.int64)
-
-
-def sides(images):
-    """Width x height of images (n, H, W, ...), as picture viewers say it."""
-    return f"{images.shape[2]} x {images.shape[1]}"
 
 
 def readable(text) -> str:

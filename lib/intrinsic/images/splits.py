@@ -68,23 +68,11 @@ def split(images, n_train, seed, *, groups=None):
     return result
 
 
-def reachable(images, n_train, seed, groups=None):
-    """Why split() could not give n_train training images, as a sentence; "" where it can."""
-    try:
-        _images_a_class(images, n_train, _plan(images, seed, groups)[1])
-    except TooFewImages as error:
-        return str(error)
-    return ""
-
-
 def check_split(images, split, groups=None):
-    """Raises Leak where an index, a group or an exact copy of an image is on both sides of a split."""
-    train, test = np.asarray(split.train), np.asarray(split.test)
-    for side, rows in (("training", train), ("test", test)):
-        if not len(rows) or rows.min() < 0 or rows.max() >= len(images) or len(np.unique(rows)) < len(rows):
-            raise Leak(f"the {side} set is empty, repeats an image, or indexes outside the {len(images)} images")
+    """Raises Leak where an image, a group or an exact copy of an image is on both sides of a split."""
+    train, test = split.train, split.test
     groups = images.group if groups is None else checked_group(groups, len(images))
-    for what, ids in (("images", np.arange(len(images))), ("groups", groups), ("exact copies", images.pixel_ids())):
+    for what, ids in (("images", np.arange(len(images))), ("groups", groups), ("exact copies", images.pixel_ids)):
         shared = [] if ids is None else np.intersect1d(ids[train], ids[test])
         if len(shared):
             i, j = train[ids[train] == shared[0]][0], test[ids[test] == shared[0]][0]
@@ -140,7 +128,7 @@ def _plan(images, seed, groups):
     if key not in plans:
         n, labels = len(images), images.labels
         known = images.group if groups is None else checked_group(groups, n)
-        merged = _merge(np.arange(n) if known is None else known, images.pixel_ids())
+        merged = _merge(np.arange(n) if known is None else known, images.pixel_ids)
         in_test = _groups_for_test(images, merged, np.random.default_rng([seed, 0]))
         shuffled = np.random.default_rng([seed, 1]).permutation(n)
         classes = [shuffled[labels[shuffled] == label] for label in np.unique(labels)]

@@ -3,15 +3,15 @@
 import csv
 import re
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from intrinsic.images.files import Found
-from intrinsic.images.rules import EMPTY, text_of
-from intrinsic.images.sets import BadSource, reason, suggest
+from intrinsic.images.rules import EMPTY, check_column, text_of
+from intrinsic.images.sets import BadSource, reason
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
@@ -64,10 +64,8 @@ def table(
     file = path if table is None else path / table
     base = path if path.is_dir() else path.parent
     rows = _read(file, columns, path_column)
-    for column in {path_column, frame_column} - {None}:
-        _check_column(file, column, rows, "--path-column (`path_column` in the options)")
-    for column in {"path", "frame", "axis"} & set(rows.columns):
-        _check_column(file, column, rows, "")
+    for column in {path_column, frame_column} - {None} | {"path", "frame", "axis"} & set(rows.columns):
+        check_column(rows, column, file, "--path-column (`path_column` in the options)")
     rows = joined(rows, file, join, base)
     names = [text if isinstance(text, str) else text_of(text) for text in rows[path_column]]
     found = [re.search(path_pattern or r"(?s)^.*$", name) for name in names]
@@ -76,16 +74,13 @@ def table(
     if not names:
         raise BadSource(f"{file} names no image in its column {path_column!r}: correct the pattern or the file")
     if not all(names):
-        raise BadSource(
-            f"{file} names no file in row {names.index('') + 1:,} of its column {path_column!r}, so that image is "
-            "unknown: fill the cell or remove the row"
-        )
+        cell = f"row {names.index('') + 1:,} of its column {path_column!r}"
+        raise BadSource(f"{file} names no file in {cell}: fill the cell or remove the row")
     top = file.parent if root is None else base / root
     rows["path"] = names
     if frame_column is not None:
         rows["frame"] = _frames(file, frame_column, rows)
-    label, group = ("label" if "label" in rows else None), ("group" if "group" in rows else None)
-    return Found(rows, label=label, group=group, root=top)
+    return Found(rows, group="group" if "group" in rows else None, root=top)
 
 
 def filled(template, match):
@@ -93,10 +88,8 @@ def filled(template, match):
     try:
         return template.format(*(match.groups("") or (match[0],)), **match.groupdict(""))
     except (IndexError, KeyError, ValueError, AttributeError) as error:
-        raise BadSource(
-            f"the template {template!r} does not fit the groups of {match.re.pattern!r} ({reason(error)}), so paths "
-            "cannot be made: use {0}, {1}, ... or {name}"
-        ) from None
+        found = f"the template {template!r} does not fit the groups of {match.re.pattern!r} ({reason(error)})"
+        raise BadSource(f"{found}: use {{0}}, {{1}}, ... or {{name}}") from None
 
 
 def joined(rows, source, join, base):
@@ -108,32 +101,27 @@ def joined(rows, source, join, base):
     if join is None:
         return rows
     second, theirs = base / join.table, join.other or join.column
-    other = _read(second, None)
+    other = _read(second)
     for name, column, columns in ((source, join.column, rows), (second, theirs, other)):
-        _check_column(name, column, columns, "--join-on (`join` in the options)")
+        check_column(columns, column, name, "--join-on (`join` in the options)")
     keys, own = (pd.Index([_plain(text_of(cell)) for cell in cells]) for cells in (other[theirs], rows[join.column]))
     keys, own = _without_zeros(keys, own, join.column)
     other = other.drop(columns=theirs).set_index(keys)[~keys.isin(EMPTY)]
     if other.index.has_duplicates:
-        raise BadSource(
-            f"{second} has {other.index[other.index.duplicated()][0]!r} more than once in its column {theirs!r}, so it "
-            "is open which row belongs to an image: keep one row for each"
-        )
+        twice = other.index[other.index.duplicated()][0]
+        raise BadSource(f"{second} has {twice!r} more than once in its column {theirs!r}: keep one row for each")
     there = own.isin(other.index)
     if len(own) and not there.any():
-        raise BadSource(
-            f"no image of {source} has a {join.column} that {second} names in its column {theirs!r} (e.g. {own[0]!r} "
-            f"here, {keys[0] if len(keys) else ''!r} there), so nothing can be joined: name columns that hold the same"
-        )
+        found = f"no image of {source} has a {join.column} that {second} names in its column {theirs!r}"
+        example = f"e.g. {own[0]!r} here, {keys[0] if len(keys) else ''!r} there"
+        raise BadSource(f"{found} ({example}): name columns that hold the same")
     how = {"left_on": "\0key", "right_index": True, "how": "left", "suffixes": ("", f"_{second.stem}")}
     rows = rows.assign(**{"\0key": own}).merge(other, **how).drop(columns="\0key")
     if join.how == "left" or there.all():
         return rows
-    warnings.warn(
-        f"{int((~there).sum()):,} of {len(there):,} images of {source} are left out, since {second} has no row for "
-        f"them, e.g. for {join.column} {own[~there][0]!r}",
-        stacklevel=6,
-    )
+    count = f"{int((~there).sum()):,} of {len(there):,} images of {source} are left out"
+    why = f"since {second} has no row for them, e.g. for {join.column} {own[~there][0]!r}"
+    warnings.warn(f"{count}, {why}", stacklevel=6)
     return rows[there].reset_index(drop=True)
 
 
@@ -147,40 +135,17 @@ def _without_zeros(keys, own, column):
     return bare
 
 
-def with_table(found, path, join):
-    """What a folder holds, with the columns of a second table; its column `label` is the label unless a rule says."""
-    rows = joined(found.table, path, join, path)
-    label = "label" if "label" in rows and "label" not in found.table else found.label
-    return replace(found, table=rows, label=label)
-
-
-def _check_column(file, column, rows, where):
-    """Raises BadSource unless there is one column of that name."""
-    names = [str(name) for name in rows.columns]
-    if (n := list(rows.columns).count(column)) > 1:
-        raise BadSource(f"{file} has {n} columns {column!r}, so it is open which of them counts: rename all but one")
-    if n == 0:
-        raise BadSource(
-            f"{file} has no column {column!r} (its columns are {', '.join(names)}): name the right one with {where}"
-            f"{suggest(column, names)}"
-        )
-
-
-def _read(file, columns, verbatim=None):
+def _read(file, columns=None, verbatim=None):
     """A table as it is read. verbatim: the column in which 1.0 stays 1.0."""
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise BadSource(f"{file} is no table of a known kind ({', '.join(SUFFIXES)}): save it as one of them")
     try:
         rows = pd.read_parquet(file) if suffix == ".parquet" else _text_table(file, suffix, columns is None)
-    except BadSource:
-        raise
     except FileNotFoundError:
         raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options") from None
     except Exception as error:  # csv and pyarrow raise many types on damaged files
-        raise BadSource(
-            f"{file} cannot be read as a table ({reason(error)}): save it anew as {suffix[1:]} in UTF-8"
-        ) from None
+        raise BadSource(f"{file} cannot be read as a table ({reason(error)}): save it anew, in UTF-8") from None
     if columns is not None:
         if len(columns) != rows.shape[1]:
             raise BadSource(f"{file} has {rows.shape[1]} columns, and {len(columns)} names are given: give one each")
@@ -212,9 +177,7 @@ def _text_table(file, suffix, header):
     n = len(lines[0])
     for i, line in enumerate(lines):
         if len(line) > n + 1 or any(line[n:]):
-            raise BadSource(
-                f"{file} has {len(line):,} cells in row {i + 1:,} and {n:,} in its first line: give every line as many"
-            )
+            raise ValueError(f"{len(line):,} cells in row {i + 1:,} and {n:,} in its first line")
     names = [name.strip() or f"Unnamed: {i}" for i, name in enumerate(lines.pop(0))] if header else range(n)
     return pd.DataFrame([line[:n] + [""] * (n - len(line)) for line in lines], columns=names, dtype=object)
 
@@ -223,8 +186,6 @@ def _frames(file, column, rows):
     frames = pd.to_numeric(rows[column], errors="coerce")
     wrong = ~rows[column].map(text_of).isin(EMPTY) & ~(frames.ge(0) & frames.mod(1).eq(0))
     if wrong.any():
-        raise BadSource(
-            f"{file} has {rows[column][wrong].iloc[0]!r} in its column {column!r}, which is no frame: give whole "
-            "numbers from 0, or leave the cell empty"
-        )
+        found = f"{file} has {rows[column][wrong].iloc[0]!r} in its column {column!r}, which is no frame"
+        raise BadSource(f"{found}: give whole numbers from 0, or leave the cell empty")
     return frames.astype("Int64")

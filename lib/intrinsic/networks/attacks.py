@@ -22,8 +22,6 @@ TINY = 1e-30  # in place of 0 in a denominator
 SMALLEST = 1e-6  # the least radius that the search for a minimal one starts from
 HALVINGS = 16  # of the last segment of that search
 PGD_STEPS = 40
-#: parameters of an attack record, and their values where a caller gives none
-SETTINGS = {"grey_levels": (1, 2, 4, 8), "pgd_levels": (2,), "pgd_steps": 20, "radius_images": 0, "sanity_images": 16}
 
 
 class BadAttack(ValueError):
@@ -324,12 +322,13 @@ def _to_boundary(pixels, gradient, margin, norm) -> torch.Tensor:
     return (w.sign() * torch.minimum(t * pace, room)).view_as(pixels).to(pixels.dtype)
 
 
-def sanity(network: nn.Module, images, labels, grey_levels=(1, 2, 4, 8), queries: int = 100, seed: int = 0) -> dict:
+def sanity(network: nn.Module, images, labels, grey_levels=(1, 2, 4, 8), seed: int = 0) -> dict:
     """Whether the attacks work, on a few images: each number with the value it should have.
 
     sanity_accuracy_rise             0: largest rise of the accuracy under PGD from one budget to the next larger
     sanity_accuracy_pgd_eps255       0: accuracy under PGD at budget 1
-    sanity_square_only_fraction      0: images that Square fools at 2 grey levels and PGD does not: masked gradients
+    sanity_square_only_fraction      0: images that Square fools at 2 grey levels and PGD does not: masked gradients;
+                                     only where torchattacks is installed
     gradient_zero_fraction           0, as in `fgsm_penalties`, whose saturated_fraction is there too
     """
     plain = fgsm_penalties(network, images, labels, ())
@@ -340,32 +339,27 @@ def sanity(network: nn.Module, images, labels, grey_levels=(1, 2, 4, 8), queries
         "sanity_accuracy_pgd_eps255": accuracy[-1],
         "sanity_images": float(len(images)),
     }
-    if queries:
-        tried = attack(network, images, labels, [2 / 255], "square", n_queries=queries, seed=seed)[0]
+    if find_spec("torchattacks"):
+        tried = attack(network, images, labels, [2 / 255], "square", n_queries=100, seed=seed)[0]
         only = right[2] & ~_pgd(network, tried, labels, 0, 0)[1]
         out["sanity_square_only_fraction"] = float(only.double().mean())
     return out
 
 
-def record_metrics(network: nn.Module, images, labels, *, seed: int = 0, **settings) -> tuple[dict, dict[str, str]]:
+def record_metrics(network: nn.Module, images, labels, settings: dict, seed: int = 0) -> tuple[dict, dict[str, str]]:
     """All metrics of one attack record: (metrics, reasons), finite numbers, or None with a reason.
 
-    settings   of the record, see SETTINGS
+    settings   of the record: grey_levels, pgd_levels, pgd_steps, radius_images, sanity_images
     1. `fgsm_penalties` at grey_levels, `pgd_penalties` at pgd_levels, over all images.
     2. Of the first radius_images images, in both norms: radius_{norm}_mean, _q25, _median, _q75; the same over images
        that are right without an attack, ..._correct; radius_{norm}_none_fraction, the share without a radius.
     3. `sanity` of the first sanity_images images.
     """
-    if unknown := settings.keys() - SETTINGS.keys():
-        raise TypeError(f"{', '.join(sorted(unknown))}: an attack record has the settings {', '.join(SETTINGS)}")
-    settings = SETTINGS | settings
     metrics, reasons = {}, {}
     if few := min(settings["sanity_images"], len(images)):
-        queries = 100 if find_spec("torchattacks") else 0
-        if not queries:
-            metrics["sanity_square_only_fraction"] = None
-            reasons["sanity_square_only_fraction"] = "torchattacks is not installed"
-        metrics |= sanity(network, images[:few], labels[:few], settings["grey_levels"], queries, seed)
+        metrics |= sanity(network, images[:few], labels[:few], settings["grey_levels"], seed)
+        if (key := "sanity_square_only_fraction") not in metrics:
+            metrics[key], reasons[key] = None, "torchattacks is not installed"
     metrics |= fgsm_penalties(network, images, labels, settings["grey_levels"])
     metrics |= pgd_penalties(network, images, labels, settings["pgd_levels"], settings["pgd_steps"])
     if few := min(settings["radius_images"], len(images)):

@@ -13,22 +13,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
-MEMORY = torch.contiguous_format
-
 
 class DamagedFile(ValueError):
-    """A file of tensors that cannot be read, or whose content is not what was written."""
-
-
-class BadWeights(ValueError):
-    """Weights that do not belong to the network."""
+    """A file of tensors that cannot be read, whose content is not what was written, or that is of another network."""
 
 
 def content_hash(tensors: dict[str, torch.Tensor], facts=None) -> str:
     """SHA-256, in hexadecimal, of tensors by name and of facts, whatever their order, device and layout."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
-        tensor = tensors[name].detach().to("cpu", memory_format=MEMORY)
+        tensor = tensors[name].detach().to("cpu", memory_format=torch.contiguous_format)
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -90,13 +84,13 @@ def discard(path: Path | str) -> None:
 def load_weights(network: nn.Module, path: Path | str):
     """Put weights into a network of the same architecture, in place; returns their facts.
 
-    Raises DamagedFile, BadWeights, FileNotFoundError; the network is then as it was.
+    Raises DamagedFile, FileNotFoundError; the network is then as it was.
     """
     tensors, facts = load(path)
     own = network.state_dict()
     odd = sorted(own.keys() ^ tensors.keys()) or [name for name in own if own[name].shape != tensors[name].shape]
     if odd:
         found = f"{len(odd)} names or shapes differ, the first is {odd[0]}"
-        raise BadWeights(f"{path} holds weights of another network than this {type(network).__name__}: {found}")
+        raise DamagedFile(f"{path} holds weights of another network than this {type(network).__name__}: {found}")
     network.load_state_dict(tensors)
     return facts

@@ -9,12 +9,8 @@ from torch import nn
 MODELS = ("resnet18", "resnet34", "resnet50", "vgg13", "vgg16", "vgg19")
 
 
-class UnknownModel(ValueError):
-    """A name of no network."""
-
-
 class BadInput(ValueError):
-    """Images or labels that a network cannot read."""
+    """A name of no network, or images or labels that a network cannot read."""
 
 
 def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -> nn.Module:
@@ -24,7 +20,7 @@ def create(name: str, *, channels: int = 1, n_classes: int = 2, seed: int = 0) -
     channels    of the images. Where it is not 3, a first convolution is drawn anew by the rule of the six networks
                 (normal, variance 2 / (outputs x kernel area), bias 0); other weights stay those of the seed
     n_classes   outputs, one a class
-    It reads (n, channels, H, W) in [0, 1]. Random numbers of the caller stay. Raises UnknownModel, BadInput.
+    It reads (n, channels, H, W) in [0, 1]. Random numbers of the caller stay. Raises BadInput.
     Source: He et al. 2016 (ResNet); Simonyan & Zisserman 2015 (VGG, without batch normalization).
 
     >>> create("resnet18")(torch.zeros(3, 1, 32, 32)).shape
@@ -57,15 +53,13 @@ def _replace_first_convolution(network: nn.Module, channels: int) -> None:
 
 
 def known(name: str) -> str:
-    """The name, where `create` makes a network of it. Raises UnknownModel."""
+    """The name, where `create` makes a network of it. Raises BadInput."""
     if name in MODELS:
         return name
     import torchvision  # takes a second, which pages that only read records are spared
 
     if name not in torchvision.models.list_models(module=torchvision.models):
-        raise UnknownModel(
-            f"'{name}' is no network of torchvision; choose one of {', '.join(MODELS)}, or of its others"
-        )
+        raise BadInput(f"'{name}' is no network of torchvision; choose {', '.join(MODELS)}, or one of its others")
     return name
 
 
@@ -110,8 +104,7 @@ def network_input(images) -> torch.Tensor:
     elif images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.permute(0, 3, 1, 2)
     if images.ndim != 4 or len(images) == 0:
-        found = tuple(images.shape)
-        raise BadInput(f"images have shape {found}, which no network reads; give (n, H, W) or (n, C, H, W), n >= 1")
+        raise BadInput(f"images have shape {tuple(images.shape)}; give (n, H, W) or (n, C, H, W), n >= 1")
     if images.dtype == torch.uint8:
         return images
     if not images.dtype.is_floating_point:
@@ -120,8 +113,7 @@ def network_input(images) -> torch.Tensor:
         raise BadInput("some pixels are NaN or infinite, and so would be every weight; remove these images")
     low, high = float(images.min()), float(images.max())
     if low < 0 or high > 1:
-        found = f"pixels reach from {low:.4g} to {high:.4g}"
-        raise BadInput(f"{found}, but networks and budgets are in units of [0, 1]; scale the images, or give uint8")
+        raise BadInput(f"pixels reach from {low:.4g} to {high:.4g}; scale them to [0, 1], or give uint8")
     return images
 
 
@@ -129,8 +121,7 @@ def network_labels(labels, n: int) -> torch.Tensor:
     """Labels as int64 tensor (n,), counted from 0. Raises BadInput where they are anything else."""
     labels = np.asarray(labels.detach().cpu() if isinstance(labels, torch.Tensor) else labels)
     if labels.shape != (n,) or labels.dtype.kind not in "iub":
-        found = f"labels are {labels.dtype} of shape {labels.shape}"
-        raise BadInput(f"{found} for {n} images, so they name no class of each; give {n} integers")
+        raise BadInput(f"labels are {labels.dtype} of shape {labels.shape} for {n} images; give {n} integers")
     if labels.min() < 0:
         raise BadInput(f"the smallest label is {labels.min()}, and classes are counted from 0; renumber the labels")
     return torch.from_numpy(labels.astype(np.int64))
@@ -160,7 +151,7 @@ def check_outputs(logits: torch.Tensor, largest: int) -> None:
     """Raise BadInput unless outputs are (n, classes) with one for each label up to `largest`."""
     if logits.ndim != 2 or logits.shape[1] <= largest:
         found = f"a label is {largest} and the network's outputs have shape {tuple(logits.shape)}"
-        raise BadInput(f"{found}, so that class has none; create the network with n_classes = number of classes")
+        raise BadInput(f"{found}; create the network with n_classes = number of classes")
 
 
 @contextmanager

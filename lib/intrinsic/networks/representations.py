@@ -11,6 +11,7 @@ from intrinsic.properties import dimension
 from intrinsic.properties.neighbors import neighbors
 
 COLUMNS = 256  # of a random linear map, drawn at a time: part of what a seed means
+PASS = 128  # images in a pass
 MEAN = ":mean"  # after the name of a layer: its average over positions
 
 
@@ -32,7 +33,7 @@ def blocks(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_children()]
 
 
-def activations(network: nn.Module, images, layers: Iterable[str], batch_size: int = 128) -> dict[str, np.ndarray]:
+def activations(network: nn.Module, images, layers: Iterable[str]) -> dict[str, np.ndarray]:
     """Outputs of several layers in one pass over the images, as points.
 
     Parameters
@@ -43,8 +44,6 @@ def activations(network: nn.Module, images, layers: Iterable[str], batch_size: i
         uint8, or floats in [0, 1]: (n, H, W), (n, C, H, W) or (n, H, W, C).
     layers : iterable of str
         Names of `network.named_modules()`. "NAME:mean" is the average over positions of the layer NAME.
-    batch_size : int
-        Images in a pass.
 
     Returns
     -------
@@ -74,7 +73,7 @@ def activations(network: nn.Module, images, layers: Iterable[str], batch_size: i
         for layer in layers:
             handles.append(_part(network, layer).register_forward_hook(_keeping(layer, caught[layer])))
         with models.evaluating(network), torch.no_grad():
-            batches = x.split(batch_size)
+            batches = x.split(PASS)
             for batch in batches:
                 network(models.placed(network, batch))
     finally:

@@ -8,15 +8,14 @@ from intrinsic.networks import models
 from intrinsic.properties.neighbors import neighbors
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+PASS = 128  # images in a pass
 
 
 class BadSlope(ValueError):
     """Labels, a network or images between which no slope is defined."""
 
 
-def measure(
-    network: nn.Module, images, labels, *, points: int = 16, pairs: int = 100, batch_size: int = 128
-) -> dict[str, float]:
+def measure(network: nn.Module, images, labels, *, points: int = 16, pairs: int = 100) -> dict[str, float]:
     """Slope of f, the probability of class 1, on the segments between nearest images of different labels.
 
         K_f = max over segments of max( |f(x_{t+1}) - f(x_t)| / |x_{t+1} - x_t|,  |grad f(x*) . u| )
@@ -38,16 +37,15 @@ def measure(
     if points < 1 or pairs < 1:
         raise BadSlope(f"{points} points on {pairs} segments measure no slope; give at least 1 of each")
     if set(np.unique(labels)) != {0, 1}:
-        raise BadSlope(
-            f"labels are {np.unique(labels)[:5]}, and f is the probability of class 1 against 0; use 0 and 1"
-        )
+        raise BadSlope(f"labels are {np.unique(labels)[:5]}, and f is the probability of class 1; use 0 and 1")
     i, j, distance, sharpness = _segments(x, labels, pairs)
     ends = np.unique(np.concatenate([i, j]))
     with models.evaluating(network):
-        value = torch.cat([_outputs(network, part) for part in x.split(batch_size)]).sigmoid().cpu().numpy()
-        few = max(1, batch_size // (points + 1))
-        slopes = np.concatenate([_steepest(network, x[i[rows]], x[j[rows]], points) for rows in _parts(len(i), few)])
-        norms = torch.cat([_gradients(network, x[ends[rows]]) for rows in _parts(len(ends), batch_size)])
+        value = torch.cat([_outputs(network, part) for part in x.split(PASS)]).sigmoid().cpu().numpy()
+        few = max(1, PASS // (points + 1))
+        parts = zip(x[i].split(few), x[j].split(few), strict=True)
+        slopes = np.concatenate([_steepest(network, start, end, points) for start, end in parts])
+        norms = torch.cat([_gradients(network, part) for part in x[ends].split(PASS)])
         norms = norms.flatten(1).norm(dim=1).cpu().numpy()
     delta = np.abs(value - labels)
     closest = max(delta[i[0]], delta[j[0]])
@@ -112,7 +110,3 @@ def _difference(logits):
     if logits.ndim != 2 or logits.shape[1] != 2:
         raise BadSlope(f"the network's outputs have shape {tuple(logits.shape)}, and f needs two; train it with two")
     return logits[:, 1] - logits[:, 0]
-
-
-def _parts(n, size):
-    return [slice(start, start + size) for start in range(0, n, size)]

@@ -3,7 +3,6 @@
 import math
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from intrinsic.networks import checkpoints, models
 
 LOOK_ABOVE = 0.97  # running accuracy from which an epoch ends with an evaluation of the whole training set
 FITTED_AT = 0.99  # accuracy of that evaluation ...
+PASS = 256  # images in a pass of an evaluation
 LOOKS = 2  # ... at so many successive epoch ends
 CHANCE_NATS = 0.01  # an epoch is at chance unless its loss is this far below that of the best constant output
 CHANCE_STEPS, CHANCE_EPOCHS = 1500, 5  # a run ends after so many of both at chance
@@ -92,7 +92,6 @@ def train(
     device: str | torch.device | None = None,
     checkpoint: Path | str | None = None,
     checkpoint_minutes: float = 2,
-    progress: Callable | None = None,
 ) -> TrainingResult:
     """Train a network in place: Adam on the mean cross-entropy, until it fits or for a number of epochs.
 
@@ -125,8 +124,6 @@ def train(
     checkpoint : path, optional
         A file written at an epoch end every `checkpoint_minutes` and at the end. A run that finds it continues, and
         ends with the numbers of an undisturbed one. The caller deletes it (`checkpoints.discard`).
-    progress : callable, optional
-        Called at each epoch end with epoch, steps, running accuracy, running loss.
 
     Returns
     -------
@@ -220,8 +217,6 @@ def train(
         if checkpoint is not None and (run.reason or time.perf_counter() - written >= 60 * checkpoint_minutes):
             file.write(run)
             written = time.perf_counter()
-        if progress:
-            progress(run.epochs, run.steps, running_accuracy, running_loss)
 
     network.eval()
     scores = evaluate(network, images, labels)
@@ -234,14 +229,12 @@ def train(
 
 def _check_settings(until, epochs, min_steps, batch_size, warmup_steps, precision, n) -> None:
     if until not in ("fit", "epochs") or precision not in PRECISIONS:
-        found = f"until {until!r} and precision {precision!r}"
-        raise BadTraining(f"{found} are not offered; give 'fit' or 'epochs', and 'auto', 'float32' or 'bfloat16'")
+        found = f"until {until!r} or precision {precision!r} is unknown"
+        raise BadTraining(f"{found}; give 'fit' or 'epochs', and 'auto', 'float32' or 'bfloat16'")
     if epochs < 1 or min_steps < 0 or warmup_steps < 0:
-        found = f"epochs {epochs}, min_steps {min_steps}, warmup_steps {warmup_steps}"
-        raise BadTraining(f"{found} make no run; give at least 1, 0 and 0")
+        raise BadTraining(f"{epochs} epochs, {min_steps} steps, {warmup_steps} to warm up: give at least 1, 0 and 0")
     if n < 2 or batch_size < 2:
-        found = f"{n} images in batches of {batch_size}"
-        raise BadTraining(f"{found}: batch normalization takes no single image; give at least 2 of each")
+        raise BadTraining(f"{n} images in batches of {batch_size}: batch normalization needs 2; give at least 2 each")
 
 
 def native_precision(device: str | torch.device | None = None) -> str:
@@ -331,7 +324,7 @@ class _Checkpoint:
 # ---------------------------------------------------------------------------------------------------- evaluation
 
 
-def evaluate(network: nn.Module, images, labels, batch_size: int = 256) -> dict[str, float]:
+def evaluate(network: nn.Module, images, labels) -> dict[str, float]:
     r"""Loss, Brier score and accuracy of a network: evaluation mode, float32, means over images.
 
     .. math:: L = -\frac1n \sum_i \log p_i[y_i], \qquad B = \frac1{2n} \sum_{i,c} (p_i[c] - 1(c = y_i))^2
@@ -342,8 +335,6 @@ def evaluate(network: nn.Module, images, labels, batch_size: int = 256) -> dict[
         Its mode is restored.
     images, labels
         As in `train`.
-    batch_size : int
-        Images in a pass.
 
     Returns
     -------
@@ -370,7 +361,7 @@ def evaluate(network: nn.Module, images, labels, batch_size: int = 256) -> dict[
     device = models.placement(network)[0]
     total = torch.zeros(3, dtype=torch.float64, device=device)
     with models.evaluating(network), torch.no_grad():
-        for pixels, y in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+        for pixels, y in zip(images.split(PASS), labels.split(PASS), strict=True):
             total += torch.stack(image_scores(network(models.placed(network, pixels)), y.to(device))).sum(1)
     loss, brier, accuracy = (total / len(images)).tolist()
     return {"test_loss_nats": loss, "brier": brier, "accuracy": accuracy}
