@@ -381,9 +381,10 @@ def _forecast(arguments) -> int:
 
 
 def _run(arguments) -> int:
+    where = _execution(arguments)
     from intrinsic.campaigns import execution, plan
 
-    where, p = _execution(arguments), _params(arguments)
+    p = _params(arguments)
     if arguments.dry_run:
         return _dry_run(p)
     made = plan.plan(p)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from intrinsic import images
 from intrinsic.campaigns import parameters, plan, records
 from intrinsic.campaigns.parameters import CampaignError, Params
 from intrinsic.campaigns.records import Record, Store

@@ -151,7 +151,8 @@ def find(source):
 def _beside(path):
     """Folders, tables and .npz files in the folder of a path."""
     try:
-        found = [one.name for one in path.parent.iterdir() if one.is_dir() or one.name.lower().endswith(tuple(OF_FILES))]
+        ends = tuple(OF_FILES)
+        found = [one.name for one in path.parent.iterdir() if one.is_dir() or one.name.lower().endswith(ends)]
     except OSError:
         return []
     return [name for name in found if not name.startswith(".")]
