@@ -2,6 +2,7 @@
 
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,30 @@ def test_sets_and_runs_of_all_campaigns_at_one_setting(no_images):
     assert table.notna().all().all()
     with pytest.raises(parameters.CampaignError, match="vgg19"):
         frames.runs_at(parameters.read("params/quick.yaml"), "vgg19")
+
+
+def test_with_a_small_set_all_sets_are_compared_at_the_images_that_it_has(no_images, own_store):
+    p = parameters.read("params/published.yaml")
+    setting = {key: value for key, value in plan.properties_params(p, "any").items() if key != "dataset"}
+    alike = (one for one in records.collected("properties", None) if setting.items() <= one.params.items())
+    known = {one.params["dataset"]: one for one in alike}
+    one = known["mnist_even_odd"]
+    cut = {key: [v for v, m in zip(one.series[key], one.series[sizes], strict=True) if m <= 100]
+           for sizes, both in (("growth_per_class", ("growth_k_f", "growth_per_class")),
+                               ("d_mle_per_class", ("d_mle_at", "d_mle_per_class"))) for key in both}  # fmt: skip
+    lacking = {key: None for key in ("k_f", "d_mle")}
+    few = replace(one, params=one.params | {"dataset": "few"}, series=cut, metrics=one.metrics | lacking,
+                  reasons=one.reasons | dict.fromkeys(lacking, "few"))  # fmt: skip
+    store = Store(own_store)
+    store.write(few)
+    assert "few" not in set(frames.sets_at(p, store)["dataset"])
+    table = frames.sets_at(p, store, "few").set_index("dataset")
+    assert set(table["per_class"]) == {100}
+    assert len(table) == len(frames.sets_at(p, store)) + 1
+    for name in ("few", "mnist_even_odd", "knee_xray_oa"):
+        series = known.get(name, one).series
+        assert table.loc[name, "k_f"] == series["growth_k_f"][series["growth_per_class"].index(100)]
+        assert table.loc[name, "d_data"] == series["d_mle_at"][series["d_mle_per_class"].index(100)]
 
 
 def test_a_set_is_placed_among_others_by_its_own_images(tmp_path, own_store):
