@@ -7,7 +7,6 @@ import yaml
 from intrinsic import images
 from intrinsic.inference import fragility
 from intrinsic.inference.effects import NotEnough
-from intrinsic.inference.forecast import forecast_penalty
 
 PLAN = yaml.safe_load((images.REPOSITORY / "params" / "confirmation.yaml").read_text(encoding="utf-8"))["plan"]
 
@@ -67,14 +66,6 @@ def test_the_old_fit_predicts_new_families_of_the_same_relation_and_no_others(ru
     assert same.attrs["coverage"] > 0.8
     assert other.attrs["r2"] < 0
     assert other.attrs["coverage"] < 0.8
-
-
-def test_a_forecast_penalty_has_the_prediction_interval_of_the_fit(runs):
-    fit = fragility.fit(fragility.families(runs(20, noise=0.2)))
-    found = forecast_penalty(fit, 0.2, 12.0)
-    known = np.exp(fit.predict(log_k_f=np.log(0.2), log_d=np.log(12.0)).to_numpy()[0])
-    assert (found, found.low, found.high) == pytest.approx(tuple(known))
-    assert found.low < found < found.high
 
 
 def test_secondary_analyses_are_those_that_the_columns_allow(runs):

@@ -21,7 +21,7 @@ from intrinsic.properties import measurement
 from intrinsic.properties.dimension import mean_dimensions, mle_dimension
 from intrinsic.properties.interval import digits
 from intrinsic.properties.measure import measure
-from intrinsic.properties.measurement import Matched, OneClass, least_bounds, properties
+from intrinsic.properties.measurement import Matched, OneClass, least_bound, properties
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import label_sharpness
 from intrinsic.properties.words import Answer, answer, place
@@ -180,7 +180,7 @@ def test_what_cannot_be_measured_is_refused(images, labels, error):
 
 def test_a_record_holds_metrics_or_reasons():
     data = ImageSet(X, Y, ("a", "b"))
-    found = Matched(data, np.arange(240), 0, 0, data.content_hash(), data)
+    found = Matched(data, np.arange(240), 0, 0, data.content_hash())
     metrics, reasons, series = properties(found, per_class=60, draws=3, k=5)
     assert {name for name, value in metrics.items() if value is None} <= set(reasons)
     assert metrics["k_f_all"] == measure(data).label_sharpness
@@ -195,7 +195,7 @@ def test_a_record_holds_metrics_or_reasons():
 def test_a_record_holds_what_may_stand_behind_both_numbers():
     group = np.repeat(np.arange(120), 2)
     data = ImageSet(X, Y, ("a", "b"), group=group)
-    found = properties(Matched(data, group, 0, 0, data.content_hash(), data), per_class=100, draws=3, k=5)[0]
+    found = properties(Matched(data, group, 0, 0, data.content_hash()), per_class=100, draws=3, k=5)[0]
     points = X.reshape(len(X), -1) / 255.0
     assert found["contrast"] == pytest.approx(np.sqrt(2 * points.var(axis=0).sum()))
     assert found["brightness"] == pytest.approx(points.mean())
@@ -213,11 +213,8 @@ def test_a_record_holds_what_may_stand_behind_both_numbers():
 
 def test_the_least_bound_is_its_formula():
     near = neighbors(X, 5, Y)
-    found = least_bounds(near, per_class=120, draws=1)
-    assert found["mean"] == pytest.approx(2 * near.distances[:, 0].mean() / near.opposite_distance.min())
-    assert found["image_by_image"] <= min(1, found["mean"])
-    with pytest.raises(measurement.NoBound):
-        least_bounds(neighbors(X, 5, 0 * Y))
+    found = least_bound(near, per_class=120, draws=1)
+    assert found == pytest.approx(2 * near.distances[:, 0].mean() / near.opposite_distance.min())
 
 
 def test_a_set_is_matched_once_with_families_as_groups(tmp_path):

@@ -15,7 +15,7 @@ from intrinsic.properties import neighbors as module
 from intrinsic.properties import products
 from intrinsic.properties.neighbors import BadPoints, as_points, neighbors
 from intrinsic.properties.pairs import Lookup, closest_pairs
-from intrinsic.properties.products import INT8_PIXELS, INT32_PIXELS, Doubles, Integers, Singles, int8_is_faithful
+from intrinsic.properties.products import INT8_PIXELS, INT32_PIXELS, Floats, Integers, int8_is_faithful
 
 CPU = torch.device("cpu")
 
@@ -65,14 +65,12 @@ KINDS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=["8 bits", "float32", "device"])
+@pytest.fixture(params=["8 bits", "float32"])
 def route(request, monkeypatch):
-    """Makes `neighbors` take one way, whatever this machine would choose; a device's operations are torch's."""
+    """Makes `neighbors` take one way, whatever this machine would choose."""
     monkeypatch.setattr(products, "int8_is_fast", lambda: True)
     if request.param == "float32":
         monkeypatch.setattr(products, "int8_is_faithful", lambda device="cpu": False)
-    if request.param == "device":
-        monkeypatch.setattr(module, "compiled_here", lambda route: False)
     monkeypatch.setattr(module, "BLOCK", {"cpu": 16})
     return request.param
 
@@ -101,11 +99,10 @@ def test_closest_pairs_are_those_of_brute_force(kind, same, route):
     kept = (y[i] == y[j]) == same
     i, j = i[kept], j[kept]
     order = np.lexsort((j, i, found[i, j]))[:100]
-    for given in (x, neighbors(x, 1, y)):
-        pairs = closest_pairs(given, y, same=same, count=100)
-        assert np.array_equal(pairs.i, i[order])
-        assert np.array_equal(pairs.j, j[order])
-        assert not pairs.complete
+    pairs = closest_pairs(x, y, same=same, count=100)
+    assert np.array_equal(pairs.i, i[order])
+    assert np.array_equal(pairs.j, j[order])
+    assert not pairs.complete
     assert len(closest_pairs(x, y, same=same)) == len(i)
 
 
@@ -113,7 +110,7 @@ def test_closest_pairs_are_those_of_brute_force(kind, same, route):
 def test_a_lookup_finds_the_closest_pair_of_any_subset(same):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((400, 3)), rng.integers(0, 3, 400)
-    looks = [Lookup(as_points(x), y, pairs, same) for pairs in (None, closest_pairs(x, y, same=same, count=500))]
+    looks = [Lookup(as_points(x), y, closest_pairs(x, y, same=same, count=count), same) for count in (1, 500)]
     for size in (3, 20, 100, 400):
         chosen = np.sort(rng.choice(400, size, replace=False))
         found = squares(x[chosen])
@@ -142,11 +139,11 @@ def test_the_largest_sums_are_exact(pixels, faithful):
     assert np.array_equal(integers.product(slice(0, 3), slice(0, 3)), signed @ signed.T)
 
 
-@pytest.mark.parametrize("kind", [Singles, Doubles])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["normal", "far from 0", "tiny", "large", "smooth in many coordinates"])
 def test_scores_are_lower_bounds(kind, name):
     x = clouds(name)
-    floats, exact = kind(as_points(x), CPU), squares(x)
+    floats, exact = Floats(as_points(x), CPU, kind), squares(x)
     tile = floats.product(slice(0, len(x)), slice(0, len(x)))
     bound = floats.lower(floats.norm[:, None] + floats.norm - 2 * tile.numpy())
     assert (bound <= exact * (1 + 1e-12)).all()

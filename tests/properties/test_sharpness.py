@@ -125,10 +125,6 @@ def test_class_pairs_hold_label_sharpness_and_the_control():
     assert found.diagonal().max() == pytest.approx(same_label_control(x, y, interval=False))
     two = np.isin(y, (1, 2))
     assert found[1, 2] == found[2, 1] == pytest.approx(k_f(x[two], y[two]))
-    drawn = class_pair_sharpness(x, y, per_class=20, draws=3)
-    chosen = [c[np.isin(y[c], (0, 3))] for c in balanced_draws(y, 20, 3, 0)]
-    assert drawn.sharpness[0, 3] == pytest.approx(np.mean([k_f(x[c], y[c]) for c in chosen]))
-    assert len(drawn.rows()) == 10
 
 
 def test_sharpest_pairs_share_no_image(monkeypatch):
@@ -137,7 +133,7 @@ def test_sharpest_pairs_share_no_image(monkeypatch):
     assert len({i for pair in found for i in pair[:2]}) == 16
     assert [p[3] for p in found] == sorted((p[3] for p in found), reverse=True)
     assert found[0][:2] == label_sharpness(x, y).pair
-    monkeypatch.setattr(pairs, "PAIRS", 1)  # a list that is too short at first
+    monkeypatch.setattr(pairs, "PAIRS", 1)  # the shortest list
     assert sharpest_pairs(x, y, 8) == found
 
 
@@ -224,7 +220,7 @@ def test_classes_a_gap_apart_have_no_cross_dimension(points):
 
 def test_cross_dimension_covers_and_predicts_sharpness():
     """Over 30 samples of overlapping planes; K_F at another M from half of the images."""
-    found = [cross_dimension(*overlapping_clouds(400, 2, seed=seed), pairs=500) for seed in range(30)]
+    found = [cross_dimension(*overlapping_clouds(400, 2, seed=seed)) for seed in range(30)]
     assert sum(v.low <= np.mean(found) <= v.high for v in found) >= 25
     x, y = overlapping_clouds(2000, 3, seed=9)
     half = np.arange(len(x)) % 4 < 2
@@ -238,7 +234,7 @@ def test_the_interval_of_a_prediction_holds_sharpness_of_a_new_sample():
     """At half, and at four times the images; 24 samples of overlapping cubes."""
     inside = []
     for seed in range(24):
-        law = cross_dimension(*overlapping_clouds(400, 3, seed=seed), pairs=500)
+        law = cross_dimension(*overlapping_clouds(400, 3, seed=seed))
         for m in (100, 800):
             new = label_sharpness(*overlapping_clouds(2 * m, 3, seed=100 + seed), interval=False)
             inside.append(predicted_sharpness(law, m).low <= new <= predicted_sharpness(law, m).high)
@@ -269,13 +265,9 @@ def test_too_few_images_and_conflicts_have_no_growth():
     x, y = cloud(100, 2)
     with pytest.raises(BadPoints, match="64"):
         growth_exponent(x, y)
-    with pytest.raises(BadPoints, match="2 to"):
-        growth_exponent(x, y, [1000, 2000])
     assert math.isnan(cross_dimension(x[:8], y[:8]))
-    images, labels = torus_images(80, 2, size=12)
+    images, labels = torus_images(140, 2, size=12)
     images, labels = np.concatenate([images, images[:1]]), np.append(labels, 1 - labels[0])
     for refused in (cross_dimension, growth_exponent):
         with pytest.raises(BadPoints):
-            refused(ImageSet(images, labels, ("a", "b")), per_class=[8, 16]) if refused is growth_exponent else refused(
-                images, labels
-            )
+            refused(ImageSet(images, labels, ("a", "b")))

@@ -59,11 +59,6 @@ class Regression:
     def __getitem__(self, name: str) -> Interval:
         return self.coefficients[name]
 
-    def table(self) -> pd.DataFrame:
-        """One row a term: term, value, low, high, p."""
-        rows = [(name, float(c), c.low, c.high, c.p) for name, c in self.coefficients.items()]
-        return pd.DataFrame(rows, columns=["term", "value", "low", "high", "p"])
-
     def predict(self, **columns) -> pd.DataFrame:
         """Predictions with the interval of one new family: value, low, high; one row a value of the columns."""
         x = np.column_stack([np.atleast_1d(np.asarray(columns[name], float)) for name in list(self.coefficients)[1:]])
@@ -160,7 +155,7 @@ def mean_effect(values, *, level: float = 0.95, permutations: int = PERMUTATIONS
     return Interval(mean, mean - half, mean + half, "mean, t; sign flips", n, p=p, error=error, df=n - 1)
 
 
-def partial_correlation(x, y, *given, kind: str = "pearson", level: float = 0.95, seed: int = 0) -> Interval:
+def correlation(x, y, *given, kind: str = "pearson", level: float = 0.95, seed: int = 0) -> Interval:
     """Correlation of x and y beyond the given columns, with Fisher's interval and the p of `permutation_p`.
 
     The interval is tanh(atanh(r) +- z s), s^2 = 1 / (n - 3 - k) for k given columns. `kind` "spearman" takes ranks, and
@@ -172,7 +167,7 @@ def partial_correlation(x, y, *given, kind: str = "pearson", level: float = 0.95
 
     Examples
     --------
-    >>> partial_correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5])
+    >>> correlation([1, 2, 3, 4, 5], [2, 1, 4, 3, 5])
     0.8 [−0.28, 0.986]
     """
     x, y, *given = [stats.rankdata(c) if kind == "spearman" else c for c in _finite(x, y, *given)]
@@ -186,11 +181,6 @@ def partial_correlation(x, y, *given, kind: str = "pearson", level: float = 0.95
         half = stats.norm.ppf((1 + level) / 2) * math.sqrt((1 + r * r / 2 if kind == "spearman" else 1) / free)
         low, high = math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
     return Interval(r, low, high, f"{kind} correlation, Fisher z; permutations", n, p=p)
-
-
-def correlation(x, y, **options) -> Interval:
-    """Correlation with Fisher's interval and a permutation p; options as of `partial_correlation`."""
-    return partial_correlation(x, y, **options)
 
 
 def mixed_slope(y, x, family, *, within: bool = True, level: float = 0.95, **columns) -> Interval:

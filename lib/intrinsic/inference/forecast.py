@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, optimize, stats
 
-from intrinsic.inference.effects import NotEnough, Regression
+from intrinsic.inference.effects import NotEnough
 from intrinsic.properties.interval import Interval
 
 LEAST_POOLED = 5  # image sets, the forecast one among them
@@ -186,12 +186,3 @@ def in_words(needed: Interval) -> str:
     ends = [(v, "at most " if v <= needed.smallest else "") for v in (float(needed), needed.low, needed.high)]
     value, low, high = (f"{words}{v:,.0f}" if math.isfinite(v) else most for v, words in ends)
     return f"{value} labels (95 % interval: {low} to {high})"
-
-
-def forecast_penalty(fit: Regression, k_f: float, d: float) -> Interval:
-    """Forecast the loss penalty under attack, in nats, of a set with these properties, by a fit of `fragility.fit`.
-
-    It counts only if the confirmation supports that fit. K_F and d are those of M = 250, 64 x 64 grey.
-    """
-    value, low, high = np.exp(fit.predict(log_k_f=math.log(k_f), log_d=math.log(d)).to_numpy()[0])
-    return Interval(value, low, high, "fit over families; prediction", fit.n)

@@ -5,7 +5,7 @@ log penalty = a + b log K_F + c log d,    one row a family, penalty averaged ove
 
 import pandas as pd
 
-from intrinsic.inference.effects import NotEnough, Regression, ols, partial_correlation
+from intrinsic.inference.effects import NotEnough, Regression, correlation, ols
 from intrinsic.inference.families import by_family, levels, logs, set_means, usable
 from intrinsic.inference.verdicts import Verdict, adjusted, cells, coefficient
 
@@ -127,6 +127,6 @@ def secondary(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> pd.DataFr
             continue
         rows += [{"analysis": name, "term": term, **cells(c), "r2": r2} for term, c in found.items()]
     for term, other in (BOTH, BOTH[::-1]):
-        r = partial_correlation(table["log_penalty"], table[term], table[other], kind="spearman")
+        r = correlation(table["log_penalty"], table[term], table[other], kind="spearman")
         rows.append({"analysis": "partial rank correlation", "term": term, **cells(r)})
     return pd.DataFrame(rows)

@@ -291,11 +291,3 @@ def table(verdicts: dict[str, Verdict]) -> pd.DataFrame:
         {"name": k, "claim": v.claim, "verdict": v.verdict, **cells(v.effect), "p_holm": v.p_holm} for k, v in items
     ]
     return pd.DataFrame(rows)
-
-
-def by_size(frame: pd.DataFrame, rule: dict, **options) -> pd.DataFrame:
-    """The rule's effect at each N, with its seed: n_train, models, value, low, high, p, families."""
-    rows, rule = [], now(rule) | {"n_train": None}
-    for n, own in frame.groupby("n_train"):
-        rows.append({"n_train": n, "models": own["model"].nunique(), **cells(judge(own, rule, **options).effect)})
-    return pd.DataFrame(rows)

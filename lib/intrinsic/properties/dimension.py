@@ -26,24 +26,26 @@ from intrinsic.properties.neighbors import (
 )
 from intrinsic.properties.selection import compiled, in_threads
 
+DISCARD = 0.1  # share of the largest ratios that TwoNN leaves out
+
 
 class DuplicatePoints(ValueError):
     """Points at distance 0, where a logarithm of a distance is infinite."""
 
 
-def mle_dimension(x, k=20, *, norm="k-1", interval=True, group=None, seed=0) -> Interval:
+def mle_dimension(x, k=20, *, interval=True, group=None, seed=0) -> Interval:
     """Estimate the intrinsic dimension by maximum likelihood on k-nearest-neighbor distances.
 
         1 / d = mean_i  1/(k-1) * sum_{j<k} log( T_k(x_i) / T_j(x_i) )
+
+    which is unbiased for 1/d. Pope et al. (2021) and the paper's code have k-2 in place of k-1.
 
     Parameters
     ----------
     x : ImageSet, array (n, ...), tensor or Neighbors
         Images or points; Neighbors hold at least k. The estimate does not depend on scale.
     k : int
-        Neighbors, 2 <= k < n; from 3 with norm "k-2".
-    norm : {"k-1", "k-2"}
-        "k-1" is unbiased for 1/d; "k-2" gives (k-2)/(k-1) of it, as in Pope et al. (2021) and the paper's code.
+        Neighbors, 2 <= k < n.
     interval : bool
         False leaves low and high NaN.
     group : array (n,), optional
@@ -54,7 +56,7 @@ def mle_dimension(x, k=20, *, norm="k-1", interval=True, group=None, seed=0) -> 
     Returns
     -------
     Interval
-        With facts k, norm and excludes_group.
+        With facts k and excludes_group.
 
     Raises
     ------
@@ -74,23 +76,16 @@ def mle_dimension(x, k=20, *, norm="k-1", interval=True, group=None, seed=0) -> 
     >>> mle_dimension(square)
     1.93 [1.9, 1.97]
     """
-    if norm not in ("k-1", "k-2"):
-        raise BadPoints(f'norm={norm!r} is unknown, so the estimate is undefined: give "k-1" or "k-2"')
-    if k < (2 if norm == "k-1" else 3):
-        raise BadPoints(f'k={k} leaves no ratio of distances to average: norm "{norm}" needs more neighbors')
-    near, factor = _near(x, k, group), 1 if norm == "k-1" else (k - 1) / (k - 2)
-
-    def inverse(values):
-        return factor * values.mean() if len(values) else math.nan
-
-    return _estimate(near, k, inverse, interval, seed, f"MLE, {norm}", estimator="mle", norm=norm)
+    if k < 2:
+        raise BadPoints(f"k={k} leaves no ratio of distances to average: give k of at least 2")
+    return _estimate(_near(x, k, group), "mle", k, interval, seed, norm="k-1")
 
 
-def twonn_dimension(x, discard=0.1, *, interval=True, group=None, seed=0) -> Interval:
+def twonn_dimension(x, *, interval=True, group=None, seed=0) -> Interval:
     """Estimate the intrinsic dimension from the ratio of the second to the first neighbor's distance.
 
         mu_i = T_2(x_i) / T_1(x_i),  sorted,   F_i = i / n,
-        d = sum_i u_i v_i / sum_i u_i^2   over i <= (1 - discard) n,   u_i = log mu_i,  v_i = -log(1 - F_i)
+        d = sum_i u_i v_i / sum_i u_i^2   over i <= 0.9 n,   u_i = log mu_i,  v_i = -log(1 - F_i)
 
     the slope, through the origin, of a line that a Pareto law of exponent d follows.
 
@@ -98,9 +93,6 @@ def twonn_dimension(x, discard=0.1, *, interval=True, group=None, seed=0) -> Int
     ----------
     x, interval, group, seed
         As for mle_dimension; Neighbors hold at least 2.
-    discard : float
-        Share of the largest ratios that is left out, 0 <= discard < 1. F_n = 1 cannot be drawn, so 0 leaves out the
-        largest ratio alone, as the paper's code does.
 
     Returns
     -------
@@ -123,11 +115,7 @@ def twonn_dimension(x, discard=0.1, *, interval=True, group=None, seed=0) -> Int
     >>> twonn_dimension(square)
     1.93 [1.77, 2.1]
     """
-    near = _near(x, 2, group)
-    if not 0 <= discard < 1 or _kept(near.n, discard) < 1:
-        raise BadPoints(f"discard={discard} of {near.n} points leaves no ratio to fit: give 0 <= discard < 1")
-    title = f"TwoNN, line, discard {discard:g}"
-    return _estimate(near, 2, _line(discard), interval, seed, title, estimator="twonn", discard=discard)
+    return _estimate(_near(x, 2, group), "twonn", 2, interval, seed, discard=DISCARD)
 
 
 def mean_dimensions(
@@ -135,51 +123,36 @@ def mean_dimensions(
 ):
     """Average both estimates over seeded balanced draws of M images a class, which makes sets of any size comparable.
 
-    Parameters
-    ----------
-    x, y, group, interval, seed
-        As for label_sharpness; the draws are those of images.balanced_draws(labels, per_class, draws, seed).
-    per_class : int
-        M, images of each class in a draw.
-    draws : int
-    k : int
-        Neighbors of the MLE.
-    exclude_group : bool
-        Points of the same group do not count as neighbors.
+    x, y, group, interval, seed   as for label_sharpness; the draws are those of mean_sharpness
+    per_class, draws              M, images of each class in a draw, and how many draws
+    k                             neighbors of the MLE
+    exclude_group                 points of the same group do not count as neighbors
 
-    Returns
-    -------
-    (Interval, Interval)
-        MLE with norm "k-1", and TwoNN with discard 0.1. The interval is for the expectation over the population:
-        a split halves all draws at once, and the means over draws are compared between the halves.
-
-    Raises
-    ------
-    BadPoints, DuplicatePoints, images.TooFewImages
+    Returns two Intervals, MLE and TwoNN. They are for the expectation over the
+    population: a split halves all draws at once, and the means over draws are compared between the halves.
+    Raises BadPoints, DuplicatePoints, images.TooFewImages.
     """
     from intrinsic.images.splits import balanced_draws
 
     points = as_points(x)
-    labels, group = labels_and_group(x, y, group)
-    if labels is None:
-        raise BadPoints("balanced draws need labels, and there are none: give y, one a point")
+    labels, group = labels_and_group(x, y, group, points.n)
     codes = np.unique(labels, return_inverse=True)[1]
     split = halves(points.n, group, seed) if interval else np.empty((0, points.n), dtype=bool)
-    kinds = {"MLE, k-1": (k, np.mean), "TwoNN, line, discard 0.1": (2, _line(0.1))}
-    values, pairs = {title: [] for title in kinds}, {title: [] for title in kinds}
+    used, values, pairs = {"mle": k, "twonn": 2}, {"mle": [], "twonn": []}, {"mle": [], "twonn": []}
     for chosen in balanced_draws(codes, per_class, draws, seed):
         own, deep = None if group is None else group[chosen], reserve(k) if interval else 0
         near = neighbors(points.take(chosen), k, group=own, exclude_group=exclude_group, reserve=deep)
-        for title, (used, inverse) in kinds.items():
-            values[title].append(1 / _whole(near, used, inverse))
-            pairs[title].append(1 / _both_halves(near, used, inverse, split[:, chosen]))
+        for name, of in used.items():
+            values[name].append(1 / _whole(near, of, INVERSES[name]))
+            pairs[name].append(1 / _both_halves(near, of, INVERSES[name], split[:, chosen]))
     facts = {"n": int(per_class * (codes.max() + 1)), "per_class": per_class, "draws": draws}
     facts["excludes_group"] = bool(exclude_group)
-    means = {title: (np.mean(values[title]), np.mean(pairs[title], axis=0)) for title in kinds}
     freedom, how = degrees(points.n, group), f"mean of {draws} balanced draws"
     return tuple(
-        half_sample(*means[title], freedom, method=f"{title}, {how}", k=used, **facts)
-        for title, (used, _) in kinds.items()
+        half_sample(
+            np.mean(values[name]), np.mean(pairs[name], axis=0), freedom, method=f"{TITLES[name]}, {how}", k=of, **facts
+        )
+        for name, of in used.items()
     )
 
 
@@ -194,36 +167,38 @@ def reserve(k):
 def _near(x, k, group):
     """Neighbors of x with at least k, and with these groups."""
     if not isinstance(x, Neighbors):
-        points, group = as_points(x), labels_and_group(x, None, group)[1]
-        return neighbors(points, k, group=group, reserve=reserve(k))
+        points = as_points(x)
+        return neighbors(points, k, group=labels_and_group(x, None, group, points.n)[1], reserve=reserve(k))
     if x.k < k:
         raise BadPoints(f"these Neighbors hold {x.k} of each point and k={k} are needed: make them with k={k}")
-    return x if group is None else replace(x, group=labels_and_group(x, None, group)[1])
+    return x if group is None else replace(x, group=labels_and_group(x, None, group, x.n)[1])
 
 
-def _line(discard):
-    """1 / d of a TwoNN line from log(T_2 / T_1) of each point."""
-
-    def inverse(values):
-        u, n = np.sort(values)[: _kept(len(values), discard)], len(values)
-        if not (u > 4 * RELATIVE_ERROR).any():  # none, or none is nearer to one neighbor than to another
-            return math.nan
-        return (u @ u) / (u @ -np.log1p(-np.arange(1, len(u) + 1) / n))
-
-    return inverse
+def _mean(values):
+    """1 / d of the MLE from 1/(k-1) sum_j log(T_k / T_j) of each point."""
+    return values.mean() if len(values) else math.nan
 
 
-def _kept(n, discard):
-    """How many of n ratios are used; the line cannot use the largest, where F = 1."""
-    return min(math.floor(n * (1 - discard) + 1e-9), n - 1)
+def _line(values):
+    """1 / d of a TwoNN line from log(T_2 / T_1) of each point; the line cannot use the largest, where F = 1."""
+    n = len(values)
+    u = np.sort(values)[: min(math.floor(n * (1 - DISCARD) + 1e-9), n - 1)]
+    if not (u > 4 * RELATIVE_ERROR).any():  # none, or none is nearer to one neighbor than to another
+        return math.nan
+    return (u @ u) / (u @ -np.log1p(-np.arange(1, len(u) + 1) / n))
 
 
-def _estimate(near, k, inverse, interval, seed, title, **facts):
-    """Interval of a dimension whose inverse is `inverse` of the log ratios of each point."""
-    value = 1 / _whole(near, k, inverse)
+INVERSES = {"mle": _mean, "twonn": _line}
+TITLES = {"mle": "MLE, k-1", "twonn": f"TwoNN, line, discard {DISCARD:g}"}
+
+
+def _estimate(near, name, k, interval, seed, **facts):
+    """Interval of a dimension whose inverse is a statistic of the log ratios of each point."""
+    value = 1 / _whole(near, k, INVERSES[name])
     split = halves(near.n, near.group, seed) if interval else np.empty((0, near.n), dtype=bool)
-    pairs, facts = 1 / _both_halves(near, k, inverse, split), facts | {"k": k, "excludes_group": near.excludes_group}
-    return half_sample(value, pairs, degrees(near.n, near.group), method=title, n=near.n, **facts)
+    pairs = 1 / _both_halves(near, k, INVERSES[name], split)
+    facts = {"estimator": name, **facts, "k": k, "excludes_group": near.excludes_group}
+    return half_sample(value, pairs, degrees(near.n, near.group), method=TITLES[name], n=near.n, **facts)
 
 
 def _whole(near, k, inverse):

@@ -9,34 +9,31 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import digamma
 
-from intrinsic.properties.neighbors import BadPoints, Neighbors, as_points, neighbors
+from intrinsic.properties.neighbors import Neighbors, as_points, neighbors
 
 K = 64  # neighbors on whose scale a set is smooth
+CHANCE = 0.02  # neighbors within t_i that are expected of a point that has no near-duplicate
 CLOSED = 16  # neighbors of an image that are all in its family, in a large one
 SPACE = 2.0  # distance from a large family to other images, over the largest CLOSED-th distance inside
 
 
-def near_duplicate_links(x, *, k=K, chance=0.02):
+def near_duplicate_links(x):
     """Pairs of near-duplicates: i, j (int64, i < j) and their distance, closest first.
 
-    A pair is linked where  |x_i - x_j| < min(t_i, t_j)  or  = 0,       t_i = T_k(x_i) (chance / k)^(1/d)
+    A pair is linked where  |x_i - x_j| < min(t_i, t_j)  or  = 0,       t_i = T_k(x_i) (CHANCE / k)^(1/d)
 
     T_k is the distance to the k-th neighbor, and d the dimension between the k/2-th and the k-th,
         d = (psi(k) - psi(k/2)) / mean_i log( T_k(x_i) / T_{k/2}(x_i) ),    psi the digamma function.
-    Near a point of a d-dimensional set the number of neighbors within t grows as t^d, so that `chance` is how many
-    of them are expected within t_i, at any d, density and scale. Links inside large families come on top.
+    Near a point of a d-dimensional set the number of neighbors within t grows as t^d, so that CHANCE of them are
+    expected within t_i, at any d, density and scale. Links inside large families come on top.
 
-    x       images, points or Neighbors
-    k       scale on which the set is smooth; (n - 1) / 2 at most
-    chance  expected neighbors within t_i of a point that has no near-duplicate
-    Raises BadPoints. Source: ours.
+    x   images, points or Neighbors; k is K, and (n - 1) / 2 at most
+    Source: ours.
     """
-    if not chance > 0 or k != int(k) or k < 4:
-        raise BadPoints(f"k={k} and chance={chance} set no distance: give a whole k from 4 and a chance above 0")
     n = as_points(x).n
-    k = min(int(k), (n - 1) // 2)
+    k = min(K, (n - 1) // 2)
     usable = isinstance(x, Neighbors) and not x.excludes_group
-    near = x if usable else neighbors(as_points(x), max(1, min(k, n - 1)))
+    near = x if usable else neighbors(as_points(x), max(1, k))
     distances, index = near.nearest(max(k, 1))
     limit = np.zeros(n)
     if k >= 4:
@@ -44,7 +41,7 @@ def near_duplicate_links(x, *, k=K, chance=0.02):
         spread = np.log(outer[inner > 0] / inner[inner > 0])
         if spread.any():
             d = (digamma(k) - digamma(k // 2)) / spread.mean()
-            limit = outer * (chance / k) ** (1 / d)
+            limit = outer * (CHANCE / k) ** (1 / d)
     linked = (distances < np.minimum(limit[:, None], limit[index])) | (distances == 0)
     if k > CLOSED:
         linked[:, :CLOSED] |= _in_families(near, distances, index)
@@ -97,15 +94,13 @@ def _in_families(near, distances, index):
     return family[:, None] & (owner[few] == owner[:, None])
 
 
-def near_duplicate_components(x, *, k=K, chance=0.02):
-    """Group images by near-duplicates: int64 (n,), numbered 0, 1, ... in order of index.
+def near_duplicate_components(x):
+    """Group images by near-duplicates: the connected components of near_duplicate_links(x).
 
-    Connected components of near_duplicate_links(x, k=k, chance=chance). They keep near-duplicates together, but are
-    no substitute for patients where these can be known: they join only some of the slices of one head.
+    They keep near-duplicates together, but are no substitute for patients where these can be known: they join only some
+    of the slices of one head.
     """
-    x = x if isinstance(x, Neighbors) else as_points(x)
-    i, j, _ = near_duplicate_links(x, k=k, chance=chance)
-    return components(i, j, x.n)
+    return components(*near_duplicate_links(x)[:2], as_points(x).n)
 
 
 def components(i, j, n):

@@ -21,8 +21,8 @@ COLUMNS = (
 class Flags:
     """Rows of flagged images, each image under the first kind that it is added with."""
 
-    def __init__(self, images, groups, found, links):
-        self.images, self.groups, self.rows, self.seen = images, groups, [], np.zeros(len(images), dtype=bool)
+    def __init__(self, images, found, links):
+        self.images, self.rows, self.seen = images, [], np.zeros(len(images), dtype=bool)
         same = [np.array([(c[0], other) for other in c[1:]]).T for c in found.same_label + found.conflicting]
         i, j = np.concatenate([np.array(links), *same], axis=1)
         self.family = components(i, j, len(images))
@@ -46,7 +46,7 @@ class Flags:
         for side, i in (("", one), *([] if partner is None else [("partner_", partner)])):
             row[f"{side}path"] = f"image {i}" if self.images.paths is None else self.images.paths[i]
             row |= {f"{side}index": int(i), f"{side}class": self.images.classes[self.images.labels[i]]}
-            row |= {} if self.groups is None else {f"{side}patient": self.groups[i].item()}
+            row |= {} if self.images.group is None else {f"{side}patient": self.images.group[i].item()}
         return row
 
     def table(self):

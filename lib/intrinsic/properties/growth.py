@@ -4,6 +4,8 @@ If pairs of different classes within r have probability gamma r^D as r falls, th
 images a class is at a distance of Gamma(1 + 1/D) (gamma M^2)^(-1/D) in the mean, so K_F grows as M^(2/D). Where labels
 have nothing to do with position, D is the dimension d of the images. Where classes touch along a boundary, D = d + 1.
 Where they are a gap apart, there is no D, and K_F has a limit.
+
+Functions take x, y, group, seed and interval as label_sharpness does, and raise BadPoints.
 """
 
 import math
@@ -12,13 +14,12 @@ import numpy as np
 
 from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees, half_sample
 from intrinsic.properties.neighbors import BadPoints
-from intrinsic.properties.pairs import PAIRS, Lookup, closest_pairs
-from intrinsic.properties.sharpness import _all_pairs, _codes, _own, _parts, lookup_of
+from intrinsic.properties.sharpness import Labelled
 
+CROSS_PAIRS = 1000  # closest pairs across classes of which D is estimated
 LEAST_PAIRS = 20  # below which no dimension is estimated
 BEYOND = (64, 1000)  # pairs across classes, at m images a class, between whose distances `growth_by_halves` takes D
 RISES = 1.1  # ratio of slopes at small and large radii, lower limit, from which there is no one slope
-CONFLICT = "copies with different labels are at distance 0: drop them with drop_duplicates(conflicting=True)"
 
 
 def growth(x, y=None, per_class=None, draws=25, seed=0):
@@ -52,121 +53,64 @@ def growth(x, y=None, per_class=None, draws=25, seed=0):
     """
     from intrinsic.images.splits import balanced_draws
 
-    points, y, _ = _parts(x, y, None)
-    codes = _codes(y)
-    least = int(np.bincount(codes).min())
+    given = Labelled(x, y)
+    least = int(np.bincount(given.codes).min())
     per_class = [2**e for e in range(4, least.bit_length())] if per_class is None else per_class
     if np.ndim(per_class) != 1 or np.size(per_class) == 0:
         raise BadPoints(f"the smallest class has {least} images and per_class={per_class} holds no M: give a list of M")
-    chosen = [balanced_draws(codes, m, draws, seed) for m in per_class]
-    look = lookup_of(x, points, y)
+    chosen = [balanced_draws(given.codes, m, draws, seed) for m in per_class]
+    look = given.look
     return np.array(per_class, dtype=np.int64), np.array([np.mean([look.at(c)[0] for c in d]) for d in chosen])
 
 
-def growth_exponent(x, y=None, per_class=None, draws=50, *, interval=True, group=None, seed=0) -> Interval:
+def growth_exponent(x, y=None, draws=50, *, interval=True, group=None, seed=0) -> Interval:
     """Fit the slope of mean log K_F(M) on log M.
 
-    Parameters
-    ----------
-    x, y, group, seed
-        As for label_sharpness.
-    per_class : list of int, optional
-        The M; by default a quarter of the smallest class, halved up to four times as long as 8 are left. Larger draws
-        share most of their pairs.
-    draws : int
-        Nested draws: in each, the images of M are among those of 2M.
-    interval : bool
-        False leaves low and high NaN.
+    The M are a quarter of the smallest class, halved up to four times as long as 8 are left: larger draws share most of
+    their pairs. Draws are nested: the images of M are among those of 2M. Facts: per_class, log_k_f (the means).
 
-    Returns
-    -------
-    Interval
-        With facts per_class, log_k_f (the means) and closest (1 / K_F of all pairs). The 95 % interval is for the
-        expectation of this slope at these M. In half-samples M is halved too, which leaves the law of K_F(M), hence
-        the variance of the slope, as it is where classes overlap.
-
-    Raises
-    ------
-    BadPoints
-        Fewer than 64 images a class without per_class, or copies with different labels.
+    The 95 % interval is for the expectation of this slope at these M. In half-samples M is halved too, which leaves the
+    law of K_F(M), hence the variance of the slope, as it is where classes overlap.
+    Raises BadPoints for fewer than 64 images a class, or copies with different labels.
     """
-    points, y, group = _parts(x, y, group)
-    codes = _codes(y)
-    least = int(np.bincount(codes).min())
-    if per_class is None and least < 64:
+    given = Labelled(x, y, group)
+    if (least := int(np.bincount(given.codes).min())) < 64:
         raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
-    per_class = [least // 4 >> e for e in range(5) if least // 4 >> e >= 8] if per_class is None else per_class
-    sizes = np.unique(np.array(per_class, dtype=np.int64))
-    if not codes.any():
-        facts = {"n": points.n, "per_class": sizes, "log_k_f": np.array([]), "closest": math.inf}
+    sizes = np.unique([least // 4 >> e for e in range(5) if least // 4 >> e >= 8])
+    if not given.codes.any():
+        facts = {"n": given.n, "per_class": sizes, "log_k_f": np.array([]), "closest": math.inf}
         return Interval(0.0, 0.0, 0.0, "all labels are equal", **facts)
-    if len(sizes) < 2 or sizes[0] < 2 or sizes[-1] > least:
-        raise BadPoints(f"per_class={list(per_class)} holds no two M from 2 to {least}, the smallest class")
-    pairs = _all_pairs(x, points, y)
-    if not math.isfinite(pairs.sharpness[0]):
-        raise BadPoints(CONFLICT)
-    look = Lookup(points, codes, pairs)
-    logs = _mean_logs(look, np.ones(points.n, dtype=bool), sizes, draws, seed)
-    fewer, freedom, both = np.maximum(sizes // 2, 1), degrees(points.n, group), np.empty((0, 2))
-    if interval and (points.n if group is None else int(group.max()) + 1) >= 4:
-        halves = class_halves(y, group, seed)
-        both = [[_mean_logs(look, side, fewer, draws, seed + 1) for side in (half, ~half)] for half in halves]
-        both = np.array([[log_slope(fewer, one) for one in sides] for sides in both])
-    facts = {"n": points.n, "per_class": sizes, "log_k_f": logs, "closest": float(pairs.distance[0])}
+    _no_conflict(given.pairs)
+    logs = _mean_logs(given, np.ones(given.n, dtype=bool), sizes, draws, seed)
+    fewer, freedom, both = np.maximum(sizes // 2, 1), degrees(given.n, given.group), np.empty((0, 2))
+    if interval and freedom >= 3:
+        both = [
+            [log_slope(fewer, _mean_logs(given, side, fewer, draws, seed + 1)) for side in (half, ~half)]
+            for half in class_halves(given.labels, given.group, seed)
+        ]
     method = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
+    facts = {"n": given.n, "per_class": sizes, "log_k_f": logs, "closest": float(given.pairs.distance[0])}
     return half_sample(log_slope(sizes, logs), both, freedom, relative=False, spread=2, method=method, **facts)
 
 
-def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0) -> Interval:
+def cross_dimension(x, y=None, *, interval=True, group=None, seed=0) -> Interval:
     """Estimate D, the slope of log C_x(r) on log r, where C_x(r) is the share of cross-class pairs within r.
 
         1 / D = mean over the closest cross pairs of log( R / r ) ,    R the distance of the last of them
 
-    Parameters
-    ----------
-    x, y, group, seed
-        As for label_sharpness. Pairs within a group do not count: two slices of a scan are near for another reason.
-    pairs : int
-        Cross pairs within R. Fewer reach smaller distances, with a wider interval.
-    interval : bool
-        False leaves low and high NaN.
+    Pairs within a group do not count: two slices of a scan are near for another reason.
 
-    Returns
-    -------
-    Interval
-        With facts exponent (an Interval, 2/D, of K_F in M), radius (R), pairs, gamma (C_x(r) = gamma r^D), halves (D
-        and C_x(R) in both halves of each split, (splits, 2, 2)) and gap.
-        NaN with the reason as method where the slope clearly rises as r falls, as it does where classes are a gap
-        apart (then `gap` is the smallest distance seen), or where there are fewer than 20 pairs.
-        The interval is from half-samples at the same radius.
-
-    Raises
-    ------
-    BadPoints
-        Copies with different labels.
-
-    References
-    ----------
-    Grassberger & Procaccia 1983; the estimator: Takens 1985.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> x, y = np.random.default_rng(0).random((2000, 2)), np.arange(2000) % 2
-    >>> found = cross_dimension(x, y)
-    >>> found.low < 2 < found.high, round(found.exponent, 1)
-    (True, 1.0)
+    Returns an Interval, from half-samples at the same radius, with facts exponent (an Interval, 2/D, of K_F in M),
+    radius (R), pairs, gamma (C_x(r) = gamma r^D), halves (D and C_x(R) in both halves of each split, (splits, 2, 2))
+    and gap. It is NaN with the reason as method where the slope clearly rises as r falls, as it does where classes are
+    a gap apart (then `gap` is the smallest distance seen), or where there are fewer than 20 pairs.
+    Raises BadPoints for copies with different labels. Grassberger & Procaccia 1983; the estimator: Takens 1985.
     """
-    points, y, group = _parts(x, y, group)
-    codes, count = _codes(y), pairs
-    listed = x.pairs if _own(x, y) else closest_pairs(points, y, count=max(PAIRS, 4 * count))
-    if group is not None:
-        listed = listed.part(group[listed.i] != group[listed.j])
-    listed = listed.part(slice(0, count + 1))
-    if len(listed) and listed.distance[0] == 0:
-        raise BadPoints(CONFLICT)
+    given = Labelled(x, y, group)
+    codes, listed = given.codes, _between_groups(given).part(slice(0, CROSS_PAIRS + 1))
+    _no_conflict(listed)
     if len(listed) <= LEAST_PAIRS:
-        return _without(f"{len(listed)} cross pairs are listed, and more than {LEAST_PAIRS} are needed", points.n)
+        return _without(f"{len(listed)} cross pairs are listed, and more than {LEAST_PAIRS} are needed", given.n)
     size, outer, inner = np.bincount(codes), len(listed), max(LEAST_PAIRS, len(listed) // 10)
     weight = 1.0 / (size[codes[listed.i]] * size[codes[listed.j]])
 
@@ -180,48 +124,30 @@ def cross_dimension(x, y=None, *, pairs=1000, interval=True, group=None, seed=0)
             sums.append(w.sum() / total if total > 0 else math.nan)
         return [*sums, weight[chosen].sum()]
 
-    value, near, whole = slopes(np.ones(points.n, dtype=bool))
-    halves = class_halves(y, group, seed)
-    both = np.array([[slopes(half), slopes(~half)] for half in halves])
-    freedom = degrees(points.n, group)
+    value, near, whole = slopes(np.ones(given.n, dtype=bool))
+    both = np.array([[slopes(half), slopes(~half)] for half in class_halves(given.labels, given.group, seed)])
+    freedom = degrees(given.n, given.group)
     rises = half_sample(near / value, both[..., 1] / both[..., 0], freedom)
     if rises.low > RISES:
         why = f"the slope of log C_x rises from {value:.3g} to {near:.3g} as r falls, as where classes are apart"
-        return _without(why, points.n, float(listed.distance[0]))
+        return _without(why, given.n, float(listed.distance[0]))
     radius, both = float(listed.distance[-1]), both if interval else np.empty((0, 2, 3))
     classes = len(size) * (len(size) - 1) / 2
     share = 4 / classes * both[..., 2]  # a half has a quarter of the pairs
-    facts = {"n": points.n, "radius": radius, "pairs": len(listed), "gap": 0.0, "df": freedom}
+    facts = {"n": given.n, "radius": radius, "pairs": len(listed), "gap": 0.0, "df": freedom}
     facts |= {"gamma": float(whole / classes * radius**-value), "halves": np.stack([both[..., 0], share], axis=-1)}
     found = half_sample(value, both[..., 0], freedom, method=f"{len(listed)} closest cross pairs", **facts)
-    found.exponent = Interval(2 / found, 2 / found.high, 2 / found.low, f"2/D, {found.method}", points.n)
+    found.exponent = Interval(2 / found, 2 / found.high, 2 / found.low, f"2/D, {found.method}", given.n)
     return found
 
 
 def predicted_sharpness(dimension, per_class) -> Interval:
-    """Predict K_F of a new sample with M images a class, by the law of cross pairs.
+    """Predict K_F of a new sample with M = per_class images a class, by the law of cross pairs.
 
         K_F(M) = (gamma M^2)^(1/D) / E^(1/D) ,    E exponential; its value is the one at the mean distance
 
-    Parameters
-    ----------
-    dimension : Interval
-        Of `cross_dimension`, with an interval.
-    per_class : int
-        M.
-
-    Returns
-    -------
-    Interval
-        Of prediction, 95 %: it holds the error of gamma and D, from half-samples, and the spread of one sample.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> x, y = np.random.default_rng(0).random((2000, 2)), np.arange(2000) % 2
-    >>> found = predicted_sharpness(cross_dimension(x, y), 4000)
-    >>> found.low < 8000 < found.high  # the square: gamma is pi
-    True
+    `dimension` is that of `cross_dimension`, with an interval. The 95 % interval is for one new sample: the quantiles
+    of E, widened by the spread of the law between half-samples.
     """
     d, m = float(dimension), float(per_class)
     value = (dimension.gamma * m**2) ** (1 / d) / math.gamma(1 + 1 / d)
@@ -240,53 +166,34 @@ def predicted_sharpness(dimension, per_class) -> Interval:
 def growth_by_halves(x, y=None, draws=10, *, group=None, seed=0) -> dict:
     """Predict the growth of K_F in one half of the images from pairs across classes in the other half.
 
-    params/growth.yaml states measure, prediction and rule. Each half of 25 random splits predicts the other.
+    params/growth.yaml states measure, prediction and rule. Each half of 25 random splits predicts the other, from
+    nested draws of M = m/8, m/4, m/2 and m images a class of a half, m its smallest class.
 
-    Parameters
-    ----------
-    x, y, group, seed
-        As for label_sharpness.
-    draws : int
-        Nested draws of M = m/8, m/4, m/2 and m images a class of a half, m its smallest class.
-
-    Returns
-    -------
-    dict
-        measured (mean exponent of K_F in M) and predicted (mean 2/D).
-
-    Raises
-    ------
-    BadPoints
-        Fewer than 64 images a class, or copies with different labels.
+    Keys: measured (mean exponent of K_F in M) and predicted (mean 2/D). Raises BadPoints as growth_exponent does.
     """
-    points, y, group = _parts(x, y, group)
-    codes, listed = _codes(y), _all_pairs(x, points, y)
-    if len(listed) and listed.distance[0] == 0:
-        raise BadPoints(CONFLICT)
-    if (least := int(np.bincount(codes).min())) < 64:
+    given = Labelled(x, y, group)
+    _no_conflict(given.pairs)
+    if (least := int(np.bincount(given.codes).min())) < 64:
         raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
-    apart = listed if group is None else listed.part(group[listed.i] != group[listed.j])
-    look, measured, predicted = Lookup(points, codes, listed), [], []
-    for half in class_halves(y, group, seed):
+    apart, measured, predicted = _between_groups(given), [], []
+    for half in class_halves(given.labels, given.group, seed):
         for one, other in ((half, ~half), (~half, half)):
-            m = int(np.bincount(codes[one]).min())
+            m = int(np.bincount(given.codes[one]).min())
             sizes = np.array([m // 8, m // 4, m // 2, m])
-            measured.append(log_slope(sizes, _mean_logs(look, one, sizes, draws, seed)))
-            predicted.append(2 / _slope_beyond(apart, other, codes))
+            measured.append(log_slope(sizes, _mean_logs(given, one, sizes, draws, seed)))
+            predicted.append(2 / _slope_beyond(apart, other, given.codes))
     return {"measured": float(np.mean(measured)), "predicted": float(np.nanmean(predicted))}
 
 
 def _slope_beyond(pairs, inside, codes):
     """D = log(C(R) / C(r)) / log(R / r) in a subset, at C(r) = 64/m^2 and C(R) = 1000/m^2, m its smallest class."""
     size = np.bincount(codes[inside])
-    chosen = np.flatnonzero(inside[pairs.i] & inside[pairs.j])
-    share = np.cumsum(1.0 / (size[codes[pairs.i[chosen]]] * size[codes[pairs.j[chosen]]]))
-    at = np.searchsorted(share, np.array(BEYOND) / size.min() ** 2)
-    if at[1] >= len(chosen):
+    pairs = pairs.part(inside[pairs.i] & inside[pairs.j])
+    share = np.cumsum(1.0 / (size[codes[pairs.i]] * size[codes[pairs.j]]))
+    near, far = np.searchsorted(share, np.array(BEYOND) / size.min() ** 2)
+    if far >= len(pairs):
         return math.nan  # the list of pairs ends before
-    return math.log(share[at[1]] / share[at[0]]) / math.log(
-        pairs.distance[chosen[at[1]]] / pairs.distance[chosen[at[0]]]
-    )
+    return math.log(share[far] / share[near]) / math.log(pairs.distance[far] / pairs.distance[near])
 
 
 def labels_by_lot(labels, group=None, seed=0):
@@ -306,17 +213,28 @@ def log_slope(sizes, logs):
     return float(centered @ logs / (centered @ centered))
 
 
+def _between_groups(given):
+    """The closest pairs across classes, and across groups where these are known."""
+    pairs, group = given.pairs, given.group
+    return pairs if group is None else pairs.part(group[pairs.i] != group[pairs.j])
+
+
+def _no_conflict(pairs):
+    if len(pairs) and pairs.distance[0] == 0:
+        raise BadPoints("copies with different labels are at distance 0: drop_duplicates(conflicting=True) drops them")
+
+
 def _without(why, n, gap=0.0):
     nothing = Interval(math.nan, method=why, n=n)
     return Interval(math.nan, method=why, n=n, exponent=nothing, radius=math.nan, pairs=0, gamma=math.nan, gap=gap)
 
 
-def _mean_logs(look, inside, sizes, draws, seed):
+def _mean_logs(given, inside, sizes, draws, seed):
     """Mean log K_F over nested draws of M images a class within a subset, for each M of `sizes`."""
-    members = [np.flatnonzero(inside & (look.codes == c)) for c in range(look.codes.max() + 1)]
+    members = [np.flatnonzero(inside & (given.codes == c)) for c in range(given.codes.max() + 1)]
     if sum(len(m) > 0 for m in members) < 2:
         return np.full(len(sizes), math.nan)
-    total = np.zeros(len(sizes))
+    total, look = np.zeros(len(sizes)), given.look
     for draw in range(draws):
         rng, rank = np.random.default_rng([seed, draw]), np.full(len(inside), len(inside))
         for m in members:

@@ -106,14 +106,19 @@ def halves(n, group, seed):
     return np.array([(rng.permutation(n_units) < n_units // 2)[units] for _ in range(SPLITS)])
 
 
-def class_halves(labels, group, seed):
-    """SPLITS random halves, bool (SPLITS, n), of the points of each class, or of its groups by their first label."""
+def strata(labels, group):
+    """(unit of each point, the units of each class): units are points, or groups by their first label."""
     units = np.arange(len(labels)) if group is None else group
     first = np.unique(units, return_index=True)[1]
     stratum = np.unique(labels[first], return_inverse=True)[1]
-    members = [np.flatnonzero(stratum == s) for s in range(stratum.max() + 1)]
+    return units, [np.flatnonzero(stratum == s) for s in range(stratum.max() + 1)]
+
+
+def class_halves(labels, group, seed):
+    """SPLITS random halves, bool (SPLITS, n), of the points of each class, or of its groups by their first label."""
+    units, members = strata(labels, group)
     rng = np.random.default_rng([seed, 2])
-    found = np.zeros((SPLITS, len(first)), dtype=bool)
+    found = np.zeros((SPLITS, sum(map(len, members))), dtype=bool)
     for half in found:
         odd = int(rng.integers(2))  # the odd one of a class goes to either side
         for one in members:

@@ -8,7 +8,7 @@ import numpy as np
 
 from intrinsic.properties.dimension import mle_dimension
 from intrinsic.properties.interval import Interval
-from intrinsic.properties.sharpness import _all_pairs, _codes, _facts, _no_difference, _parts, _same_pairs
+from intrinsic.properties.sharpness import Labelled
 
 LIMIT_TEST = 0.03  # level of the test behind the 95 % limit: closest pairs share images, which costs up to 5 % at 0.05
 
@@ -24,12 +24,11 @@ def sharpness_limit(x, y=None, *, dimension=None, group=None) -> Interval:
 
     Value and low are K_F of all pairs; high is the limit, or infinity; facts: identified, gap_low and the pair.
     """
-    points, y, group = _parts(x, y, group)
-    codes, pairs = _codes(y), _all_pairs(x, points, y)
-    if not len(pairs):
-        return _no_difference(points.n, identified=True, gap_low=math.inf)
-    value, units = float(pairs.sharpness[0]), np.arange(points.n) if group is None else group
-    least = min(len(np.unique(units[codes == code])) for code in range(codes.max() + 1))
+    given = Labelled(x, y, group)
+    if not len(pairs := given.pairs):
+        return given.without_pair(identified=True, gap_low=math.inf)
+    value, units = float(pairs.sharpness[0]), np.arange(given.n) if given.group is None else given.group
+    least = min(len(np.unique(units[given.codes == code])) for code in range(given.codes.max() + 1))
     count, gap, why = min(100, least // 4), 0.0, ""
     distances = _between_units(pairs, units, count + 1)
     if value == math.inf:
@@ -40,16 +39,16 @@ def sharpness_limit(x, y=None, *, dimension=None, group=None) -> Interval:
         why = f"fewer than {count + 1} pairs of images or groups are listed"
     elif not (gap := _endpoint(distances)) > 0:
         why = "classes that touch or overlap are not excluded"
-    elif not (d := mle_dimension(x, min(20, points.n - 1), interval=False) if dimension is None else dimension) >= 1.5:
+    elif not (d := mle_dimension(x, min(20, given.n - 1), interval=False) if dimension is None else dimension) >= 1.5:
         why = f"dimension {float(d):.2f}: below 1.5 the closest pairs share the same few images"
     else:
-        same = _between_units(_same_pairs(x, points, y), units, 1)
+        same = _between_units(given.same_pairs, units, 1)
         if not len(same):
             why = "no two images of one label (and of different groups), so there is no control"
         elif gap <= same[0]:
             why = f"a gap below {gap:.3g} is excluded, and distances within a label reach down to {same[0]:.3g}"
     method = f"not identified: {why}" if why else f"endpoint of the {count} closest pairs, one-sided 95 %"
-    facts = _facts(points, y, (int(pairs.i[0]), int(pairs.j[0]))) | {"gap_low": 0.0 if why else gap}
+    facts = given.facts((pairs.i[0], pairs.j[0])) | {"gap_low": 0.0 if why else gap}
     return Interval(value, value, math.inf if why else max(value, 1 / gap), method, **facts, identified=not why)
 
 

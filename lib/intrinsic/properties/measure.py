@@ -10,10 +10,10 @@ import numpy as np
 from intrinsic.images import BadImages, ImageSet, TooFewImages, load, match
 from intrinsic.properties import dimension, sharpness
 from intrinsic.properties.duplicates import components, near_duplicate_links
-from intrinsic.properties.growth import cross_dimension, growth
+from intrinsic.properties.growth import cross_dimension, growth_exponent
 from intrinsic.properties.interval import Interval, digits
 from intrinsic.properties.limit import sharpness_limit
-from intrinsic.properties.measurement import GROWTH_SIZES, exponent_of, smallest_class
+from intrinsic.properties.measurement import grown, or_reason, smallest_class
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import Soundness, soundness
 from intrinsic.properties.words import answer
@@ -27,57 +27,37 @@ TIES = 0.05  # share of images with two nearest ones at one distance or of one p
 
 @dataclass(frozen=True, eq=False)
 class Growth:
-    """How K_F grows with M images a class.
+    """How K_F grows with M images a class."""
 
-    per_class, k_f   M, and the mean K_F over balanced draws
-    exponent         slope of log K_F on log M
-    cross            dimension D of the cross-class pairs; its `exponent` is 2/D, the slope that it predicts
-    """
-
-    per_class: tuple[int, ...]
-    k_f: tuple[float, ...]
-    exponent: Interval
-    cross: Interval
+    per_class: tuple[int, ...]  # M
+    k_f: tuple[float, ...]  # mean K_F over balanced draws at each M
+    exponent: Interval  # slope of log K_F on log M
+    cross: Interval  # dimension D of the cross-class pairs; its `exponent` is 2/D, the slope that it predicts
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What `measure` found about an image set.
+    """What `measure` found about an image set."""
 
-    d_data, twonn      dimension by maximum likelihood and TwoNN; without neighbors of the same group where groups are
-                       known, which d_data.excludes_group says
-    d_all              d_data from all neighbors
-    label_sharpness    K_F of all pairs, with pair (indices of the set as given); infinite with conflicting copies
-    finite_sharpness   the same without images that have a copy with another label
-    sharpness_at_m     mean over balanced draws of M = per_class images a class
-    quantiles, control, limit, class_pairs   of quantile_sharpness, same_label_control, sharpness_limit,
-                       class_pair_sharpness (None where there are not 3 to 20 classes)
-    growth             Growth
-    n, shape, classes, groups   images, pixels, {class: images}, number of groups or None
-    soundness          Soundness
-    warnings           one sentence each
-    images             the set as given
-    """
-
-    d_data: Interval
-    twonn: Interval
-    d_all: Interval
-    label_sharpness: Interval
-    finite_sharpness: Interval
-    sharpness_at_m: Interval
-    quantiles: tuple[Interval, ...]
-    control: Interval
-    limit: Interval
-    class_pairs: object
+    d_data: Interval  # by maximum likelihood; without neighbors of the same group where d_data.excludes_group
+    twonn: Interval  # by TwoNN, from the same neighbors
+    d_all: Interval  # d_data from all neighbors
+    label_sharpness: Interval  # K_F of all pairs, with pair (indices of the set as given); infinite with a conflict
+    finite_sharpness: Interval  # the same without images that have a copy with another label
+    sharpness_at_m: Interval  # mean over balanced draws of M = per_class images a class
+    quantiles: tuple[Interval, ...]  # of quantile_sharpness
+    control: Interval  # of same_label_control
+    limit: Interval  # of sharpness_limit
+    class_pairs: object  # of class_pair_sharpness; None where there are not 3 to 20 classes
     growth: Growth
     n: int
-    shape: tuple[int, ...]
-    classes: dict[str, int]
+    shape: tuple[int, ...]  # pixels
+    classes: dict[str, int]  # images of each class
     groups: int | None
     soundness: Soundness
-    sharpest: tuple[tuple, ...]
-    warnings: tuple[str, ...]
-    images: ImageSet = field(repr=False)
+    sharpest: tuple[tuple, ...]  # of sharpest_pairs, indices of the set as given
+    warnings: tuple[str, ...]  # one sentence each
+    images: ImageSet = field(repr=False)  # the set as given
 
     def __repr__(self):
         return answer(self).text()
@@ -192,8 +172,6 @@ def measure(
     warnings += filter(None, [why or _why_apart(clean, others, d_data, twonn, families)])
     k_f, control = sharpness.label_sharpness(near), sharpness.same_label_control(near)
     finite = _renamed(k_f, original)
-    sizes = [m for m in GROWTH_SIZES if m <= least]
-    grown = growth(near, per_class=sizes) if sizes else ((), ())
     law = cross_dimension(near, group=families if clean.group is None else clean.group)
     sound = soundness(loaded, near, links=links)
     several = 2 < clean.n_classes <= MOST_CLASSES
@@ -208,7 +186,7 @@ def measure(
         control=_renamed(control, original),
         limit=sharpness_limit(near, dimension=d_all),
         class_pairs=sharpness.class_pair_sharpness(near) if several else None,
-        growth=Growth(*(tuple(v.item() for v in part) for part in grown), exponent_of(near), law),
+        growth=Growth(*map(tuple, grown(near, least)), or_reason(growth_exponent, near), law),
         n=len(loaded),
         shape=loaded.images.shape[1:],
         classes={name: int(n) for name, n in loaded.counts().items()},
@@ -222,14 +200,14 @@ def measure(
 
 def _other_groups(clean, near, k, d_all):
     """(MLE, TwoNN, their neighbors, warning): of other groups where groups are known and allow it."""
-    if clean.group is None or len(np.unique(clean.group)) == len(clean):
-        return d_all, dimension.twonn_dimension(near), near, ""
-    try:
-        others = neighbors(clean, k, exclude_group=True, reserve=dimension.reserve(k))
-    except ValueError as error:
-        why = f"The dimension counts neighbors of the same group: {error}."
-        return d_all, dimension.twonn_dimension(near), near, why
-    return dimension.mle_dimension(others, k), dimension.twonn_dimension(others), others, ""
+    others, why = near, ""
+    if clean.group is not None and len(np.unique(clean.group)) < len(clean):
+        try:
+            others = neighbors(clean, k, exclude_group=True, reserve=dimension.reserve(k))
+        except ValueError as error:
+            why = f"The dimension counts neighbors of the same group: {error}."
+    d = d_all if others is near else dimension.mle_dimension(others, k)
+    return d, dimension.twonn_dimension(others), others, why
 
 
 def _why_apart(clean, near, d, twonn, families):
@@ -280,8 +258,6 @@ def _image_set(source, labels, group, white, progress, **matched):
     pixels = source.detach().cpu().numpy() if hasattr(source, "detach") else np.asarray(source)
     if labels is None:
         raise BadImages(f"{len(pixels)} images have no labels, so no label ever changes: give labels, one an image")
-    if pixels.ndim not in (3, 4):
-        raise BadImages(f"the images have shape {pixels.shape}: give (n, H, W) or (n, H, W, 3)")
     if pixels.ndim == 4 and pixels.shape[3] not in (1, 3) and pixels.shape[1] in (1, 3):
         pixels = np.moveaxis(pixels, 1, 3)
     if pixels.dtype.kind == "f":
@@ -290,16 +266,15 @@ def _image_set(source, labels, group, white, progress, **matched):
             raise BadImages(f"the floats run from {low:g} to {high:g}, and 0 to {white:g} is expected: say what white "
                             "is, such as white=255")  # fmt: skip
         pixels = np.rint(pixels * (255 / white)).astype(np.uint8)
-    names, codes = _coded(labels, len(pixels), "labels")
-    known = None if group is None else _coded(group, len(pixels), "group")[1]
+    names, codes = _coded(labels, "labels")
+    known = None if group is None else _coded(group, "groups")[1]
     return match(ImageSet(pixels, codes, names, group=known), **matched)
 
 
-def _coded(values, n, what):
+def _coded(values, what):
     """(names, codes) of labels or groups, numbers or texts."""
     values = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-    missing = values.shape != (n,) or any(v is None or str(v) == "nan" for v in values.tolist())
-    if missing:
-        raise BadImages(f"{what} have shape {values.shape} for {n} images, or some are missing: give one each")
+    if any(value is None or str(value) == "nan" for value in values.tolist()):
+        raise BadImages(f"some {what} are missing: give one an image")
     names, codes = np.unique(values.astype(str) if values.dtype.kind == "O" else values, return_inverse=True)
     return tuple(str(name) for name in names), codes

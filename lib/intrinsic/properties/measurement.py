@@ -13,7 +13,7 @@ from intrinsic.properties.interval import Interval
 from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.neighbors import BadPoints, neighbors
 
-HELD_BYTES = 2**31  # of pixels of sets that a process keeps, each as loaded and as matched
+HELD_BYTES = 2**31  # of pixels of sets that a process keeps
 COMPONENTS_VERSION = 2  # raise it when near_duplicate_components finds other components of the same images
 GROWTH_SIZES = (16, 31, 50, 62, 100, 125, 250, 500, 1000, 2000)  # M of the growth series of a record
 DIMENSION_SIZES = (50, 100, 250)  # M at which a record has d_data
@@ -23,23 +23,15 @@ class OneClass(ValueError):
     """All labels are equal, so they never change."""
 
 
-class NoBound(ValueError):
-    """Images for which Theorem 1 has no least bound."""
-
-
 @dataclass(frozen=True)
 class Matched:
-    """An image set as a campaign uses it: matched, without same-label copies, with split groups.
-
-    loaded   the same before copies were dropped, which `soundness` asks for
-    """
+    """An image set as a campaign uses it: matched, without same-label copies, with split groups."""
 
     images: ImageSet
     groups: np.ndarray
     n_copies: int
     n_conflicting: int
     hash: str
-    loaded: ImageSet | None = None
 
 
 _held: dict[tuple, Matched] = {}  # the latest last
@@ -54,7 +46,7 @@ def matched(source: str, size: int | None = None, channels: int | None = None, p
     key = (source, size, channels, pixel_range)
     data = _held.pop(key, None) or _matched(*key)
     _held[key] = data
-    while len(_held) > 1 and sum(2 * one.images.images.nbytes for one in _held.values()) > HELD_BYTES:
+    while len(_held) > 1 and sum(one.images.images.nbytes for one in _held.values()) > HELD_BYTES:
         del _held[next(iter(_held))]
     return data
 
@@ -63,7 +55,7 @@ def _matched(source, size, channels, pixel_range) -> Matched:
     loaded = load(source, size=size, channels=channels, pixel_range=pixel_range)
     found, kept = loaded.duplicates(), loaded.drop_duplicates()
     groups = kept.group if kept.group is not None else families(kept)
-    return Matched(kept, groups, found.n_copies, found.n_conflicting, kept.content_hash(), loaded)
+    return Matched(kept, groups, found.n_copies, found.n_conflicting, kept.content_hash())
 
 
 def families(images: ImageSet) -> np.ndarray:
@@ -115,7 +107,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
         of_draws = {"per_class": per_class, "draws": draws, "seed": seed}
         values["d_mle"], values["d_twonn"] = draws_dimensions(near, clean.group, k=k, **of_draws)
         values["k_f"] = sharpness.mean_sharpness(near, **of_draws)
-        metrics["least_bound"] = least_bounds(near, **of_draws)["mean"]
+        metrics["least_bound"] = least_bound(near, **of_draws)
         metrics |= hidden_variables(near, clean.group, families, k=k, **of_draws)
     else:
         nothing = Interval(math.nan, method=why)
@@ -127,8 +119,12 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     control = sharpness.same_label_control(near, seed=seed)
     for q in sharpness.quantile_sharpness(near, seed=seed):
         values[f"k_f_q{round(100 * q.quantile):02d}"] = q
-    values |= {"k_f_control": control, "k_f_ratio": control.ratio, "growth_exponent": exponent_of(near, seed=seed)}
-    values["cross_dimension"] = cross_dimension(near, group=clean.group, seed=seed)
+    values |= {
+        "k_f_control": control,
+        "k_f_ratio": control.ratio,
+        "growth_exponent": or_reason(growth_exponent, near, seed=seed),
+    }
+    values["cross_dimension"] = cross_dimension(near, seed=seed)
     for key, value in values.items():
         _put(metrics, reasons, key, value)
     if data.n_conflicting:
@@ -138,28 +134,34 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     metrics["k_f_limit"] = limit.high if limit.identified else None
     reasons |= {} if limit.identified else {"k_f_limit": limit.method}
     if least >= 64:
-        halves = growth_by_halves(near, group=clean.group, seed=seed)
+        halves = growth_by_halves(near, seed=seed)
         metrics |= {f"growth_{name}_by_halves": value for name, value in halves.items()}
-    return metrics, reasons, _series(clean, near, least, k, draws, seed)
-
-
-def _series(clean, near, least, k, draws, seed) -> dict:
-    """K_F and d_data at several M."""
-    sizes, at = ([m for m in known if m <= least] for known in (GROWTH_SIZES, DIMENSION_SIZES))
-    k_f = growth(near, per_class=sizes, draws=draws, seed=seed)[1] if sizes else []
+    sizes, k_f = grown(near, least, draws=draws, seed=seed)
     of_draws = {"k": k, "draws": draws, "seed": seed, "interval": False}
-    d = [draws_dimensions(near, clean.group, per_class=m, **of_draws)[0] for m in at]
-    series = {"growth_per_class": sizes, "growth_k_f": [float(v) for v in k_f]}
-    known = [(m, float(v)) for m, v in zip(at, d, strict=True) if math.isfinite(v)]
-    return series | {"d_mle_per_class": [m for m, _ in known], "d_mle_at": [v for _, v in known]}
+    d = {m: draws_dimensions(near, clean.group, per_class=m, **of_draws)[0] for m in DIMENSION_SIZES if m <= least}
+    d = {m: float(value) for m, value in d.items() if math.isfinite(value)}
+    series = {"growth_per_class": sizes, "growth_k_f": k_f, "d_mle_per_class": list(d), "d_mle_at": list(d.values())}
+    return metrics, reasons, series
+
+
+def grown(near, least: int, **of_draws) -> tuple[list, list]:
+    """(M, K_F(M)) of GROWTH_SIZES that the smallest class, of `least` images, has."""
+    sizes = [m for m in GROWTH_SIZES if m <= least]
+    return sizes, growth(near, per_class=sizes, **of_draws)[1].tolist() if sizes else []
+
+
+def or_reason(estimate, *given, **options) -> Interval:
+    """What an estimator finds, or NaN with the reason as method."""
+    try:
+        return estimate(*given, **options)
+    except BadPoints as error:
+        return Interval(math.nan, method=str(error))
 
 
 def draws_dimensions(x, group=None, **of_draws) -> tuple[Interval, Interval]:
     """mean_dimensions, without neighbors of the same group where groups are given; NaN with the reason as method."""
-    try:
-        return dimension.mean_dimensions(x, group=group, exclude_group=group is not None, **of_draws)
-    except BadPoints as error:
-        return (Interval(math.nan, method=str(error)),) * 2
+    found = or_reason(dimension.mean_dimensions, x, group=group, exclude_group=group is not None, **of_draws)
+    return found if isinstance(found, tuple) else (found, found)
 
 
 def contrast(images: ImageSet) -> float:
@@ -202,14 +204,6 @@ def _put(metrics, reasons, key, value, ends=("", "_low", "_high")):
             reasons[key + end] = value.method
 
 
-def exponent_of(near, seed: int = 0) -> Interval:
-    """growth_exponent, or NaN with the reason as method."""
-    try:
-        return growth_exponent(near, seed=seed)
-    except BadPoints as error:
-        return Interval(math.nan, method=str(error))
-
-
 def other_groups(images: ImageSet, k: int, groups=None) -> Interval | None:
     """MLE without neighbors of the same group: NaN with the reason as method; None where no group has two images.
 
@@ -218,38 +212,23 @@ def other_groups(images: ImageSet, k: int, groups=None) -> Interval | None:
     groups = groups if images.group is None else images.group
     if groups is None or len(np.unique(groups)) == len(groups):
         return None
-    try:
+
+    def estimate():
         near = neighbors(images, k, group=groups, exclude_group=True, reserve=dimension.reserve(k))
         return dimension.mle_dimension(near, k)
-    except ValueError as error:
-        return Interval(math.nan, method=str(error))
+
+    return or_reason(estimate)
 
 
-def least_bounds(near, per_class: int = 250, draws: int = 25, seed: int = 0) -> dict:
-    """The smallest value that Theorem 1 can promise, whatever network interpolates, over seeded balanced draws.
+def least_bound(near, *, per_class: int, draws: int, seed: int = 0) -> float:
+    """The smallest value that Theorem 1 can promise, whatever network interpolates, mean over seeded balanced draws.
 
         (K_f + K_F) E delta_N >= 2 K_F_hat E delta_N,    measured as  2 * mean T_1 / smallest distance between labels
 
-    From 1 on the bound says nothing about these labels at this number of images. Keys: n, mean, smallest, largest;
-    image_by_image, the mean of min(1, 2 K_F_hat T_1); above, the draws with a bound from 1 on; d, by maximum
-    likelihood; factor, mean^d, how many times n until the mean were 1 if K_F_hat did not grow.
-    Raises NoBound without two classes or with copies across them.
+    From 1 on the bound says nothing about these labels at this number of images. No copies may have two labels.
     """
-    least = math.inf if near.opposite_distance is None else near.opposite_distance.min()
-    if not 0 < least < math.inf:
-        raise NoBound("a least bound needs two classes at a positive distance: drop copies with different labels")
     bounds = []
     for chosen in balanced_draws(np.unique(near.labels, return_inverse=True)[1], per_class, draws, seed):
         one = near.subset(chosen, 1)
         bounds.append(2 * one.distances[:, 0] / one.opposite_distance.min())
-    found, d = np.mean(bounds, axis=1), float(dimension.mle_dimension(near, min(20, near.k), interval=False))
-    return {
-        "n": len(bounds[0]),
-        "mean": float(found.mean()),
-        "smallest": float(found.min()),
-        "largest": float(found.max()),
-        "image_by_image": float(np.minimum(bounds, 1).mean()),
-        "above": int((found >= 1).sum()),
-        "d": d,
-        "factor": max(1.0, float(found.mean() ** d)),
-    }
+    return float(np.mean(bounds, axis=1).mean())

@@ -1,15 +1,9 @@
 """One exact pass over all pairs: nearest neighbors and nearest points of another label.
 
-- uint8 images: squared distances are whole numbers, with no rounding at all;
-- other points: each distance is a float64 sum of squared differences, at most a relative (D + 2) 2^-53 off.
-
-    rows    0 --------------------- n
-    block 1 [diagonal][ tile ][ tile ]        a tile right of the diagonal serves its rows and its columns;
-    block 2           [diagonal][tile]        a tile on the diagonal holds both orders and serves its rows
-    block 3                 [diagonal]
-
-`products` says how tiles are made, `selection` what is kept of them. Whatever the tiles and wherever they are made,
-the results are the same, bit for bit.
+uint8 images: squared distances are whole numbers, with no rounding at all. Other points: each distance is a float64 sum
+of squared differences, at most a relative (D + 2) 2^-53 off. A tile of products serves its rows, and its columns too
+where it lies off the diagonal. `products` says how tiles are made, `selection` what is kept of them. Results are the
+same, bit for bit, whatever the tiles and wherever they are made.
 """
 
 from dataclasses import dataclass, field
@@ -21,12 +15,11 @@ import torch
 from tqdm import tqdm
 
 from intrinsic.properties.products import BadPoints, Points, as_points, full_precision
-from intrinsic.properties.selection import DeviceLists, Lists, in_threads
+from intrinsic.properties.selection import in_threads, offer, unknown
 
 OPPOSITES = 16  # points of another label that a deeper pass holds for each point
 RELATIVE_ERROR = 1e-9  # of a distance between float points, at most
-KEEP_POINTS = 8_000  # up to here the tiles of a pass with labels are kept
-BLOCK = {"cpu": 512, "cuda": 4096}  # rows and columns of a tile; 1 MiB of int32 fits into a core's own cache
+BLOCK = {"cpu": 512, "cuda": 2048}  # rows and columns of a tile; 1 MiB of int32 fits into a core's own cache
 TILE_BYTES = 2**26  # of converted rows that a tile may take where they are not held
 FEW = 64  # points that differences alone settle in less time than a finer route takes to prepare
 
@@ -35,37 +28,24 @@ __all__ = ["BadPoints", "Neighbors", "Points", "as_points", "neighbors"]
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """The k nearest neighbors of every point, and the nearest point with another label.
+    """The k nearest neighbors of every point, and the nearest point with another label."""
 
-    distances          float64 (n, k), ascending; self is left out by index, so copies are at distance 0
-    indices            int64 (n, k); equal distances are in order of index
-    opposite_distance  float64 (n,), to the nearest point with another label; infinity if there is none;
-                       None without labels
-    opposite_index     int64 (n,), -1 if there is none; None without labels
-    labels, group      as given, or None
-    n, dimensions      points and coordinates
-    excludes_group     True if points of the same group do not count as neighbors
-    points             the points themselves
-    pairs              the closest pairs with different labels, over all groups, or None without labels
-    """
-
-    distances: np.ndarray
-    indices: np.ndarray
-    opposite_distance: np.ndarray | None
-    opposite_index: np.ndarray | None
+    distances: np.ndarray  # float64 (n, k), ascending; self is left out by index, so copies are at distance 0
+    indices: np.ndarray  # int64 (n, k); equal distances are in order of index
+    opposite_distance: np.ndarray | None  # float64 (n,), infinity where all labels are equal; None without labels
+    opposite_index: np.ndarray | None  # int64 (n,), -1 where all labels are equal; None without labels
     labels: np.ndarray | None
     group: np.ndarray | None
-    n: int
-    dimensions: int
-    excludes_group: bool
+    excludes_group: bool  # whether points of the same group do not count as neighbors
     points: Points = field(repr=False)
     _keys: tuple = field(repr=False)
     _lists: list = field(repr=False)  # distances, indices (n, reserve) of near points; the same (n, q) of opposite ones
-    _device: torch.device = field(repr=False)
-    _kept: dict | None = field(repr=False)
+    device: torch.device = field(repr=False)
 
-    def __len__(self):
-        return self.n
+    @property
+    def n(self):
+        """How many points there are."""
+        return self.points.n
 
     @property
     def k(self):
@@ -74,17 +54,17 @@ class Neighbors:
 
     @cached_property
     def pairs(self):
-        """The closest pairs with different labels, as Pairs: at least 200,000 and 20 n, or all there are."""
+        """The closest pairs with different labels, as Pairs, over all groups."""
         from intrinsic.properties.pairs import closest_pairs
 
-        return None if self.labels is None else closest_pairs(self)
+        return closest_pairs(self.points, self.labels, device=self.device)
 
     @cached_property
     def same_pairs(self):
-        """The closest pairs with equal labels, as Pairs, or None without labels."""
-        from intrinsic.properties.pairs import closest_same
+        """The closest pairs with equal labels, as Pairs."""
+        from intrinsic.properties.pairs import closest_pairs
 
-        return None if self.labels is None else closest_same(self, self.labels)
+        return closest_pairs(self.points, self.labels, same=True, device=self.device)
 
     def nearest(self, count):
         """(distances, indices), each (n, count), of the nearest neighbors beyond k too; infinity and -1 beyond all."""
@@ -98,14 +78,14 @@ class Neighbors:
         sizes = [found[0].shape[1] for found in self._lists]
         if count > sizes[which]:
             sizes[which] = count
-            self._lists[:] = _search(self.points, self._keys, sizes, self._device, self._kept)
+            self._lists[:] = _search(self.points, self._keys, sizes, self.device)
         return tuple(part[:, :count] for part in self._lists[which])
 
     def subset(self, chosen, k=None):
         """Neighbors of the points at an index array among themselves; indices count within `chosen`."""
         labels, group = (None if part is None else part[chosen] for part in (self.labels, self.group))
         points, k = self.points.take(chosen), self.k if k is None else k
-        return neighbors(points, k, labels, group=group, exclude_group=self.excludes_group, device=self._device)
+        return neighbors(points, k, labels, group=group, exclude_group=self.excludes_group, device=self.device)
 
 
 def neighbors(
@@ -161,8 +141,7 @@ def neighbors(
         codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
     keys = (group if exclude_group else np.arange(n)).astype(np.int32), codes
     q = 0 if labels is None else min(n, OPPOSITES if reserve else 1)
-    kept = {} if labels is not None and n <= KEEP_POINTS and where.type == "cpu" else None
-    found = _search(points, keys, (min(n - 1, max(k, reserve)), q), where, kept, progress)
+    found = _search(points, keys, (min(n - 1, max(k, reserve)), q), where, progress)
     (distances, indices), opposite = found
     few = int((indices[:, k - 1] < 0).sum())
     if few:
@@ -174,14 +153,11 @@ def neighbors(
         opposite_index=None if labels is None else opposite[1][:, 0],
         labels=labels,
         group=group,
-        n=n,
-        dimensions=points.dimensions,
         excludes_group=bool(exclude_group),
         points=points,
         _keys=keys,
         _lists=found,
-        _device=where,
-        _kept=kept,
+        device=where,
     )
 
 
@@ -202,9 +178,8 @@ def as_labels(labels, n, name="labels"):
     return labels
 
 
-def labels_and_group(x, labels, group, n=None):
+def labels_and_group(x, labels, group, n):
     """(labels, group) of x, of n points: those given, else its own; each checked, or None. Groups become numbers."""
-    n = len(x) if n is None else n
     if hasattr(x, "labels"):  # an ImageSet or Neighbors
         labels = x.labels if labels is None else labels
         group = x.group if group is None else group
@@ -229,99 +204,83 @@ def device_of(device):
 # ------------------------------------------------------------------------------------------------- the pass
 
 
-def blocks_of(route, n, largest=2**16):
-    """Slices of n rows; tiles are small for few points, where the diagonal counts, and for unheld rows."""
-    block = int(np.clip(-(-n // 8), 64, min(largest, BLOCK[route.device.type] * (1 if n <= KEEP_POINTS else 2))))
+def parts_of(route):
+    """All pairs of blocks of points, as slices, each pair once; tiles are small for few points and for unheld rows."""
+    n = route.points.n
+    block = int(np.clip(-(-n // 8), 64, BLOCK[route.device.type]))
     if route.rows is None:
         block = int(np.clip(TILE_BYTES // (4 * route.points.dimensions), 8, block))
-    return [slice(start, min(start + block, n)) for start in range(0, n, block)]
+    blocks = [slice(start, min(start + block, n)) for start in range(0, n, block)]
+    return [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]]
 
 
-def _search(points, keys, sizes, device, kept=None, progress=False):
+def _search(points, keys, sizes, device, progress=False):
     """[(distances, indices)] of the nearest points, and of the nearest with another label: exact.
 
     keys    (group or index, class) of each point, int32: points with the same key do not count
     sizes   how many are wanted of both; infinity and -1 stand where there are no more
-    Whole numbers are decided already. Proposals of floats are decided by differences; what is uncertain then is
-    searched in float64, and at last by differences alone.
+    Whole numbers are decided already. Proposals of floats are decided by differences; where too many are uncertain,
+    all are proposed again in float64, and at last differences alone decide.
     """
-    found = [(np.full((points.n, size), np.inf), np.full((points.n, size), -1)) for size in sizes]
-    todo = np.arange(points.n)
+    found, todo = None, []
     with full_precision():
         for route in points.routes(device):
-            if not route.exact and len(todo) <= FEW:
+            if found and len(todo) <= FEW:
                 break
-            rows = None if len(todo) > points.n // 2 else todo
-            todo = np.arange(points.n) if rows is None else todo
-            certain = np.ones(len(todo), dtype=bool)
-            lists, kept = _lists(route, keys, sizes, rows, kept, progress), None
-            for (squared, near), (score, candidate) in zip(found, lists, strict=True):
-                if route.exact:
-                    squared[:], near[:] = np.where(candidate < 0, np.inf, score), candidate
-                elif squared.shape[1]:
-                    decided = _decided(points, todo, route.lower(score), candidate, squared.shape[1])
-                    squared[todo], near[todo], sure = decided
-                    certain &= sure
-            todo = todo[~certain]
-    in_threads(lambda i: _alone(points, keys, found, i), todo if not route.exact else [])
+            lists, todo = _lists(route, keys, sizes, progress), []
+            if route.exact:
+                found = [(np.where(index < 0, np.inf, score), index) for score, index in lists]
+                continue
+            decided = [
+                _decided(points, route.lower(score), index, size)
+                for (score, index), size in zip(lists, sizes, strict=True)
+            ]
+            found = [(squared, near) for squared, near, _ in decided]
+            todo = np.flatnonzero(~np.logical_and.reduce([certain for *_, certain in decided]))
+    in_threads(lambda i: _alone(points, keys, found, i), todo)
     return [(points.distance(squared), near) for squared, near in found]
 
 
-def _lists(route, keys, sizes, rows=None, kept=None, progress=False):
-    """(scores, indices) of all points (each pair of blocks once) or of the points `rows`, by their products with all.
+def _lists(route, keys, sizes, progress=False):
+    """[(scores, indices)] of the candidates of each point, ascending, -1 where there are no more.
 
-    kept   tiles by their first row and column, which are used if they are there, and else filled in
     A thread makes a tile by itself; while it shows the tile to the lists of its points, no other thread may.
     """
-    n, kind = route.points.n, Lists if compiled_here(route) else DeviceLists
-    sizes = [min(n, route.candidates(size)) if size else 0 for size in sizes]
-    lists = [kind(route, key, size, rows) for key, size in zip(keys, sizes, strict=True)]
-    across, down = blocks_of(route, n), blocks_of(route, n if rows is None else len(rows))
-    parts = [(a, b) for i, a in enumerate(down) for b in across[i if rows is None else 0 :]]
-    locks = {part.start: Lock() for part in across + down}
+    n, norm, parts = route.points.n, route.norm, parts_of(route)
+    beyond, lists = unknown(norm.dtype), []
+    for size in sizes:
+        spare = 0 if route.exact or not size else max(8, size // 2) if size > 1 else 3
+        shape = n, min(n, size + spare)
+        lists.append((np.full(shape, beyond), np.full(shape, -1)))
+    locks = {b.start: Lock() for _, b in parts}
     bar = tqdm(total=len(parts), desc="distances", unit="tile", disable=not progress)
 
     def show(part):
         a, b = part
-        tile = tile_of(route, part, kept) if rows is None else route.product(rows[a], b)
-        if rows is None and a == b and route.exact and not np.array_equal(tile.diagonal().cpu(), route.norm[a]):
+        tile = route.product(a, b)
+        if a == b and route.exact and not np.array_equal(tile.diagonal(), norm[a]):
             raise ArithmeticError("a point is not at distance 0 from itself: this machine's matrix product rounds")
-        sides = [(tile, a, b)] if rows is not None or a == b else [(tile, a, b), (tile.T.contiguous(), b, a)]
-        for side in sides:
-            with locks[side[1].start]:
-                for one, size in zip(lists, sizes, strict=True):
-                    if size:
-                        one.show(*side)
+        for side, r, c in [(tile, a, b)] if a == b else [(tile, a, b), (tile.T.contiguous(), b, a)]:
+            with locks[r.start]:
+                for key, (score, index) in zip(keys, lists, strict=True):
+                    if score.shape[1]:
+                        offer(side.numpy(), norm[r], key[r], norm[c], key[c], c.start, beyond, score[r], index[r])
         bar.update()
 
     with bar:
-        in_threads(show, parts if route.device.type == "cpu" else [])
-        for part in parts if route.device.type != "cpu" else []:
-            show(part)
-    return [one.found() for one in lists]
+        in_threads(show, parts)
+    return lists
 
 
-def compiled_here(route):
-    """Whether compiled code on this processor reads the tiles; else torch does, on their device."""
-    return route.device.type == "cpu"
-
-
-def tile_of(route, part, kept):
-    """The inner products of two blocks, from the kept tiles or new."""
-    if kept is None:
-        return route.product(*part)
-    key = part[0].start, part[1].start
-    if key not in kept:
-        kept[key] = route.product(*part)
-    return kept[key]
-
-
-def _decided(points, rows, bound, candidate, size):
-    """(squared distances, indices, certain) of the `size` nearest candidates of each row, by differences.
+def _decided(points, bound, candidate, size):
+    """(squared distances, indices, certain) of the `size` nearest candidates of each point, by differences.
 
     bound   ascending lower bounds of the candidates' squared distances; all other points have at least the last
     """
-    squared = points.differences(np.repeat(rows, candidate.shape[1]), candidate.ravel()).reshape(candidate.shape)
+    if not size:
+        return bound, candidate, np.ones(points.n, dtype=bool)
+    rows = np.repeat(np.arange(points.n), candidate.shape[1])
+    squared = points.differences(rows, candidate.ravel()).reshape(candidate.shape)
     squared[candidate < 0] = np.inf
     order = np.lexsort((candidate, squared))[:, :size]
     squared, near = np.take_along_axis(squared, order, 1), np.take_along_axis(candidate, order, 1)

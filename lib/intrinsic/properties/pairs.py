@@ -1,18 +1,17 @@
 """The closest pairs of points with different labels, or with equal ones, as a list; and lookups of subsets in it."""
 
-import math
 from dataclasses import dataclass
+from functools import cached_property
 from threading import Lock
 
 import numpy as np
 
-from intrinsic.properties.neighbors import Neighbors, as_labels, blocks_of, device_of, tile_of
+from intrinsic.properties.neighbors import as_labels, device_of, parts_of
 from intrinsic.properties.products import as_points, full_precision
-from intrinsic.properties.selection import collect, compiled, difference, in_threads, unknown
+from intrinsic.properties.selection import collect, compiled, in_threads, unknown
 
 PAIRS = 200_000  # pairs that are listed, at least
-SAME_PAIRS = 20_000  # pairs with equal labels that are listed, for each class
-MOST_DIRECT = 2_000  # points up to which differences find a closest pair
+SAME_PAIRS = 20_000  # pairs with equal labels that are listed, for each class: enough for subsamples
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,50 +20,45 @@ class Pairs:
 
     i, j       int64 (m,), i < j
     distance   float64 (m,)
-    sharpness  float64 (m,), 1 / distance
     complete   True if these are all pairs of the kind
     """
 
     i: np.ndarray
     j: np.ndarray
     distance: np.ndarray
-    sharpness: np.ndarray
     complete: bool
 
     def __len__(self):
         return len(self.i)
 
+    @cached_property
+    def sharpness(self):
+        """1 / distance, float64 (m,)."""
+        with np.errstate(divide="ignore"):
+            return 1 / self.distance
+
     def part(self, rows):
         """Some of these pairs, by a mask or indices."""
-        return Pairs(self.i[rows], self.j[rows], self.distance[rows], self.sharpness[rows], self.complete)
+        return Pairs(self.i[rows], self.j[rows], self.distance[rows], self.complete)
 
 
-def closest_pairs(x, labels=None, *, same=False, count=None) -> Pairs:
-    """The `count` (at least 200,000 and 20 n, or all) closest pairs with different labels, as Pairs.
+def closest_pairs(x, labels, *, same=False, count=None, device="auto") -> Pairs:
+    """The closest pairs with different labels (`same`: with equal ones), as Pairs.
 
-    x        as for neighbors; a Neighbors spares the products where it has kept them
-    labels   one a point, by default those of x
-    same     pairs with equal labels instead
+    x        as for neighbors
+    labels   one a point
+    count    how many; by default at least 200,000 and 20 n, or 20,000 a class of equal labels
     """
     points = as_points(x)
-    labels = as_labels(x.labels if labels is None and hasattr(x, "labels") else labels, points.n)
-    count = max(PAIRS, 20 * points.n) if count is None else count
-    codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
-    device, kept = (x._device, x._kept) if isinstance(x, Neighbors) else (device_of("auto"), None)
-    squared, i, j, complete = _closest(points, codes, same, count, device, kept)
+    classes, codes = np.unique(as_labels(labels, points.n), return_inverse=True)
+    default = SAME_PAIRS * len(classes) if same else max(PAIRS, 20 * points.n)
+    squared, i, j, complete = _closest(points, codes.astype(np.int32), same, count or default, device_of(device))
     distance = points.distance(squared)
     order = np.lexsort((i * points.n + j, distance))
-    distance = distance[order]
-    with np.errstate(divide="ignore"):
-        return Pairs(i[order], j[order], distance, 1 / distance, complete)
+    return Pairs(i[order], j[order], distance[order], complete)
 
 
-def closest_same(x, labels):
-    """The closest pairs with equal labels, SAME_PAIRS for each class: enough for subsamples."""
-    return closest_pairs(x, labels, same=True, count=SAME_PAIRS * len(np.unique(labels)))
-
-
-def _closest(points, codes, same, count, device, kept):
+def _closest(points, codes, same, count, device):
     """Squared distances, i, j of the closest pairs, and whether these are all.
 
     A pair of floats that is not proposed has a score of at least the limit of the proposals, so those below it are
@@ -74,7 +68,7 @@ def _closest(points, codes, same, count, device, kept):
         for route in points.routes(device):
             several = (count + max(64, count // 8), 4 * count + 1000, 32 * count + 10_000)
             for wanted in (count,) if route.exact else several:
-                squared, i, j, limit = _collected(route, codes, same, wanted, kept)
+                squared, i, j, limit = _collected(route, codes, same, wanted)
                 if route.exact or not len(i):
                     return squared, i, j, limit == np.inf
                 squared = points.differences(i, j)
@@ -83,7 +77,6 @@ def _closest(points, codes, same, count, device, kept):
                     known = np.flatnonzero(known)
                     known = known[_smallest(squared[known], i[known], j[known], count)]
                     return squared[known], i[known], j[known], limit == np.inf and len(squared) <= count
-            kept = None
     best = _smallest(squared, i, j, count)  # so many are at one distance that float64 products cannot order them
     return squared[best], i[best], j[best], False
 
@@ -98,11 +91,10 @@ def _smallest(score, i, j, count):
     return np.concatenate([below, equal])
 
 
-def _collected(route, codes, same, count, kept):
+def _collected(route, codes, same, count):
     """(scores, i, j) of the `count` smallest scores, and the largest of them: infinite if all are listed."""
-    n, beyond, lock = route.points.n, unknown(route.norm.dtype), Lock()
-    blocks = blocks_of(route, n, 1024)
-    capacity = min(4 * count, n * (n - 1) // 2) + max(block.stop - block.start for block in blocks) ** 2
+    n, beyond, lock, parts = route.points.n, unknown(route.norm.dtype), Lock(), parts_of(route)
+    capacity = min(4 * count, n * (n - 1) // 2) + max(b.stop - b.start for _, b in parts) ** 2
     columns = np.empty(capacity), np.empty(capacity, dtype=np.int64), np.empty(capacity, dtype=np.int64)
     size, limit = 0, np.inf
 
@@ -116,14 +108,14 @@ def _collected(route, codes, same, count, kept):
 
     def look(part):
         nonlocal size
-        tile = np.ascontiguousarray(tile_of(route, part, kept).cpu().numpy())
+        tile = route.product(*part).numpy()
         sides = (values[side] for side in part for values in (route.norm, codes))
         with lock:
             if size + tile.size > capacity:
                 shorten()
             size = collect(tile, *sides, *(side.start for side in part), same, limit, beyond, size, *columns)
 
-    in_threads(look, [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]])
+    in_threads(look, parts)
     shorten()
     return *(column[:size].copy() for column in columns), limit
 
@@ -134,30 +126,24 @@ def _collected(route, codes, same, count, kept):
 class Lookup:
     """The closest pair within a subset: the first in a list of closest pairs that has both its ends there.
 
-    Where the list holds none, differences of coordinates decide.
+    same   whether the list is of pairs with equal labels. Where it holds none of the subset, the subset is searched.
     """
 
-    def __init__(self, points, codes, pairs=None, same=False):
+    def __init__(self, points, codes, pairs, same=False):
         self.points, self.codes, self.pairs, self.same = points, codes, pairs, same
 
     def __call__(self, inside):
         """(sharpness, (i, j)) of the subset given by a mask; (0, None) where it has no such pair."""
-        if self.pairs is not None:
-            m = _first(self.pairs.i, self.pairs.j, inside)
-            if m >= 0:
-                return float(self.pairs.sharpness[m]), (int(self.pairs.i[m]), int(self.pairs.j[m]))
-            if self.pairs.complete:
-                return 0.0, None
-        rows = np.flatnonzero(inside)
-        if len(rows) > MOST_DIRECT:
-            found = closest_pairs(self.points.take(rows), self.codes[rows], same=self.same, count=1)
-            i, j, distance = (found.i[0], found.j[0], float(found.distance[0])) if len(found) else (-1, -1, 0.0)
-        else:
-            squared, i, j = _direct(self.points.x, rows, self.codes[rows], self.same)
-            distance = float(self.points.distance(squared))
-        if i < 0:
+        (m,), pairs = self._listed((~inside).astype(np.int64), [1]), self.pairs
+        if m >= 0:
+            return float(pairs.sharpness[m]), (int(pairs.i[m]), int(pairs.j[m]))
+        if pairs.complete or inside.sum() < 2:
             return 0.0, None
-        return 1 / distance if distance else math.inf, (int(rows[i]), int(rows[j]))
+        rows = np.flatnonzero(inside)
+        found = closest_pairs(self.points.take(rows), self.codes[rows], same=self.same, count=1)
+        if not len(found):
+            return 0.0, None
+        return float(found.sharpness[0]), (int(rows[found.i[0]]), int(rows[found.j[0]]))
 
     def at(self, chosen):
         """The same of a subset given by indices."""
@@ -167,19 +153,14 @@ class Lookup:
 
     def nested(self, rank, sizes):
         """Sharpness of the points of rank below M, for each M of ascending sizes; 0 where there is no pair."""
-        at = np.full(len(sizes), -1)
-        if self.pairs is not None:
-            _nested(self.pairs.i, self.pairs.j, rank, sizes, at)
-        found = zip(at, sizes, strict=True)
+        found = zip(self._listed(rank, sizes), sizes, strict=True)
         return np.array([self.pairs.sharpness[m] if m >= 0 else self(rank < size)[0] for m, size in found])
 
-
-@compiled()
-def _first(i, j, inside):
-    for m in range(len(i)):
-        if inside[i[m]] and inside[j[m]]:
-            return m
-    return -1
+    def _listed(self, rank, sizes):
+        """Place in the list of the first pair of rank below M, for each M of ascending sizes; -1 where it has none."""
+        at = np.full(len(sizes), -1)
+        _nested(self.pairs.i, self.pairs.j, rank, np.asarray(sizes), at)
+        return at
 
 
 @compiled()
@@ -192,21 +173,3 @@ def _nested(i, j, rank, sizes, at):
             at[left] = m
         if left == 0:
             return
-
-
-@compiled()
-def _direct(x, rows, codes, same):
-    """Squared distance and places of the closest pair of some rows; a sum that exceeds the best so far is given up."""
-    best, at_i, at_j, width = np.inf, -1, -1, x.shape[1]
-    for a in range(len(rows)):
-        for b in range(a + 1, len(rows)):
-            if (codes[a] == codes[b]) != same:
-                continue
-            total, start = 0.0, 0
-            while start < width and total < best:
-                stop = min(start + 64, width)
-                total += difference(x[rows[a], start:stop], x[rows[b], start:stop])
-                start = stop
-            if total < best:
-                best, at_i, at_j = total, a, b
-    return best, at_i, at_j

@@ -1,10 +1,7 @@
 """Points as rows, and tiles of inner products between them, by the fastest route that keeps distances exact.
 
-uint8 images    `Integers`: whole numbers without any rounding. Where the processor multiplies 8-bit integers
-                faithfully (a self-test with extreme values decides), in 8 bits; else in float32 over so few pixels
-                that every partial sum is a whole number below 2^24.
-other points    `Floats`: products in float32, or float64 where that is too coarse, propose candidates with a proven
-                lower bound of the distance of all others; float64 differences of coordinates decide.
+`Integers` make products of uint8 images without any rounding. Products of other points, `Floats`, propose candidates
+with a proven lower bound of the distance of all others; float64 differences of coordinates decide.
 """
 
 from contextlib import contextmanager
@@ -16,13 +13,14 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from intrinsic.properties.selection import differences, in_threads, norms, ranges
+from intrinsic.properties.selection import differences, in_threads, norms
 
 HELD_BYTES = {"cpu": 2**28, "cuda": 2**34}  # of converted rows that stay in memory during a pass
 INT8_PIXELS = 65_536  # 8-bit products of at most this many pixels are summed in int32: at most 2^30
 FLOAT32_PIXELS = 1024  # products of numbers in [-128, 127]: at most 2^24, where float32 still counts
 INT32_PIXELS = 16_384  # up to here 255^2 D < 2^30, so scores fit into int32
 CHUNK = 4096  # coordinates in one floating-point product
+PART = 1024  # differences of coordinates that a thread makes at a time
 STRIP_BYTES = 32 * 2**20  # of coordinates converted at once
 LARGEST = 1e150  # coordinates of this size have squares that float64 cannot hold
 
@@ -38,9 +36,6 @@ class Points:
         self.x, self.integers, self._routes = rows, rows.dtype == np.uint8, {}
         self.n, self.dimensions = rows.shape
 
-    def __len__(self):
-        return self.n
-
     def take(self, rows):
         """The points at an index array, as Points."""
         return Points(self.x[rows])
@@ -53,15 +48,17 @@ class Points:
     def differences(self, i, j):
         """Squared distances of the pairs i, j from differences of coordinates in float64."""
         out = np.empty(len(i))
-        in_threads(lambda part: differences(self.x, i[part], j[part], out[part]), ranges(len(i), 256))
+        parts = [slice(start, start + PART) for start in range(0, len(i), PART)]
+        in_threads(lambda part: differences(self.x, i[part], j[part], out[part]), parts)
         return out
 
     def routes(self, device):
         """Ways to products, the fastest first; each is made when it is asked for, and kept."""
-        kinds = (Integers,) if self.integers else (Singles, Doubles) if float32_is_faithful(device.type) else (Doubles,)
-        for kind in kinds:
+        types = (torch.float32, torch.float64)[0 if float32_is_faithful(device.type) else 1 :]
+        for kind in (torch.int8,) if self.integers else types:
             if (kind, device) not in self._routes:
-                self._routes[kind, device] = kind(self, device)
+                route = Integers(self, device) if self.integers else Floats(self, device, kind)
+                self._routes[kind, device] = route
             yield self._routes[kind, device]
 
     def strips(self):
@@ -110,26 +107,36 @@ def as_points(x):
 
 
 class Route:
-    """Points as they enter products on a device: held there if they fit, else made when they are asked for."""
+    """Points as they enter products on a device: held there if they fit, else made when they are asked for.
 
-    def __init__(self, points, device):
-        self.points, self.device = points, device
+    `norm` holds what each point adds to a score, and `_made` gives points in the type of the products.
+    """
 
-    def _hold(self, dtype):
-        """Hold the points; returns their squared norms, float64."""
-        points, norm = self.points, np.empty(self.points.n)
-        held = points.x.size * dtype.itemsize <= HELD_BYTES[self.device.type]
-        self.rows = torch.empty(points.x.shape, dtype=dtype, device=self.device) if held else None
-        for strip in points.strips():
+    exact = False
+
+    def __init__(self, points, device, dtype):
+        self.points, self.device, self.rows = points, device, None
+        if points.x.size * dtype.itemsize <= HELD_BYTES[device.type]:
+            self.rows = torch.empty(points.x.shape, dtype=dtype, device=device)
+
+    def _hold(self):
+        """Hold the points, if they fit; returns their squared norms, float64."""
+        norm = np.empty(self.points.n)
+        for strip in self.points.strips():
             part = self._made(strip)
             norm[strip] = norms(part)
-            if held:
+            if self.rows is not None:
                 self.rows[strip] = torch.from_numpy(part)
         return norm
 
-    def part(self, places):
-        """Points given by a slice or an index array."""
-        return torch.from_numpy(self._made(places)).to(self.device) if self.rows is None else self.rows[places]
+    def product(self, rows, columns):
+        """Inner products of points given by two slices, a contiguous tensor (rows, columns) on the CPU."""
+        sides = (
+            torch.from_numpy(self._made(side)).to(self.device) if self.rows is None else self.rows[side]
+            for side in (rows, columns)
+        )
+        a, b = (side.split(self.step, dim=1) for side in sides)
+        return reduce(torch.Tensor.add_, map(self._part, a, b)).cpu().contiguous()
 
 
 class Integers(Route):
@@ -147,39 +154,37 @@ class Integers(Route):
     exact = True
 
     def __init__(self, points, device, faithful=None):
-        super().__init__(points, device)
+        super().__init__(points, device, torch.int8)
         if faithful is None:
             faithful = int8_is_faithful(device.type) and (device.type == "cuda" or int8_is_fast())
-        self.faithful, small = faithful, points.dimensions <= INT32_PIXELS
-        self.dtype = torch.int32 if small else torch.int64
-        self.norm = self._hold(torch.int8).astype(np.int32 if small else np.int64)
-
-    def candidates(self, count):
-        """How many of the smallest scores hold the `count` nearest points: those."""
-        return count
+        self.multiply = _eight_bits if faithful else _whole_floats
+        self.step = INT8_PIXELS if faithful else FLOAT32_PIXELS
+        small = points.dimensions <= INT32_PIXELS
+        self.dtype, whole = (torch.int32, np.int32) if small else (torch.int64, np.int64)
+        self.norm = self._hold().astype(whole)
 
     def _made(self, places):
         return np.bitwise_xor(self.points.x[places], 128).view(np.int8)
 
-    def product(self, rows, columns):
-        """Inner products of points given by slices or index arrays, a tensor (rows, columns)."""
-        step = INT8_PIXELS if self.faithful else FLOAT32_PIXELS
-        a, b = self.part(rows).split(step, dim=1), self.part(columns).split(step, dim=1)
-        parts = (_eight_bits(c, d) if self.faithful else c.float() @ d.float().T for c, d in zip(a, b, strict=True))
-        return reduce(torch.Tensor.add_, (part.to(self.dtype) for part in parts))
+    def _part(self, a, b):
+        return self.multiply(a, b).to(self.dtype)
+
+
+def _whole_floats(a, b):
+    return a.float() @ b.float().T
 
 
 def _eight_bits(a, b):
-    """torch's 8-bit product of padded sides: a GPU wants multiples of 8 and more than 16 rows, a CPU no side of 1."""
+    """torch's 8-bit product of padded sides: a GPU wants multiples of 8 and more than 16 rows, a CPU no side of 1.
+
+    On a CPU torch leaves the result of some sides of length 1 unwritten (pytorch issue 195066).
+    """
     m, n, width = (max(24, length + -length % 8) for length in (len(a), len(b), a.shape[1]))
-    # on a CPU torch leaves the result of some sides of length 1 unwritten (pytorch issue 195066)
     c, d = (
-        part.contiguous()
-        if part.shape == (rows, width)
-        else functional.pad(part, (0, width - part.shape[1], 0, rows - len(part)))
+        part if part.shape == (rows, width) else functional.pad(part, (0, width - part.shape[1], 0, rows - len(part)))
         for part, rows in ((a, m), (b, n))
     )
-    return torch._int_mm(c, d.T)[: len(a), : len(b)]
+    return torch._int_mm(c.contiguous(), d.contiguous().T)[: len(a), : len(b)]
 
 
 class Floats(Route):
@@ -202,26 +207,20 @@ class Floats(Route):
     whatever the data; otherwise the point is searched again in float64, and at last by differences alone.
     """
 
-    exact = False
-    dtype, type = torch.float32, np.float32
+    step = CHUNK
 
-    def __init__(self, points, device):
-        super().__init__(points, device)
-        chunk = min(points.dimensions, CHUNK)
-        terms = chunk + -(-points.dimensions // chunk)
-        single = self.dtype == torch.float32
+    def __init__(self, points, device, dtype):
+        super().__init__(points, device, dtype)
+        single, chunk = dtype == torch.float32, min(points.dimensions, CHUNK)
+        terms, self.type = chunk + -(-points.dimensions // chunk), np.float32 if single else np.float64
         error = 1.01 * ((terms + 28) * 2.0**-24 if single else (2 * terms + 28) * 2.0**-53)
         some = points.x[:: -(-points.n // 256)].astype(np.float64)
         self._center = some.mean(axis=0).astype(points.x.dtype)  # any center leaves all differences as they are
         spread = max(float(np.abs(points.x[s].astype(np.float64) - self._center).max()) for s in points.strips())
         # a power of two, which rounds nothing, keeps squares away from overflow and underflow
         self._exponent = 0 if spread == 0 or 2.0**-40 < spread < 2.0**40 else int(np.frexp(spread)[1])
-        bound = self._hold(self.dtype) * (1 - error) - points.dimensions * 2.0**-120
+        bound = self._hold() * (1 - error) - points.dimensions * 2.0**-120
         self.norm = np.nextafter(bound.astype(self.type), -np.inf, dtype=self.type)
-
-    def candidates(self, count):
-        """How many of the smallest scores probably hold the `count` nearest points."""
-        return count + max(8, count // 2) if count > 1 else count + 3
 
     def lower(self, scores):
         """Lower bounds of squared distances, in the points' unit."""
@@ -233,20 +232,8 @@ class Floats(Route):
             return x - self._center
         return np.ldexp(x.astype(np.float64) - self._center, -self._exponent).astype(self.type)
 
-    def product(self, rows, columns):
-        """Inner products of points given by slices or index arrays, a tensor (rows, columns)."""
-        a, b = self.part(rows).split(CHUNK, dim=1), self.part(columns).split(CHUNK, dim=1)
-        return reduce(torch.Tensor.add_, (c @ d.T for c, d in zip(a, b, strict=True)))
-
-
-class Singles(Floats):
-    """`Floats` in float32."""
-
-
-class Doubles(Floats):
-    """`Floats` in float64, for points that float32 cannot tell apart."""
-
-    dtype, type = torch.float64, np.float64
+    def _part(self, a, b):
+        return a @ b.T
 
 
 _precision = RLock()

@@ -1,20 +1,12 @@
 """Selection from tiles of inner products: the nearest points of each point, and the closest pairs.
 
-A tile holds inner products g[r, c] between points `rows` and points `columns`. With the points' squared norms
-its scores are
-
-    s[r, c] = a[r] + b[c] - 2 g[r, c]
-
-which are squared distances (images) or lower bounds of squared distances (products.Floats).
-A list holds the smallest scores of a point, ascending, and its last score is a running threshold. A tile is read in
-chunks of CHUNK scores; the smallest of a chunk, which the processor's vector instructions find, decides whether any of
-them is looked at by itself.
-
-Lists are ordered by score and then by index, so what they hold does not depend on the order of tiles.
+With inner products g[r, c] and the points' squared norms, the scores of a tile are  s[r, c] = a[r] + b[c] - 2 g[r, c] :
+squared distances (images) or lower bounds of squared distances (products.Floats). A tile is read in chunks of CHUNK
+scores; the smallest of a chunk, which the processor's vector instructions find, decides whether any of them is looked
+at by itself. Lists are ordered by score and then by index, so what they hold does not depend on the order of tiles.
 """
 
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -49,12 +41,6 @@ def in_threads(work, tasks):
         torch.set_num_threads(threads)
 
 
-def ranges(count, step):
-    """Slices that cover 0..count in equal parts, some for each thread, none much smaller than step."""
-    parts = max(1, min(4 * torch.get_num_threads(), count // step))
-    return [slice(*edges) for edges in pairwise(count * part // parts for part in range(parts + 1))]
-
-
 # --------------------------------------------------------------------------------- the nearest of each point
 
 
@@ -62,63 +48,6 @@ def unknown(dtype):
     """The score of an empty place in a list: above every score that tiles of this type can hold."""
     dtype = np.dtype(dtype)
     return dtype.type(np.inf if dtype.kind == "f" else 2 ** (30 if dtype.itemsize == 4 else 61))
-
-
-class Lists:
-    """The `size` smallest scores of points and whose they are, -1 where there is none yet.
-
-    key     int32, one a point: points with the same key do not list each other, and a point not itself
-    rows    the points whose lists these are, by index; None: all
-    """
-
-    def __init__(self, route, key, size, rows=None):
-        self.norm, self.key, rows = route.norm, key, slice(None) if rows is None else rows
-        self.own = self.norm[rows], key[rows]
-        self.score = np.full((len(self.own[1]), size), unknown(self.norm.dtype))
-        self.index = np.full(self.score.shape, -1)
-
-    def show(self, tile, a, b):
-        """Show a tile to the lists at `a`; its columns are the points of the slice `b`."""
-        sides = (part[side] for part, side in zip((*self.own, self.norm, self.key), (a, a, b, b), strict=True))
-        tile, beyond = np.ascontiguousarray(tile.numpy()), unknown(self.norm.dtype)
-        offer(tile, *sides, b.start, beyond, self.score[a], self.index[a])
-
-    def found(self):
-        """(scores, indices), each (points, size)."""
-        return self.score, self.index
-
-
-class DeviceLists:
-    """`Lists` on a GPU, filled by torch.topk.
-
-    Scores of whole numbers and the index of the other point are one 64-bit number, so that equal ones stay in order.
-    """
-
-    def __init__(self, route, key, size, rows=None):
-        norm, key = (torch.from_numpy(part).to(route.device) for part in (route.norm, key))
-        self.exact, self.type, self.n = route.exact, route.norm.dtype, len(key)
-        self.norm, self.key = norm.long() if self.exact else norm, key
-        rows = slice(None) if rows is None else torch.from_numpy(rows).to(route.device)
-        self.own = self.norm[rows], key[rows]
-        self.empty = 2**62 if self.exact else torch.inf
-        self.score = torch.full((len(self.own[1]), size), self.empty, dtype=self.norm.dtype, device=route.device)
-        self.index = torch.full_like(self.score, -1, dtype=torch.int64)
-
-    def show(self, tile, a, b):
-        """Show a tile to the lists at `a`; its columns are the points of the slice `b`."""
-        names = torch.arange(b.start, b.stop, device=tile.device)
-        score = self.own[0][a][:, None] + self.norm[b] - 2 * tile.to(self.norm.dtype)
-        score = score * self.n + names if self.exact else score
-        score.masked_fill_(self.own[1][a][:, None] == self.key[b], self.empty)
-        both = torch.cat([self.score[a], score], dim=1)
-        self.score[a], at = torch.topk(both, self.score.shape[1], dim=1, largest=False, sorted=True)
-        self.index[a] = torch.cat([self.index[a], names.expand(score.shape)], dim=1).gather(1, at)
-
-    def found(self):
-        """(scores, indices), each (points, size), as those of Lists."""
-        missing, score = self.score == self.empty, self.score // self.n if self.exact else self.score
-        score, index = torch.where(missing, unknown(self.type).item(), score), torch.where(missing, -1, self.index)
-        return score.cpu().numpy().astype(self.type), index.cpu().numpy()
 
 
 @compiled()
@@ -133,7 +62,10 @@ def _least(norms, products, keys, key, same, beyond):
 
 @compiled()
 def offer(tile, a, key_a, b, key_b, first, beyond, scores, indices):
-    """Take the scores of each row of a tile into a list if they belong there; column c is point first + c."""
+    """Take the scores of each row of a tile into its list, ascending, if they belong there.
+
+    Column c is point first + c. Points with the same key do not list each other, nor a point itself.
+    """
     scalar = tile.dtype.type
     width, last = tile.shape[1], scores.shape[1] - 1
     for r in range(tile.shape[0]):

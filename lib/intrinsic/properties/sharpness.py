@@ -12,27 +12,75 @@ cannot serve a maximum. Measured coverage: benchmarks/sharpness_simulations.py.
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees, half_sample
-from intrinsic.properties.neighbors import (
-    FEW,
-    OPPOSITES,
-    BadPoints,
-    Neighbors,
-    as_points,
-    labels_and_group,
-    neighbors,
-)
-from intrinsic.properties.pairs import Lookup, Pairs, closest_pairs, closest_same
+from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees, half_sample, strata
+from intrinsic.properties.neighbors import OPPOSITES, BadPoints, Neighbors, as_points, labels_and_group, neighbors
+from intrinsic.properties.pairs import Lookup, closest_pairs
 from intrinsic.properties.selection import compiled
 
 REPLICATES = 200  # subsamples behind an interval
 SHARE = 8  # each of them holds one in SHARE images (or groups) of each class
-LIST_LIMIT = 8_000  # points up to which draws are looked up in one list of closest pairs
 QUANTILES = (0.01, 0.05, 0.1, 0.5)
 SAMPLED = f"{REPLICATES} subsamples of 1/{SHARE} without replacement, log scale"
+
+
+class Labelled:
+    """Points with labels, and perhaps groups, as a function was given them: checked, with lists of closest pairs.
+
+    Images of floats above 1 are refused, since K_F is per unit of [0, 1]. Lists of Neighbors are used again.
+    """
+
+    def __init__(self, x, y=None, group=None):
+        shape, kind = getattr(x, "shape", ()), str(getattr(x, "dtype", ""))
+        if len(shape) > 2 and "float" in kind and len(x) and float(x.max()) > 1:
+            raise BadPoints(f"the images run up to {float(x.max()):g}, and K_F is per unit of [0, 1]: divide by 255")
+        self.points = as_points(x)
+        self.n = self.points.n
+        self.labels, self.group = labels_and_group(x, y, group, self.n)
+        if self.labels is None:
+            raise BadPoints("label sharpness needs labels, and there are none: give y, one a point")
+        self.codes = np.unique(self.labels, return_inverse=True)[1]
+        own = isinstance(x, Neighbors) and x.labels is not None and np.array_equal(self.labels, x.labels)
+        self.near = x if own else None
+
+    @cached_property
+    def pairs(self):
+        """The closest pairs with different labels."""
+        return closest_pairs(self.points, self.labels) if self.near is None else self.near.pairs
+
+    @cached_property
+    def same_pairs(self):
+        """The closest pairs with equal labels."""
+        return closest_pairs(self.points, self.labels, same=True) if self.near is None else self.near.same_pairs
+
+    @property
+    def look(self):
+        """Lookup of subsets."""
+        return Lookup(self.points, self.codes, self.pairs)
+
+    def facts(self, pair):
+        """What an Interval says of a pair (i, j)."""
+        i, j = (int(end) for end in pair)
+        distance = float(self.points.distance(self.points.differences(np.array([i]), np.array([j])))[0])
+        named = self.labels[i].item(), self.labels[j].item()
+        return {"pair": (i, j), "labels_of_pair": named, "distance": distance, "n": self.n}
+
+    def without_pair(self, method="all labels are equal", **facts):
+        """A sharpness of 0."""
+        return Interval(0, 0, 0, method, self.n, pair=None, labels_of_pair=None, distance=math.inf, **facts)
+
+    def subsamples(self, seed):
+        """REPLICATES random subsets, bool (n,): one in SHARE points (or groups, by their first label) of each class."""
+        units, members = strata(self.labels, self.group)
+        rng = np.random.default_rng(seed)
+        for _ in range(REPLICATES):
+            kept = np.zeros(sum(map(len, members)), dtype=bool)
+            for m in members:
+                kept[rng.choice(m, max(1, round(len(m) / SHARE)), replace=False)] = True
+            yield kept[units]
 
 
 def label_sharpness(x, y=None, *, interval=True, group=None, seed=0) -> Interval:
@@ -77,15 +125,17 @@ def label_sharpness(x, y=None, *, interval=True, group=None, seed=0) -> Interval
     >>> found, found.pair, found.distance
     (2, (1, 2), 0.5)
     """
-    points, y, group = _parts(x, y, group)
-    pairs = _closest_opposite(x) if not interval and _own(x, y) else _all_pairs(x, points, y)
-    if not len(pairs):
-        return _no_difference(points.n)
-    value, facts = float(pairs.sharpness[0]), _facts(points, y, (int(pairs.i[0]), int(pairs.j[0])))
+    given = Labelled(x, y, group)
+    if not interval and given.near is not None and given.codes.any():  # no list is needed
+        i = int(given.near.opposite_distance.argmin())
+        facts = given.facts((i, given.near.opposite_index[i]))
+        return Interval(_inverse(facts["distance"]), method="all pairs", **facts)
+    if not len(pairs := given.pairs):
+        return given.without_pair()
+    value, facts = float(pairs.sharpness[0]), given.facts((pairs.i[0], pairs.j[0]))
     if not interval or not math.isfinite(value):
         return Interval(value, method="all pairs", **facts)
-    look = Lookup(points, _codes(y), pairs)
-    logs = np.log(_positive(look(kept)[0] for kept in _subsamples(y, group, seed)))
+    logs = np.log(_positive(given.look(kept)[0] for kept in given.subsamples(seed)))
     return Interval(value, *value / _spread(logs), f"all pairs; {SAMPLED}", **facts)
 
 
@@ -123,21 +173,20 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     """
     from intrinsic.images.splits import balanced_draws
 
-    points, y, group = _parts(x, y, group)
-    codes = _codes(y)
-    chosen = balanced_draws(codes, per_class, draws, seed)
+    given = Labelled(x, y, group)
+    codes, chosen = given.codes, balanced_draws(given.codes, per_class, draws, seed)
     if not codes.any():
-        return _no_difference(points.n)
-    look = lookup_of(x, points, y)
+        return given.without_pair()
+    look = given.look
     found = [look.at(draw) for draw in chosen]
     value = float(np.mean([sharpness for sharpness, _ in found]))
-    facts = _facts(points, y, max(found, key=lambda one: one[0])[1]) | {"per_class": per_class, "draws": draws}
+    facts = given.facts(max(found, key=lambda one: one[0])[1]) | {"per_class": per_class, "draws": draws}
     method = f"mean of {draws} balanced draws"
     if not interval or not math.isfinite(value):
         return Interval(value, method=method, **facts)
     few = max(1, round(per_class / SHARE))
     rng, replicates = np.random.default_rng([seed, SHARE]), []
-    for kept in _subsamples(y, group, seed):
+    for kept in given.subsamples(seed):
         members = [np.flatnonzero(kept & (codes == code)) for code in range(codes.max() + 1)]
         chosen = ([rng.choice(m, min(few, len(m)), replace=False) for m in members] for _ in range(draws))
         replicates.append(np.mean([look.at(np.concatenate(one))[0] for one in chosen]))
@@ -150,47 +199,29 @@ def quantile_sharpness(x, y=None, quantiles=QUANTILES, *, interval=True, group=N
     """Measure the sharpness of a typical image: 1 / q-quantile of the distance to the nearest image of another label.
 
     Unlike the maximum it does not hang on a single pair. Where classes overlap in d dimensions it rises as M^(1/d).
+    Parameters are those of label_sharpness, and `quantiles`, 0 <= q <= 1, of which 0 gives K_F itself.
 
-    Parameters
-    ----------
-    x, y, interval, group, seed
-        As for label_sharpness.
-    quantiles : sequence of float
-        0 <= q <= 1; 0 gives K_F itself.
-
-    Returns
-    -------
-    list of Interval
-        With facts quantile and distance; pair is None. Half-sample intervals, for the geometric mean of the estimator
-        at this n; none below q n = 5, where the quantile is an extreme.
-
-    Raises
-    ------
-    BadPoints
-
-    References
-    ----------
-    Half-samples: McCarthy 1969; Shao & Tu 1995, chapter 5.
+    Returns Intervals with facts quantile and distance; pair is None. Their half-samples (McCarthy 1969; Shao & Tu 1995,
+    chapter 5) are for the geometric mean of the estimator at this n; none below q n = 5, where it is an extreme.
     """
-    quantiles = [float(q) for q in np.atleast_1d(quantiles)]
-    if not quantiles or not all(0 <= q <= 1 for q in quantiles):
+    given, quantiles = Labelled(x, y, group), [float(q) for q in quantiles]
+    if not all(0 <= q <= 1 for q in quantiles):
         raise BadPoints(f"quantiles={quantiles} hold a number that is no share of the images: give 0 <= q <= 1")
-    points, y, group = _parts(x, y, group)
-    near = x if _own(x, y) and x.opposite_distance is not None else neighbors(points, 1, y, reserve=1)
-    if not np.isfinite(near.opposite_distance).any():
-        return [_no_difference(points.n, quantile=q) for q in quantiles]
+    near = neighbors(given.points, 1, given.labels, reserve=1) if given.near is None else given.near
+    if not given.codes.any():
+        return [given.without_pair(quantile=q) for q in quantiles]
     values = np.quantile(near.opposite_distance, quantiles)
-    wanted = [interval and q * points.n >= 5 and v > 0 for q, v in zip(quantiles, values, strict=True)]
-    splits = class_halves(y, group, seed) if any(wanted) else []
+    wanted = [interval and q * given.n >= 5 and v > 0 for q, v in zip(quantiles, values, strict=True)]
+    splits = class_halves(given.labels, given.group, seed) if any(wanted) else []
     pairs = np.array([[_halved(near, side, quantiles) for side in (half, ~half)] for half in splits])
-    freedom, out = degrees(points.n, group), []
+    freedom, out = degrees(given.n, given.group), []
     for m, (q, value) in enumerate(zip(quantiles, values, strict=True)):
         both = pairs[:, :, m] if wanted[m] else np.empty((0, 2))
-        method = f"{q:g}-quantile of {points.n} nearest opposite distances"
+        method = f"{q:g}-quantile of {given.n} nearest opposite distances"
         found = half_sample(float(value), both, freedom, method=method)
-        facts = {"pair": None, "labels_of_pair": None, "distance": float(value), "quantile": q, "n": points.n}
+        facts = {"pair": None, "labels_of_pair": None, "distance": float(value), "quantile": q, "n": given.n}
         ends = (1 / found.high, 1 / found.low) if found.low > 0 else (math.nan, math.nan)
-        out.append(Interval(1 / value if value > 0 else math.inf, *ends, found.method, **facts))
+        out.append(Interval(_inverse(value), *ends, found.method, **facts))
     return out
 
 
@@ -201,42 +232,30 @@ def same_label_control(x, y=None, *, interval=True, group=None, seed=0) -> Inter
 
     If labels had nothing to do with the images, two balanced classes would give a ratio near 1. A ratio well below 1
     means that classes keep their distance. The paper's released code returns this control instead of K_F.
+    Parameters are those of label_sharpness.
 
-    Parameters
-    ----------
-    x, y, interval, group, seed
-        As for label_sharpness.
-
-    Returns
-    -------
-    Interval
-        With the pair, and `ratio`, an Interval. Copies with equal labels make the control infinite and the ratio 0:
-        drop them first. Where no class has two images, the control is 0 and the ratio NaN.
-
-    Raises
-    ------
-    BadPoints
+    Returns an Interval with the pair, and `ratio`, an Interval. Copies with equal labels make the control infinite and
+    the ratio 0: drop them first. Where no class has two images, the control is 0 and the ratio NaN.
     """
-    points, y, group = _parts(x, y, group)
-    codes, k_f, same = _codes(y), _all_pairs(x, points, y), _same_pairs(x, points, y)
+    given = Labelled(x, y, group)
+    k_f, same = given.pairs, given.same_pairs
     top = float(k_f.sharpness[0]) if len(k_f) else 0.0
     if not len(same):
         nothing = Interval(math.nan, method="no class has two images")
-        return _no_difference(points.n, nothing.method, ratio=nothing)
+        return given.without_pair(nothing.method, ratio=nothing)
     value = float(same.sharpness[0])
     ratio = math.nan if math.isinf(value) and math.isinf(top) else top / value
-    facts = _facts(points, y, (int(same.i[0]), int(same.j[0])))
     ends = of_ratio = (math.nan, math.nan)
     method = "all pairs of equal labels"
     if interval and math.isfinite(value) and 0 < top < math.inf:
-        looks = Lookup(points, codes, k_f), Lookup(points, codes, same, same=True)
-        both = np.array([[look(kept)[0] for look in looks] for kept in _subsamples(y, group, seed)])
+        looks = given.look, Lookup(given.points, given.codes, same, same=True)
+        both = np.array([[look(kept)[0] for look in looks] for kept in given.subsamples(seed)])
         logs = np.log(both[(both > 0).all(axis=1)])
         if len(logs):
             ends, of_ratio = value / _spread(logs[:, 1]), ratio / _spread(logs[:, 0] - logs[:, 1])
             method += f"; {SAMPLED}"
-    ratio = Interval(ratio, *of_ratio, f"K_F / control: {method}", n=points.n)
-    return Interval(value, *ends, method, **facts, ratio=ratio)
+    ratio = Interval(ratio, *of_ratio, f"K_F / control: {method}", n=given.n)
+    return Interval(value, *ends, method, **given.facts((same.i[0], same.j[0])), ratio=ratio)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,125 +265,40 @@ class ClassPairs:
     classes: np.ndarray
     sharpness: np.ndarray
 
-    def rows(self, names=None):
-        """One dict an entry, a <= b: first, second (names of classes), sharpness, same_label."""
-        names = [str(c) if names is None else str(names[int(c)]) for c in self.classes]
-        return [
-            {"first": a, "second": names[j], "sharpness": float(self.sharpness[i, j]), "same_label": i == j}
-            for i, a in enumerate(names)
-            for j in range(i, len(names))
-        ]
 
-
-def class_pair_sharpness(x, y=None, *, per_class=None, draws=25, seed=0) -> ClassPairs:
-    """Measure K_F between each two classes, which shows the classes that set it.
-
-    Parameters
-    ----------
-    x, y
-        As for label_sharpness.
-    per_class : int, optional
-        M: the mean over `draws` balanced draws of M images a class. By default all images.
-    draws, seed : int
-
-    Returns
-    -------
-    ClassPairs
-        Its largest entry off the diagonal, for all images, is label_sharpness. A class of one image has control 0.
-    """
-    from intrinsic.images.splits import balanced_draws
-
-    points, y, _ = _parts(x, y, None)
-    classes, codes = np.unique(y, return_inverse=True)
-    inside = np.ones((1, points.n), dtype=bool)
-    if per_class is not None:
-        chosen = balanced_draws(codes, per_class, draws, seed)
-        inside = np.zeros((draws, points.n), dtype=bool)
-        np.put_along_axis(inside, np.array(chosen), True, axis=1)
-    found = np.zeros((len(inside), len(classes), len(classes)))
-    across, same = _all_pairs(x, points, y), _same_pairs(x, points, y)
-    for a in range(len(classes)):
-        for b in range(a, len(classes)):
-            mine, pairs = (codes == a) | (codes == b), same if a == b else across
-            look = Lookup(points, codes, pairs.part(mine[pairs.i] & mine[pairs.j]), same=a == b)
-            found[:, a, b] = found[:, b, a] = [look(one & mine)[0] for one in inside]
-    return ClassPairs(classes, found.mean(axis=0))
+def class_pair_sharpness(x, y=None) -> ClassPairs:
+    """Measure K_F between each two classes, which shows the classes that set it; a class of one image has control 0."""
+    given = Labelled(x, y)
+    classes, codes = np.unique(given.labels), given.codes
+    found = np.zeros((len(classes), len(classes)))
+    for pairs, same in ((given.pairs, False), (given.same_pairs, True)):
+        for a in range(len(classes)):
+            for b in range(a, a + 1) if same else range(a + 1, len(classes)):
+                found[a, b] = found[b, a] = Lookup(given.points, codes, pairs, same)((codes == a) | (codes == b))[0]
+    return ClassPairs(classes, found)
 
 
 def sharpest_pairs(x, y=None, n=5) -> list[tuple]:
-    """The n sharpest pairs (i, j, distance, sharpness), the sharpest first, each image in one of them at most."""
-    points, y, _ = _parts(x, y, None)
-    pairs = _all_pairs(x, points, y)
-    while True:
-        free, chosen = np.ones(points.n, dtype=bool), []
-        for m, (i, j) in enumerate(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)):
-            if len(chosen) == n:
-                break
-            if free[i] and free[j]:
-                free[[i, j]] = False
-                chosen.append((i, j, float(pairs.distance[m]), float(pairs.sharpness[m])))
-        if len(chosen) == n or pairs.complete:
-            return chosen
-        pairs = closest_pairs(points, y, count=8 * len(pairs))
+    """The n sharpest pairs (i, j, distance, sharpness), the sharpest first, each image in one of them at most.
+
+    The list has 20 pairs an image, and 2 (n - 1) images are part of fewer up to n = 10: so n pairs are found in it.
+    """
+    given = Labelled(x, y)
+    pairs, free, chosen = given.pairs, np.ones(given.n, dtype=bool), []
+    for m, (i, j) in enumerate(zip(pairs.i.tolist(), pairs.j.tolist(), strict=True)):
+        if len(chosen) == n:
+            break
+        if free[i] and free[j]:
+            free[[i, j]] = False
+            chosen.append((i, j, float(pairs.distance[m]), float(pairs.sharpness[m])))
+    return chosen
 
 
 # ---------------------------------------------------------------------------------------------------- parts
 
 
-def _parts(x, y, group):
-    """(points, labels, group), checked; images of floats above 1 are refused, since K_F is per unit of [0, 1]."""
-    shape, kind = getattr(x, "shape", ()), str(getattr(x, "dtype", ""))
-    if len(shape) > 2 and "float" in kind and len(x) and float(x.max()) > 1:
-        raise BadPoints(f"the images run up to {float(x.max()):g}, and K_F is per unit of [0, 1]: divide by 255")
-    points = as_points(x)
-    y, group = labels_and_group(x, y, group, points.n)
-    if y is None:
-        raise BadPoints("label sharpness needs labels, and there are none: give y, one a point")
-    return points, y, group
-
-
-def _codes(y):
-    return np.unique(y, return_inverse=True)[1]
-
-
-def _own(x, y):
-    """Whether x is a Neighbors with these labels."""
-    return isinstance(x, Neighbors) and x.labels is not None and np.array_equal(y, x.labels)
-
-
-def _closest_opposite(near):
-    """The closest pair with different labels, which the nearest opposite points hold, as Pairs."""
-    i = int(near.opposite_distance.argmin())
-    known = np.isfinite(near.opposite_distance[[i]])
-    with np.errstate(divide="ignore"):
-        distance = near.opposite_distance[[i]][known]
-        return Pairs(np.array([i])[known], near.opposite_index[[i]][known], distance, 1 / distance, False)
-
-
-def _all_pairs(x, points, y):
-    """The list of closest pairs with different labels: that of x, or a new one."""
-    return x.pairs if _own(x, y) else closest_pairs(points, y)
-
-
-def _same_pairs(x, points, y):
-    """The list of closest pairs with equal labels: that of x, or a new one."""
-    return x.same_pairs if _own(x, y) else closest_same(points, y)
-
-
-def lookup_of(x, points, y):
-    """Lookup of draws: in the list of closest pairs, unless there are too many points for a pass over all."""
-    listed = _own(x, y) or points.n <= LIST_LIMIT
-    return Lookup(points, _codes(y), _all_pairs(x, points, y) if listed else None)
-
-
-def _facts(points, labels, pair):
-    i, j = pair
-    distance = float(points.distance(points.differences(np.array([i]), np.array([j])))[0])
-    return {"pair": pair, "labels_of_pair": (labels[i].item(), labels[j].item()), "distance": distance, "n": points.n}
-
-
-def _no_difference(n, method="all labels are equal", **facts):
-    return Interval(0.0, 0.0, 0.0, method, n=n, pair=None, labels_of_pair=None, distance=math.inf, **facts)
+def _inverse(distance):
+    return float(1 / distance) if distance > 0 else math.inf
 
 
 def _spread(logs):
@@ -378,34 +312,17 @@ def _positive(replicates):
     return replicates[replicates > 0] if (replicates > 0).any() else np.full(1, np.nan)
 
 
-def _subsamples(labels, group, seed):
-    """REPLICATES random subsets, bool (n,): one in SHARE points (or groups, by their first label) of each class."""
-    units = np.arange(len(labels)) if group is None else group
-    first = np.unique(units, return_index=True)[1]
-    stratum = _codes(labels[first])
-    members = [np.flatnonzero(stratum == s) for s in range(stratum.max() + 1)]
-    rng = np.random.default_rng(seed)
-    for _ in range(REPLICATES):
-        kept = np.zeros(len(first), dtype=bool)
-        for m in members:
-            kept[rng.choice(m, max(1, round(len(m) / SHARE)), replace=False)] = True
-        yield kept[units]
-
-
 def _halved(near, inside, quantiles):
     """Quantiles of nearest opposite distances within a half; NaN where it has one label.
 
     The nearest opposite point within the half is among the nearest ones at hand, but for few points, whose distances
     to the half are computed.
     """
-    if not inside.any() or (near.labels[inside] == near.labels[inside.argmax()]).all():
+    rows = np.flatnonzero(inside)
+    if not len(rows) or (near.labels[rows] == near.labels[rows[0]]).all():
         return np.full(len(quantiles), math.nan)
     nearest = _nearest_inside(*near.opposites(OPPOSITES if near.group is None else 4 * OPPOSITES), inside)
-    rows = np.flatnonzero(inside)
-    missed = rows[~np.isfinite(nearest[rows])]
-    if len(missed) > FEW:
-        nearest[rows], missed = near.subset(rows, 1).opposite_distance, []
-    for i in missed:
+    for i in rows[~np.isfinite(nearest[rows])]:
         others = rows[near.labels[rows] != near.labels[i]]
         nearest[i] = near.points.distance(near.points.differences(np.full(len(others), i), others).min())
     return np.quantile(nearest[rows], quantiles)

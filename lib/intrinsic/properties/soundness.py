@@ -1,11 +1,8 @@
 """Soundness of an image set: copies, doubtful labels, shortcuts, leaks, class balance, empty images.
 
-A label is doubted where images of another label are nearer than images of its own:
-    doubt = mean over m = 1, 2, 3 of log(distance to the m-th nearest of its label / to the m-th of another).
-It finds wrong labels where near images mostly share theirs, and says little where they do not.
-
-A shortcut is told by brightness and border alone, a leak by nearest neighbors: their accuracy with and without images
-of the same patient. Both are balanced accuracies with 95 % intervals over groups:
+A label is doubted where images of another label are nearer than images of its own, see `doubts`. A shortcut is told by
+brightness and border alone, a leak by nearest neighbors: their accuracy with and without images of the same patient.
+Both are balanced accuracies with 95 % intervals over groups:
 
     accuracy = mean over classes of the share of its images that are told right;    chance is 1 / classes
 
@@ -29,7 +26,7 @@ from intrinsic.properties import flagged as kinds
 from intrinsic.properties.dimension import reserve
 from intrinsic.properties.duplicates import K, components, near_duplicate_links
 from intrinsic.properties.interval import LEVEL, Interval
-from intrinsic.properties.neighbors import BadPoints, as_labels, neighbors
+from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import sharpest_pairs
 
 FOLDS = 5
@@ -46,47 +43,30 @@ TOO_FEW = f"fewer than two classes have {FOLDS} groups or families of near-dupli
 
 @dataclass(frozen=True)
 class Soundness:
-    """What `soundness` found; numbers and names, which `warnings` says in sentences.
+    """What `soundness` found; numbers and names, which `warnings` says in sentences."""
 
-    n, distinct          images as loaded, and those of the neighbor pass: without exact copies and conflicting images
-    counts               {class: images} without copies of the same label
-    groups, mixed        how many, and how many have images of several labels; None where patients are unknown
-    who                  what a group is called: patient, or group
-    as_classes           whether groups and classes are the same
-    copies, conflicting  images with an earlier copy of the same label; images with a copy of another label
-    linked               images with a near-duplicate
-    across_classes, across_groups    pairs of near-duplicates with two labels, and with one label and two groups
-    few                  names of classes of fewer than FOLDS groups, which the accuracies leave out
-    shortcut             balanced accuracy of brightness and border, out of fold; NaN with method the reason
-    by_image, by_group   balanced accuracy of the nearest image, and of the nearest image of another group
-    drop                 by_image - by_group
-    constant, nearly_constant, unreadable    images, and files
-    closest              the most alike two images with different labels, as a row of `flagged`
-    flagged              one dict a flagged image or file, with the keys COLUMNS, the worst kinds first
-    """
-
-    n: int
-    distinct: int
-    counts: dict[str, int]
-    groups: int | None
-    mixed: int | None
-    who: str
-    as_classes: bool
-    copies: int
-    conflicting: int
-    linked: int
-    across_classes: int
-    across_groups: int
-    few: tuple[str, ...]
-    shortcut: Interval
-    by_image: Interval
-    by_group: Interval
-    drop: Interval
+    n: int  # images as loaded
+    distinct: int  # those of the neighbor pass: without exact copies and conflicting images
+    counts: dict[str, int]  # images of each class, without copies of the same label
+    groups: int | None  # None where patients are unknown
+    mixed: int | None  # groups that have images of several labels
+    who: str  # what a group is called: patient, or group
+    as_classes: bool  # whether groups and classes are the same
+    copies: int  # images with an earlier copy of the same label
+    conflicting: int  # images with a copy of another label
+    linked: int  # images with a near-duplicate
+    across_classes: int  # pairs of near-duplicates with two labels
+    across_groups: int  # pairs of near-duplicates with one label and two groups
+    few: tuple[str, ...]  # classes of fewer than FOLDS groups, which the accuracies leave out
+    shortcut: Interval  # balanced accuracy of brightness and border, out of fold; NaN with method the reason
+    by_image: Interval  # balanced accuracy of the nearest image
+    by_group: Interval  # the same of the nearest image of another group
+    drop: Interval  # by_image - by_group
     constant: int
     nearly_constant: int
-    unreadable: int
-    closest: dict = field(repr=False)
-    flagged: tuple[dict, ...] = field(repr=False, compare=False)
+    unreadable: int  # files
+    closest: dict = field(repr=False)  # the most alike two images with different labels, as a row of `flagged`
+    flagged: tuple[dict, ...] = field(repr=False, compare=False)  # a dict with keys COLUMNS each, the worst kinds first
 
     @property
     def chance(self) -> float:
@@ -139,21 +119,17 @@ class Soundness:
         }
 
 
-def soundness(images, near=None, *, links=None, groups=None, seed: int = 0) -> Soundness:
+def soundness(images, near=None, *, links=None) -> Soundness:
     """Check whether an image set is sound enough to ask more of it.
 
     Parameters
     ----------
     images : ImageSet
-        As loaded, before copies are dropped.
+        As loaded, before copies are dropped. Where groups are unknown, families of near-duplicates stand in.
     near : Neighbors, optional
         Of images.drop_duplicates(conflicting=True), with labels and no group left out; found here by default.
     links : tuple of arrays, optional
         near_duplicate_links(near), where they are known.
-    groups : int array (n,), optional
-        Instead of images.group; families of near-duplicates stand in where both are None.
-    seed : int
-        Of the folds of the shortcut's accuracy.
 
     Returns
     -------
@@ -185,16 +161,18 @@ def soundness(images, near=None, *, links=None, groups=None, seed: int = 0) -> S
         near = neighbors(images[rows], min(20, len(rows) - 1), reserve=reserve(20))
     if near.n != len(rows) or not np.array_equal(near.labels, labels) or near.excludes_group:
         raise BadPoints(f"the neighbors are of {near.n} points, and {images.name} has {len(rows)} distinct images")
-    groups = images.group if groups is None else as_labels(groups, len(images), "groups")
+    groups = images.group
     i, j, distance = near_duplicate_links(near) if links is None else links
     unit = np.unique(components(i, j, len(rows)) if groups is None else groups[rows], return_inverse=True)[1]
     one_label, one_group = labels[i] == labels[j], unit[i] == unit[j]
     by_image, by_group, drop = nearest_accuracy(near, unit)
     enough, spread = _enough(labels, unit), _spread(images)
     mixed = None if groups is None else _mixed(labels, unit)
-    flags, known = kinds.Flags(images, groups, found, (rows[i], rows[j])), groups is not None
+    flags, known = kinds.Flags(images, found, (rows[i], rows[j])), groups is not None
     for copies in found.conflicting:
-        flags.add(kinds.CONFLICTING, *_partners(copies, images.labels[copies]))
+        named = images.labels[copies]
+        other = [copies[(named != label).argmax()] for label in named]  # the first with another label
+        flags.add(kinds.CONFLICTING, copies, other, np.zeros(len(copies)))
     constant, nearly = np.flatnonzero(spread == 0), np.flatnonzero((spread > 0) & (spread < NEARLY))
     flags.add(kinds.CONSTANT, constant)
     flags.add(kinds.NEARLY_CONSTANT, nearly)
@@ -226,7 +204,7 @@ def soundness(images, near=None, *, links=None, groups=None, seed: int = 0) -> S
         across_classes=int((~one_label).sum()),
         across_groups=int(across.sum()),
         few=tuple(images.classes[c] for c in np.setdiff1d(labels, enough)),
-        shortcut=shortcut_accuracy(images[rows], unit, seed=seed),
+        shortcut=shortcut_accuracy(images[rows], unit),
         by_image=by_image,
         by_group=by_group,
         drop=drop,
@@ -239,7 +217,11 @@ def soundness(images, near=None, *, links=None, groups=None, seed: int = 0) -> S
 
 
 def doubts(near) -> np.ndarray:
-    """How much nearer images of another label are than those of an image's own, float64 (n,); see the module."""
+    """How much nearer images of another label are than those of an image's own, float64 (n,):
+
+    mean over m = 1, 2, 3 of log(distance to the m-th nearest of its label / to the m-th of another). It finds wrong
+    labels where near images mostly share theirs, and says little where they do not.
+    """
     distances, index = near.nearest(K)
     same, opposite = (near.labels[index] == near.labels[:, None]).cumsum(axis=1), near.opposites(3)[0]
     out, every = np.zeros(near.n), np.arange(near.n)
@@ -270,16 +252,10 @@ def _odd_ones(labels, unit, mixed, doubt):
     return found[np.argsort(-doubt[found[:, 0]], kind="stable")].T
 
 
-def _partners(copies, labels):
-    """(copies, for each the first copy with another label, distances 0)."""
-    other = [copies[(labels != label).argmax()] for label in labels]
-    return copies, np.array(other), np.zeros(len(copies))
-
-
 # ------------------------------------------------------------------------------------------- accuracies
 
 
-def shortcut_accuracy(images, groups, *, seed: int = 0) -> Interval:
+def shortcut_accuracy(images, groups) -> Interval:
     """Balanced accuracy, out of fold, of telling the label by brightness and border alone.
 
     Ridge regression, classes weighted equally, in the seven statistics of brightness_statistics, their squares and
@@ -293,7 +269,7 @@ def shortcut_accuracy(images, groups, *, seed: int = 0) -> Interval:
     images = images[chosen]
     labels = np.unique(images.labels, return_inverse=True)[1]
     groups = np.unique(groups[chosen], return_inverse=True)[1]
-    fold = _folds(labels, groups, seed)
+    fold = _folds(labels, groups)
     if any(len(np.unique(labels[fold != f])) < len(enough) for f in range(FOLDS)):
         return Interval(math.nan, method="the groups of some class fall into one fold")
     x, told = brightness_statistics(images), np.empty_like(labels)
@@ -406,13 +382,13 @@ def _counted(labels, groups):
     return len(each) ** 2 / sum(1 / n for n in each)
 
 
-def _folds(labels, groups, seed):
+def _folds(labels, groups):
     """Fold of each image: whole groups, dealt in turn within each stratum, the largest first, equal ones at random."""
     table = np.zeros((groups.max() + 1, labels.max() + 1), dtype=int)
     np.add.at(table, (groups, labels), 1)
     stratum, size = table.argmax(axis=1), table.sum(axis=1)
     fold, dealt = np.empty(len(table), dtype=int), 0
-    mixed = np.random.default_rng(seed).permutation(len(table))
+    mixed = np.random.default_rng(0).permutation(len(table))
     order = mixed[np.lexsort((-size[mixed], stratum[mixed]))]
     for s in np.unique(stratum):
         mine = order[stratum[order] == s]
@@ -426,12 +402,7 @@ def _folds(labels, groups, seed):
 
 def _histograms(pixels):
     """How many pixels of each image have each grey level: uint8 (n, p) to int64 (n, 256)."""
-    out, step = np.empty((len(pixels), 256), dtype=np.int64), max(1, 2**22 // pixels.shape[1])
-    for start in range(0, len(pixels), step):
-        part = pixels[start : start + step].astype(np.int64)
-        part += 256 * np.arange(len(part))[:, None]
-        out[start : start + step] = np.bincount(part.ravel(), minlength=256 * len(part)).reshape(-1, 256)
-    return out
+    return np.array([np.bincount(one, minlength=256) for one in pixels])
 
 
 def _moments(histograms):
@@ -443,6 +414,5 @@ def _moments(histograms):
 
 def _spread(images):
     """Standard deviation of the grey levels of each image; in color that of the channel where it is largest."""
-    pixels, step = images.images.reshape(len(images), -1, images.channels), max(1, 2**22 // images.images[0].size)
-    parts = [pixels[start : start + step].std(axis=1, dtype=np.float32) for start in range(0, len(pixels), step)]
-    return np.concatenate(parts).max(axis=1) * (pixels != pixels[:, :1]).any(axis=(1, 2))
+    pixels = images.images.reshape(len(images), -1, images.channels)
+    return np.array([0 if (one == one[0]).all() else one.std(axis=0, dtype=np.float32).max() for one in pixels])

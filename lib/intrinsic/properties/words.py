@@ -1,9 +1,4 @@
-"""What `measure` found, in plain words: one route for the terminal, for notebooks and for the report.
-
-wrong     what is wrong with an image set and what to do, the worst first
-answer    title, what is wrong, the two numbers, and details
-place     how many published image sets have duller labels, at the same pixels and number of images
-"""
+"""What `measure` found, in plain words: one route for the terminal, for notebooks and for the report."""
 
 import html
 import math
@@ -210,11 +205,8 @@ def place(found, records) -> Place:
 
 
 def _ends(value):
-    return (
-        ""
-        if math.isnan(value.low) or math.isnan(value.high)
-        else f" (95 %: {digits(value.low)} to {digits(value.high)})"
-    )
+    known = not math.isnan(value.low) and not math.isnan(value.high)
+    return f" (95 %: {digits(value.low)} to {digits(value.high)})" if known else ""
 
 
 def _n(count, one, several=None):
