@@ -322,15 +322,20 @@ def open(namespace: dict) -> Campaign:
     """
     file, given = parameters.of_page(namespace)
     p = parameters.read(file, given)
-    if parameters.whole(given) and Path(file).stem != p.name:  # papermill injected a whole file
-        file = f"params/{p.name}.yaml"
-    changed = parameters.changed(p, file, given)
     own = given.get("datasets") and not parameters.whole(given)
     try:
         for source in p.datasets if own else ():
             images.find(source)
     except images.UnknownImageSet as error:
         raise CampaignError(str(error)) from None
+    if parameters.whole(given) and Path(file).stem != p.name:  # papermill injected a whole file
+        file = f"params/{p.name}.yaml"
+    if own and file == parameters.OWN and "per_class" not in given:  # M is what the smallest class has, if fewer
+        sets = (measurement.matched(source, p.size, p.channels, p.pixel_range) for source in p.datasets)
+        least = min(n for data in sets for n in measurement.without_conflicts(data).counts().values() if n)
+        given = given | {"per_class": min(least, p.per_class)}
+        p = parameters.read(file, given)
+    changed = parameters.changed(p, file, given)
     local = p.compute or own or not records.published_file(p.name).exists()
     found = Campaign(p, parameters.shown(file), changed, records.default_store() if local else None)
     if p.compute:
