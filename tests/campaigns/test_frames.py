@@ -102,7 +102,7 @@ def folder_of(tmp_path, seed):
 
 def test_other_images_of_the_same_name_have_no_row(tmp_path, own_store):
     place, store = folder_of(tmp_path, 0), Store(own_store)
-    p = parameters.params(name="mine", datasets=[place], runs=[], size=16, per_class=15, draws=3, k=5)
+    p = parameters.Params(name="mine", datasets=[place], runs=[], size=16, per_class=15, draws=3, k=5)
     task = plan.plan(p).tasks[0]
     store.write(next(runs.compute(task, store)))
     assert frames.properties_frame(p, store)["dataset"].tolist() == [plan.set_name(place)]
@@ -130,6 +130,6 @@ def test_sets_and_runs_of_all_campaigns_at_one_setting(no_images):
 
 
 def test_a_set_is_placed_among_others_by_its_own_images(tmp_path, own_store):
-    p = parameters.params(name="mine", size=16, per_class=15, draws=3, k=5, runs=[])
+    p = parameters.Params(name="mine", size=16, per_class=15, draws=3, k=5, runs=[])
     table = frames.beside(folder_of(tmp_path, 0), p, Store(own_store))
     assert table["own"].tolist() == [True]

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
 
@@ -308,13 +307,9 @@ def open(namespace: dict) -> Campaign:
     >>> run.params.grey_level, "k_f" in run.sets
     (4, True)
     """
-    file, given = parameters.of_page(namespace)
-    p = parameters.read(file, given)
-    if parameters.whole(given) and Path(file).stem != p.name:  # papermill injected a whole file
-        file = f"params/{p.name}.yaml"
-    changed = parameters.changed(p, file, given)
+    p, file, changed = parameters.of_page(namespace)
     local = p.compute or "datasets" in changed or not records.published_file(p.name).exists()
-    found = Campaign(p, parameters.shown(file), changed, records.default_store() if local else None)
+    found = Campaign(p, file, changed, records.default_store() if local else None)
     if p.compute:
         from intrinsic.campaigns import execution
 

@@ -12,7 +12,7 @@ import torch
 
 from intrinsic import images
 from intrinsic.campaigns import records
-from intrinsic.campaigns.parameters import CampaignError, Params, impossible
+from intrinsic.campaigns.parameters import CampaignError, Params
 from intrinsic.campaigns.records import METHOD_VERSIONS, Store
 from intrinsic.networks import models, representations, training
 from intrinsic.properties import measurement
@@ -230,10 +230,8 @@ class Plan:
 def plan(p: Params) -> Plan:
     """Make all tasks of a campaign: the properties of every image set, then the training runs as in the file.
 
-    Raises CampaignError where tasks can only fail, and where two image sets have one name.
+    Raises CampaignError where two image sets have one name.
     """
-    if why := impossible(p):
-        raise CampaignError(f"{p.name}: {why}")
     grid, measured, trained, unreachable, incomparable = cells(p), [], {}, [], []
     for source in sources(p):
         data = measurement.matched(source, p.size, p.channels, p.pixel_range)

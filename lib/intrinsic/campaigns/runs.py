@@ -22,7 +22,7 @@ def complete(task: Task, store: Store) -> None:
     for record in compute(task, store):
         store.write(record)
     if task.kind == "training":
-        checkpoints.discard(store.checkpoint(task.keys[0][1]))
+        checkpoints.discard(store.path("checkpoints", task.keys[0][1]))
 
 
 def compute(task: Task, store: Store) -> Iterator[Record]:
@@ -79,7 +79,7 @@ class _Run:
     def _trained(self) -> Iterator[Record]:
         """Train the network, or take its kept weights where its own record is stored."""
         started, key, network = time.perf_counter(), self.task.keys[0], self._created()
-        weights = self.store.weights(key[1])
+        weights = self.store.path("weights", key[1])
         if key not in self.todo and weights.exists():
             with contextlib.suppress(checkpoints.DamagedFile, checkpoints.BadWeights):  # then it is trained again
                 checkpoints.load_weights(network, weights)
@@ -94,7 +94,7 @@ class _Run:
             **{name: p[name] for name in TRAINING},
             min_steps=p["min_steps"] or 0,
             warmup_steps=p.get("warmup_steps", 0),
-            checkpoint=self.store.checkpoint(key[1]),
+            checkpoint=self.store.path("checkpoints", key[1]),
             checkpoint_minutes=self.task.checkpoint_minutes,
         )
         self.network = network

@@ -66,7 +66,7 @@ def publish(p: Params, store: Store, output: Path | None = None, *, everything: 
     path = records.published_file(p.name) if output is None else records.writable(output, ".jsonl")
     made, stored = None if everything else plan(p), store.keys()
     taken = stored if made is None else stored & made.keys
-    found = {(one.kind, one.id): one for one in records.read_published(path)} if path.exists() else {}
+    found = records.read_published(path) if path.exists() else {}
     before = len(found)
     for key in sorted(taken):
         one, old = store.read(*key), found.get(key)

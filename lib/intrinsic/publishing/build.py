@@ -83,7 +83,7 @@ def _toc() -> dict:
 
 
 def _make(pages, toc, folder, *, progress=True) -> Path:
-    execute(pages, folder / "executed", state=records.state(records.default_store()), progress=progress)
+    execute(pages, folder / "executed", state=str(sorted(records.default_store().keys())), progress=progress)
     assemble(pages, toc, folder)
     return render(folder)
 
