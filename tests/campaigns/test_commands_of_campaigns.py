@@ -41,7 +41,7 @@ def test_a_run_that_failed_is_an_error_and_status_says_why(typed, store, monkeyp
 
     def run(p, **how):
         store.fail(*made.tasks[-1].keys[0], label=made.tasks[-1].label, reason="no luck", traceback="line 7")
-        return execution.Outcome(1, 2, (), ((made.tasks[-1].label, "no luck"),), 0.1)
+        return execution.Outcome(1, 2, ((made.tasks[-1].label, "no luck"),), 0.1)
 
     monkeypatch.setattr(execution, "run", run)
     code, out, err = typed("run", TINY)
@@ -87,12 +87,11 @@ def test_records_are_published_once_and_what_cannot_be_reached_beside_them(typed
     assert list(records.read_published(file).values()) == [later]
 
 
-def test_the_status_of_made_up_tasks(store, monkeypatch):
+def test_the_status_of_made_up_tasks(store):
     made = made_up.planned("done", "failed", "open")
-    monkeypatch.setattr(status, "plan", lambda p: made)
     store.write(records.Record("properties", made.tasks[0].params, {}))
     store.fail(*made.tasks[1].keys[0], label="x", reason="no luck", traceback="")
-    table = status.status(parameters.read(TINY), store).table()
+    table = status.table(status.states(made, store))
     assert table[list(status.STATES)].to_numpy().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
     assert table["reason"].tolist() == ["", "no luck", ""]
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from intrinsic.campaigns import parameters, plan, records
+from intrinsic.campaigns import parameters, plan, records, status
 from intrinsic.campaigns.parameters import CampaignError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -91,7 +91,7 @@ def test_two_sets_of_one_name_are_refused(tiny, tmp_path):
         (tmp_path / place / "scans").mkdir(parents=True)
     p = tiny.model_copy(update={"datasets": [str(tmp_path / place / "scans") for place in ("a", "b")]})
     with pytest.raises(CampaignError, match="scans"):
-        plan.cells(p)
+        plan.sources(p)
 
 
 def test_the_estimate_is_the_median_of_stored_seconds_and_unknown_without(tiny, own_store):
@@ -101,7 +101,7 @@ def test_the_estimate_is_the_median_of_stored_seconds_and_unknown_without(tiny, 
         run = records.Record("training", {**task.params, "seed": seed}, {}, provenance={"seconds": seconds})
         store.write(run)
         store.write(records.Record("attack", {"parent": run.id}, {}, provenance={"seconds": 5.0}))
-    assert plan.estimate(made.tasks[1:], store) == {("resnet18", 32): 25.0, ("resnet18", 64): None}
+    assert status.estimate(made.tasks[1:], store) == {("resnet18", 32): 25.0, ("resnet18", 64): None}
 
 
 def test_sets_that_are_elsewhere_are_left_out(tiny, monkeypatch):

@@ -234,14 +234,9 @@ def published_file(name: str) -> Path:
     return REPOSITORY / "book" / "records" / f"{name}.jsonl"
 
 
-def unreachable_file(path: Path | str) -> Path:
-    """NAME.unreachable.json beside the published NAME.jsonl: runs of the plan for which a set has too few images."""
-    return Path(path).with_suffix(".unreachable.json")
-
-
-def read_unreachable(path: Path | str) -> dict[str, str]:
-    """{run: why its image set cannot reach it} beside a published file; {} where none is."""
-    file = unreachable_file(path)
+def read_unreachable(path: Path) -> dict[str, str]:
+    """{run: why its image set has too few images} of NAME.unreachable.json beside the published NAME.jsonl."""
+    file = path.with_suffix(".unreachable.json")
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
