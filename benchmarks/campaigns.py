@@ -35,7 +35,7 @@ def empty_plan(count):
 def seconds_of(count, folder):
     """Wall seconds of a campaign of so many empty runs, workers started anew."""
     started = time.perf_counter()
-    p = parameters.params(workers=WORKERS)
+    p = parameters.Params(workers=WORKERS)
     done = execution.run(p, store=Store(folder / str(count)), made=empty_plan(count), progress=False)
     if done.computed != count:
         raise SystemExit(f"{done.computed} of {count} empty runs were computed: {done.failed[:1]}")

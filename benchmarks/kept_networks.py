@@ -61,7 +61,7 @@ def measured(store, id):
     split = images.split(data.images, p["n_train"], p["seed"], groups=data.groups)
     train, held = data.images[split.train], data.images[split.test]
     made = [models.create(p["model"], channels=p["channels"], n_classes=2, seed=p["seed"]) for _ in range(2)]
-    checkpoints.load_weights(made[0], store.weights(id))
+    checkpoints.load_weights(made[0], store.path("weights", id))
     network, untrained = (one.eval() for one in made)
     points = train.images.reshape(len(train), -1)
     pixels, _ = representations.dimensions(points, K, train.group)

@@ -11,6 +11,9 @@ import warnings
 from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
+
+from intrinsic import images
 
 SOURCE = "a folder of class folders, of DICOM or of NIfTI files; a .csv, .tsv, .parquet or .npz file; a name"
 RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join")
@@ -20,27 +23,23 @@ class UsageError(ValueError):
     """Options that do not go together, so that one of them would change nothing."""
 
 
-def _whole(text: str, least: int = 0) -> int:
-    """A whole number from `least`."""
-    number = int(text) if text.lstrip("+").isdecimal() else least - 1
-    if number < least:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least}; give one")
-    return number
+def _number(kind, above):
+    """The type of an option that is a finite number, or a whole one (kind int), above another."""
+
+    def parsed(text):
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not above < number < math.inf:
+            name = "whole number" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {name} above {above}; give one")
+        return number
+
+    return parsed
 
 
-def _positive(text: str) -> float:
-    """A finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0; give one")
-    return number
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1)
+_whole, _count, _positive = _number(int, -1), _number(int, 0), _number(float, 0)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -165,8 +164,8 @@ def main(argv: list[str] | None = None) -> int:
     work = globals()[f"_{arguments.command}"]
     try:
         with _catalogues(getattr(arguments, "catalogue", [])), warnings.catch_warnings():
-            warnings.showwarning = _one_line
-            return work(arguments)
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            return work(arguments) or 0
     except KeyboardInterrupt:
         print("\nstopped; what was stored stays, and the same command continues", file=sys.stderr)
         return 130
@@ -175,19 +174,6 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
         print(f"intrinsic {arguments.command}: {str(error) or 'memory ran out'}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-
-
-def _together(arguments, options: tuple[str, ...], needed: str) -> None:
-    """Raises UsageError where one of the options is given without the one that it belongs to."""
-    for option in options:
-        if getattr(arguments, option) and not getattr(arguments, needed):
-            names = [f"--{name.replace('_', '-')}" for name in (option, needed)]
-            raise UsageError(f"{names[0]} would change nothing without {names[1]}: give both or neither")
-
-
-def _one_line(message, category, filename, lineno, file=None, line=None) -> None:
-    """A warning as one line without the place in the code, which is nothing to a user."""
-    print(f"warning: {message}", file=sys.stderr)
 
 
 def _line(text) -> str:
@@ -199,17 +185,11 @@ def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-@contextmanager
 def _catalogues(files: list[str]):
     """Catalogue files are in the environment inside, where this process and those it starts look for them."""
-    before = os.environ.get("INTRINSIC_CATALOGUE", "")
-    given = [str(Path(file).expanduser().absolute()) for file in files]
-    named = dict.fromkeys([*filter(None, before.split(os.pathsep)), *given])
-    os.environ["INTRINSIC_CATALOGUE"] = os.pathsep.join(named)
-    try:
-        yield
-    finally:
-        os.environ["INTRINSIC_CATALOGUE"] = before
+    before = filter(None, os.environ.get("INTRINSIC_CATALOGUE", "").split(os.pathsep))
+    named = dict.fromkeys([*before, *(str(Path(file).expanduser().absolute()) for file in files)])
+    return patch.dict(os.environ, {"INTRINSIC_CATALOGUE": os.pathsep.join(named)})
 
 
 # ------------------------------------------------------------------------------- what is asked for
@@ -217,8 +197,6 @@ def _catalogues(files: list[str]):
 
 def _source(arguments, place: str):
     """The image set that was named; with rules given on the command line, as an entry of its own."""
-    from intrinsic import images
-
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
     group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
     if arguments.join and arguments.group_column and not arguments.label_column:
@@ -241,11 +219,10 @@ def _source(arguments, place: str):
 
 def _join(arguments, place: str) -> dict | None:
     """The option `join` of an adapter; images of a folder that the table lacks are left out, with a warning."""
-    _together(arguments, ("join_on",), "join")
-    if arguments.join is None:
+    if bool(arguments.join) != bool(arguments.join_on):
+        raise UsageError("--join TABLE and --join-on COLUMN would change nothing alone: give both or neither")
+    if not arguments.join:
         return None
-    if not arguments.join_on:
-        raise UsageError("--join needs --join-on, the column by which rows are found, such as --join-on PatientID")
     column, _, other = arguments.join_on.partition("=")
     labels = arguments.label_column or not arguments.group_column  # a table of patients alone keeps all images
     table, how = str(arguments.join.expanduser().absolute()), "inner" if labels and Path(place).is_dir() else "left"
@@ -255,8 +232,6 @@ def _join(arguments, place: str) -> dict | None:
 @contextmanager
 def _named(source):
     """The name or path of an image set, also for processes that are started inside, which know no entry made here."""
-    from intrinsic import images
-
     if isinstance(source, str):
         yield source
         return
@@ -272,7 +247,6 @@ def _named(source):
 
 def _params(arguments):
     """The parameters of a file, with the values of -p and the image sets of --add."""
-    from intrinsic import images
     from intrinsic.campaigns import parameters
 
     p = parameters.read(arguments.params, {key: images.plain_yaml(value) for key, value in arguments.changes})
@@ -282,19 +256,12 @@ def _params(arguments):
     return p if workers is None else p.model_copy(update={"workers": workers})
 
 
-def _setting(arguments):
-    """The parameters of --params, or of the published records."""
-    from intrinsic.campaigns import parameters
-
-    return parameters.read(arguments.params or parameters.PUBLISHED)
-
-
 def _execution(arguments) -> dict:
     """Where and how runs are computed, as the command line says."""
-    from intrinsic.campaigns import cluster
-
     if arguments.scheduler:
-        cluster.check_address(arguments.scheduler)  # before what takes longer
+        from intrinsic.campaigns import execution
+
+        execution.check_address(arguments.scheduler)  # before what takes longer
     keys = ("scheduler", "cluster", "run_minutes")
     return {key: getattr(arguments, key) for key in keys} | {"progress": not arguments.no_progress}
 
@@ -302,9 +269,7 @@ def _execution(arguments) -> dict:
 # ------------------------------------------------------------------------------ measure and forecast
 
 
-def _measure(arguments) -> int:
-    from intrinsic import images
-
+def _measure(arguments) -> None:
     source = _source(arguments, arguments.source)
     if isinstance(source, str):
         images.find(source)  # says what is wrong with a place that is none, before anything heavy is loaded
@@ -321,7 +286,7 @@ def _measure(arguments) -> int:
         flagged.write_csv(found.soundness.flagged, arguments.flagged)
     if arguments.json:
         print(json.dumps(found.to_dict() | {"compared": vars(placed)}, allow_nan=False))
-        return 0
+        return
     again = [word for word in arguments.words if word != "--details"]
     print(words.answer(found, placed, shlex.join(["intrinsic", *again])).text(arguments.details, 24))
     if arguments.flagged:
@@ -330,15 +295,14 @@ def _measure(arguments) -> int:
         )
         also = also if found.groups is None and not arguments.join else ""
         print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}{also}")
-    return 0
 
 
-def _forecast(arguments) -> int:
-    from intrinsic.campaigns import frames, plan, records
+def _forecast(arguments) -> None:
+    from intrinsic.campaigns import frames, parameters, plan, records
     from intrinsic.inference import forecast
 
-    name = plan.set_name(arguments.source)
-    runs = forecast.with_error(frames.runs_at(_setting(arguments), arguments.model, records.default_store(), name))
+    name, p = plan.set_name(arguments.source), parameters.read(arguments.params or parameters.PUBLISHED)
+    runs = forecast.with_error(frames.runs_at(p, arguments.model, records.default_store(), name))
     own = runs[runs["dataset"] == name]
     if own.empty:
         small = shlex.join(["intrinsic", "run", "params/forecast.yaml", "-p", "datasets", f"[{arguments.source}]"])
@@ -358,7 +322,7 @@ def _forecast(arguments) -> int:
                  "per_class": int(own["per_class"].iloc[0]),
                  "forecasts": json.loads(table.to_json(orient="records")), **table.attrs}  # fmt: skip
         print(json.dumps(facts, allow_nan=False))
-        return 0
+        return
     print(f"{_line(name)}: {arguments.model}, {_counted(len(own), 'run')} at N = {trained[0]:,} to {trained[-1]:,}, "
           f"with {runs['dataset'].nunique() - 1} image sets of {runs['family'].nunique() - 1} families; "
           f"K_F and d at {own['per_class'].iloc[0]:,} images a class")  # fmt: skip
@@ -374,7 +338,6 @@ def _forecast(arguments) -> int:
         what = f"train at N = {more:,}" if more else "train at more seeds; the set may be near chance"
         print(f"  not informative yet: the interval at N = {vague.max():,} reaches chance. To narrow it, {what}.")
     print("  Intervals of 95 % are for one run.")
-    return 0
 
 
 # ------------------------------------------------------------------------------- run, status, publish
@@ -386,7 +349,8 @@ def _run(arguments) -> int:
 
     p = _params(arguments)
     if arguments.dry_run:
-        return _dry_run(p)
+        _dry_run(p)
+        return 0
     made = plan.plan(p)
     _tell(made.incomparable, made.unreachable)
     outcome = execution.run(p, made=made, retries=arguments.retries, **where)
@@ -399,15 +363,15 @@ def _run(arguments) -> int:
     return 1 if outcome.failed else 0
 
 
-def _dry_run(p) -> int:
-    from intrinsic.campaigns import execution, plan, records
+def _dry_run(p) -> None:
+    from intrinsic.campaigns import execution, plan, records, status
 
     store, (p, away) = records.default_store(), plan.present(p)
     made = plan.plan(p)
     todo = made.todo(store)
     print(f"{p.name}: {_counted(len(made.tasks), 'task')}, {len(made.tasks) - len(todo)} stored, {len(todo)} to do")
     counts = Counter((task.params.get("model", "properties"), task.params.get("n_train", 0)) for task in todo)
-    seconds, workers = plan.estimate(todo, store), execution.n_workers(p)
+    seconds, workers = status.estimate(todo, store), execution.n_workers(p)
     for (model, n), count in counts.items():
         each = seconds[model, n]
         took = "time unknown: no such run is stored" if each is None else f"{count * each / 60:.1f} minutes"
@@ -416,7 +380,6 @@ def _dry_run(p) -> int:
         total = sum(count * seconds[key] for key, count in counts.items()) / 60 / workers
         print(f"about {total:.1f} minutes with {_counted(workers, 'worker')}, as fast as stored runs were")
     _tell(made.incomparable, made.unreachable, away)
-    return 0
 
 
 def _tell(incomparable=(), unreachable=(), away=None) -> None:
@@ -426,64 +389,60 @@ def _tell(incomparable=(), unreachable=(), away=None) -> None:
             print(f"not {what}: {_line(name)}: {why}")
 
 
-def _status(arguments) -> int:
+def _status(arguments) -> None:
     from intrinsic.campaigns import plan, records, status
 
     store, (p, away) = records.default_store(), plan.present(_params(arguments))
-    found = status.status(p, store)
-    table, counts = found.table(), found.tasks["state"].value_counts()
+    made = plan.plan(p)
+    tasks = status.states(made, store)
+    table, counts = status.table(tasks), tasks["state"].value_counts()
     if len(table):
         print((table if table["reason"].any() else table.drop(columns="reason")).to_string(index=False))
-    for task in found.tasks[found.tasks["state"] == "failed"].itertuples():
+    for task in tasks[tasks["state"] == "failed"].itertuples():
         print(f"failed: {task.label}: {task.reason}" + (f"\n{task.traceback}" if arguments.traceback else ""))
-    _tell(found.incomparable, (), away)
+    _tell(made.incomparable, (), away)
     print(f"records: {store.root.absolute()}, and those published in book/records")
     rest = ", ".join(f"{counts.get(state, 0)} {state}" for state in status.STATES)
-    print(f"{p.name}: {_counted(len(found.tasks), 'task')}: {rest}")
-    return 0
+    print(f"{p.name}: {_counted(len(tasks), 'task')}: {rest}")
 
 
-def _publish(arguments) -> int:
+def _publish(arguments) -> None:
     from intrinsic.campaigns import records, status
 
     made = status.publish(_params(arguments), records.default_store(), arguments.output, everything=arguments.all)
     print(f"{made.path}: {_counted(made.total, 'record')}, {made.added:,} of them new")
     if made.left_out:
         print(f"{_counted(made.left_out, 'stored record')} not of this campaign's plan: --all takes them")
-    return 0
 
 
 # ------------------------------------------------------------------------- report, book and datasets
 
 
-def _report(arguments) -> int:
-    from intrinsic import images
+def _report(arguments) -> None:
     from intrinsic.publishing import report
 
     with _named(_source(arguments, arguments.source)) as source:
         out = arguments.out or Path(f"{images.find(source).name}.html")
         print(report.report(source, out, size=arguments.size, channels=arguments.channels))
-    return 0
 
 
-def _book(arguments) -> int:
+def _book(arguments) -> None:
     from intrinsic.publishing import build
 
     build.build(arguments.params, output=arguments.output, compute=not arguments.no_compute, **_execution(arguments))
-    return 0
 
 
-def _datasets(arguments) -> int:
-    from intrinsic import images
-
-    _together(arguments, (*RULES, "levels", "skip_unreadable"), "draft")
+def _datasets(arguments) -> None:
+    for rule in (*RULES, "levels", "skip_unreadable"):
+        if getattr(arguments, rule) and not arguments.draft:
+            raise UsageError(f"--{rule.replace('_', '-')} would change nothing without --draft: give both or neither")
     given = [name for name in ("draft", "present", "name") if getattr(arguments, name)]
     if len(given) > 1:
         raise UsageError(f"{given[1]} would change nothing beside {given[0]}: give one of them")
     if arguments.draft:
         source = _source(arguments, arguments.draft)
         print((images.of_path(source) if isinstance(source, str) else source).draft(), end="")
-        return 0
+        return
     entries = images.catalogue()
     if arguments.name is None:
         pairs = Counter(entry.parent for entry in entries.values() if entry.parent)
@@ -492,12 +451,11 @@ def _datasets(arguments) -> int:
                 more = f"; pairs of its classes: {name}-pair1 to {name}-pair{pairs[name]}" if pairs[name] else ""
                 print(f"{name:27} {entry.domain:10} {entry.whereabouts():10} {entry.title}{more}")
         print("`intrinsic datasets NAME` tells more of a set, and how to get it")
-        return 0
+        return
     if arguments.name not in entries:
         images.find(arguments.name)  # raises with the closest name
         raise ValueError(f"{arguments.name!r} is a path and not in the catalogue; `--draft` prints an entry for it")
     print(entries[arguments.name].describe())
-    return 0
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def test_a_run_that_failed_is_an_error_and_status_says_why(typed, store, monkeyp
 
     def run(p, **how):
         store.fail(*made.tasks[-1].keys[0], label=made.tasks[-1].label, reason="no luck", traceback="line 7")
-        return execution.Outcome(1, 2, (), ((made.tasks[-1].label, "no luck"),), 0.1)
+        return execution.Outcome(1, 2, ((made.tasks[-1].label, "no luck"),), 0.1)
 
     monkeypatch.setattr(execution, "run", run)
     code, out, err = typed("run", TINY)
@@ -76,23 +76,22 @@ def test_records_are_published_once_and_what_cannot_be_reached_beside_them(typed
     code, out, _ = typed(*words)
     assert code == 0
     assert "1 record, 1 of them new" in out
-    assert records.read_published(file) == [one]
+    assert list(records.read_published(file).values()) == [one]
     assert list(records.read_unreachable(file)) == ["resnet18 digits_0_1 N=100000 seed=0"]
     later = records.Record("training", one.params, {"x": 2.0}, provenance={"written": "2026-02-01"})
     store.write(later)
     typed(*words)
-    assert records.read_published(file) == [later]
+    assert list(records.read_published(file).values()) == [later]
     store.write(one)
     typed(*words)
-    assert records.read_published(file) == [later]
+    assert list(records.read_published(file).values()) == [later]
 
 
-def test_the_status_of_made_up_tasks(store, monkeypatch):
+def test_the_status_of_made_up_tasks(store):
     made = made_up.planned("done", "failed", "open")
-    monkeypatch.setattr(status, "plan", lambda p: made)
     store.write(records.Record("properties", made.tasks[0].params, {}))
     store.fail(*made.tasks[1].keys[0], label="x", reason="no luck", traceback="")
-    table = status.status(parameters.read(TINY), store).table()
+    table = status.table(status.states(made, store))
     assert table[list(status.STATES)].to_numpy().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
     assert table["reason"].tolist() == ["", "no luck", ""]
 

@@ -12,7 +12,7 @@ import distributed
 import made_up
 import pytest
 
-from intrinsic.campaigns import cluster, execution, parameters, records
+from intrinsic.campaigns import execution, parameters, records
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,8 +76,8 @@ def test_a_store_that_cannot_be_made_is_told_before_any_work(tmp_path, p):
 )
 def test_an_address_that_cannot_be_is_told_at_once(address):
     started = time.monotonic()
-    with pytest.raises(cluster.ClusterError) as found:
-        cluster.check_address(address)
+    with pytest.raises(execution.ClusterError) as found:
+        execution.check_address(address)
     assert address in str(found.value)
     assert time.monotonic() - started < 3
 
@@ -86,8 +86,8 @@ def test_an_address_that_cannot_be_is_told_at_once(address):
 def test_a_file_that_describes_no_cluster_is_named(tmp_path, body):
     path = tmp_path / "odd.yaml"
     path.write_text(body)
-    with pytest.raises(cluster.ClusterError, match=r"odd\.yaml"):
-        cluster.queue_cluster(path)
+    with pytest.raises(execution.ClusterError, match=r"odd\.yaml"):
+        execution.queue_cluster(path)
 
 
 def test_the_cluster_file_of_the_repository_writes_a_job(monkeypatch):
@@ -106,7 +106,7 @@ def test_the_cluster_file_of_the_repository_writes_a_job(monkeypatch):
     import dask_jobqueue
 
     monkeypatch.setattr(dask_jobqueue, "SLURMCluster", SLURMCluster)
-    cluster.queue_cluster(ROOT / "params" / "clusters" / "slurm.yaml")
+    execution.queue_cluster(ROOT / "params" / "clusters" / "slurm.yaml")
     assert seen["jobs"] == (body["jobs"], body["jobs"])
     assert "host" not in seen["scheduler_options"]  # it names an interface
 

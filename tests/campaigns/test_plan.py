@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from intrinsic.campaigns import parameters, plan, records
+from intrinsic.campaigns import parameters, plan, records, status
 from intrinsic.campaigns.parameters import CampaignError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def reached(p, found):
 @pytest.mark.parametrize("name", CAMPAIGNS)
 def test_planned_ids_are_those_of_the_published_records(name):
     p, found = parameters.read(f"params/{name}.yaml"), records.published()
-    own = {record.id for record in records.read_published(records.published_file(name)) if record.kind == "training"}
+    own = {id for kind, id in records.read_published(records.published_file(name)) if kind == "training"}
     seen = set()
     for cell, radii, record in reached(p, found):
         hashes = {key: record.params[key] for key in records.HASHES}
@@ -51,13 +51,13 @@ def test_every_cell_comes_once_and_the_first_block_counts(tiny):
         {"models": ["resnet18"], "n_train": [32], "radius_images": 5},
         {"models": ["resnet18"], "n_train": [32, 64]},
     ]
-    p = parameters.params(**{**tiny.model_dump(), "runs": blocks, "datasets": ["digits_0_1"]})
+    p = parameters.Params(**{**tiny.model_dump(), "runs": blocks, "datasets": ["digits_0_1"]})
     assert plan.cells(p) == {("digits_0_1", "resnet18", 32, 0): 5, ("digits_0_1", "resnet18", 64, 0): None}
 
 
 def test_a_plan_names_the_records_of_each_task_and_what_no_set_can_reach(tiny):
     grid = [{"models": ["resnet18"], "n_train": [32, 100_000]}]
-    made = plan.plan(parameters.params(**{**tiny.model_dump(), "runs": grid, "datasets": ["digits_0_1"]}))
+    made = plan.plan(parameters.Params(**{**tiny.model_dump(), "runs": grid, "datasets": ["digits_0_1"]}))
     assert [task.label for task in made.tasks] == ["properties digits_0_1", "resnet18 digits_0_1 N=32 seed=0"]
     assert [label for label, _ in made.unreachable] == ["resnet18 digits_0_1 N=100000 seed=0"]
     assert [kind for kind, _ in made.tasks[1].keys] == ["training", "attack", "representation"]
@@ -91,7 +91,7 @@ def test_two_sets_of_one_name_are_refused(tiny, tmp_path):
         (tmp_path / place / "scans").mkdir(parents=True)
     p = tiny.model_copy(update={"datasets": [str(tmp_path / place / "scans") for place in ("a", "b")]})
     with pytest.raises(CampaignError, match="scans"):
-        plan.cells(p)
+        plan.sources(p)
 
 
 def test_the_estimate_is_the_median_of_stored_seconds_and_unknown_without(tiny, own_store):
@@ -101,7 +101,7 @@ def test_the_estimate_is_the_median_of_stored_seconds_and_unknown_without(tiny, 
         run = records.Record("training", {**task.params, "seed": seed}, {}, provenance={"seconds": seconds})
         store.write(run)
         store.write(records.Record("attack", {"parent": run.id}, {}, provenance={"seconds": 5.0}))
-    assert plan.estimate(made.tasks[1:], store) == {("resnet18", 32): 25.0, ("resnet18", 64): None}
+    assert status.estimate(made.tasks[1:], store) == {("resnet18", 32): 25.0, ("resnet18", 64): None}
 
 
 def test_sets_that_are_elsewhere_are_left_out(tiny, monkeypatch):

@@ -97,12 +97,12 @@ def test_a_file_is_no_store(tmp_path):
 
 
 def test_a_published_file_is_sorted_and_of_one_method(tmp_path):
-    path, store, p = tmp_path / "x.jsonl", Store(tmp_path / "store"), parameters.params(name="any")
+    path, store, p = tmp_path / "x.jsonl", Store(tmp_path / "store"), parameters.Params(name="any")
     for one in (record(2), record(1), record(2)):
         store.write(one)
     assert status.publish(p, store, path, everything=True).total == 2
     found = records.read_published(path)
-    assert [one.id for one in found] == sorted(one.id for one in found)
+    assert list(found) == sorted(found)
     store.write(Record("attack", {"parent": "abc", "method_version": 1}, {}))
     with pytest.raises(RecordError, match="attack"):
         status.publish(p, store, path, everything=True)

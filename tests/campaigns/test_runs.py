@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def task():
     keys = {"datasets": ["digits_0_1"], "runs": [{"models": ["resnet18"], "n_train": [16]}], "slope_pairs": 4}
     tiny = parameters.read(ROOT / "tests" / "tiny.yaml").model_dump()
-    return plan.plan(parameters.params(**{**tiny, **keys, "size": 8, "k": 5, "sanity_images": 0})).tasks[-1]
+    return plan.plan(parameters.Params(**{**tiny, **keys, "size": 8, "k": 5, "sanity_images": 0})).tasks[-1]
 
 
 def test_a_run_leaves_what_it_announced_and_again_what_is_lost(task, own_store):

@@ -53,7 +53,7 @@ def test_an_unknown_key_is_refused_before_anything_is_made(tmp_path):
 
 
 def test_a_page_is_given_the_values_that_it_declares(repository):
-    toc = {"root": "book/intro", "parts": [{"chapters": [{"file": "book/one"}]}]}
+    toc = {"format": "jb-book", "root": "book/intro", "parts": [{"caption": "x", "chapters": [{"file": "book/one"}]}]}
     write_notebook(repository / "book" / "one.ipynb", parameters="wanted_accuracy = 0.9\nk = 20")
     (page,) = build.plan(toc, build.given(TINY))
     assert page.parameters == {"k": 10}
@@ -61,12 +61,14 @@ def test_a_page_is_given_the_values_that_it_declares(repository):
 
 def test_a_page_that_is_not_there_is_refused_by_name(repository):
     with pytest.raises(build.BookError, match="book/absent"):
-        build.plan({"root": "book/intro", "chapters": [{"file": "book/absent"}]}, {})
+        build.plan({"format": "jb-book", "root": "book/intro", "chapters": [{"file": "book/absent"}]}, {})
 
 
 def test_a_page_is_given_the_campaign_file_and_each_set_has_a_page(repository):
     write_notebook(repository / f"{build.TEMPLATE}.ipynb", parameters='dataset = "digits"\ncampaign = ""')
-    pages = build.plan({"root": "book/intro"}, build.given(TINY), ["digits", "/data/a b/knees", "/other/knees"])
+    pages = build.plan(
+        {"format": "jb-book", "root": "book/intro"}, build.given(TINY), ["digits", "/data/a b/knees", "/other/knees"]
+    )
     assert [page.parameters["dataset"] for page in pages] == ["digits", "/data/a b/knees", "/other/knees"]
     assert {page.parameters["campaign"] for page in pages} == {str(TINY)}
     assert len({page.name for page in pages}) == 3

@@ -127,7 +127,7 @@ def test_an_axis_is_logarithmic_on_demand_or_where_values_span_a_factor_of_four(
 
 @pytest.mark.parametrize("domain", [(0.55, 0.71), (0.1, 0.9), (0.02, 40.0), (1e-4, 1e3), (3.0, 3.1)])
 def test_a_logarithmic_axis_has_a_few_round_numbers_inside(domain):
-    values = figures._axis(alt.Scale(type="log", domain=list(domain)), 6).to_dict()["values"]
+    values = figures._ticks(alt.Scale(type="log", domain=list(domain)), 6).to_dict()["values"]
     assert 2 <= len(values) <= 16
     assert domain[0] <= min(values) < max(values) <= domain[1]
 
@@ -170,7 +170,7 @@ def test_colors_are_seen_on_both_pages(color, page):
 
 
 def test_a_gallery_has_its_titles_as_alternative_and_pairs_show_the_difference():
-    made = figures.gallery(PIXELS, ["one", "two\nlines", "three"], columns=2)
+    made = figures.gallery(PIXELS, ["one", "two\nlines", "three"])
     assert "two lines" in made.description
     bundle, metadata = made._repr_mimebundle_()
     assert metadata["image/png"]["alt"] == made.description

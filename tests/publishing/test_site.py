@@ -15,6 +15,7 @@ import axe_playwright_python
 import pytest
 import yaml
 from browser import MISSING, find_chromium
+from sphinx_external_toc.parsing import parse_toc_data
 
 from intrinsic import images
 from intrinsic.publishing import build
@@ -50,7 +51,7 @@ def html(built):
 @pytest.fixture(scope="module")
 def pages(html):
     toc = yaml.safe_load((html.parent / "source" / "_toc.yml").read_text(encoding="utf-8"))
-    return [f"{name}.html" for name in build.files(toc)]
+    return [f"{name}.html" for name in parse_toc_data(toc)]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ def test_a_value_and_its_interval_are_one_cell():
     frame = pd.DataFrame({"k_f": [0.2637, 0.3], "k_f_low": [0.2, None], "k_f_high": [0.3, None], "n": [12345, 3]})
     made = tables.table(frame)
     assert made.frame.columns.size == 2
-    assert made.frame.iloc[0, 0] == titles.interval_text(0.2637, 0.2, 0.3)
+    assert made.frame.iloc[0, 0] == titles.interval_texts(frame, "k_f")[0] == "0.264 [0.2, 0.3]"
     assert "[" not in made.frame.iloc[1, 0]
     assert made.frame.iloc[0, 1] == "12,345"
     assert made._repr_html_().count('<td class="right">') == 4

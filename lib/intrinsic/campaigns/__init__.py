@@ -4,10 +4,9 @@ parameters    the schema, parameter files, parameters of a page
 records       one file a record, the working store, published files
 plan          the grid of runs, and the ids of their records
 runs          a task -> its records
-cluster       processes of this machine, a scheduler, or jobs of a queue
-execution     a campaign on them
+execution     a campaign on processes of this machine, a scheduler, or jobs of a queue
 frames        records -> tidy frames; `open`, which a page calls
-status        what is done, and publishing
+status        what is done, how long the rest takes, and publishing
 """
 
 __all__ = ["Campaign", "open"]

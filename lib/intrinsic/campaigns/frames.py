@@ -1,11 +1,11 @@
 """Records -> tidy frames: one row a record, a run, an image set; and `open`, which a page calls."""
 
+import itertools
 import json
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
 
@@ -13,7 +13,6 @@ from intrinsic import images
 from intrinsic.campaigns import parameters, plan, records
 from intrinsic.campaigns.parameters import CampaignError, Params
 from intrinsic.campaigns.records import Record, Store
-from intrinsic.campaigns.runs import compute
 from intrinsic.networks import models
 from intrinsic.properties import measurement
 
@@ -22,6 +21,7 @@ DIMENSIONS = ("d_data_all", "d_data_other_groups", "d_data_any_group", "d_data_o
 SHARPNESS = ("k_f_all", "k_f_q05", "k_f_limit", "k_f_by_lot", "k_f_between_groups", "least_bound")
 OTHER = ("contrast", "brightness", "nearest_distance", "growth_measured_by_halves", "growth_predicted_by_halves")
 SINGLE = (*DIMENSIONS, *SHARPNESS, *OTHER)
+ATTACKED = ("penalty", "radius", "sanity", "clean_acc", "zero_frac")  # parts of the names of metrics that frames have
 
 #: {column: metric} of an image set's properties
 PROPERTY_COLUMNS = {
@@ -73,7 +73,7 @@ def _current(found: list[Record], source, store: Store | None) -> Record | None:
     return own or next(known, None)
 
 
-def _of_set(record: Record, source) -> dict:
+def _of_set(record: Record, source: str) -> dict:
     domain = record.provenance.get("domain", "unknown")
     return {"dataset": record.params["dataset"], "family": plan.family(source), "domain": domain}
 
@@ -94,14 +94,14 @@ def _same(record: Record, wanted: dict) -> bool:
     return all(record.params.get(key) == value for key, value in wanted.items())
 
 
-def _hanging(kind: str, store: Store | None, wanted: dict) -> pd.DataFrame:
-    """One row a run: the metrics of what hangs on it, of records with these params the one with most metrics."""
-    found: dict[str, Record] = {}
+def _hanging(kind: str, store: Store | None, wanted: list[dict], parts: Iterable[str]) -> dict[str, dict]:
+    """{run: metrics with one of the parts in their name}, of records with params that are wanted the one with most."""
+    found: dict[str, dict] = {}
     for record in records.collected(kind, store):
         parent = record.params["parent"]
-        if _same(record, wanted) and (parent not in found or len(found[parent].metrics) < len(record.metrics)):
-            found[parent] = record
-    return pd.DataFrame([{"parent": parent, **one.metrics} for parent, one in found.items()], columns=None)
+        if any(_same(record, one) for one in wanted) and len(found.get(parent, ())) < len(record.metrics):
+            found[parent] = record.metrics
+    return {run: {c: one[c] for c in one if any(part in c for part in parts)} for run, one in found.items()}
 
 
 def runs_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
@@ -111,25 +111,19 @@ def runs_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
     training; penalties and radii of attacks; the slope; d_repr of the paper's layer with its null maps; and those of
     `properties_frame`. store: records of this machine, which count beside the published ones.
     """
-    runs = pd.DataFrame([{**one.metrics, **named} for one, named in _runs(p, store)])
-    if runs.empty:
-        return runs
-    attack = _hanging("attack", store, {key: plan.attack_params(p)[key] for key in plan.FGSM_KEYS})
-    kept = [c for c in attack if any(part in c for part in ("penalty", "radius", "sanity", "clean_acc", "zero_frac"))]
-    parts = [attack[["parent", *kept]]] if kept else []
-    parts.append(_hanging("slope", store, plan.slope_params(p)))
-    layer = {model: models.representation_layer(model) for model in runs["model"].unique()}
-    dimensions = [_hanging("representation", store, plan.representation_params(p, one)) for one in {*layer.values()}]
-    dimensions = pd.concat(dimensions).drop_duplicates("parent") if any(map(len, dimensions)) else pd.DataFrame()
-    parts.append(dimensions[[c for c in dimensions if c == "parent" or c.startswith("d_")]])
-    for part in parts:
-        if len(part):
-            runs = runs.merge(part, on="parent", how="left")
+    found = list(_runs(p, store))
+    if not found:
+        return pd.DataFrame()
+    runs = pd.DataFrame([{**named, **one.metrics, **named} for one, named in found])
+    wanted = plan.hanging_params(p, set(map(models.representation_layer, runs["model"].unique())))
+    wanted["attack"] = [{key: wanted["attack"][0][key] for key in plan.FGSM_KEYS}]
+    for kind, parts in (("attack", ATTACKED), ("slope", ("",)), ("representation", ("d_",))):
+        table = pd.DataFrame.from_dict(_hanging(kind, store, wanted[kind], parts), "index")
+        runs = runs.join(table, on="parent") if len(table) else runs
     properties = properties_frame(p, store)
     if len(properties):
         runs = runs.merge(properties[["dataset", "per_class", *PROPERTY_COLUMNS]], on="dataset", how="left")
-    first = ["dataset", "family", "domain", "model", "n_train", "seed", "fitted", "parent"]
-    return _numeric(runs[[*first, *(column for column in runs if column not in first)]])
+    return _numeric(runs)
 
 
 def properties_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
@@ -154,25 +148,22 @@ def properties_row(record: Record, source) -> dict:
     return row | {key: record.series.get(key) for key in ("growth_per_class", "growth_k_f")}
 
 
-# -------------------------------------------------------------------- all image sets in the records
-
-
 def sets_at(p: Params, store: Store | None = None, small: str = "") -> pd.DataFrame:
     """Make the table of all image sets in the records at a campaign's setting, whatever campaign they are of.
 
-    The columns of `properties_frame`, and image_hash. Sets without both numbers are left out. Where a name stands for
-    several sets, the published one is taken, or the one measured last. Where the set named `small` has fewer than M
-    images a class, d_data and K_F of all sets are those at the largest recorded M that it has.
+    The columns of `properties_frame`. Sets without both numbers are left out. Where a name stands for several sets, the
+    published one is taken, or the one measured last. Where the set named `small` has fewer than M images a class,
+    d_data and K_F of all sets are those at the largest recorded M that it has.
     """
     wanted = {key: value for key, value in plan.properties_params(p, "any").items() if key != "dataset"}
     known, found = records.published(), records.collected("properties", store)
     found.sort(key=lambda one: ((one.kind, one.id) in known, one.provenance.get("written", "")))
     last = {one.params["dataset"]: one for one in found if _same(one, wanted)}
-    rows = [properties_row(one, name) | {"image_hash": one.params["image_hash"]} for name, one in last.items()]
+    rows = [properties_row(one, name) for name, one in last.items()]
     if small in last and last[small].metrics.get("k_f") is None:
         m = max(last[small].series.get("d_mle_per_class", ()), default=0)
         rows = [row | _at(one, m) for row, one in zip(rows, last.values(), strict=True)]
-    frame = _numeric(pd.DataFrame(rows, columns=None if rows else ["dataset", "d_data", "k_f", "image_hash"]))
+    frame = _numeric(pd.DataFrame(rows, columns=None if rows else ["dataset", "d_data", "k_f"]))
     return frame.dropna(subset=["d_data", "k_f"], ignore_index=True)
 
 
@@ -181,22 +172,6 @@ def _at(record: Record, m: int) -> dict:
     columns = {"d_data": ("d_mle_per_class", "d_mle_at"), "k_f": ("growth_per_class", "growth_k_f")}
     series = {name: [record.series.get(key, ()) for key in pair] for name, pair in columns.items()}
     return {"per_class": m} | {name: dict(zip(*pair, strict=True)).get(m) for name, pair in series.items()}
-
-
-def beside(source, p: Params, store: Store | None = None) -> pd.DataFrame:
-    """As `sets_at`, with an image set among them: `own` is True in its row, which is measured now where it has none.
-
-    Raises CampaignError where the set has fewer than M images of a class.
-    """
-    data, name = measurement.matched(source, p.size, p.channels, p.pixel_range), plan.set_name(source)
-    if why := plan.too_few(data, p.per_class):
-        raise CampaignError(f"{name}: {why}")
-    others = sets_at(p, store)
-    if data.hash not in set(others["image_hash"]):
-        task = plan.Task("properties", source, plan.properties_params(p, source) | {"image_hash": data.hash}, ())
-        own = properties_row(next(compute(task, records.default_store())), source) | {"image_hash": data.hash}
-        others = pd.concat([others[others["dataset"] != name], pd.DataFrame([own])], ignore_index=True)
-    return others.assign(own=others["image_hash"] == data.hash)
 
 
 def runs_at(p: Params, model: str, store: Store | None = None, small: str = "") -> pd.DataFrame:
@@ -226,9 +201,6 @@ def runs_at(p: Params, model: str, store: Store | None = None, small: str = "") 
     return runs
 
 
-# ---------------------------------------------------------------------------------------- a page's campaign
-
-
 @dataclass(frozen=True)
 class Campaign:
     """The records of a campaign as a page shows them.
@@ -239,8 +211,6 @@ class Campaign:
         The campaign's parameters, with those of the page in their place.
     runs, sets : DataFrame
         `runs_frame` and `properties_frame` of it.
-    coverage : DataFrame
-        One row an image set: dataset, planned runs, stored, and how many of these fitted.
     missing : list of str
         Runs that are planned, can be reached, and are not stored, in the order of the file.
     shown : str
@@ -262,22 +232,14 @@ class Campaign:
     def sets(self) -> pd.DataFrame:
         return properties_frame(self.params, self.store)
 
-    @property
-    def coverage(self) -> pd.DataFrame:
-        planned = pd.Series([plan.set_name(source) for source, *_ in plan.cells(self.params)], dtype=str)
-        planned, runs = planned.value_counts(sort=False), self.runs
-        fitted = runs.groupby("dataset")["fitted"].agg(["size", "sum"]) if len(runs) else pd.DataFrame()
-        fitted = fitted.reindex(planned.index, columns=["size", "sum"]).fillna(0).astype(int)
-        table = {"planned runs": planned, "stored": fitted["size"], "fitted": fitted["sum"]}
-        return pd.DataFrame(table).rename_axis("dataset").reset_index()
-
     @cached_property
     def missing(self) -> list[str]:
-        keys = ["model", "dataset", "n_train", "seed"]
-        there = [plan.run_label(*row) for row in self.runs[keys].itertuples(index=False)] if len(self.runs) else []
-        there = {*there, *records.read_unreachable(records.published_file(self.params.name))}
-        cells = plan.cells(self.params)
-        planned = [plan.run_label(model, plan.set_name(source), n, seed) for source, model, n, seed in cells]
+        rows = self.runs.reindex(columns=["model", "dataset", "n_train", "seed"]).itertuples(index=False)
+        there = {*itertools.starmap(plan.run_label, rows)}
+        there |= records.read_unreachable(records.published_file(self.params.name)).keys()
+        planned = [
+            plan.run_label(model, plan.set_name(source), *rest) for source, model, *rest in plan.cells(self.params)
+        ]
         return [label for label in planned if label not in there]
 
     @property
@@ -320,24 +282,21 @@ def open(namespace: dict) -> Campaign:
     >>> run.params.grey_level, "k_f" in run.sets
     (4, True)
     """
-    file, given = parameters.of_page(namespace)
-    p = parameters.read(file, given)
-    own = given.get("datasets") and not parameters.whole(given)
+    p, file, changed = parameters.of_page(namespace)
+    own = "datasets" in changed
     try:
         for source in p.datasets if own else ():
             images.find(source)
     except images.UnknownImageSet as error:
         raise CampaignError(str(error)) from None
-    if parameters.whole(given) and Path(file).stem != p.name:  # papermill injected a whole file
-        file = f"params/{p.name}.yaml"
-    if own and file == parameters.OWN and "per_class" not in given:  # M is what the smallest class has, if fewer
+    if own and file == parameters.OWN:  # M is what the smallest class has, if that is fewer
         sets = (measurement.matched(source, p.size, p.channels, p.pixel_range) for source in p.datasets)
         least = min(n for data in sets for n in measurement.without_conflicts(data).counts().values() if n)
-        given = given | {"per_class": min(least, p.per_class)}
-        p = parameters.read(file, given)
-    changed = parameters.changed(p, file, given)
+        if least < p.per_class:
+            changed = changed | {"per_class": least}
+            p = parameters.read(file, changed | {"compute": p.compute})
     local = p.compute or own or not records.published_file(p.name).exists()
-    found = Campaign(p, parameters.shown(file), changed, records.default_store() if local else None)
+    found = Campaign(p, file, changed, records.default_store() if local else None)
     if p.compute:
         from intrinsic.campaigns import execution
 

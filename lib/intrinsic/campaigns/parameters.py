@@ -1,6 +1,6 @@
 """The parameter file: one schema, flat keys, unknown keys refused with a suggestion."""
 
-import ast
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from intrinsic import images
+from intrinsic.images.entries import sentence
 from intrinsic.images.sets import suggest
 from intrinsic.networks import models
 
@@ -16,6 +17,8 @@ NO_CAMPAIGN = ("datasets.yaml", "claims.yaml", "further.yaml", "growth.yaml", "t
 PUBLISHED = "params/published.yaml"
 OWN = "params/forecast.yaml"  # the runs of a page on image sets that the published campaign lacks: minutes, not hours
 PLAIN = (str, int, float, bool, list, dict, type(None))
+WHOLE = {"name", "runs"}  # keys that a whole parameter file has
+ASSIGNED = r"(?m)^(\w+) *=(?!=)"  # names that a cell assigns in lines of its own
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
@@ -105,64 +108,22 @@ class Params(BaseModel):
 
     @model_validator(mode="after")
     def _can_be_computed(self):
+        """Some runs fail on every image set, or a key changes nothing."""
         if self.grey_level not in self.grey_levels:
             raise ValueError(f"grey_level {self.grey_level} is not one of grey_levels {self.grey_levels}")
-        if why := impossible(self):
-            raise ValueError(why)
-        return self
-
-
-def impossible(p: Params) -> str:
-    """Say why some runs fail on every image set, or why a key changes nothing; else ""."""
-    if p.protocol == "paper" and p.warmup_steps:
-        return f"warmup_steps is {p.warmup_steps}, but the paper's protocol has no warm-up: leave one of them out"
-    if p.k >= 2 * p.per_class:
-        return (
-            f"k = {p.k} neighbors are not among 2 x per_class = {2 * p.per_class} images: give a smaller k or a "
-            "larger per_class"
-        )
-    for i, block in enumerate(p.runs, 1):
-        if p.k >= min(block.n_train):
-            return (
-                f"k = {p.k} neighbors are not among the n_train = {min(block.n_train)} images of block {i} of runs: "
-                "give a smaller k or a larger n_train"
-            )
-        for model in block.models:
-            if p.size < (least := models.smallest_size(model)):
-                return (
-                    f"size = {p.size} is too small for {model} in block {i} of runs, which reads {least} pixels a "
-                    "side or more: give a larger size or another network"
+        if self.protocol == "paper" and self.warmup_steps:
+            raise ValueError(f"warmup_steps = {self.warmup_steps}, but protocol = paper has no warm-up: leave one out")
+        sizes = [(n, "n_train") for block in self.runs for n in block.n_train]
+        least, what = min([(2 * self.per_class, "2 x per_class"), *sizes])
+        if self.k >= least:
+            raise ValueError(f"k = {self.k} neighbors are not among {what} = {least} images: give a smaller k")
+        for model in (model for block in self.runs for model in block.models):
+            if self.size < (least := models.smallest_size(model)):
+                raise ValueError(
+                    f"size = {self.size} is too small for {model}, which reads {least} pixels a side or more: give a "
+                    "larger size or another network"
                 )
-    return ""
-
-
-def _place(loc: tuple) -> str:
-    """Name a place in a parameter file: ("runs", 1, "seeds", 0) is `block 2 of runs: seeds: entry 1`."""
-    parts = list(loc)
-    if len(parts) > 1 and parts[0] == "runs" and isinstance(parts[1], int):
-        parts[:2] = [f"block {parts[1] + 1} of runs"]
-    return ": ".join(f"entry {part + 1}" if isinstance(part, int) else str(part) for part in parts)
-
-
-def _unknown(key, known, where: str) -> str:
-    return f"{where}: {key!r} is not a parameter, so it would change nothing{suggest(key, known)}"
-
-
-def _sentence(error: ValidationError, where: str) -> str:
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    loc, found = first["loc"], first["input"]
-    if not loc:
-        return f"{where}: {first['msg'].removeprefix('Value error, ')}"
-    if first["type"] == "extra_forbidden":
-        *outside, key = loc
-        known = (RunBlock if outside else Params).model_fields
-        return _unknown(key, known, f"{where}: {_place(outside)}" if outside else where)
-    said = {
-        "missing": "it is missing, so it is not known what to run; give it",
-        "model_type": "a block holds `key: value` lines, as in params/quick.yaml",
-        "too_short": "it is empty, so nothing would be computed for it; give at least one",
-    }.get(first["type"], first["msg"].removeprefix("Value error, "))
-    return f"{where}: {_place(loc)}: {said}" + ("" if first["type"] == "missing" else f" (found {found!r})")
+        return self
 
 
 def files() -> list[Path]:
@@ -175,16 +136,12 @@ def _body(path: Path) -> dict:
     try:
         body = images.plain_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(str(p.relative_to(images.REPOSITORY)) for p in files())
+        known = ", ".join(map(shown, files()))
         raise CampaignError(f"there is no parameter file {path}; this book has {known}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise CampaignError(f"{path} cannot be read as a parameter file: {error}") from None
-    except yaml.YAMLError as error:
-        raise CampaignError(f"{path} is not valid YAML ({images.yaml_reason(error)}); correct it") from None
-    if not isinstance(body, dict):
-        raise CampaignError(f"{path} must hold `key: value` lines, as params/quick.yaml does")
-    if wrong := [key for key in body if not isinstance(key, str)]:
-        raise CampaignError(_unknown(wrong[0], Params.model_fields, str(path)))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise CampaignError(f"{path} cannot be read as YAML ({images.yaml_reason(error)}); correct it") from None
+    if not isinstance(body, dict) or not all(isinstance(key, str) for key in body):
+        raise CampaignError(f"{path} must hold `key: value` lines, as params/quick.yaml does; it holds {body!r:.80}")
     return body
 
 
@@ -192,7 +149,7 @@ def _checked(body: dict, where: str) -> Params:
     try:
         return Params(**body)
     except ValidationError as error:
-        raise CampaignError(_sentence(error, where)) from None
+        raise CampaignError(f"{where}: {sentence(error, [*Params.model_fields, *RunBlock.model_fields])}") from None
 
 
 def _found(path: Path | str) -> Path:
@@ -208,53 +165,31 @@ def shown(path: Path | str) -> str:
     return (path.relative_to(images.REPOSITORY) if path.is_relative_to(images.REPOSITORY) else path).as_posix()
 
 
-def changed(p: Params, path: Path | str, keys) -> dict:
-    """Those of the keys whose values are others than in the parameter file."""
-    ours = p.model_dump(mode="json")
-    theirs = (read(path) if _found(path).exists() else Params()).model_dump(mode="json")
-    return {key: ours[key] for key in keys if key != "compute" and ours[key] != theirs[key]}
-
-
 def read(path: Path | str, overrides: dict | None = None) -> Params:
     """Read the parameters of a YAML file, which is looked for here, then in the repository.
 
-    overrides: values in place of the file's. `datasets` replaces the image sets of all runs; empty keeps them. Where
-    `name` and `runs` are among them they are a whole parameter file, and only their keys count. Raises CampaignError.
+    overrides: values in place of the file's. `datasets` that is not empty replaces the image sets of all runs, in the
+    blocks that all sets share, or in every block where none is shared. With `name` and `runs` the values are a whole
+    parameter file, as `papermill -f` gives it, and only their keys count. Raises CampaignError.
 
     >>> read("params/published.yaml", {"datasets": ["digits"]}).datasets
     ['digits']
     """
-    path = _found(path)
-    if not overrides:
-        return _checked(_body(path), str(path))
-    overrides = dict(overrides)
+    path, overrides = _found(path), dict(overrides or {})
     if not overrides.get("datasets", True):
         del overrides["datasets"]
-    if whole(overrides):
+    if overrides.keys() >= WHOLE:
         return _checked(overrides, "parameters")
     p = _checked({**_body(path), **overrides}, str(path))
-    return instead(p, p.datasets) if "datasets" in overrides else p
-
-
-def whole(keys) -> bool:
-    """Whether keys are those of a whole parameter file, as `papermill -f` gives them to a page."""
-    return {"name", "runs"} <= set(keys)
-
-
-def params(**keys) -> Params:
-    """Make parameters of keywords; unknown keys are refused."""
-    return _checked(keys, "parameters")
-
-
-def instead(p: Params, datasets: list[str]) -> Params:
-    """The campaign on other image sets: the blocks that all of its sets share, or every block where none is shared."""
+    if "datasets" not in overrides:
+        return p
     shared = [block for block in p.runs if block.datasets is None] or p.runs
     blocks = [block.model_copy(update={"datasets": None}) for block in shared]
-    return p.model_copy(update={"datasets": list(dict.fromkeys(datasets)), "runs": blocks})
+    return p.model_copy(update={"datasets": list(dict.fromkeys(p.datasets)), "runs": blocks})
 
 
-def of_page(namespace: dict) -> tuple[str, dict]:
-    """Take the parameters of a page from its namespace: the campaign's file, and the keys that the schema knows.
+def of_page(namespace: dict) -> tuple[Params, str, dict]:
+    """Take the parameters of a page from its namespace; its campaign's file, and values that are not as in the file.
 
     On image sets that the published campaign lacks, the file is OWN. Raises CampaignError for what papermill injected
     and neither the schema nor the page knows.
@@ -262,19 +197,25 @@ def of_page(namespace: dict) -> tuple[str, dict]:
     cells = [str(cell) for cell in namespace.get("In", ())]
     for i, cell in enumerate(cells):
         if cell.startswith("# Parameters\n"):
-            own, given = set().union(*map(_assigned, cells[:i])), _assigned(cell)
-            declared = own | {"campaign", *Params.model_fields}
-            if not whole(given):  # `dataset` changes pages of one image set alone
-                declared -= {"dataset"} - own
-            for key in given - declared:
-                raise CampaignError(_unknown(key, declared, "papermill's parameters"))
-    found = {key: namespace[key] for key in Params.model_fields if isinstance(namespace.get(key, ...), PLAIN)}
-    if isinstance(found.get("datasets"), str):
-        found["datasets"] = _listed(found["datasets"])
-    file, own = str(namespace.get("campaign") or PUBLISHED), found.get("datasets")
-    if file == PUBLISHED and own and not whole(found) and any(one not in read(file).datasets for one in own):
+            known, given = {*Params.model_fields, "campaign"}, set(re.findall(ASSIGNED, cell))
+            if not given >= WHOLE:  # `dataset` changes pages of one image set alone
+                known -= {"dataset"}
+            known |= set(re.findall(ASSIGNED, "\n".join(cells[:i])))
+            for key in given - known:
+                raise CampaignError(f"papermill's {key!r} is no parameter of this page{suggest(key, known)}")
+    given = {key: namespace[key] for key in Params.model_fields if isinstance(namespace.get(key, ...), PLAIN)}
+    if isinstance(given.get("datasets"), str):
+        given["datasets"] = _listed(given["datasets"])
+    file, whole = str(namespace.get("campaign") or PUBLISHED), given.keys() >= WHOLE
+    own = [] if whole or not isinstance(given.get("datasets"), list) else given["datasets"]
+    if file == PUBLISHED and any(one not in read(file).datasets for one in own):
         file = OWN
-    return file, found
+    p = read(file, given)
+    if whole and Path(file).stem != p.name:
+        file = f"params/{p.name}.yaml"
+    ours, theirs = (one.model_dump(mode="json") for one in (p, read(file) if _found(file).exists() else Params()))
+    changed = {key: ours[key] for key in given if key != "compute" and ours[key] != theirs[key]}
+    return p, shown(file), changed | ({"datasets": p.datasets} if own else {})
 
 
 def _listed(text: str) -> list:
@@ -283,14 +224,3 @@ def _listed(text: str) -> list:
         return images.plain_yaml(text) if text.lstrip().startswith("[") else [text]
     except yaml.YAMLError as error:
         raise CampaignError(f"datasets: {text} is no list ({images.yaml_reason(error)})") from None
-
-
-def _assigned(source: str) -> set[str]:
-    """Names that a cell assigns in lines of its own."""
-    try:
-        body = ast.parse(source).body
-    except SyntaxError:  # of a cell with IPython's own commands
-        return set()
-    return {
-        one.id for line in body if isinstance(line, ast.Assign) for one in line.targets if isinstance(one, ast.Name)
-    }

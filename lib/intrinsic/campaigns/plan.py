@@ -1,18 +1,17 @@
 """A parameter file -> the grid of its runs -> tasks with the ids of the records that they leave."""
 
+import itertools
 import os
-from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from intrinsic import images
 from intrinsic.campaigns import records
-from intrinsic.campaigns.parameters import CampaignError, Params, impossible
+from intrinsic.campaigns.parameters import CampaignError, Params
 from intrinsic.campaigns.records import METHOD_VERSIONS, Store
 from intrinsic.networks import models, representations, training
 from intrinsic.properties import measurement
@@ -27,30 +26,33 @@ FGSM_KEYS = ("attack", "grey_levels", "n_images", "method_version")
 Key = tuple[str, str]  # kind and id of a record
 
 
-# ------------------------------------------------------------------------------------- image sets
-
-
-def entry(source) -> images.Entry | None:
+def entry(source: str) -> images.Entry | None:
     """The catalogue's entry of an image set; None for a path."""
-    return source if isinstance(source, images.Entry) else images.catalogue().get(source)
+    return images.catalogue().get(source)
 
 
-def set_name(source) -> str:
+def set_name(source: str) -> str:
     """The name of an image set in records."""
-    if found := entry(source):
-        return found.name if found.about or not isinstance(source, images.Entry) else found.title
-    return images.name_of(Path(source).expanduser())
+    return source if entry(source) else images.name_of(Path(source).expanduser())
 
 
-def family(source) -> str:
+def family(source: str) -> str:
     """Sets made of the same pictures are one family, which statistics count once."""
     found = entry(source)
     return (found.family if found else "") or set_name(source)
 
 
 def sources(p: Params) -> list[str]:
-    """Every image set of a campaign, those of single blocks included."""
-    return list(dict.fromkeys([*p.datasets, *(source for source, *_ in cells(p))]))
+    """Every image set of a campaign, those of single blocks included. Raises CampaignError for two of one name."""
+    first: dict[str, str] = {}
+    found = list(dict.fromkeys([*p.datasets, *(source for source, *_ in cells(p))]))
+    for source in found:
+        if first.setdefault(name := set_name(source), source) != source:
+            raise CampaignError(
+                f"the image sets {first[name]} and {source} are both {name!r} in records, which would mix their "
+                "numbers: rename one, or leave it out"
+            )
+    return found
 
 
 def present(p: Params) -> tuple[Params, dict[str, str]]:
@@ -65,28 +67,13 @@ def present(p: Params) -> tuple[Params, dict[str, str]]:
     return p.model_copy(update={"datasets": left, "runs": [block for block in blocks if block.datasets]}), absent
 
 
-# --------------------------------------------------------------------------------------- the grid
-
-
 def cells(p: Params) -> dict[tuple, int | None]:
-    """{(source, model, n_train, seed): radius_images of its block}, in the order of the file; the first one counts.
-
-    Raises CampaignError where two image sets of the campaign have one name.
-    """
+    """{(source, model, n_train, seed): radius_images of its block}, in the order of the file; the first one counts."""
     found: dict[tuple, int | None] = {}
     for block in p.runs:
-        for source in block.datasets or p.datasets:
-            for model in block.models:
-                for seed in block.seeds:
-                    for n_train in block.n_train:
-                        found.setdefault((source, model, n_train, seed), block.radius_images)
-    first: dict[str, str] = {}
-    for source in dict.fromkeys([*p.datasets, *(source for source, *_ in found)]):
-        if first.setdefault(name := set_name(source), source) != source:
-            raise CampaignError(
-                f"the image sets {first[name]} and {source} are both {name!r} in records, which would mix their "
-                "numbers: rename one, or leave it out"
-            )
+        for cell in itertools.product(block.datasets or p.datasets, block.models, block.seeds, block.n_train):
+            source, model, seed, n_train = cell
+            found.setdefault((source, model, n_train, seed), block.radius_images)
     return found
 
 
@@ -132,9 +119,9 @@ def precisions(p: Params, wanted: dict) -> list[str]:
     return list(dict.fromkeys([wanted["precision"], *others]))
 
 
-def attack_params(p: Params, radius_images: int | None = None) -> dict:
-    """Params of the record of the attacks on a network, without its parent."""
-    return {
+def hanging_params(p: Params, layers: Iterable[str], radius_images: int | None = None) -> dict[str, list[dict]]:
+    """{kind: params} of the records that hang on a training run, without its id as their parent."""
+    attack = {
         "attack": "fgsm",
         "grey_levels": list(p.grey_levels),
         "n_images": p.attack_images,
@@ -142,22 +129,15 @@ def attack_params(p: Params, radius_images: int | None = None) -> dict:
         "pgd_steps": p.pgd_steps if p.pgd_levels else None,
         "radius_images": p.radius_images if radius_images is None else radius_images,
         "sanity_images": p.sanity_images,
-        "method_version": METHOD_VERSIONS["attack"],
     }
-
-
-def representation_params(p: Params, layer: str) -> dict:
-    """Params of the record of a layer's dimension, without its parent."""
-    return {"layer": layer, "k": p.k, "method_version": METHOD_VERSIONS["representation"]}
-
-
-def slope_params(p: Params) -> dict:
-    """Params of the record of a network's slope, without its parent."""
-    return {"pairs": p.slope_pairs, "points": SLOPE_POINTS, "method_version": METHOD_VERSIONS["slope"]}
+    mapped = [{"layer": layer, "k": p.k} for layer in layers]
+    slope = [{"pairs": p.slope_pairs, "points": SLOPE_POINTS}] if p.slope_pairs else []
+    found = {"attack": [attack], "representation": mapped, "slope": slope}
+    return {kind: [one | {"method_version": METHOD_VERSIONS[kind]} for one in all_] for kind, all_ in found.items()}
 
 
 @lru_cache
-def layers(model: str, which: str = "blocks") -> tuple[str, ...]:
+def layers(model: str, which: str) -> tuple[str, ...]:
     """Layers whose dimension is measured: "paper", the paper's one; "blocks", every block from first to last."""
     paper = models.representation_layer(model)
     if which == "paper":
@@ -165,9 +145,6 @@ def layers(model: str, which: str = "blocks") -> tuple[str, ...]:
     with torch.device("meta"):
         found = representations.blocks(models.create(model, channels=3))
     return tuple(found) if paper in found else (paper, *found)
-
-
-# ------------------------------------------------------------------------------------------- tasks
 
 
 @dataclass(frozen=True)
@@ -230,10 +207,8 @@ class Plan:
 def plan(p: Params) -> Plan:
     """Make all tasks of a campaign: the properties of every image set, then the training runs as in the file.
 
-    Raises CampaignError where tasks can only fail, and where two image sets have one name.
+    Raises CampaignError where two image sets have one name.
     """
-    if why := impossible(p):
-        raise CampaignError(f"{p.name}: {why}")
     grid, measured, trained, unreachable, incomparable = cells(p), [], {}, [], []
     for source in sources(p):
         data = measurement.matched(source, p.size, p.channels, p.pixel_range)
@@ -259,11 +234,8 @@ def plan(p: Params) -> Plan:
 def _training_task(p: Params, cell: tuple, radius_images: int | None, hashes: dict, n_classes: int) -> Task:
     source, model, n_train, seed = cell
     wanted = training_params(p, source, model, n_train, seed)
-    hanging = {
-        "attack": [attack_params(p, radius_images)],
-        "representation": [representation_params(p, layer) for layer in layers(model, p.layers)],
-        "slope": [slope_params(p)] if p.slope_pairs and n_classes == 2 else [],
-    }
+    hanging = hanging_params(p, layers(model, p.layers), radius_images)
+    hanging["slope"] = hanging["slope"] if n_classes == 2 else []
     ways = []
     for precision in precisions(p, wanted):
         parent = records.record_id("training", wanted | hashes | {"precision": precision})
@@ -292,25 +264,3 @@ def environment(tasks: Collection[Task]) -> dict[str, str]:
     catalogues = os.pathsep.join(str(file.absolute()) for file in images.catalogue_files()[1:])
     known = {name: os.environ[name] for name in sorted(names) if os.environ.get(name)}
     return known | ({"INTRINSIC_CATALOGUE": catalogues} if catalogues else {})
-
-
-def estimate(tasks: Collection[Task], store: Store) -> dict[tuple, float | None]:
-    """{(model, N): median seconds of such runs in the records, with what hangs on them}; None where there are none.
-
-    Properties are ("properties", 0).
-    """
-    hung: Counter[str] = Counter()
-    for kind in ("attack", "representation", "slope"):
-        for record in records.collected(kind, store):
-            hung[record.params["parent"]] += record.provenance.get("seconds", 0.0)
-    seconds: dict[tuple, list[float]] = {}
-    for kind in ("properties", "training"):
-        for record in records.collected(kind, store):
-            seconds.setdefault(_cost(record.params), []).append(record.provenance.get("seconds", 0.0) + hung[record.id])
-    keys = {_cost(task.params) for task in tasks}
-    return {key[:2]: float(np.median(seconds[key])) if key in seconds else None for key in keys}
-
-
-def _cost(params: dict) -> tuple:
-    """What the seconds of a task depend on."""
-    return params.get("model", "properties"), params.get("n_train", 0), params["size"]

@@ -1,8 +1,7 @@
 """One run, one record: what was asked (params), what came out (metrics, series), where (provenance).
 
-A record's id is the hash of its kind and its params, which hold what decides the numbers and nothing else. A record is
-written to a draft and renamed, so a file in the store is whole or absent. The working store keeps one JSON file a
-record; a published campaign is one sorted JSON Lines file.
+Params hold what decides the numbers and nothing else. The working store keeps one JSON file a record; a published
+campaign is one sorted JSON Lines file.
 """
 
 import contextlib
@@ -15,7 +14,7 @@ import platform
 import subprocess
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -31,12 +30,7 @@ HASHES = ("image_hash", "split_hash")
 METHOD_VERSIONS = {"properties": 4, "training": 2, "attack": 2, "representation": 2, "slope": 1}
 KINDS = tuple(METHOD_VERSIONS)
 
-
 _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
-
-
-class BadOutput(ValueError):
-    """A file to write whose name does not fit what it would hold."""
 
 
 class RecordError(ValueError):
@@ -144,10 +138,10 @@ def provenance(**facts) -> dict:
 
 
 def writable(path: Path | str, ending: str) -> Path:
-    """Check the path of a file that a user names to be written, before any work is done for it. Raises BadOutput."""
+    """Check the path of a file that a user names to be written, before any work is done for it. Raises ValueError."""
     path = Path(path).expanduser()
     if path.suffix.lower() != ending or path.is_dir() or not path.parent.is_dir():
-        raise BadOutput(f"{path} cannot be written: name a file that ends in {ending}, in a folder that exists")
+        raise ValueError(f"{path} cannot be written: name a file that ends in {ending}, in a folder that exists")
     return path
 
 
@@ -167,7 +161,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 class Store:
-    """A folder of records, one JSON file each: `root/KIND/ID.json`."""
+    """A folder of records, one JSON file each; beside them notes of failures, checkpoints and kept weights."""
 
     def __init__(self, root: Path | str):
         self.root = Path(root)
@@ -175,15 +169,8 @@ class Store:
             raise RecordError(f"{self.root} is a file, so it holds no records: name a folder in INTRINSIC_STORE")
 
     def path(self, kind: str, id: str) -> Path:
-        return self.root / kind / f"{id}.json"
-
-    def checkpoint(self, id: str) -> Path:
-        """Where a training run keeps its state until its records are stored."""
-        return self.root / "checkpoints" / f"{id}.safetensors"
-
-    def weights(self, id: str) -> Path:
-        """Where a trained network stays, if it does."""
-        return self.root / "weights" / f"{id}.safetensors"
+        """The file of a record; of `failed`, `checkpoints` (of runs in training) or `weights` (of trained networks)."""
+        return self.root / kind / f"{id}{'.safetensors' if kind in ('checkpoints', 'weights') else '.json'}"
 
     def __contains__(self, key: tuple[str, str]) -> bool:
         """Whether the record is there and can be read; one that cannot is replaced when it is computed again."""
@@ -201,35 +188,29 @@ class Store:
         path = self.path(kind, id)
         return Record.from_json(path.read_bytes(), str(path), (kind, id))
 
-    def ids(self, kind: str) -> list[str]:
-        return sorted(path.stem for path in (self.root / kind).glob("[!.]*.json"))
-
-    def keys(self) -> set[tuple[str, str]]:
+    def keys(self, kinds: Iterable[str] = KINDS) -> set[tuple[str, str]]:
         """Kind and id of every record."""
-        return {(kind, id) for kind in KINDS for id in self.ids(kind)}
+        return {(kind, path.stem) for kind in kinds for path in (self.root / kind).glob("[!.]*.json")}
 
     def records(self, kind: str) -> Iterator[Record]:
         """The records of a kind that can be read; one warning counts the others."""
         errors = []
-        for id in self.ids(kind):
+        for key in sorted(self.keys([kind])):
             try:
-                yield self.read(kind, id)
+                yield self.read(*key)
             except RecordError as error:
                 errors.append(error)
         if errors:
             warnings.warn(f"{kind} records left out: {len(errors)}, the first: {errors[0]}", stacklevel=2)
 
-    def note(self, kind: str, id: str) -> Path:
-        """Where it stands why a run failed."""
-        return self.root / "failed" / f"{kind}-{id}.json"
-
     def fail(self, kind: str, id: str, **facts: str) -> None:
         """Note that a run failed: label, reason, traceback. The next note of it, or `forgive`, takes its place."""
-        write_text(self.note(kind, id), json.dumps({**facts, "written": _now()}, sort_keys=True) + "\n")
+        note = self.path("failed", f"{kind}-{id}")
+        write_text(note, json.dumps({**facts, "written": _now()}, sort_keys=True) + "\n")
 
     def failure(self, kind: str, id: str) -> dict | None:
         """The note of a run that failed, or None."""
-        note = self.note(kind, id)
+        note = self.path("failed", f"{kind}-{id}")
         try:
             return json.loads(note.read_bytes()) if note.exists() else None
         except ValueError:
@@ -237,7 +218,7 @@ class Store:
 
     def forgive(self, kind: str, id: str) -> None:
         """Forget that a run failed."""
-        self.note(kind, id).unlink(missing_ok=True)
+        self.path("failed", f"{kind}-{id}").unlink(missing_ok=True)
 
 
 def default_store() -> Store:
@@ -253,36 +234,28 @@ def published_file(name: str) -> Path:
     return REPOSITORY / "book" / "records" / f"{name}.jsonl"
 
 
-def published_files() -> list[Path]:
-    return sorted((REPOSITORY / "book" / "records").glob("*.jsonl"))
-
-
-def unreachable_file(path: Path | str) -> Path:
-    """NAME.unreachable.json beside the published NAME.jsonl: runs of the plan for which a set has too few images."""
-    return Path(path).with_suffix(".unreachable.json")
-
-
-def read_unreachable(path: Path | str) -> dict[str, str]:
-    """{run: why its image set cannot reach it} beside a published file; {} where none is."""
-    file = unreachable_file(path)
+def read_unreachable(path: Path) -> dict[str, str]:
+    """{run: why its image set has too few images} of NAME.unreachable.json beside the published NAME.jsonl."""
+    file = path.with_suffix(".unreachable.json")
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def read_published(path: Path | str) -> list[Record]:
-    """The records of one published campaign."""
+def read_published(path: Path | str) -> dict[tuple[str, str], Record]:
+    """{(kind, id): record} of one published campaign."""
     lines = Path(path).read_bytes().splitlines()
-    return [Record.from_json(line, where=f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+    found = [Record.from_json(line, where=f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+    return {(record.kind, record.id): record for record in found}
 
 
 @lru_cache(maxsize=32)
 def _published(path: Path, stamp: tuple) -> dict[tuple[str, str], Record]:
-    return {(record.kind, record.id): record for record in read_published(path)}
+    return read_published(path)
 
 
 def published() -> dict[tuple[str, str], Record]:
     """{(kind, id): record} of book/records; a file is parsed again only when it has changed."""
     found = {}
-    for path in published_files():
+    for path in sorted((REPOSITORY / "book" / "records").glob("*.jsonl")):
         stat = path.stat()
         found |= _published(path, (stat.st_mtime_ns, stat.st_size, stat.st_ino))
     return found
@@ -295,10 +268,3 @@ def collected(kind: str, store: Store | None = None) -> list[Record]:
         if which == kind:
             found.setdefault(id, record)
     return list(found.values())
-
-
-def state(store: Store) -> str:
-    """A hash of the records that a page could be built from, working and published."""
-    paths = [file for path in published_files() for file in (path, unreachable_file(path)) if file.exists()]
-    files = [f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
-    return hashlib.sha256(" ".join([*map("/".join, sorted(store.keys())), *files]).encode()).hexdigest()[:16]

@@ -22,7 +22,7 @@ def complete(task: Task, store: Store) -> None:
     for record in compute(task, store):
         store.write(record)
     if task.kind == "training":
-        checkpoints.discard(store.checkpoint(task.keys[0][1]))
+        checkpoints.discard(store.path("checkpoints", task.keys[0][1]))
 
 
 def compute(task: Task, store: Store) -> Iterator[Record]:
@@ -36,28 +36,28 @@ def compute(task: Task, store: Store) -> Iterator[Record]:
         yield from _Run(task, data, store).records()
         return
     started = time.perf_counter()
-    found = measurement.properties(data, **{key: p[key] for key in ("per_class", "draws", "k", "seed")})
-    metrics, reasons, series = found
+    how = {key: p[key] for key in ("per_class", "draws", "k", "seed")}
+    metrics, reasons, series = measurement.properties(data, **how)
     facts = records.provenance(seconds=time.perf_counter() - started, domain=data.images.domain)
     yield Record("properties", p, *records.finite(metrics, reasons), series, facts)
 
 
 @dataclass
 class _Run:
-    """A training run at work: its images, its split, its network."""
+    """A training run at work; `_attacked`, `_steepest` and `_mapped` yield params, metrics and reasons of records."""
 
     task: Task
     data: measurement.Matched
     store: Store
 
     def __post_init__(self):
-        p, task = self.task.params, self.task
+        p = self.task.params
         self.split = images.split(self.data.images, p["n_train"], p["seed"], groups=self.data.groups)
         self.train_set = self.data.images[self.split.train]
         test_set = self.data.images[self.split.test]
         self.x, self.y = images.as_unit(self.train_set), self.train_set.labels
         self.x_test, self.y_test = images.as_unit(test_set), test_set.labels
-        self.todo = set(task.missing(self.store))
+        self.todo = set(self.task.missing(self.store))
         self.facts: dict = {}  # of the provenance of what hangs on the run
 
     def records(self) -> Iterator[Record]:
@@ -79,7 +79,7 @@ class _Run:
     def _trained(self) -> Iterator[Record]:
         """Train the network, or take its kept weights where its own record is stored."""
         started, key, network = time.perf_counter(), self.task.keys[0], self._created()
-        weights = self.store.weights(key[1])
+        weights = self.store.path("weights", key[1])
         if key not in self.todo and weights.exists():
             with contextlib.suppress(checkpoints.DamagedFile):  # then it is trained again
                 checkpoints.load_weights(network, weights)
@@ -94,7 +94,7 @@ class _Run:
             **{name: p[name] for name in TRAINING},
             min_steps=p["min_steps"] or 0,
             warmup_steps=p.get("warmup_steps", 0),
-            checkpoint=self.store.checkpoint(key[1]),
+            checkpoint=self.store.path("checkpoints", key[1]),
             checkpoint_minutes=self.task.checkpoint_minutes,
         )
         self.network = network
@@ -115,8 +115,6 @@ class _Run:
         facts = {"training_seconds": result.seconds, "stopped": result.reason, "domain": self.data.images.domain}
         facts = records.provenance(seconds=time.perf_counter() - started, **facts)
         return Record("training", self.task.params, *records.finite(metrics, reasons), series, facts)
-
-    # each of the following yields (params, metrics, reasons) of the records that are asked for
 
     def _attacked(self, todo: list[dict]) -> Iterator[tuple[dict, dict, dict]]:
         for wanted in todo:

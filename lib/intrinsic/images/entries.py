@@ -318,7 +318,7 @@ def sentence(error, known):
         else:
             text = found["msg"].removeprefix("Value error, ")
             text = f"{place}: {text}" if place else text
-            shown = found["type"] in ("literal_error", "pattern_regex", "string_pattern_mismatch")
+            shown = found["type"] != "value_error" and not isinstance(found["input"], dict)
             text += f", not {found['input']!r}" if shown else ""
         parts.append(text)
     return "; ".join(parts)

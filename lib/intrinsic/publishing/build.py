@@ -1,8 +1,6 @@
-"""Parameter file -> executed notebooks -> the book as HTML. Nothing is written outside the build folder.
+"""Parameter file -> executed notebooks -> what Sphinx reads -> the book as HTML.
 
-_build/executed/   one executed notebook a page, kept while its inputs are unchanged
-_build/source/     what Sphinx reads: configuration, table of contents, text, executed notebooks
-_build/html/       the book
+Nothing is written outside the build folder, whose parts are executed/, source/ and html/.
 """
 
 import hashlib
@@ -18,10 +16,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import yaml
+from sphinx_external_toc.parsing import parse_toc_data
 from tqdm import tqdm
 
 from intrinsic import images
 from intrinsic.campaigns import parameters, records
+from intrinsic.campaigns.plan import environment
 
 TEMPLATE = "book/yours/image_set"
 TEXTS = (".md", ".yml", ".bib", ".css", ".js", ".svg", ".png", ".webp", ".jpg")
@@ -61,7 +61,7 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
     BookError
         Where a run or a notebook fails, or Sphinx warns. What was finished is kept.
     """
-    toc = _toc()
+    toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
     p = None if params is None else parameters.read(params)
     pages = plan(toc, given(params), [] if p is None else p.datasets)
     if p is not None and compute:
@@ -73,23 +73,12 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
             raise BookError(f"{len(outcome.failed)} runs failed, so the book would lack them; {label}: {reason}")
     if sets := [{"file": page.name, "title": page.title} for page in pages if page.title is not None]:
         toc.setdefault("parts", []).append({"caption": "Image sets on this machine", "chapters": sets})
-    index = _make(pages, toc, _folder(output), progress=progress)
+    folder = (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
+    execute(pages, folder / "executed", state=str(sorted(records.default_store().keys())), progress=progress)
+    assemble(pages, toc, folder)
+    index = render(folder)
     print(index)
     return index
-
-
-def _toc() -> dict:
-    return yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
-
-
-def _make(pages, toc, folder, *, progress=True) -> Path:
-    execute(pages, folder / "executed", state=records.state(records.default_store()), progress=progress)
-    assemble(pages, toc, folder)
-    return render(folder)
-
-
-def _folder(output) -> Path:
-    return (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
 
 
 # ------------------------------------------------------------------------------------------ the plan
@@ -107,22 +96,13 @@ def given(params) -> dict:
 def plan(toc: dict, values: dict, datasets=()) -> list[Page]:
     """Return the notebooks of a table of contents with the parameters of each, and a page an image set."""
     pages = []
-    for name in files(toc):
+    for name in parse_toc_data(toc):
         source = images.REPOSITORY / f"{name}.ipynb"
         if source.exists():
             pages.append(Page(source, name, _parameters(source, values)))
         elif name != "genindex" and not source.with_suffix(".md").exists():
             raise BookError(f"_toc.yml names {name}, but there is no {name}.ipynb or {name}.md; write one of them")
     return pages + [set_page(dataset, values) for dataset in dict.fromkeys(datasets)]
-
-
-def files(toc) -> list[str]:
-    """Return all pages that a table of contents names, without their suffix."""
-    if isinstance(toc, list):
-        return [name for entry in toc for name in files(entry)]
-    found = [toc[key] for key in ("root", "file") if key in toc]
-    names = [str(name).removesuffix(".ipynb").removesuffix(".md") for name in found]
-    return names + [name for key in ("parts", "chapters", "sections") for name in files(toc.get(key, []))]
 
 
 def _parameters(source: Path, values: dict) -> dict:
@@ -141,10 +121,6 @@ def set_page(dataset: str, values: dict) -> Page:
         slug += f"-{hashlib.sha256(place.encode()).hexdigest()[:6]}"
     title = entry.title if entry else Path(place).name
     return Page(source, f"book/image_sets/{slug}", {**_parameters(source, values), "dataset": place}, title)
-
-
-def _short(path: Path) -> str:
-    return path.relative_to(images.REPOSITORY).as_posix() if path.is_relative_to(images.REPOSITORY) else str(path)
 
 
 # --------------------------------------------------------------------------------------- the notebooks
@@ -185,7 +161,7 @@ def _work(jobs, bar) -> list[str]:
         try:
             failed += filter(None, [_execute(page, target, key, kernel)])
         except (DeadKernelError, RuntimeError) as error:
-            failed.append(f"{_short(page.source)} could not be executed: {error}")
+            failed.append(f"{parameters.shown(page.source)} could not be executed: {error}")
             kernel = AsyncKernelManager(kernel_name="python3")
         bar.update()
     if kernel.has_kernel:
@@ -210,7 +186,7 @@ def _execute(page: Page, target: Path, key: str, kernel) -> str:
         papermill.execute_notebook(str(page.source), str(draft), km=kernel, **how)
     except papermill.PapermillExecutionError as error:
         cell = "\n".join(f"    {line}" for line in error.source.rstrip().splitlines())
-        of = f"{_short(page.source)}{f' ({page.title})' if page.title else ''}"
+        of = f"{parameters.shown(page.source)}{f' ({page.title})' if page.title else ''}"
         at = f"failed at its code cell {error.exec_count}"
         return f"{of} {at}:\n{cell}\n{error.ename}: {error.evalue}\n(as far as it came: {draft})"
     notebook = json.loads(draft.read_text(encoding="utf-8"))
@@ -272,9 +248,7 @@ def _environment(folder: Path, threads: int) -> dict:
     found |= dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     if "INTRINSIC_STORE" in os.environ:
         found["INTRINSIC_STORE"] = str(Path(os.environ["INTRINSIC_STORE"]).resolve())
-    if "INTRINSIC_CATALOGUE" in os.environ:
-        found["INTRINSIC_CATALOGUE"] = os.pathsep.join(str(file.absolute()) for file in images.catalogue_files()[1:])
-    return found
+    return found | environment([])
 
 
 def _kept(target: Path) -> str | None:
@@ -304,13 +278,11 @@ def _package_hash() -> str:
 def assemble(pages: list[Page], toc: dict, output: Path) -> Path:
     """Fill `source` with what Sphinx reads; a file that did not change keeps its time."""
     source, home = output / "source", images.REPOSITORY
-    wanted = [path for path in (home / "book").rglob("*") if path.suffix in TEXTS and "/." not in path.as_posix()]
-    made = {
-        path: path.relative_to(home) for path in [*wanted, *(home / name for name in BESIDE if (home / name).exists())]
-    }
-    for path, name in made.items():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, source / name)
+    texts = [path for path in (home / "book").rglob("*") if path.suffix in TEXTS and "/." not in path.as_posix()]
+    for path in [*texts, *filter(Path.exists, map(home.joinpath, BESIDE))]:
+        target = source / path.relative_to(home)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
     for page in pages:
         executed, target = (folder / f"{page.name}.ipynb" for folder in (output / "executed", source))
         notebook = json.loads(executed.read_text(encoding="utf-8"))

@@ -1,26 +1,22 @@
 """Theme, renderer and the charts that several pages share. Every number drawn stands in the frame that is given.
 
-Importing this module enables the theme and the renderer. A notebook then stores each chart three times:
-
-- `application/vnd.vegalite.v5+json`, which JupyterLab and the book draw;
-- `image/png`, drawn by vl-convert, for print and for pages without JavaScript;
-- `text/plain`, the description of the chart, which is its text alternative.
+Importing this module enables the theme and the renderer. A notebook then stores each chart as Vega-Lite, which
+JupyterLab and the book draw, as PNG for print and for pages without JavaScript, and as its description in words.
 """
 
 import base64
-import io
 import sys
 import textwrap
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from intrinsic.publishing.pictures import gallery, pairs  # noqa: F401  (pages take them from here)
-from intrinsic.publishing.titles import COLUMNS, interval_text, network_title, number, set_page, set_title
+from intrinsic.publishing.titles import COLUMNS, interval_texts, network_title, number, set_page, set_title
 
 sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would load this grammar of addresses for seconds
 import altair as alt  # noqa: E402
+from altair.utils.mimebundle import spec_to_mimebundle  # noqa: E402
 
 if sys.modules["rfc3987_syntax"] is None:
     del sys.modules["rfc3987_syntax"]
@@ -70,22 +66,17 @@ def theme() -> alt.theme.ThemeConfig:
     return {"config": config}
 
 
-def render(spec: dict, scale: float = 2.0, **_) -> tuple[dict, dict]:
+def render(spec: dict, **_) -> tuple[dict, dict]:
     """Return the chart as Vega-Lite, PNG and text, and the metadata of each."""
-    import vl_convert
-
     text = spec.get("description") or "A chart without a description."
-    wanted = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    known = vl_convert.get_vegalite_versions()
-    version = wanted if wanted in known else known[-1]
-    png = vl_convert.vegalite_to_png({**spec, "background": "white"}, scale=scale, vl_version=version)
-    width, height = (round(side / scale) for side in Image.open(io.BytesIO(png)).size)
-    bundle = {MIME_TYPE: {**spec, "$schema": SCHEMA_URL}, "image/png": base64.b64encode(png).decode("ascii")}
-    metadata = {
+    png, size = spec_to_mimebundle({**spec, "background": "white"}, "png", mode="vega-lite", ppi=2 * 72)
+    picture = base64.b64encode(png["image/png"]).decode("ascii")
+    sides = {side: round(pixels) for side, pixels in size["image/png"].items()}
+    bundle = {MIME_TYPE: {**spec, "$schema": SCHEMA_URL}, "image/png": picture, "text/plain": text}
+    return bundle, {
         MIME_TYPE: {"embed_options": {"renderer": "svg", "actions": False}},
-        "image/png": {"width": width, "height": height, "alt": text},
+        "image/png": sides | {"alt": text},
     }
-    return {**bundle, "text/plain": text}, metadata
 
 
 alt.theme.register("intrinsic", enable=True)(theme)
@@ -121,11 +112,11 @@ def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
     """
     drawn = _rows(frame, ["dataset", "domain", x, y])
     scales = [_scale([drawn.get(c) for c in (v, f"{v}_low", f"{v}_high")], log, a) for v, a in ((x, "x"), (y, "y"))]
-    x_on, y_on = (axis(v, t, s) for axis, v, t, s in zip((_x, _y), (x, y), _titles(titles, x, y), scales, strict=True))
+    x_on, y_on = map(_axis, (alt.X, alt.Y), (x, y), _titles(titles, x, y), scales)
     drawn = drawn.assign(
         set=[set_title(name) for name in drawn["dataset"]],
         page=[set_page(name) for name in drawn["dataset"]],
-        **{f"{v}_text": _texts(drawn, v) for v in (x, y)},
+        **{f"{v}_text": interval_texts(drawn, v) for v in (x, y)},
     )
     pointed = alt.selection_point(name="pointed", fields=["set"], on="pointerover", clear="pointerout")
     picked = alt.selection_point(name="picked", fields=["domain"], bind="legend")
@@ -170,13 +161,14 @@ def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None):
         rows = [{"label": k, "estimate": float(v), "low": v.low, "high": v.high} for k, v in rows.items()]
     drawn = _rows(pd.DataFrame(rows), ["label", "estimate", *([group] if group else [])])
     drawn = drawn.assign(estimate_low=drawn.get("low", np.nan), estimate_high=drawn.get("high", np.nan))
-    drawn["text"] = _texts(drawn, "estimate")
+    drawn["text"] = interval_texts(drawn, "estimate")
     drawn, order = _stacked(drawn, group, sort)
     ends = [drawn["estimate"], drawn["estimate_low"], drawn["estimate_high"]]
     if not log:  # an interval of a few data does not squeeze all others
         reach = 10 * float((ends[2] - ends[1]).median() or 1e9)  # only an interval far wider than others is cut
         ends = [end.clip(ends[0].min() - reach, ends[0].max() + reach) for end in ends]
-    x = _x("estimate", title, _scale([*ends, [np.nan if reference is None else reference]], "x" if log else "", "x"))
+    scale = _scale([*ends, [np.nan if reference is None else reference]], "x" if log else "", "x")
+    x = _axis(alt.X, "estimate", title, scale)
     bold = {"condition": {"test": f"substring(datum.value, 0, 1) == '{HEADING}'", "value": "bold"}, "value": "normal"}
     axis = alt.Axis(ticks=False, domain=False, labelFontWeight=bold, labelOverlap=False)
     y = alt.Y("row:N", title=None, scale=alt.Scale(domain=order), axis=axis)
@@ -213,9 +205,9 @@ def lines(frame, x, y, *, titles=None, by=None, log=None):
     words = {"dataset": set_title, "model": network_title}
     drawn = drawn.assign(**{c: drawn[c].map(to_words) for c, to_words in words.items() if c in drawn})
     x_title, y_title = _titles(titles, x, y)
-    x_on = _x(x, x_title, _scale([drawn[x]], log, "x"))
-    y_on = _y(y, y_title, _scale([drawn.get(c) for c in (y, f"{y}_low", f"{y}_high")], log, "y"))
-    drawn["text"] = _texts(drawn, y)
+    x_on = _axis(alt.X, x, x_title, _scale([drawn[x]], log, "x"))
+    y_on = _axis(alt.Y, y, y_title, _scale([drawn.get(c) for c in (y, f"{y}_low", f"{y}_high")], log, "y"))
+    drawn["text"] = interval_texts(drawn, y)
     base = alt.Chart(drawn).encode(x=x_on, color=color_of(drawn, by))
     layers = []
     if f"{y}_low" in drawn:
@@ -267,11 +259,6 @@ def _short(title: str) -> str:
     return title.partition(" (")[0]
 
 
-def _texts(frame, column) -> list[str]:
-    ends = [frame.get(f"{column}_{end}", pd.Series(np.nan, index=frame.index)) for end in ("low", "high")]
-    return [interval_text(*values) for values in zip(frame[column], *ends, strict=True)]
-
-
 def _scale(columns, log, axis) -> alt.Scale:
     """The scale of an axis, with its ends written out: Vega warns of logarithmic ones that it has to find."""
     values = np.concatenate([np.asarray(c, dtype=float).ravel() for c in columns if c is not None])
@@ -283,7 +270,14 @@ def _scale(columns, log, axis) -> alt.Scale:
     return alt.Scale(domain=[float(low - margin), float(high + margin)], nice=False, zero=False)
 
 
-def _axis(scale, count) -> alt.Axis:
+def _axis(channel, column, title, scale):
+    """The x or y axis of a column; a long title has several lines."""
+    length, count = (WIDTH, 7) if channel is alt.X else (HEIGHT, 6)
+    lines = textwrap.wrap(title, int(length / (LETTER + 0.4)))
+    return channel(f"{column}:Q", title=lines, scale=scale, axis=_ticks(scale, count))
+
+
+def _ticks(scale, count) -> alt.Axis:
     """A few round numbers; Vega leaves out most labels of a short logarithmic axis."""
     low, high = scale.domain
     if scale.to_dict().get("type") != "log":
@@ -296,16 +290,6 @@ def _axis(scale, count) -> alt.Axis:
             break
     values = values[:: max(1, len(values) // 8)]
     return alt.Axis(format=",.6~g" if low > 1e-4 else "~e", values=values)
-
-
-def _x(column, title, scale):
-    lines = textwrap.wrap(title, int(WIDTH / (LETTER + 0.4)))  # a long title on several lines
-    return alt.X(f"{column}:Q", title=lines, scale=scale, axis=_axis(scale, 7))
-
-
-def _y(column, title, scale):
-    lines = textwrap.wrap(title, int(HEIGHT / (LETTER + 0.4)))
-    return alt.Y(f"{column}:Q", title=lines, scale=scale, axis=_axis(scale, 6))
 
 
 def _at(column, channel):
@@ -333,37 +317,30 @@ def color_of(frame, by="domain"):
 
 
 def _names(frame, columns, scales, wanted, on) -> list:
-    """Names beside a few marks: the outermost first, each only where it covers no mark and no other name."""
-    at = np.column_stack([_pixels(frame[c], s, n) for c, s, n in zip(columns, scales, (WIDTH, HEIGHT), strict=True)])
-    at[:, 1] = HEIGHT - at[:, 1]
+    """Names beside a few marks: the outermost first, each only where it covers no mark, interval or other name."""
+    ends = [f"{column}{end}" for column in columns for end in ("", "_low", "_high")]
+    ends = [frame.get(end, frame[columns[i // 3]]) for i, end in enumerate(ends)]  # without an interval, the mark
+    x, left, right = (_pixels(values, scales[0], WIDTH) for values in ends[:3])
+    y, bottom, top = (HEIGHT - _pixels(values, scales[1], HEIGHT) for values in ends[3:])
+    boxes = (x - 6, y - 6, x + 6, y + 6), (left, y - 1, right, y + 1), (x - 1, top, x + 1, bottom)
+    taken, layers = [*np.concatenate([*map(np.column_stack, boxes)])], []
     if isinstance(wanted, int):
+        at = np.column_stack([x, y])
         far = np.abs((at - at.mean(axis=0)) / (at.std(axis=0) + 1e-9)).max(axis=1)
         order, most = np.argsort(-far, kind="stable"), wanted
     else:
         order, most = np.flatnonzero(frame["dataset"].isin(wanted)), len(wanted)
-    taken, layers = [*_whiskers(frame, at, columns, scales), *((x - 6, y - 6, x + 6, y + 6) for x, y in at)], []
     for i in order:
         long = LETTER * len(frame["set"][i])
         for align, dx, dy in (("left", 7, -9), ("right", -7, -9), ("left", 7, 10), ("right", -7, 10)):
-            left, middle = at[i, 0] + (dx if align == "left" else dx - long), at[i, 1] + dy
-            box = (left, middle - LINE / 2 + 1, left + long, middle + LINE / 2 - 1)
-            if len(layers) < most and left > 0 and box[2] < WIDTH and not any(_covers(box, one) for one in taken):
+            start, middle = x[i] + (dx if align == "left" else dx - long), y[i] + dy
+            box = (start, middle - LINE / 2 + 1, start + long, middle + LINE / 2 - 1)
+            if len(layers) < most and start > 0 and box[2] < WIDTH and not any(_covers(box, one) for one in taken):
                 taken.append(box)
                 text = alt.Chart(frame.iloc[[i]]).mark_text(align=align, dx=dx, dy=dy, baseline="middle", fontSize=11)
                 layers.append(text.encode(x=on[0], y=on[1], text="set:N"))
                 break
     return layers
-
-
-def _whiskers(frame, at, columns, scales) -> list:
-    """Boxes of the intervals that are drawn."""
-    boxes = []
-    for axis, (column, scale, length) in enumerate(zip(columns, scales, (WIDTH, HEIGHT), strict=True)):
-        if f"{column}_low" in frame:
-            ends = [_pixels(frame[f"{column}_{end}"], scale, length) for end in ("low", "high")]
-            for (x, y), low, high in zip(at, *ends, strict=True):
-                boxes.append((low, y - 1, high, y + 1) if axis == 0 else (x - 1, HEIGHT - high, x + 1, HEIGHT - low))
-    return boxes
 
 
 def _covers(a, b) -> bool:

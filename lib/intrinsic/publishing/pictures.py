@@ -32,16 +32,16 @@ class Picture:
         return bundle, {"image/png": {"width": width, "height": height, "alt": self.description}}
 
 
-def gallery(images, titles: Sequence[str] | None = None, *, columns=6, side=96, headings=None, description=None):
+def gallery(images, titles: Sequence[str] | None = None, *, side=96, headings=None, description=None):
     """Draw images in rows, each enlarged by repeating its pixels, with a title below.
 
     Parameters
     ----------
     images : ImageSet, or sequence of uint8 arrays (H, W) or (H, W, C), C = 1 or 3
     titles, headings : sequence of str, optional
-        One text an image, of one or more lines; one text a column, above the first row.
-    columns, side : int
-        Images a row, if no headings say it; pixels of the longer side on the page, about.
+        One text an image, of one or more lines; one text a column, above the first row. Without, a row has six images.
+    side : int
+        Pixels of the longer side on the page, about.
     description : str, optional
         The text alternative; the titles otherwise.
 
@@ -53,9 +53,9 @@ def gallery(images, titles: Sequence[str] | None = None, *, columns=6, side=96, 
     titles = [""] * len(drawn) if titles is None else [str(title) for title in titles]
     if not drawn or len(titles) != len(drawn):
         raise BadPictures(
-            f"{len(titles)} titles were given for {len(drawn)} images; give one image or more, a title each"
+            f"{len(titles)} titles are given for {len(drawn)} images; give an image or more, a title each"
         )
-    columns = len(headings) if headings is not None else min(columns, len(drawn))
+    columns = len(headings) if headings is not None else min(6, len(drawn))
     font, line, gap = ImageFont.load_default(size=FONT * DENSITY), 16 * DENSITY, 12 * DENSITY
     tiles = [_enlarged(image, side * DENSITY) for image in drawn]
     width = max(side * DENSITY, *(tile.width for tile in tiles))
@@ -77,7 +77,7 @@ def gallery(images, titles: Sequence[str] | None = None, *, columns=6, side=96, 
     return Picture(canvas, description or f"{len(tiles)} images" + (f": {named}." if named else "."))
 
 
-def pairs(left, right, titles=None, *, headings=("one", "the other", "difference"), side=128, description=None):
+def pairs(left, right, titles=None, *, headings=("one", "the other", "difference"), side=128):
     """Draw pairs of images of one shape, a row each: the one, the other, their difference scaled to its largest value.
 
     Parameters and result are as for `gallery`, with one title a pair.
@@ -92,7 +92,7 @@ def pairs(left, right, titles=None, *, headings=("one", "the other", "difference
         shown += [a, b, (apart * (255 / max(int(apart.max()), 1))).astype(np.uint8)]
         texts += [title, "", f"at most {int(apart.max())} of 255"]
     named = "; ".join(" ".join(title.split()) for title in titles if title)
-    text = description or f"{len(titles)} pairs of images with their differences" + (f": {named}." if named else ".")
+    text = f"{len(titles)} pairs of images with their differences" + (f": {named}." if named else ".")
     return gallery(shown, texts, headings=headings, side=side, description=text)
 
 
@@ -100,8 +100,8 @@ def _array(image) -> np.ndarray:
     image = np.asarray(image)
     image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
     if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 3)):
-        raise BadPictures(f"an image of shape {image.shape} and type {image.dtype} cannot be drawn; give uint8 images "
-                          "of one or three channels")  # fmt: skip
+        found = f"an image of shape {image.shape} and type {image.dtype}"
+        raise BadPictures(f"{found} cannot be drawn; give uint8 images of one or three channels")
     return image
 
 
@@ -116,7 +116,6 @@ def _enlarged(image: np.ndarray, side: int) -> Image.Image:
 
 
 def _fitting(text: str, font, width: int) -> str:
-    text, whole = str(text), str(text)
-    while text and font.getlength(text if text == whole else f"{text}…") > width:
-        text = text[:-1]
-    return text if text == whole else f"{text}…"
+    """The text, or as much of it as fits."""
+    cut = [str(text), *(f"{str(text)[:n]}…" for n in range(len(text) - 1, -1, -1))]
+    return next((one for one in cut if font.getlength(one) <= width), "…")

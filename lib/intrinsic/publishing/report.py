@@ -48,9 +48,8 @@ def report(source: str, out: Path, **parameters) -> Path:
             except build.BookError as error:  # the page lies in a folder that goes
                 raise build.BookError(str(error).split("\n(as far")[0].splitlines()[-1]) from None
         cells = json.loads((executed / f"{page.name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    title = html.escape(page.title)
     body = "\n".join(map(_cell, cells))
-    head = f'<meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
+    head = f'<meta charset="utf-8"><title>{html.escape(page.title)}</title><style>{STYLE}</style>'
     records.write_text(out, f'<!DOCTYPE html><html lang="en"><head>{head}</head><body>{body}</body></html>\n')
     return out
 
@@ -68,22 +67,13 @@ def _cell(cell) -> str:
 
 def _output(output) -> str:
     """An output as HTML: a picture, HTML, Markdown, or text. What is only said to a person at work is left out."""
-    data = {
-        kind: "".join(value) if isinstance(value, list) else value for kind, value in output.get("data", {}).items()
-    }
-    text = data.get("text/plain", "")
+    data = {kind: "".join(value) for kind, value in output.get("data", {}).items() if isinstance(value, str | list)}
+    text = html.escape(data.get("text/plain", ""), quote=True)
     if "image/png" in data:
-        source = f"data:image/png;base64,{data['image/png'].strip()}"
-        return f'<p><img alt="{html.escape(text, quote=True)}" src="{source}"></p>'
-    if "text/html" in data:
-        return data["text/html"]
-    return (
-        _markdown(data["text/markdown"])
-        if "text/markdown" in data
-        else f"<pre>{html.escape(text)}</pre>"
-        if text
-        else ""
-    )
+        return f'<p><img alt="{text}" src="data:image/png;base64,{data["image/png"].strip()}"></p>'
+    if "text/html" in data or "text/markdown" in data:
+        return data.get("text/html") or _markdown(data["text/markdown"])
+    return text and f"<pre>{text}</pre>"
 
 
 def _markdown(text) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from intrinsic.publishing.titles import COLUMNS, interval_text, network_title, number, p_value, percent, set_title
+from intrinsic.publishing.titles import COLUMNS, interval_texts, network_title, number, p_value, percent, set_title
 
 __all__ = ["Table", "number", "p_value", "percent", "table"]
 
@@ -75,16 +75,13 @@ def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
         columns = [c for c in frame.columns if not re.search(r"_(low|high)$", str(c))]
     if not isinstance(columns, dict):
         columns = {c: COLUMNS.get(c, str(c)) for c in columns}
-    texts = pd.DataFrame({c: _texts(frame, c) for c in columns}, dtype=object)
+    texts = {}
+    for c in columns:
+        ends = {f"{c}_low", f"{c}_high"} <= set(frame)
+        texts[c] = interval_texts(frame, c) if ends else [_text(value, c) for value in frame[c].tolist()]
     right = [all(_is_number(value) or _missing(value) for value in frame[c]) for c in columns]
-    return Table(texts.set_axis([*columns.values()], axis=1), right, caption, fold, ids)
-
-
-def _texts(frame: pd.DataFrame, column: str) -> list[str]:
-    values = frame[column].tolist()
-    if f"{column}_low" in frame and f"{column}_high" in frame:
-        return [*map(interval_text, values, frame[f"{column}_low"], frame[f"{column}_high"])]
-    return [_text(value, column) for value in values]
+    made = pd.DataFrame(texts, dtype=object).set_axis([*columns.values()], axis=1)
+    return Table(made, right, caption, fold, ids)
 
 
 def _text(value, column: str) -> str:

@@ -1,6 +1,7 @@
 """Names in words: image sets, networks and pages of sets, as figures, tables and sentences write them."""
 
 import functools
+import math
 import re
 from pathlib import Path
 
@@ -10,16 +11,14 @@ import yaml
 from intrinsic import images
 from intrinsic.properties.interval import Interval, digits
 
-COVERAGE = "book/reference/coverage"
-
 
 @functools.cache
 def _short_titles() -> dict:
     return yaml.safe_load((images.REPOSITORY / "params" / "titles.yaml").read_text(encoding="utf-8"))
 
 
-def set_title(name: str, *, full: bool = False) -> str:
-    """Name an image set of the catalogue, or a folder, in a few words; `full` gives the catalogue's whole title.
+def set_title(name: str) -> str:
+    """Name an image set of the catalogue, or a folder, in a few words.
 
     Examples
     --------
@@ -32,7 +31,7 @@ def set_title(name: str, *, full: bool = False) -> str:
     base, _, pair = str(name).partition("-pair")
     short = _short_titles().get(base) or entry.title.partition(",")[0]
     classes = entry.title.rpartition(": ")[2].replace(" against ", " or ")
-    return entry.title if full else f"{short}: {classes}" if pair else short
+    return f"{short}: {classes}" if pair else short
 
 
 def network_title(name: str) -> str:
@@ -52,13 +51,7 @@ def network_title(name: str) -> str:
 
 def set_page(name: str) -> str:
     """The place of the book that holds the numbers of an image set."""
-    return f"{COVERAGE}.html#set-{re.sub(r'[^a-z0-9]+', '-', str(name).lower()).strip('-')}"
-
-
-def named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Add `set`, and `network` where there is a column `model`, in words."""
-    made = frame.assign(set=[set_title(name) for name in frame["dataset"]]) if "dataset" in frame else frame
-    return made.assign(network=[network_title(name) for name in frame["model"]]) if "model" in frame else made
+    return f"book/reference/coverage.html#set-{re.sub(r'[^a-z0-9]+', '-', str(name).lower()).strip('-')}"
 
 
 # ------------------------------------------------------------------------------------ columns and numbers
@@ -91,9 +84,11 @@ def number(value) -> str:
     return f"{int(value):,}".replace("-", "−") if float(value).is_integer() else digits(value)
 
 
-def interval_text(value, low, high) -> str:
-    """Write a value with its interval; without ends, the value alone."""
-    return "–" if pd.isna(value) else str(Interval(value, low, high))
+def interval_texts(frame: pd.DataFrame, column: str) -> list[str]:
+    """Write the values of a column, each with the interval that stands in the columns COLUMN_low and COLUMN_high."""
+    ends = [frame.get(f"{column}_{end}", [math.nan] * len(frame)) for end in ("low", "high")]
+    rows = zip(frame[column], *ends, strict=True)
+    return ["–" if pd.isna(value) else str(Interval(value, low, high)) for value, low, high in rows]
 
 
 def p_value(p: float) -> str:
