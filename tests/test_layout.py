@@ -14,14 +14,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lib" / "intrinsic"
 # A ratchet: what a room holds today, in lines, and in brackets what it is to come down to.
 BUDGETS = {
-    "images": 3573,  # (2,800)
-    "properties": 3747,  # (2,000)
-    "networks": 1437,  # (1,400)
-    "campaigns": 1810,  # (1,300)
-    "inference": 1120,  # (1,000)
-    "publishing": 1290,  # (900)
+    "images": 3208,  # (2,800)
+    "properties": 3313,  # (2,000)
+    "networks": 1400,  # (1,400)
+    "campaigns": 1620,  # (1,300)
+    "inference": 964,  # (1,000)
+    "publishing": 1220,  # (900)
 }
-LIBRARY, COMMANDS = 13_530, 501  # lines in all, and of cli.py (10,000 and 400)
+LIBRARY, COMMANDS = 12_239, 462  # lines in all, and of cli.py (10,000 and 400)
 MODULE, FUNCTION, PARAMETERS = 500, 60, 8
 MAY_BE_LONGER = {"train", "neighbors"}  # keyword-only parameters in groups that the docstring explains
 # The catalogue's keys are these functions' parameters; measure and mean_dimensions name what was matched.
