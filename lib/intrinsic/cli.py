@@ -16,7 +16,7 @@ from unittest.mock import patch
 from intrinsic import images
 
 SOURCE = "a folder of class folders, of DICOM or of NIfTI files; a .csv, .tsv, .parquet or .npz file; a name"
-RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join")
+RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join", "levels")
 
 
 class UsageError(ValueError):
@@ -433,7 +433,7 @@ def _book(arguments) -> None:
 
 
 def _datasets(arguments) -> None:
-    for rule in (*RULES, "levels", "skip_unreadable"):
+    for rule in (*RULES, "skip_unreadable"):
         if getattr(arguments, rule) and not arguments.draft:
             raise UsageError(f"--{rule.replace('_', '-')} would change nothing without --draft: give both or neither")
     given = [name for name in ("draft", "present", "name") if getattr(arguments, name)]

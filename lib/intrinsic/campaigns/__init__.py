@@ -1,13 +1,4 @@
-"""Campaigns: a parameter file, the plan of its runs, their records, and the frames that pages read.
-
-parameters    the schema, parameter files, parameters of a page
-records       one file a record, the working store, published files
-plan          the grid of runs, and the ids of their records
-runs          a task -> its records
-execution     a campaign on processes of this machine, a scheduler, or jobs of a queue
-frames        records -> tidy frames; `open`, which a page calls
-status        what is done, how long the rest takes, and publishing
-"""
+"""Campaigns: parameters, plan, records, runs, execution, frames (`open`, which a page calls), status."""
 
 __all__ = ["Campaign", "open"]
 

@@ -233,13 +233,14 @@ def run(
         try_one = partial(attempt, **facts, work=runs.complete)
         where = {task.source: str(Path(task.source).expanduser().absolute()) for task in todo}  # for workers elsewhere
         tasks = [task if plan.entry(task.source) else replace(task, source=where[task.source]) for task in todo]
-        with client(min(n_workers(p), len(tasks)), scheduler, cluster) if tasks else contextlib.nullcontext() as one:
-            for task, future in results(one, try_one, tasks, retries=retries, progress=progress) if tasks else ():
-                if future.status == "error":
-                    failed.append((task.label, _note(store, task, future)))
-                else:
-                    computed += future.result()
-                    store.forgive(*task.keys[0])
+        if tasks:
+            with client(min(n_workers(p), len(tasks)), scheduler, cluster) as one:
+                for task, future in results(one, try_one, tasks, retries=retries, progress=progress):
+                    if future.status == "error":
+                        failed.append((task.label, _note(store, task, future)))
+                    else:
+                        computed += future.result()
+                        store.forgive(*task.keys[0])
     stored = len(made.tasks) - computed - len(failed)
     return Outcome(computed, stored, tuple(failed), (time.perf_counter() - started) / 60)
 

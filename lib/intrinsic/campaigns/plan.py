@@ -59,12 +59,13 @@ def present(p: Params) -> tuple[Params, dict[str, str]]:
     """The campaign without the image sets that cannot be read on this machine now, and {these: where they are}."""
     found = {source: entry(source) for source in sources(p)}
     absent = {source: one.whereabouts() for source, one in found.items() if one and not one.present()}
-    blocks = [
-        block.model_copy(update={"datasets": [one for one in block.datasets or p.datasets if one not in absent]})
-        for block in p.runs
-    ]
-    left = [one for one in p.datasets if one not in absent]
-    return p.model_copy(update={"datasets": left, "runs": [block for block in blocks if block.datasets]}), absent
+
+    def left(names):
+        return [name for name in names if name not in absent]
+
+    blocks = [block.model_copy(update={"datasets": left(block.datasets or p.datasets)}) for block in p.runs]
+    blocks = [block for block in blocks if block.datasets]
+    return p.model_copy(update={"datasets": left(p.datasets), "runs": blocks}), absent
 
 
 def cells(p: Params) -> dict[tuple, int | None]:
