@@ -429,7 +429,8 @@ def _report(arguments) -> None:
 def _book(arguments) -> None:
     from intrinsic.publishing import build
 
-    build.build(arguments.params, output=arguments.output, compute=not arguments.no_compute, **_execution(arguments))
+    how = {"compute": not arguments.no_compute, "workers": arguments.workers}
+    build.build(arguments.params, output=arguments.output, **how, **_execution(arguments))
 
 
 def _datasets(arguments) -> None:

@@ -68,7 +68,7 @@ def test_what_is_missing_is_what_is_planned_and_can_be_reached(published):
 def test_a_page_without_runs_of_its_image_sets_says_the_command_that_makes_them(own_store, tmp_path):
     for given, file in (({"campaign": "params/quick.yaml"}, "params/quick.yaml"), ({}, parameters.OWN)):
         with pytest.raises(parameters.CampaignError, match="compute = True") as found:
-            campaigns.open(given | {"datasets": ["digits_4_9"], "grey_level": 4})
+            campaigns.open(given | {"datasets": ["digits_4_9"], "grey_level": 4, "compute": False})
         words = shlex.split(str(found.value).split("`")[1])
         assert words[:3] == ["intrinsic", "run", file]
         assert words[3:] == ["-p", "datasets", '["digits_4_9"]', "-p", "grey_level", "4"]

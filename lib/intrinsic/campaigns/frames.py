@@ -302,7 +302,7 @@ def open(namespace: dict) -> Campaign:
 
         for label, reason in execution.run(p, store=found.store).failed[:1]:
             raise CampaignError(f"a run failed, so the page would lack it: {label}: {reason}")
-    elif own and found.runs.empty:
+    elif own and "compute" in namespace and found.runs.empty:
         names = ", ".join(p.datasets)
         raise CampaignError(f"no run of {names} is stored: set compute = True, or type `{found.command}`")
     return found

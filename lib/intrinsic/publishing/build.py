@@ -42,7 +42,7 @@ class Page:
     title: str | None = None  # of the page of an image set
 
 
-def build(params=None, *, output=None, compute=True, progress=True, **where) -> Path:
+def build(params=None, *, output=None, compute=True, workers=None, progress=True, **where) -> Path:
     """Complete a campaign, execute the notebooks, build the HTML; return its first page.
 
     Parameters
@@ -51,6 +51,8 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
         The campaign that pages show. None: each page's own parameters, and nothing is computed.
     output : path, optional
         Folder for all that is made; `_build` of the repository otherwise.
+    workers : int, optional
+        Processes that train, and that execute notebooks; one a core otherwise.
     compute, progress : bool
         Train what the campaign lacks first; draw progress bars.
     **where
@@ -62,7 +64,7 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
         Where a run or a notebook fails, or Sphinx warns. What was finished is kept.
     """
     toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
-    p = None if params is None else parameters.read(params)
+    p = None if params is None else parameters.read(params, {"workers": workers} if workers else None)
     pages = plan(toc, given(params), [] if p is None else p.datasets)
     if p is not None and compute:
         from intrinsic.campaigns import execution
@@ -74,7 +76,8 @@ def build(params=None, *, output=None, compute=True, progress=True, **where) -> 
     if sets := [{"file": page.name, "title": page.title} for page in pages if page.title is not None]:
         toc.setdefault("parts", []).append({"caption": "Image sets on this machine", "chapters": sets})
     folder = (images.REPOSITORY / "_build" if output is None else Path(output)).expanduser().resolve()
-    execute(pages, folder / "executed", state=str(sorted(records.default_store().keys())), progress=progress)
+    state = str(sorted(records.default_store().keys()))
+    execute(pages, folder / "executed", state=state, workers=workers, progress=progress)
     assemble(pages, toc, folder)
     index = render(folder)
     print(index)
