@@ -17,11 +17,11 @@ BUDGETS = {
     "images": 3208,  # (2,800)
     "properties": 3313,  # (2,000)
     "networks": 1400,  # (1,400)
-    "campaigns": 1620,  # (1,300)
+    "campaigns": 1613,  # (1,300)
     "inference": 964,  # (1,000)
-    "publishing": 1220,  # (900)
+    "publishing": 1223,  # (900)
 }
-LIBRARY, COMMANDS = 12_239, 462  # lines in all, and of cli.py (10,000 and 400)
+LIBRARY, COMMANDS = 12_236, 463  # lines in all, and of cli.py (10,000 and 400)
 MODULE, FUNCTION, PARAMETERS = 500, 60, 8
 MAY_BE_LONGER = {"train", "neighbors"}  # keyword-only parameters in groups that the docstring explains
 # The catalogue's keys are these functions' parameters; measure and mean_dimensions name what was matched.
