@@ -22,7 +22,7 @@ help:  ## list the targets
 book: $(READY)  ## build the book on the published records; PARAMS=FILE: on a campaign of your own, completed first
 	@$(BIN)/intrinsic book $(if $(PARAMS),--params $(PARAMS))
 
-test: $(READY) browser  ## run all tests (about 10 minutes on 2 cores)
+test: $(READY) browser  ## run all tests (about 4 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS)
 
 test-long: $(READY)  ## run the tests that make test leaves out: JupyterLab in a browser, commands on several machines
