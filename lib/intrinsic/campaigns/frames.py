@@ -21,6 +21,7 @@ DIMENSIONS = ("d_data_all", "d_data_other_groups", "d_data_any_group", "d_data_o
 SHARPNESS = ("k_f_all", "k_f_q05", "k_f_limit", "k_f_by_lot", "k_f_between_groups", "least_bound")
 OTHER = ("contrast", "brightness", "nearest_distance", "growth_measured_by_halves", "growth_predicted_by_halves")
 SINGLE = (*DIMENSIONS, *SHARPNESS, *OTHER)
+CONFIRMATION = "params/confirmation.yaml"  # new families, whose runs stand with the published ones
 ATTACKED = ("penalty", "radius", "sanity", "clean_acc", "zero_frac")  # parts of the names of metrics that frames have
 
 #: {column: metric} of an image set's properties
@@ -211,6 +212,9 @@ class Campaign:
         The campaign's parameters, with those of the page in their place.
     runs, sets : DataFrame
         `runs_frame` and `properties_frame` of it.
+    every, every_set : DataFrame
+        The same with those of the confirmation, where this is the published campaign. Its runs join once all primary
+        ones are stored.
     missing : list of str
         Runs that are planned, can be reached, and are not stored, in the order of the file.
     shown : str
@@ -233,6 +237,26 @@ class Campaign:
         return properties_frame(self.params, self.store)
 
     @cached_property
+    def confirmation(self) -> "Campaign | None":
+        """The campaign on new families, which stands with the published one; None for any other."""
+        other = self.file != parameters.PUBLISHED or "datasets" in self.changed
+        return None if other else open({"campaign": CONFIRMATION})
+
+    @cached_property
+    def every(self) -> pd.DataFrame:
+        new = self.confirmation
+        return self.runs if new is None or new.primary_missing else pd.concat([self.runs, new.runs], ignore_index=True)
+
+    @cached_property
+    def every_set(self) -> pd.DataFrame:
+        return pd.concat([self.sets, self.confirmation.sets], ignore_index=True) if self.confirmation else self.sets
+
+    @property
+    def primary_missing(self) -> list[str]:
+        """Of `missing`, the runs of levels: N = 500, seed 0."""
+        return [label for label in self.missing if label.endswith(" N=500 seed=0")]
+
+    @cached_property
     def missing(self) -> list[str]:
         rows = self.runs.reindex(columns=["model", "dataset", "n_train", "seed"]).itertuples(index=False)
         there = {*itertools.starmap(plan.run_label, rows)}
@@ -246,8 +270,9 @@ class Campaign:
     def shown(self) -> str:
         where = "the records of this machine" if self.store else "the published records (book/records)"
         of = f"{self.file} on {', '.join(self.params.datasets)}" if "datasets" in self.changed else self.file
-        planned = len(self.runs) + len(self.missing)
-        return f"{len(self.runs)} of {planned} planned runs of {of} are shown, from {where}."
+        planned, more = len(self.runs) + len(self.missing), len(self.every) - len(self.runs)
+        new = f" {more} runs of {CONFIRMATION} stand with them." if more else ""
+        return f"{len(self.runs)} of {planned} planned runs of {of} are shown, from {where}.{new}"
 
     @property
     def command(self) -> str:

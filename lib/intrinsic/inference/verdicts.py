@@ -170,6 +170,8 @@ def _levels(frame, rule, fitted, log):
     stated = now(rule)
     outcome, predictor = stated["outcome"], stated["predictor"]
     outcome = outcome if outcome in frame else f"{outcome}_eps{stated.get('grey_level')}"
+    named = frame["model"].isin(stated.get("networks", ())) if "model" in frame else pd.Series(dtype=bool)
+    frame = frame[named] if named.any() else frame  # a campaign of other networks is judged by those it has
     how = {"n_train": stated.get("n_train"), "seed": stated.get("seed"), "fitted": fitted}
     runs, notes = usable(frame, [predictor], **how)
     runs, more = usable(runs, [outcome], positive=log, fitted=False)
