@@ -22,6 +22,9 @@ ASSIGNED = r"(?m)^(\w+) *=(?!=)"  # names that a cell assigns in lines of its ow
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
+Several = Annotated[int, Field(ge=2, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Grey = Annotated[int, Field(ge=0, le=255)]
 
 
 class CampaignError(ValueError):
@@ -36,12 +39,8 @@ class RunBlock(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     models: list[str] = Field(min_length=1, description=f"networks: {', '.join(models.MODELS)}, or others by name")
-    n_train: list[Annotated[int, Field(ge=2, le=MOST)]] = Field(
-        min_length=1, description="training images in total, balanced over the classes"
-    )
-    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(
-        default=[0], min_length=1, description="seeds: split, first weights and order of images"
-    )
+    n_train: list[Several] = Field(min_length=1, description="training images in total, balanced over the classes")
+    seeds: list[Seed] = Field(default=[0], min_length=1, description="seeds: split, first weights and order of images")
     datasets: list[str] | None = Field(default=None, min_length=1, description="image sets; null: all of the campaign")
     radius_images: CountOrNone | None = Field(default=None, description="as the campaign's, for this block; null: its")
 
@@ -65,9 +64,9 @@ class Params(BaseModel):
     pixel_range: Literal["stored", "image"] = Field(
         default="stored", description="grey levels as in the files, or each image's maximum at 255; for all sets"
     )
-    per_class: int = Field(default=250, ge=2, le=MOST, description="M, images a class for d_data and K_F")
+    per_class: Several = Field(default=250, description="M, images a class for d_data and K_F")
     draws: Count = Field(default=25, description="balanced draws of M a class that are averaged")
-    k: int = Field(default=20, ge=2, le=MOST, description="neighbors of the maximum-likelihood dimension")
+    k: Several = Field(default=20, description="neighbors of the maximum-likelihood dimension")
 
     protocol: Literal["fit", "paper"] = Field(
         default="fit", description="of training: this book's, or the paper's (100 epochs, its batches, float32)"
@@ -84,14 +83,12 @@ class Params(BaseModel):
     checkpoint_minutes: float = Field(default=2, ge=0, description="between two checkpoints of a run in training")
     weights: Literal["none", "kept"] = Field(default="none", description="whether trained networks stay in the store")
 
-    grey_levels: list[Annotated[int, Field(ge=0, le=255)]] = Field(
+    grey_levels: list[Grey] = Field(
         default=[1, 2, 4, 8], min_length=1, description="attack budgets, L-infinity, of 255"
     )
     grey_level: int = Field(default=2, description="the budget of the primary test, one of grey_levels")
-    attack_images: int = Field(default=200, ge=2, le=MOST, description="test images attacked")
-    pgd_levels: list[Annotated[int, Field(ge=0, le=255)]] = Field(
-        default=[], description="budgets of PGD, L-infinity, of 255"
-    )
+    attack_images: Several = Field(default=200, description="test images attacked")
+    pgd_levels: list[Grey] = Field(default=[], description="budgets of PGD, L-infinity, of 255")
     pgd_steps: Count = Field(default=20, description="gradients of PGD for each image and budget")
     radius_images: CountOrNone = Field(default=0, description="test images whose minimal radius is found")
     sanity_images: CountOrNone = Field(default=4, description="test images of the attacks' sanity checks")
@@ -119,10 +116,8 @@ class Params(BaseModel):
             raise ValueError(f"k = {self.k} neighbors are not among {what} = {least} images: give a smaller k")
         for model in (model for block in self.runs for model in block.models):
             if self.size < (least := models.smallest_size(model)):
-                raise ValueError(
-                    f"size = {self.size} is too small for {model}, which reads {least} pixels a side or more: give a "
-                    "larger size or another network"
-                )
+                why = f"{model} reads {least} pixels a side or more: give a larger size or another network"
+                raise ValueError(f"size = {self.size} is too small; {why}")
         return self
 
 

@@ -48,10 +48,7 @@ def sources(p: Params) -> list[str]:
     found = list(dict.fromkeys([*p.datasets, *(source for source, *_ in cells(p))]))
     for source in found:
         if first.setdefault(name := set_name(source), source) != source:
-            raise CampaignError(
-                f"the image sets {first[name]} and {source} are both {name!r} in records, which would mix their "
-                "numbers: rename one, or leave it out"
-            )
+            raise CampaignError(f"{first[name]} and {source} are both {name!r} in records: rename one or leave it out")
     return found
 
 
@@ -216,7 +213,8 @@ def plan(p: Params) -> Plan:
         if why := too_few(data, p.per_class):
             incomparable.append((set_name(source), why))
         keys = {**properties_params(p, source), "image_hash": data.hash}
-        measured.append(Task("properties", source, keys, (("properties", records.record_id("properties", keys)),)))
+        place = source if entry(source) else str(Path(source).expanduser().absolute())  # for workers elsewhere
+        measured.append(Task("properties", place, keys, (("properties", records.record_id("properties", keys)),)))
         splits: dict[tuple, str] = {}
         for cell in (cell for cell in grid if cell[0] == source):
             _, model, n_train, seed = cell
@@ -227,7 +225,8 @@ def plan(p: Params) -> Plan:
                 unreachable.append((run_label(model, set_name(source), n_train, seed), str(error)))
                 continue
             hashes = {"image_hash": data.hash, "split_hash": splits[n_train, seed]}
-            trained[cell] = _training_task(p, cell, grid[cell], hashes, data.images.n_classes)
+            made = _training_task(p, cell, grid[cell], hashes, data.images.n_classes)
+            trained[cell] = replace(made, source=place)
     tasks = (*measured, *(trained[cell] for cell in grid if cell in trained))
     return Plan(tasks, tuple(unreachable), tuple(incomparable))
 
