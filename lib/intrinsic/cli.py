@@ -27,17 +27,12 @@ class UsageError(ValueError):
 def _number(kind, above):
     """The type of an option that is a finite number, or a whole one (kind int), above another."""
 
-    def parsed(text):
-        try:
-            number = kind(text)
-        except ValueError:
-            number = math.nan
-        if not above < number < math.inf:
-            name = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {name} above {above}; give one")
-        return number
+    def number(text):
+        if not above < (value := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not above {above}: give a larger, finite number")
+        return value
 
-    return parsed
+    return number
 
 
 _whole, _count, _positive = _number(int, -1), _number(int, 0), _number(float, 0)
@@ -47,14 +42,13 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands, from which the reference page is made too."""
     how = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     about = "Intrinsic dimension and label sharpness of image sets, and the book that tests four claims."
-    whole = argparse.ArgumentParser(
-        prog="intrinsic", description=about, epilog="example: intrinsic measure digits", **how
-    )
+    example = "example: intrinsic measure digits"
+    whole = argparse.ArgumentParser(prog="intrinsic", description=about, epilog=example, **how)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, help, example, *shared):
-        made = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", **how)
-        made.epilog = f"example: {example}"
+        about = f"{help[0].upper()}{help[1:]}."
+        made = commands.add_parser(name, help=help, description=about, epilog=f"example: {example}", **how)
         for one in shared:
             one(made)
         return made
@@ -193,9 +187,6 @@ def _catalogues(files: list[str]):
     return patch.dict(os.environ, {"INTRINSIC_CATALOGUE": os.pathsep.join(named)})
 
 
-# ------------------------------------------------------------------------------- what is asked for
-
-
 def _source(arguments, place: str):
     """The image set that was named; with rules given on the command line, as an entry of its own."""
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
@@ -210,8 +201,8 @@ def _source(arguments, place: str):
         return place
     if place in images.catalogue():
         if labels or group or options:
-            raise ValueError(f"{place} is in the catalogue, which holds its rules already: write an entry of your own "
-                             f"to change them (intrinsic datasets {place})")  # fmt: skip
+            how = f"write an entry of your own to change them (intrinsic datasets {place})"
+            raise ValueError(f"{place} is in the catalogue, which holds its rules already: {how}")
         return images.Entry.model_validate(dict(images.find(place)) | read)
     images.find(place)  # says what is wrong with a place that is none
     fields = {"labels": labels, "group": group or None, "options": options, **read}
@@ -237,8 +228,8 @@ def _named(source):
         yield source
         return
     if source.name in images.catalogue():
-        raise ValueError(f"{source.name!r} is in the catalogue already: rename the folder, or write an entry with "
-                         "another name (intrinsic datasets --draft) and give its name")  # fmt: skip
+        how = "rename the folder, or write an entry with another name (intrinsic datasets --draft) and give its name"
+        raise ValueError(f"{source.name!r} is in the catalogue already: {how}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, f"{source.name}.yaml")
         path.write_text(source.written(), encoding="utf-8")
@@ -267,9 +258,6 @@ def _execution(arguments) -> dict:
     return {key: getattr(arguments, key) for key in keys} | {"progress": not arguments.no_progress}
 
 
-# ------------------------------------------------------------------------------ measure and forecast
-
-
 def _measure(arguments) -> None:
     source = _source(arguments, arguments.source)
     if isinstance(source, str):
@@ -293,11 +281,9 @@ def _measure(arguments) -> None:
     more = _fragility(found.sharpness_at_m, found.d_at_m) if alike and found.sharpness_at_m.per_class == 250 else ""
     print(words.answer(found, placed, shlex.join(["intrinsic", *again]), more).text(arguments.details, 24))
     if arguments.flagged:
-        also = (
-            f"; families as groups: --join {shlex.quote(str(arguments.flagged))} --join-on path --group-column family"
-        )
-        also = also if found.groups is None and not arguments.join else ""
-        print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}{also}")
+        print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}", end="")
+        file, join = shlex.quote(str(arguments.flagged)), found.groups is None and not arguments.join
+        print(f"; families as groups: --join {file} --join-on path --group-column family" if join else "")
 
 
 def _fragility(k_f, d_data) -> str:
@@ -361,9 +347,6 @@ def _forecast(arguments) -> None:
     if arguments.params is None and set_["per_class"] == p.per_class and set_["n_classes"] == 2:
         print("\n".join(textwrap.wrap(_fragility(set_["k_f"], set_["d_data"]), 110, initial_indent="  ",
                                       subsequent_indent="  ")))  # fmt: skip
-
-
-# ------------------------------------------------------------------------------- run, status, publish
 
 
 def _run(arguments) -> int:
@@ -436,9 +419,6 @@ def _publish(arguments) -> None:
     print(f"{made.path}: {_counted(made.total, 'record')}, {made.added:,} of them new")
     if made.left_out:
         print(f"{_counted(made.left_out, 'stored record')} not of this campaign's plan: --all takes them")
-
-
-# ------------------------------------------------------------------------- report, book and datasets
 
 
 def _report(arguments) -> None:

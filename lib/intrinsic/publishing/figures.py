@@ -37,9 +37,6 @@ class BadFrame(ValueError):
     """A frame that lacks a column or a row that the chart draws."""
 
 
-# ------------------------------------------------------------------------------- theme and renderer
-
-
 def theme() -> alt.theme.ThemeConfig:
     """Colors, fonts and sizes of all charts; the background is transparent."""
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 13}
@@ -83,9 +80,6 @@ alt.theme.register("intrinsic", enable=True)(theme)
 alt.renderers.register("intrinsic", render)
 alt.renderers.enable("intrinsic")
 alt.data_transformers.disable_max_rows()
-
-
-# ------------------------------------------------------------------------------------------- builders
 
 
 def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
@@ -222,9 +216,6 @@ def lines(frame, x, y, *, titles=None, by=None, log=None):
     of = f"; a curve for each of {', '.join(dict.fromkeys(map(str, drawn[by])))}" if by else ""
     text = f"{_short(y_title)} against {_short(x_title)}, {ends}{of}."
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
-
-
-# ------------------------------------------------------------------------------------------ small parts
 
 
 def _rows(frame, columns):

@@ -101,7 +101,7 @@ def _is_number(value) -> bool:
 
 
 def _missing(value) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
+    return pd.api.types.is_scalar(value) and pd.isna(value)
 
 
 def _cell(text: str) -> str:

@@ -54,8 +54,6 @@ def set_page(name: str) -> str:
     return f"book/reference/coverage.html#set-{re.sub(r'[^a-z0-9]+', '-', str(name).lower()).strip('-')}"
 
 
-# ------------------------------------------------------------------------------------ columns and numbers
-
 COLUMNS = {"dataset": "Image set", "set": "Image set", "model": "Network", "network": "Network", "domain": "Domain"}
 COLUMNS |= {"n_train": "Training images N", "per_class": "Images a class M", "test_accuracy": "Test accuracy"}
 COLUMNS |= {
