@@ -54,8 +54,7 @@ def parser() -> argparse.ArgumentParser:
         return made
 
     one = add("measure", "dimension, label sharpness and soundness of an image set",
-              "intrinsic measure scans/   (a folder with one folder a class)", _catalogue, _rules, _pixels)  # fmt: skip
-    one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
+              "intrinsic measure scans/   (a folder with one folder a class)", _catalogue, _rules, _images)  # fmt: skip
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one.add_argument("--pixel-range", choices=("stored", "image"), default="stored",
                      help="grey levels as stored, or each image's maximum at 255")  # fmt: skip
@@ -88,8 +87,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--all", action="store_true", help="also stored records that are not of the campaign's plan")
 
     one = add("report", "the page of one image set, with its pictures, as one HTML file",
-              "intrinsic report digits --out digits.html", _catalogue, _rules, _pixels)  # fmt: skip
-    one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
+              "intrinsic report digits --out digits.html", _catalogue, _rules, _images)  # fmt: skip
     one.add_argument("--out", type=Path, metavar="FILE.html", help="the file to write (the set's name, here)")
 
     one = add("book", "execute the pages and build the book; with --params of a campaign, completed first",
@@ -112,7 +110,8 @@ def _catalogue(one) -> None:
                      help="image sets of your own, beside params/datasets.yaml (or INTRINSIC_CATALOGUE)")  # fmt: skip
 
 
-def _pixels(one) -> None:
+def _images(one) -> None:
+    one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
     one.add_argument("--size", type=_count, help="resize to SIZE x SIZE pixels first")
     one.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels")
 

@@ -190,24 +190,7 @@ def runs_at(p: Params, model: str, store: Store | None = None, small: str = "") 
 
 @dataclass(frozen=True)
 class Campaign:
-    """The records of a campaign as a page shows them.
-
-    Attributes
-    ----------
-    params : Params
-        The campaign's parameters, with those of the page in their place.
-    runs, sets : DataFrame
-        `runs_frame` and `properties_frame` of it.
-    every, every_set : DataFrame
-        The same with those of the confirmation, where this is the published campaign. Its runs join once all primary
-        ones are stored.
-    missing : list of str
-        Runs that are planned, can be reached, and are not stored, in the order of the file.
-    shown : str
-        Whose runs these are, in a sentence.
-    command : str
-        The shell command that makes what is missing.
-    """
+    """The records of a campaign as a page shows them: its parameters with those of the page, and frames of records."""
 
     params: Params
     file: str
@@ -216,10 +199,12 @@ class Campaign:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
+        """Its `runs_frame`."""
         return runs_frame(self.params, self.store)
 
     @cached_property
     def sets(self) -> pd.DataFrame:
+        """Its `properties_frame`."""
         return properties_frame(self.params, self.store)
 
     @cached_property
@@ -230,11 +215,13 @@ class Campaign:
 
     @cached_property
     def every(self) -> pd.DataFrame:
+        """`runs`, and those of the confirmation once all its primary ones are stored."""
         new = self.confirmation
         return self.runs if new is None or new.primary_missing else pd.concat([self.runs, new.runs], ignore_index=True)
 
     @cached_property
     def every_set(self) -> pd.DataFrame:
+        """`sets`, and those of the confirmation."""
         return pd.concat([self.sets, self.confirmation.sets], ignore_index=True) if self.confirmation else self.sets
 
     @property
@@ -244,6 +231,7 @@ class Campaign:
 
     @cached_property
     def missing(self) -> list[str]:
+        """Runs that are planned, can be reached, and are not stored, in the order of the file."""
         rows = self.runs.reindex(columns=["model", "dataset", "n_train", "seed"]).itertuples(index=False)
         there = {*itertools.starmap(plan.run_label, rows)}
         there |= records.read_unreachable(records.published_file(self.params.name)).keys()
@@ -253,6 +241,7 @@ class Campaign:
 
     @property
     def shown(self) -> str:
+        """Whose runs these are, in a sentence."""
         where = "the records of this machine" if self.store else "the published records (book/records)"
         of = f"{self.file} on {', '.join(self.params.datasets)}" if "datasets" in self.changed else self.file
         planned, more = len(self.runs) + len(self.missing), len(self.every) - len(self.runs)
@@ -261,6 +250,7 @@ class Campaign:
 
     @property
     def command(self) -> str:
+        """The shell command that makes what is missing."""
         changes = [f"-p {key} {shlex.quote(json.dumps(value))}" for key, value in self.changed.items()]
         return " ".join(["intrinsic run", shlex.quote(self.file), *changes])
 

@@ -15,8 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import nbclient
+import nbformat
+import papermill
 import yaml
 from dask.system import CPU_COUNT
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from sphinx_external_toc.parsing import parse_toc_data
 from tqdm import tqdm
 
@@ -105,8 +110,6 @@ def plan(toc: dict, values: dict, datasets=()) -> list[Page]:
 
 def _parameters(source: Path, values: dict) -> dict:
     """The given values of those parameters that a notebook declares."""
-    import papermill
-
     return {name: values[name] for name in papermill.inspect_notebook(str(source)) if name in values}
 
 
@@ -146,15 +149,11 @@ def execute(pages: list[Page], folder: Path, *, state: str, workers: int | None 
 
 def _work(jobs, bar) -> list[str]:
     """Execute notebook after notebook in one kernel; return why each that failed did."""
-    from jupyter_client import AsyncKernelManager
-    from jupyter_core.utils import run_sync
-    from nbclient.exceptions import DeadKernelError
-
     failed, kernel = [], AsyncKernelManager(kernel_name="python3")
     for page, target, key in jobs:
         try:
             failed += filter(None, [_execute(page, target, key, kernel)])
-        except (DeadKernelError, RuntimeError) as error:
+        except (nbclient.exceptions.DeadKernelError, RuntimeError) as error:
             failed.append(f"{parameters.shown(page.source)} could not be executed: {error}")
             kernel = AsyncKernelManager(kernel_name="python3")
         bar.update()
@@ -165,10 +164,6 @@ def _work(jobs, bar) -> list[str]:
 
 def _execute(page: Page, target: Path, key: str, kernel) -> str:
     """Execute one notebook; return why it failed, or nothing."""
-    import nbclient
-    import nbformat
-    import papermill
-
     draft = target.with_suffix(".draft.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     how = {"parameters": page.parameters, "cwd": str(images.REPOSITORY), "kernel_name": "python3", "language": "python"}

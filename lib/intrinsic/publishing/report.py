@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
+from markdown_it import MarkdownIt
+
 from intrinsic.campaigns import records
 from intrinsic.publishing import build
 
@@ -77,6 +79,4 @@ def _output(output) -> str:
 
 
 def _markdown(text) -> str:
-    from markdown_it import MarkdownIt
-
     return MarkdownIt("commonmark", {"html": False}).enable("table").render(re.sub(r"\$([^$]+)\$", r"*\1*", text))
