@@ -33,7 +33,7 @@ class Picture:
 
 
 def gallery(images, titles: Sequence[str] | None = None, *, side=96, headings=None, description=None):
-    """Draw images in rows, each enlarged by repeating its pixels, with a title below.
+    """Draw images in rows as one Picture, each enlarged by repeating its pixels, with a title below.
 
     Parameters
     ----------
@@ -44,10 +44,6 @@ def gallery(images, titles: Sequence[str] | None = None, *, side=96, headings=No
         Pixels of the longer side on the page, about.
     description : str, optional
         The text alternative; the titles otherwise.
-
-    Returns
-    -------
-    Picture
     """
     drawn = [_array(image) for image in getattr(images, "images", images)]
     titles = [""] * len(drawn) if titles is None else [str(title) for title in titles]

@@ -19,7 +19,7 @@ td, li, figcaption { overflow-wrap: anywhere } img { max-width: 100% } summary {
 
 
 def report(source: str, out: Path, **parameters) -> Path:
-    """Execute the page of an image set, and write it as one HTML file.
+    """Execute the page of an image set, write it as one HTML file, and return the file.
 
     Parameters
     ----------
@@ -29,11 +29,6 @@ def report(source: str, out: Path, **parameters) -> Path:
         The HTML file.
     **parameters
         Of the page, such as size and channels; None: as the images are.
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
 
     Raises
     ------

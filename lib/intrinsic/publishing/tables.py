@@ -46,7 +46,7 @@ class Table:
 
 
 def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
-    """Make a table of a page.
+    """Make a Table of a page.
 
     Parameters
     ----------
@@ -58,10 +58,6 @@ def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
         One sentence above the table; the text under which it is folded.
     ids : list of str, optional
         Names of the rows for links to them.
-
-    Returns
-    -------
-    Table
 
     Examples
     --------
