@@ -99,9 +99,8 @@ def _finish_page(app, pagename, templatename, context, doctree) -> None:
         name = '<summary aria-label="Pages below this one">'
         context["generate_toctree_html"] = lambda *a, **k: str(made(*a, **k)).replace("<summary>", name)
     if "body" in context:
-        context["body"] = context["body"].replace(
-            '<div role="list" class="citation-list">', '<div class="citation-list">'
-        )
+        listed = '<div role="list" class="citation-list">'
+        context["body"] = context["body"].replace(listed, '<div class="citation-list">')
 
 
 def _write_scripts(app, error) -> None:

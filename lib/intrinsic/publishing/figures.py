@@ -70,10 +70,8 @@ def render(spec: dict, **_) -> tuple[dict, dict]:
     picture = base64.b64encode(png["image/png"]).decode("ascii")
     sides = {side: round(pixels) for side, pixels in size["image/png"].items()}
     bundle = {MIME_TYPE: {**spec, "$schema": SCHEMA_URL}, "image/png": picture, "text/plain": text}
-    return bundle, {
-        MIME_TYPE: {"embed_options": {"renderer": "svg", "actions": False}},
-        "image/png": sides | {"alt": text},
-    }
+    how = {"embed_options": {"renderer": "svg", "actions": False}}
+    return bundle, {MIME_TYPE: how, "image/png": sides | {"alt": text}}
 
 
 alt.theme.register("intrinsic", enable=True)(theme)

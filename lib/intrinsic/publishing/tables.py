@@ -37,10 +37,8 @@ class Table:
         caption = f"<caption>{_heading(self.caption)}</caption>" if self.caption else ""
         small = " many" if self.frame.shape[1] > MANY else ""
         name = html.escape(self.caption or self.fold or "Table", quote=True)
-        made = (
-            f'<div class="table-scroll" tabindex="0" role="region" aria-label="{name}">'
-            f'<table class="dataframe{small}">{caption}{made}</tbody></table></div>'
-        )
+        box = f'<div class="table-scroll" tabindex="0" role="region" aria-label="{name}">'
+        made = f'{box}<table class="dataframe{small}">{caption}{made}</tbody></table></div>'
         folded = f'<details class="fold"><summary>{html.escape(self.fold or "")}</summary>{made}</details>'
         return folded if self.fold else made
 
