@@ -10,7 +10,6 @@ import tempfile
 import textwrap
 import warnings
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
@@ -179,7 +178,7 @@ def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _catalogues(files: list[str]):
+def _catalogues(files: list):
     """Catalogue files are in the environment inside, where this process and those it starts look for them."""
     before = filter(None, os.environ.get("INTRINSIC_CATALOGUE", "").split(os.pathsep))
     named = dict.fromkeys([*before, *(str(Path(file).expanduser().absolute()) for file in files)])
@@ -196,6 +195,7 @@ def _source(arguments, place: str):
     options = {"path_column": arguments.path_column, "nested": arguments.nested, "join": join}
     read = {"levels": arguments.levels, "skip_unreadable": arguments.skip_unreadable}
     labels, group, options, read = ({k: v for k, v in one.items() if v} for one in (labels, group, options, read))
+    images.find(place)  # says what is wrong with a place that is none
     if not (labels or group or options or read):
         return place
     if place in images.catalogue():
@@ -203,7 +203,6 @@ def _source(arguments, place: str):
             how = f"write an entry of your own to change them (intrinsic datasets {place})"
             raise ValueError(f"{place} is in the catalogue, which holds its rules already: {how}")
         return images.Entry.model_validate(dict(images.find(place)) | read)
-    images.find(place)  # says what is wrong with a place that is none
     fields = {"labels": labels, "group": group or None, "options": options, **read}
     return images.of_path(Path(place), **{key: value for key, value in fields.items() if value})
 
@@ -220,31 +219,14 @@ def _join(arguments, place: str) -> dict | None:
     return {"table": table, "column": column, "other": other or None, "how": how}
 
 
-@contextmanager
-def _named(source):
-    """The name or path of an image set, also for processes that are started inside, which know no entry made here."""
-    if isinstance(source, str):
-        yield source
-        return
-    if source.name in images.catalogue():
-        how = "rename the folder, or write an entry with another name (intrinsic datasets --draft) and give its name"
-        raise ValueError(f"{source.name!r} is in the catalogue already: {how}")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{source.name}.yaml")
-        path.write_text(source.written(), encoding="utf-8")
-        with _catalogues([str(path)]):
-            yield source.name
-
-
 def _params(arguments):
     """The parameters of a file, with the values of -p and the image sets of --add."""
     from intrinsic.campaigns import parameters
 
-    p = parameters.read(arguments.params, {key: images.plain_yaml(value) for key, value in arguments.changes})
-    if more := [source for source in arguments.add if source not in p.datasets]:
-        p = p.model_copy(update={"datasets": [*p.datasets, *more]})
-    workers = getattr(arguments, "workers", None)
-    return p if workers is None else p.model_copy(update={"workers": workers})
+    changes = {key: images.plain_yaml(value) for key, value in arguments.changes}
+    changes |= {"workers": arguments.workers} if getattr(arguments, "workers", None) else {}
+    p = parameters.read(arguments.params, changes)
+    return p.model_copy(update={"datasets": list(dict.fromkeys([*p.datasets, *arguments.add]))})
 
 
 def _execution(arguments) -> dict:
@@ -258,9 +240,7 @@ def _execution(arguments) -> dict:
 
 
 def _measure(arguments) -> None:
-    source = _source(arguments, arguments.source)
-    if isinstance(source, str):
-        images.find(source)  # says what is wrong with a place that is none, before anything heavy is loaded
+    source = _source(arguments, arguments.source)  # before anything heavy is loaded
     from intrinsic.campaigns import records
     from intrinsic.properties import flagged, words
     from intrinsic.properties.measure import measure
@@ -310,8 +290,7 @@ def _forecast(arguments) -> None:
     own = runs[runs["dataset"] == name]
     if own.empty:
         small = shlex.join(["intrinsic", "run", "params/forecast.yaml", "-p", "datasets", f"[{arguments.source}]"])
-        raise ValueError(f"{name} has no fitted runs of {arguments.model} at two sizes N at this setting, so there is "
-                         f"nothing to go on from: {small}")  # fmt: skip
+        raise ValueError(f"{name} has no fitted runs of {arguments.model} at two sizes N at this setting: {small}")
     targets = {}
     if arguments.target_accuracy is not None:
         targets["accuracy"] = (arguments.target_accuracy, forecast.ERROR, 1 - arguments.target_accuracy)
@@ -319,7 +298,7 @@ def _forecast(arguments) -> None:
         targets["loss"] = (arguments.target_loss, forecast.LOSS, arguments.target_loss)
     table = forecast.forecast(runs, name, arguments.at)
     needed = {what: forecast.n_needed(runs, name, v, outcome=outcome) for what, (_, outcome, v) in targets.items()}
-    trained = sorted({int(n) for n in own["n_train"]})
+    trained = sorted(set(own["n_train"].tolist()))
     if arguments.json:
         ends = {what: {"target": targets[what][0], **one.to_dict()} for what, one in needed.items()}
         facts = {"name": name, "model": arguments.model, "runs": len(own), "trained": trained, "needed": ends,
@@ -423,9 +402,18 @@ def _publish(arguments) -> None:
 def _report(arguments) -> None:
     from intrinsic.publishing import report
 
-    with _named(_source(arguments, arguments.source)) as source:
-        out = arguments.out or Path(f"{images.find(source).name}.html")
-        print(report.report(source, out, size=arguments.size, channels=arguments.channels))
+    source, files = _source(arguments, arguments.source), []
+    with tempfile.TemporaryDirectory() as folder:
+        if not isinstance(source, str):  # the page is executed by another process, which knows no entry made here
+            if source.name in images.catalogue():
+                how = "rename the folder, or give the name of an entry of your own (intrinsic datasets --draft)"
+                raise ValueError(f"{source.name!r} is in the catalogue already: {how}")
+            files = [Path(folder, f"{source.name}.yaml")]
+            files[0].write_text(source.written(), encoding="utf-8")
+            source = source.name
+        with _catalogues(files):
+            out = arguments.out or Path(f"{images.find(source).name}.html")
+            print(report.report(source, out, size=arguments.size, channels=arguments.channels))
 
 
 def _book(arguments) -> None:
