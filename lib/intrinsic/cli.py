@@ -323,8 +323,7 @@ def _forecast(arguments) -> None:
     print("  Intervals of 95 % are for one run.")
     set_ = own.iloc[0]
     if arguments.params is None and set_["per_class"] == p.per_class and set_["n_classes"] == 2:
-        print("\n".join(textwrap.wrap(_fragility(set_["k_f"], set_["d_data"]), 110, initial_indent="  ",
-                                      subsequent_indent="  ")))  # fmt: skip
+        print(textwrap.indent(textwrap.fill(_fragility(set_["k_f"], set_["d_data"]), 108), "  "))
 
 
 def _run(arguments) -> int:

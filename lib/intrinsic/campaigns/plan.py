@@ -54,8 +54,7 @@ def sources(p: Params) -> list[str]:
 
 def present(p: Params) -> tuple[Params, dict[str, str]]:
     """The campaign without the image sets that cannot be read on this machine now, and {these: where they are}."""
-    found = {source: entry(source) for source in sources(p)}
-    absent = {source: one.whereabouts() for source, one in found.items() if one and not one.present()}
+    absent = {source: one.whereabouts() for source in sources(p) if (one := entry(source)) and not one.present()}
 
     def left(names):
         return [name for name in names if name not in absent]
@@ -175,10 +174,6 @@ class Task:
     def done(self, there: Collection[Key] | Store) -> bool:
         """Whether all its records are there, at one of the precisions that serve."""
         return any(all(key in there or key in self.have for key in keys) for keys in (self.keys, *self.others))
-
-    def missing(self, there: Collection[Key] | Store) -> list[Key]:
-        """Keys of its records that are neither there nor published."""
-        return [key for key in self.keys if key not in there and key not in self.have]
 
 
 @dataclass(frozen=True)
