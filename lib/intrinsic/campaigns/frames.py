@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -40,22 +40,14 @@ def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _by_cell(kind: str, store: Store | None) -> dict[str, list[Record]]:
-    """{what names a cell of the grid: its records, of whatever images}."""
-    table: dict[str, list[Record]] = {}
-    for record in records.collected(kind, store):
-        table.setdefault(records.cell_id(record.params), []).append(record)
-    return table
-
-
 def _current(found: list[Record], source, store: Store | None) -> Record | None:
     """Of records of one name the one that is of the images as they are now; None where none is.
 
     Published records are taken as they are. So is a stored one of a catalogue set that has no other beside it.
     """
     named = plan.entry(source) is not None
-    if not found or store is None or (named and len(found) == 1):
-        return found[0] if found else None
+    if store is None or (named and len(found) == 1):
+        return found[0]
     try:
         now = measurement.matched(source, *(found[0].params[key] for key in plan.PIXELS)).hash
     except (OSError, ValueError):
@@ -65,21 +57,20 @@ def _current(found: list[Record], source, store: Store | None) -> Record | None:
     return own or next(known, None)
 
 
+def _found(kind: str, store: Store | None, asked: Iterable[tuple]) -> Iterator[tuple[Record, str]]:
+    """(record, image set) of each (image set, [params that serve]) that has one; the params lack hashes of images."""
+    table: dict[str, list[Record]] = {}
+    for record in records.collected(kind, store):
+        table.setdefault(records.cell_id(record.params), []).append(record)
+    for source, ways in asked:
+        alike = next((table[way] for way in map(records.cell_id, ways) if way in table), [])
+        if alike and (record := _current(alike, source, store)):
+            yield record, source
+
+
 def _of_set(record: Record, source: str) -> dict:
     domain = record.provenance.get("domain", "unknown")
     return {"dataset": record.params["dataset"], "family": plan.family(source), "domain": domain}
-
-
-def _runs(p: Params, store: Store | None) -> Iterable[tuple[Record, dict]]:
-    """(training record, what names it in a frame) of each run of the grid that has a record, in the grid's order."""
-    table = _by_cell("training", store)
-    for source, model, n_train, seed in plan.cells(p):
-        wanted = plan.training_params(p, source, model, n_train, seed)
-        ways = (records.cell_id({**wanted, "precision": one}) for one in plan.precisions(p, wanted))
-        record = _current(next((table[way] for way in ways if way in table), []), source, store)
-        if record is not None:
-            named = {"model": model, "n_train": n_train, "seed": seed, "fitted": bool(record.metrics["fitted"])}
-            yield record, {**_of_set(record, source), **named, "parent": record.id}
 
 
 def _same(record: Record, wanted: dict) -> bool:
@@ -103,10 +94,17 @@ def runs_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
     training, of its attack, of its slope, and of the paper's layer with its null maps; and those of `properties_frame`.
     store: records of this machine, which count beside the published ones.
     """
-    found = list(_runs(p, store))
-    if not found:
+    asked, rows = [], []
+    for source, *cell in plan.cells(p):
+        wanted = plan.training_params(p, source, *cell)
+        asked.append((source, [wanted | {"precision": one} for one in plan.precisions(p, wanted)]))
+    for one, source in _found("training", store, asked):
+        named = _of_set(one, source) | {key: one.params[key] for key in ("model", "n_train", "seed")}
+        named |= {"fitted": bool(one.metrics["fitted"]), "parent": one.id}
+        rows.append(named | one.metrics | named)
+    if not rows:
         return pd.DataFrame()
-    runs = pd.DataFrame([{**named, **one.metrics, **named} for one, named in found])
+    runs = pd.DataFrame(rows)
     wanted = plan.hanging_params(p, set(map(models.representation_layer, runs["model"].unique())))
     wanted["attack"] = [{key: wanted["attack"][0][key] for key in plan.FGSM_KEYS}]
     for kind, all_ in wanted.items():
@@ -125,12 +123,8 @@ def properties_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
     Columns: dataset, family, domain, size, channels, pixel_range, per_class; metrics of its properties, in which d_mle
     is called d_data and d_twonn is d_data_twonn; growth_per_class and growth_k_f (lists).
     """
-    table, rows = _by_cell("properties", store), []
-    for source in plan.sources(p):
-        found = table.get(records.cell_id(plan.properties_params(p, source)), [])
-        if (record := _current(found, source, store)) is not None:
-            rows.append(_properties(record, source))
-    return _numeric(pd.DataFrame(rows))
+    asked = ((source, [plan.properties_params(p, source)]) for source in plan.sources(p))
+    return _numeric(pd.DataFrame([_properties(*one) for one in _found("properties", store, asked)]))
 
 
 def _properties(record: Record, source: str) -> dict:
