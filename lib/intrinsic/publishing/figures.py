@@ -99,18 +99,13 @@ def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
         A curve with columns `x` and `y`, and a band where it has `y_low` and `y_high`.
     """
     drawn = _rows(frame, ["dataset", "domain", x, y])
-    scales = [_scale([drawn.get(c) for c in (v, f"{v}_low", f"{v}_high")], log, a) for v, a in ((x, "x"), (y, "y"))]
-    x_on, y_on = map(_axis, (alt.X, alt.Y), (x, y), _titles(titles, x, y), scales)
-    drawn = drawn.assign(
-        set=[set_title(name) for name in drawn["dataset"]],
-        page=[set_page(name) for name in drawn["dataset"]],
-        **{f"{v}_text": interval_texts(drawn, v) for v in (x, y)},
-    )
+    (x_on, y_on), titles, scales = _axes(drawn, x, y, titles, log)
+    drawn = drawn.assign(set=drawn["dataset"].map(set_title), page=drawn["dataset"].map(set_page))
+    drawn = drawn.assign(**{f"{v}_text": interval_texts(drawn, v) for v in (x, y)})
     pointed = alt.selection_point(name="pointed", fields=["set"], on="pointerover", clear="pointerout")
     picked = alt.selection_point(name="picked", fields=["domain"], bind="legend")
-    color = color_of(drawn, "domain")
     strong, weak = (alt.condition(pointed & picked, alt.value(v), alt.value(0.1)) for v in (0.95, 0.55))
-    base = alt.Chart(drawn).encode(color=color)
+    base = alt.Chart(drawn).encode(color=color_of(drawn))
     layers = []
     if line is not None:
         fit = alt.Chart(line).encode(x=x_on)
@@ -122,10 +117,10 @@ def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
     if f"{y}_low" in drawn:
         layers.append(base.mark_rule(clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high", x=x_on, opacity=weak))
     tips = [alt.Tooltip("set:N", title="Image set"), alt.Tooltip("domain:N", title="Domain")]
-    tips += [alt.Tooltip(f"{v}_text:N", title=_short(c)) for v, c in zip((x, y), _titles(titles, x, y), strict=True)]
+    tips += [alt.Tooltip(f"{v}_text:N", title=_short(c)) for v, c in zip((x, y), titles, strict=True)]
     points = base.mark_point(size=100).encode(x=x_on, y=y_on, opacity=strong, tooltip=tips, href="page:N")
     layers += [points.add_params(pointed, picked), *_names(drawn, (x, y), scales, labels, (x_on, y_on))]
-    of = " against ".join(_short(title) for title in reversed(_titles(titles, x, y)))
+    of = " against ".join(_short(title) for title in reversed(titles))
     text = f"{of} for {len(drawn)} image sets: {', '.join(drawn['set'])}."
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
 
@@ -189,9 +184,7 @@ def lines(frame, x, y, *, titles=None, by=None, log=None):
     drawn = _rows(frame, [x, y, *([by] if by else [])])
     words = {"dataset": set_title, "model": network_title}
     drawn = drawn.assign(**{c: drawn[c].map(to_words) for c, to_words in words.items() if c in drawn})
-    x_title, y_title = _titles(titles, x, y)
-    x_on = _axis(alt.X, x, x_title, _scale([drawn[x]], log, "x"))
-    y_on = _axis(alt.Y, y, y_title, _scale([drawn.get(c) for c in (y, f"{y}_low", f"{y}_high")], log, "y"))
+    (x_on, y_on), (x_title, y_title), _ = _axes(drawn, x, y, titles, log)
     drawn["text"] = interval_texts(drawn, y)
     base = alt.Chart(drawn).encode(x=x_on, color=color_of(drawn, by))
     layers = []
@@ -233,8 +226,11 @@ def _stacked(frame, group, sort):
     return pd.concat(parts), order
 
 
-def _titles(titles, x, y) -> tuple[str, str]:
-    return titles or (COLUMNS.get(x, x), COLUMNS.get(y, y))
+def _axes(frame, x, y, titles, log) -> tuple:
+    """Both axes, on which marks and intervals find room; their titles; their scales."""
+    titles = titles or (COLUMNS.get(x, x), COLUMNS.get(y, y))
+    scales = [_scale([frame.get(c) for c in (v, f"{v}_low", f"{v}_high")], log, a) for v, a in ((x, "x"), (y, "y"))]
+    return tuple(map(_axis, (alt.X, alt.Y), (x, y), titles, scales)), titles, scales
 
 
 def _short(title: str) -> str:
