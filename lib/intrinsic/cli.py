@@ -313,7 +313,7 @@ def _fragility(k_f, d_data) -> str:
     safer, n = found[fragility.PENALTY].safer, found[fragility.PENALTY].n
     return (f"A ResNet-18 trained on 500 of such images is expected to gain {penalty} nats of loss under an attack of "
             f"2/255. That is more than on {safer} of {n} published families. "
-            f"Changes of L2 length {radius} are expected to turn half of its answers.")  # fmt: skip
+            f"Changes of L2 length {radius} are expected to turn half of its right answers.")  # fmt: skip
 
 
 def _forecast(arguments) -> None:

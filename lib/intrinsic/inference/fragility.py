@@ -12,7 +12,7 @@ from intrinsic.inference.verdicts import Verdict, adjusted, cells, coefficient
 from intrinsic.properties.interval import Interval
 
 NETWORKS = ("resnet18", "resnet50", "vgg13")
-PENALTY, LOSS = "loss_penalty_nats_eps2", "test_loss_nats"
+PENALTY, RADIUS, LOSS = "loss_penalty_nats_eps2", "radius_l2_median_correct", "test_loss_nats"
 TERMS = ("contrast", "native_size", "brightness")  # columns that become a further term, where a frame has them
 IN_PLACE = ("nearest_distance", "k_f_by_lot", "k_f_between_groups")  # columns that take the place of K_F
 BOTH = ("log_k_f", "log_d")
@@ -120,15 +120,15 @@ def expected(runs: pd.DataFrame, new_runs: pd.DataFrame, k_f: float, d_data: flo
     Returns
     -------
     dict of Interval
-        loss_penalty_nats_eps2 (nats) and radius_l2_median (pixels in [0, 1]), with 95 % prediction intervals of one
-        family. Of each, `safer`: how many of its n families are less fragile. Empty unless the new families show that
-        both numbers count: both intervals of `fit` above 0, networks averaged.
+        loss_penalty_nats_eps2 (nats) and radius_l2_median_correct (pixels in [0, 1], of images that the network gets
+        right), with 95 % prediction intervals of one family. Of each, `safer`: how many of its n families are less
+        fragile. Empty unless the new families show that both numbers count: both intervals of `fit` above 0.
     """
     found = fit(families(new_runs))
     if not (found["log_k_f"].low > 0 and found["log_d"].low > 0):
         return {}
     out, one = {}, {"log_k_f": np.log(k_f), "log_d": np.log(d_data)}
-    for response, sign in ((PENALTY, 1), ("radius_l2_median", -1)):
+    for response, sign in ((PENALTY, 1), (RADIUS, -1)):
         table = families(runs, NETWORKS[:1], response=response, sign=sign)
         signed = fit(table).predict(**one).iloc[0]
         safer, (value, *ends) = int((table["log_penalty"] < signed["value"]).sum()), np.exp(sign * signed.to_numpy())
