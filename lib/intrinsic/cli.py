@@ -17,7 +17,8 @@ from unittest.mock import patch
 from intrinsic import images
 
 SOURCE = "a folder of class folders, of DICOM or of NIfTI files; a .csv, .tsv, .parquet or .npz file; a name"
-RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join", "levels")
+RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join", "levels",
+         "classes")  # fmt: skip
 
 
 class UsageError(ValueError):
@@ -151,6 +152,7 @@ def _rules(one) -> None:
     ):
         one.add_argument(f"--{name}", metavar=metavar, help=text)
     one.add_argument("--join", type=Path, metavar="TABLE", help="a table with more columns, such as labels by patient")
+    one.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes; leave all others out")
     one.add_argument("--nested", action="store_true", help="read the folders inside class folders too")
     one.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
 
@@ -199,6 +201,8 @@ def _catalogues(files: list[str]):
 def _source(arguments, place: str):
     """The image set that was named; with rules given on the command line, as an entry of its own."""
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
+    if arguments.classes:
+        labels |= {"classes": {name: [name] for name in arguments.classes}, "others": "drop"}
     group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
     if arguments.join and arguments.group_column and not arguments.label_column:
         group["unmatched"] = "own"  # an image that the table of families lacks is one by itself

@@ -115,7 +115,8 @@ def wrong(sound) -> list[str]:
         (sound.groups == sound.n, f"Each {who} has one image, so {who}s change nothing. Check that the column holds "
          f"the {who} and not the image."),
         (sound.few, f"Too few images to judge a label: {', '.join(f'{c} ({sound.counts[c]})' for c in sound.few[:5])}. "
-         "Label sharpness and balanced training sets have as few of each class: add images, or leave the class out."),
+         "Label sharpness and balanced training sets have as few of each class: add images, or leave the class out "
+         "(--classes)."),
         (sound.imbalance > IMBALANCE and not sound.few, f"The largest class is {sound.imbalance:.1f} times the "
          "smallest. Balanced training sets use as many of each class as the smallest has."),
         (sound.copies, f"{_n(sound.copies, 'exact copy', 'exact copies')} with the same label left out: "
