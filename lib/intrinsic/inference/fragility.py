@@ -108,21 +108,9 @@ def _scored(out: pd.DataFrame) -> pd.DataFrame:
 def expected(runs: pd.DataFrame, new_runs: pd.DataFrame, k_f: float, d_data: float) -> dict[str, Interval]:
     """How fragile a ResNet-18 trained on 500 images will be, from both numbers of its image set alone.
 
-    Parameters
-    ----------
-    runs : DataFrame
-        Of all families, from which is predicted. Columns as in `families`.
-    new_runs : DataFrame
-        Of families that had no part in finding the relation.
-    k_f, d_data : float
-        Of the set, measured as those of the runs.
-
-    Returns
-    -------
-    dict of Interval
-        loss_penalty_nats_eps2 (nats) and radius_l2_median_correct (pixels in [0, 1], of images that the network gets
-        right), with 95 % prediction intervals of one family. Of each, `safer`: how many of its n families are less
-        fragile. Empty unless the new families show that both numbers count: both intervals of `fit` above 0.
+    The loss penalty (nats) and the L2 minimal radius of right answers (pixels in [0, 1]), with 95 % prediction
+    intervals of one family. Of each, `safer`: how many of its n families are less fragile. Nothing, unless both slopes
+    have intervals above 0 on new_runs, of families that had no part in finding the relation. `runs`: of all families.
     """
     found = fit(families(new_runs))
     if not (found["log_k_f"].low > 0 and found["log_d"].low > 0):
@@ -132,9 +120,7 @@ def expected(runs: pd.DataFrame, new_runs: pd.DataFrame, k_f: float, d_data: flo
         table = families(runs, NETWORKS[:1], response=response, sign=sign)
         signed = fit(table).predict(**one).iloc[0]
         safer, (value, *ends) = int((table["log_penalty"] < signed["value"]).sum()), np.exp(sign * signed.to_numpy())
-        out[response] = Interval(
-            value, *sorted(ends), "least squares over families; prediction", len(table), safer=safer
-        )
+        out[response] = Interval(value, *sorted(ends), "least squares over families", len(table), safer=safer)
     return out
 
 
