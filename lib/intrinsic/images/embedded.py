@@ -11,7 +11,7 @@ from PIL import Image
 
 from intrinsic.images import interventions, manifolds
 from intrinsic.images.files import Found
-from intrinsic.images.matching import resize
+from intrinsic.images.matching import matched
 from intrinsic.images.sets import BadSource
 
 
@@ -142,7 +142,7 @@ def striped_digits(
     seed: int = 0,
 ) -> Found:
     """Digits at `size` pixels, labelled in stripes along a principal component, whatever they show."""
-    images = np.stack([resize(image, size) for image in digits().images])
+    images = matched(digits().images, size, None, "stored")
     rows, labels, group = interventions.striped_labels(
         images.reshape(len(images), -1) / 255, n, margin, pair_margin, stripes, axis, random_labels, seed
     )
