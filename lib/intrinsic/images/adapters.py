@@ -43,7 +43,7 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     if named:
         each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
         if len(each) > 2 and (each == 1).all():
-            found = f"each of the {len(each)} folders in {path} holds one patient, so they are no classes"
+            found = f"each of the {len(each)} folders in {path} holds one patient"
             raise BadSource(f"{found}: say the label by --label-column ATTRIBUTE or --label-pattern REGEX")
     return Found(joined(rows, path, join, path), label="folder", group=group, root=path)
 
@@ -197,8 +197,8 @@ def _mask_pixels(file, mask, axis):
     try:
         values = volume(mask)[0]
     except Exception as error:  # nibabel raises nearly every type on damaged files
-        found = f"the mask {mask} of {file} cannot be read as a NIfTI volume ({reason(error)})"
-        raise BadSource(f"{found}: replace it, or leave the volume out") from None
+        why = f"cannot be read as a NIfTI volume ({reason(error)}): replace it"
+        raise BadSource(f"the mask {mask} of {file} {why}") from None
     shape = slices(file)
     if shape is not None and values.shape != shape:
         own, its = (" x ".join(map(str, one)) for one in (values.shape, shape))
@@ -259,8 +259,7 @@ def adapter_of(path, headers=False):
     found = Counter(walk(path).values()) if headers or not direct else {}
     dicoms, volumes = found.get("DICOM", 0), found.get("NIfTI", 0)
     if dicoms and volumes:
-        found = f"{dicoms:,} DICOM and {volumes:,} NIfTI files"
-        raise BadSource(f"{path} holds {found}: give the folder of one kind, or an entry with its adapter")
+        raise BadSource(f"{path} holds {dicoms:,} DICOM and {volumes:,} NIfTI files: give a folder of one kind")
     if dicoms and (headers or dicoms >= found.get("picture", 0)):
         return "dicom"
     return "nifti" if not direct and volumes and volumes >= found.get("picture", 0) else "folder"

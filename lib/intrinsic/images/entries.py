@@ -227,9 +227,6 @@ _DRAFT = """\
 """
 
 
-# ---------------------------------------------------------------------------------------------- catalogue files
-
-
 def catalogue(path=None):
     """The catalogue as {name: Entry}: from `path`, or from all catalogue_files(). Raises BadCatalogue."""
     entries = {}
@@ -298,9 +295,6 @@ def sentence(error, known):
                 text += f", not {found['input']!r}"
         parts.append(text)
     return "; ".join(parts)
-
-
-# ---------------------------------------------------------------------------------------------------------- YAML
 
 
 class _PlainYaml(yaml.SafeLoader):

@@ -59,6 +59,14 @@ class Found:
     images: np.ndarray | None = None  # uint8 (n, H, W) or (n, H, W, 3)
 
 
+def of_arrays(images, labels, classes, group=None, paths=None):
+    """Pixels with a class and perhaps a group each, as Found."""
+    table = pd.DataFrame({"path": paths or [f"row={i}" for i in range(len(images))], "label": np.take(classes, labels)})
+    if group is not None:
+        table["group"] = group
+    return Found(table, group=None if group is None else "group", classes=classes, images=images)
+
+
 def kind_of(path):
     """What a file is, "picture", "DICOM" or "NIfTI": by its content, else by its suffix; else None."""
     name = path.name.lower()

@@ -124,9 +124,6 @@ def _paths(table):
     return tuple(str(p) if pd.isna(f) else f"{p}#{f}" for p, f in zip(table["path"], frames, strict=True))
 
 
-# ----------------------------------------------------------------------------------------------- names and paths
-
-
 def find(source):
     """The entry of a catalogue name, or one made for a path. Raises UnknownImageSet."""
     if isinstance(source, str) and not source.strip():

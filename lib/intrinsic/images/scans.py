@@ -21,9 +21,6 @@ RESCALE = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
 WINDOW = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 
 
-# ------------------------------------------------------------------------------------------------------- DICOM
-
-
 def header(path, tags=None):
     """A DICOM header, of it all or some attributes; None where it cannot be read, which is said once the file is."""
     import pydicom
@@ -177,9 +174,6 @@ def _looked_up(values, rules, key):
         little = table.original_encoding[1] is not False
         data = np.frombuffer(data, "u1" if len(data) < 2 * n else "<u2" if little else ">u2")
     return np.asarray(data)[np.clip(np.rint(values).astype(np.int64) - first, 0, n - 1)], 2**bits - 1
-
-
-# ------------------------------------------------------------------------------------------------------- NIfTI
 
 
 def slices(path):

@@ -213,9 +213,6 @@ def as_unit(images):
     return torch.from_numpy(pixels.astype(np.float32)).div_(255)
 
 
-# ----------------------------------------------------------------------------------------------------- checks
-
-
 def _checked_images(images):
     """uint8 (n, H, W) or (n, H, W, 3). Raises BadImages."""
     images = np.asarray(images)

@@ -71,8 +71,8 @@ def filled(template, match):
     try:
         return template.format(*(match.groups("") or (match[0],)), **match.groupdict(""))
     except (IndexError, KeyError, ValueError, AttributeError):
-        found = f"the template {template!r} does not fit the groups of {match.re.pattern!r}"
-        raise BadSource(f"{found}: use {{0}}, {{1}}, ... or {{name}}") from None
+        how = "use {0}, {1}, ... or {name}"
+        raise BadSource(f"the template {template!r} does not fit the groups of {match.re.pattern!r}: {how}") from None
 
 
 def joined(rows, source, join, base):
@@ -162,8 +162,7 @@ def _text_table(file, suffix, header):
 
 def _frames(file, column, rows):
     frames = pd.to_numeric(rows[column], errors="coerce")
-    wrong = ~rows[column].map(text_of).isin(EMPTY) & ~(frames.ge(0) & frames.mod(1).eq(0))
-    if wrong.any():
-        found = f"{file} has {rows[column][wrong].iloc[0]!r} in its column {column!r}, which is no frame"
-        raise BadSource(f"{found}: give whole numbers from 0, or none")
+    wrong = rows[column][~rows[column].map(text_of).isin(EMPTY) & ~(frames.ge(0) & frames.mod(1).eq(0))]
+    if len(wrong):
+        raise BadSource(f"{file} has {wrong.iloc[0]!r} in its column {column!r}, which is no frame: count from 0")
     return frames.astype("Int64")
