@@ -4,6 +4,7 @@ An adapter is a function of a path and of the options of a catalogue entry. It d
 files, reads no pixel: rules then pick rows, and `files.read` decodes only those.
 """
 
+import functools
 import math
 import os
 import re
@@ -94,10 +95,8 @@ def _several(frames):
 
 def patients(root, paths, progress=False):
     """PatientID of each file that is DICOM, "" for others and where it is not known."""
-    files = list(dict.fromkeys(paths))
-    found = list(in_threads(lambda path: _inside(root / path, kind_of(root / path))[1], files, "listing", progress))
-    known = dict(zip(files, found, strict=True))
-    return [known[path] for path in paths]
+    read = functools.cache(lambda path: _inside(root / path, kind_of(root / path))[1])  # a file may have many rows
+    return list(in_threads(read, paths, "listing", progress))
 
 
 def is_tag(name):
@@ -243,17 +242,15 @@ OF_FILES = {**dict.fromkeys(TABLES, "table"), ".npz": "npz"}  # by suffix: files
 
 
 def adapter_of(path, headers=False):
-    """The adapter for a folder or a file that is in no catalogue. Raises BadSource.
+    """The adapter for a folder or a file that is in no catalogue; headers: rules name attributes of DICOM files.
 
     Where no folder directly below holds images, and most files deeper are DICOM or NIfTI, they are taken as `dicom` or
-    `nifti`; any other folder is one of class folders. headers: rules name attributes of DICOM headers, so any DICOM
-    file makes it `dicom`. The order of files decides nothing.
+    `nifti`. With headers any DICOM file makes it `dicom`. Any other folder is one of class folders.
     """
+    if path.suffix.lower() in OF_FILES and not path.is_dir():
+        return OF_FILES[path.suffix.lower()]
     if not path.is_dir():
-        if path.suffix.lower() in OF_FILES:
-            return OF_FILES[path.suffix.lower()]
-        kinds = ", ".join(OF_FILES)
-        raise BadSource(f"{path} is neither a folder of images nor a file of a known kind: give one ({kinds})")
+        raise BadSource(f"{path} is neither a folder of images nor a file of a known kind: {', '.join(OF_FILES)}")
     below = [one for one in listed(path) if one.is_dir()]
     direct = any(kind_of(file) for one in below for file in listed(one))
     found = Counter(walk(path).values()) if headers or not direct else {}

@@ -80,7 +80,7 @@ def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
     def square(x, y, z):
         return t1[x - half : x + half + 1, y - half : y + half + 1, z]
 
-    candidates = {}  # (class, box): centres
+    candidates = {}, {}  # of each class, box: centres
     for i in range(2 * 5 * 8):
         ix, iy, iz = i % 2, i // 2 % 5, i // 10
         for x_low in (middle - (ix + 1) * wide, middle + 1 + ix * wide):
@@ -92,11 +92,11 @@ def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
                 label = int(white[x, y, z] >= BRAIN_TISSUE)
                 tissue = label or grey[x, y, z] >= BRAIN_TISSUE
                 if tissue and (square(x, y, z) == 0).mean() <= BRAIN_BACKGROUND:
-                    candidates.setdefault((label, i), []).append((x, y, z))
+                    candidates[label].setdefault(i, []).append((x, y, z))
     rng = np.random.default_rng(0)
     chosen = []  # class, box, centre
     for label in (0, 1):
-        boxes = {i: rng.permutation(c) for (c_label, i), c in sorted(candidates.items()) if c_label == label}
+        boxes = {i: rng.permutation(centres) for i, centres in candidates[label].items()}  # in the order of boxes
         turns = [(turn, i) for i, centres in boxes.items() for turn in range(len(centres))]
         chosen += [(label, i, boxes[i][turn]) for turn, i in sorted(turns)[:per_class]]
     labels, group, centres = zip(*(chosen[i] for i in rng.permutation(len(chosen))), strict=True)

@@ -1,12 +1,10 @@
 """Matching: one size, number of channels and range for every set of a comparison."""
 
 from dataclasses import replace
-from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-Range = Literal["stored", "image"]
 MOST_PIXELS = 2048  # a side: of 1,000 images these are 4 GB a channel
 
 
@@ -69,7 +67,7 @@ def check_match(size, channels, pixel_range="stored"):
         raise ValueError(f"size={size} is no number of pixels a side: give a whole number from 1 to {MOST_PIXELS:,}")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels} cannot be made from grey or color images: give 1 or 3")
-    if pixel_range not in get_args(Range):
+    if pixel_range not in ("stored", "image"):
         raise ValueError(f"pixel_range={pixel_range!r} is unknown: give stored or image")
 
 

@@ -192,10 +192,10 @@ def nifti_look(path, levels, axis=2):
     """What the header of a volume says of a slice along an axis."""
     import nibabel
 
-    rest = [n for i, n in enumerate(slices(path)) if i != axis]
     image = nibabel.load(path)
     plain = image.get_data_dtype() == np.uint8 and (image.dataobj.slope, image.dataobj.inter) == (1, 0)
-    return Look(tuple(rest), False, not (plain and levels is None), False)
+    shown = tuple(n for i, n in enumerate(slices(path)) if i != axis)
+    return Look(shown, False, not (plain and levels is None), False)
 
 
 def volume(path):
