@@ -75,7 +75,7 @@ class Pairs(pydantic.BaseModel):
 
 
 class Entry(pydantic.BaseModel):
-    """One image set of the catalogue. The head of params/datasets.yaml says what is for the reader only.
+    """One image set of the catalogue; the head of params/datasets.yaml explains its fields.
 
     In a location ${NAME} is an environment variable, ${NAME:-TEXT} has a default, and $${ is a plain ${. A relative one
     starts at the repository root (params/datasets.yaml) or beside the catalogue file.
@@ -290,7 +290,8 @@ def sentence(error, known):
         elif found["type"] in ("missing", "missing_argument"):
             text = f"key {place!r} is missing"
         else:
-            text = f"{place and f'{place}: '}{found['msg'].removeprefix('Value error, ')}"
+            text = found["msg"].removeprefix("Value error, ")
+            text = f"{place}: {text}" if place else text
             if found["type"] != "value_error" and not isinstance(found["input"], dict):
                 text += f", not {found['input']!r}"
         parts.append(text)
