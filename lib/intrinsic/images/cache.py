@@ -1,8 +1,4 @@
-"""A cache of decoded images on disk, kept by the content of their files, never by name or time.
-
-INTRINSIC_CACHE       the folder (_build/cache in the repository)
-INTRINSIC_CACHE_GIB   how large it may grow (10); the least recently used entries go first. 0: no cache
-"""
+"""A cache of decoded images on disk, by the content of their files: of INTRINSIC_CACHE_GIB, none if 0."""
 
 import os
 from pathlib import Path
@@ -22,10 +18,7 @@ def limit():
 
 
 def kept(key, make):
-    """make(), or what it gave before for the same key, a list of texts that decide it.
-
-    A damaged entry is made again, and a full disk keeps none, with a warning.
-    """
+    """make(), or what it gave before for the same key, a list of texts; a full disk keeps none, with a warning."""
     if not limit():
         return make()
     import joblib
