@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import tempfile
-import textwrap
 import warnings
 from collections import Counter
 from contextlib import contextmanager
@@ -292,32 +291,14 @@ def _measure(arguments) -> None:
     if arguments.json:
         print(json.dumps(found.to_dict() | {"compared": vars(placed)}, allow_nan=False))
         return
-    again, pixels = [word for word in arguments.words if word != "--details"], found.images
-    alike = (*pixels.size, pixels.channels, pixels.pixel_range, pixels.n_classes) == (64, 64, 1, "stored", 2)
-    more = _fragility(found.sharpness_at_m, found.d_at_m) if alike and found.sharpness_at_m.per_class == 250 else ""
-    print(words.answer(found, placed, shlex.join(["intrinsic", *again]), more).text(arguments.details, 24))
+    again = [word for word in arguments.words if word != "--details"]
+    print(words.answer(found, placed, shlex.join(["intrinsic", *again])).text(arguments.details, 24))
     if arguments.flagged:
         also = (
             f"; families as groups: --join {shlex.quote(str(arguments.flagged))} --join-on path --group-column family"
         )
         also = also if found.groups is None and not arguments.join else ""
         print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}{also}")
-
-
-def _fragility(k_f, d_data) -> str:
-    """How fragile a network will be, in a sentence; empty where the records do not show that both numbers tell it."""
-    from intrinsic import campaigns
-    from intrinsic.inference import fragility
-
-    published = campaigns.open({})
-    new = published.confirmation
-    if new.primary_missing or not (found := fragility.expected(published.every, new.runs, k_f, d_data)):
-        return ""
-    penalty, radius = (f"{one:.2g} (95 %: {one.low:.2g} to {one.high:.2g})" for one in found.values())
-    safer, n = found[fragility.PENALTY].safer, found[fragility.PENALTY].n
-    return (f"A ResNet-18 trained on 500 of such images is expected to gain {penalty} nats of loss under an attack of "
-            f"2/255. That is more than on {safer} of {n} published families. "
-            f"Changes of L2 length {radius} are expected to turn half of its right answers.")  # fmt: skip
 
 
 def _forecast(arguments) -> None:
@@ -361,10 +342,6 @@ def _forecast(arguments) -> None:
         what = f"train at N = {more:,}" if more else "train at more seeds; the set may be near chance"
         print(f"  not informative yet: the interval at N = {vague.max():,} reaches chance. To narrow it, {what}.")
     print("  Intervals of 95 % are for one run.")
-    set_ = own.iloc[0]
-    if arguments.params is None and set_["per_class"] == p.per_class and set_["n_classes"] == 2:
-        print("\n".join(textwrap.wrap(_fragility(set_["k_f"], set_["d_data"]), 110, initial_indent="  ",
-                                      subsequent_indent="  ")))  # fmt: skip
 
 
 # ------------------------------------------------------------------------------- run, status, publish

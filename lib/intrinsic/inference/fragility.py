@@ -3,13 +3,11 @@
 log penalty = a + b log K_F + c log d,    one row a family, penalty averaged over networks in logarithms
 """
 
-import numpy as np
 import pandas as pd
 
 from intrinsic.inference.effects import NotEnough, Regression, correlation, ols
 from intrinsic.inference.families import by_family, levels, logs, set_means, usable
 from intrinsic.inference.verdicts import Verdict, adjusted, cells, coefficient
-from intrinsic.properties.interval import Interval
 
 NETWORKS = ("resnet18", "resnet50", "vgg13")
 PENALTY, RADIUS, LOSS = "loss_penalty_nats_eps2", "radius_l2_median_correct", "test_loss_nats"
@@ -103,25 +101,6 @@ def _scored(out: pd.DataFrame) -> pd.DataFrame:
     rest, around = out["measured"] - out["value"], out["measured"] - out["measured"].mean()
     out.attrs = {"r2": float(1 - (rest @ rest) / max(around @ around, 1e-300)), "coverage": float(out["inside"].mean())}
     return out[["family", "measured", "value", "low", "high", "inside"]]
-
-
-def expected(runs: pd.DataFrame, new_runs: pd.DataFrame, k_f: float, d_data: float) -> dict[str, Interval]:
-    """How fragile a ResNet-18 trained on 500 images will be, from both numbers of its image set alone.
-
-    The loss penalty (nats) and the L2 minimal radius of right answers (pixels in [0, 1]), with 95 % prediction
-    intervals of one family. Of each, `safer`: how many of its n families are less fragile. Nothing, unless both slopes
-    have intervals above 0 on new_runs, of families that had no part in finding the relation. `runs`: of all families.
-    """
-    found = fit(families(new_runs))
-    if not (found["log_k_f"].low > 0 and found["log_d"].low > 0):
-        return {}
-    out, one = {}, {"log_k_f": np.log(k_f), "log_d": np.log(d_data)}
-    for response, sign in ((PENALTY, 1), (RADIUS, -1)):
-        table = families(runs, NETWORKS[:1], response=response, sign=sign)
-        signed = fit(table).predict(**one).iloc[0]
-        safer, (value, *ends) = int((table["log_penalty"] < signed["value"]).sum()), np.exp(sign * signed.to_numpy())
-        out[response] = Interval(value, *sorted(ends), "least squares over families", len(table), safer=safer)
-    return out
 
 
 def secondary(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> pd.DataFrame:
