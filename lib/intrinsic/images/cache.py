@@ -1,4 +1,7 @@
-"""A cache of decoded images on disk, by the content of their files: of INTRINSIC_CACHE_GIB, none if 0."""
+"""A cache of decoded images on disk, kept by the content of their files.
+
+INTRINSIC_CACHE is its folder (_build/cache of the repository), INTRINSIC_CACHE_GIB how large it may grow (10; 0: none).
+"""
 
 import os
 from pathlib import Path

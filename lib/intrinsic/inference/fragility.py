@@ -10,7 +10,7 @@ from intrinsic.inference.families import by_family, levels, logs, set_means, usa
 from intrinsic.inference.verdicts import Verdict, adjusted, cells, coefficient
 
 NETWORKS = ("resnet18", "resnet50", "vgg13")
-PENALTY, RADIUS, LOSS = "loss_penalty_nats_eps2", "radius_l2_median_correct", "test_loss_nats"
+PENALTY, LOSS = "loss_penalty_nats_eps2", "test_loss_nats"
 TERMS = ("contrast", "native_size", "brightness")  # columns that become a further term, where a frame has them
 IN_PLACE = ("nearest_distance", "k_f_by_lot", "k_f_between_groups")  # columns that take the place of K_F
 BOTH = ("log_k_f", "log_d")
@@ -86,20 +86,20 @@ def predicted(old: pd.DataFrame, new: pd.DataFrame, predictors=BOTH) -> pd.DataF
 
     `.attrs`: r2, out of sample, and coverage, the share of families inside.
     """
-    found = fit(old, predictors).predict(**{name: new[name] for name in predictors})
-    return _scored(found.assign(family=new["family"].to_numpy(), measured=new["log_penalty"].to_numpy()))
+    return _scored(fit(old, predictors).predict(**{name: new[name] for name in predictors}), new)
 
 
 def held_out(table: pd.DataFrame, predictors=BOTH) -> pd.DataFrame:
     """`predicted`, each family by the fit to all others."""
-    parts = [predicted(table.drop(i), table.loc[[i]], predictors) for i in table.index]
-    return _scored(pd.concat(parts, ignore_index=True))
+    found = [fit(table.drop(i), predictors).predict(**{n: table.loc[[i], n] for n in predictors}) for i in table.index]
+    return _scored(pd.concat(found, ignore_index=True), table)
 
 
-def _scored(out: pd.DataFrame) -> pd.DataFrame:
+def _scored(found: pd.DataFrame, families: pd.DataFrame) -> pd.DataFrame:
+    out = found.assign(family=families["family"].to_numpy(), measured=families["log_penalty"].to_numpy())
     out["inside"] = out["measured"].between(out["low"], out["high"])
     rest, around = out["measured"] - out["value"], out["measured"] - out["measured"].mean()
-    out.attrs = {"r2": float(1 - (rest @ rest) / max(around @ around, 1e-300)), "coverage": float(out["inside"].mean())}
+    out.attrs = {"r2": float(1 - (rest @ rest) / (around @ around)), "coverage": float(out["inside"].mean())}
     return out[["family", "measured", "value", "low", "high", "inside"]]
 
 
