@@ -7,7 +7,6 @@ import os
 import shlex
 import sys
 import tempfile
-import textwrap
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -16,7 +15,8 @@ from unittest.mock import patch
 from intrinsic import images
 
 SOURCE = "a folder of class folders, of DICOM or of NIfTI files; a .csv, .tsv, .parquet or .npz file; a name"
-RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join", "levels")
+RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join", "levels",
+         "classes")  # fmt: skip
 
 
 class UsageError(ValueError):
@@ -143,6 +143,7 @@ def _rules(one) -> None:
     ):
         one.add_argument(f"--{name}", metavar=metavar, help=text)
     one.add_argument("--join", type=Path, metavar="TABLE", help="a table with more columns, such as labels by patient")
+    one.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes; leave all others out")
     one.add_argument("--nested", action="store_true", help="read the folders inside class folders too")
     one.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
 
@@ -188,6 +189,8 @@ def _catalogues(files: list):
 def _source(arguments, place: str):
     """The image set that was named; with rules given on the command line, as an entry of its own."""
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
+    if arguments.classes:
+        labels |= {"classes": {name: [name] for name in arguments.classes}, "others": "drop"}
     group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
     if arguments.join and arguments.group_column and not arguments.label_column:
         group["unmatched"] = "own"  # an image that the table of families lacks is one by itself
@@ -255,30 +258,12 @@ def _measure(arguments) -> None:
     if arguments.json:
         print(json.dumps(found.to_dict() | {"compared": vars(placed)}, allow_nan=False))
         return
-    again, pixels = [word for word in arguments.words if word != "--details"], found.images
-    alike = (*pixels.size, pixels.channels, pixels.pixel_range, pixels.n_classes) == (64, 64, 1, "stored", 2)
-    more = _fragility(found.sharpness_at_m, found.d_at_m) if alike and found.sharpness_at_m.per_class == 250 else ""
-    print(words.answer(found, placed, shlex.join(["intrinsic", *again]), more).text(arguments.details, 24))
+    again = [word for word in arguments.words if word != "--details"]
+    print(words.answer(found, placed, shlex.join(["intrinsic", *again])).text(arguments.details, 24))
     if arguments.flagged:
         print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}", end="")
         file, join = shlex.quote(str(arguments.flagged)), found.groups is None and not arguments.join
         print(f"; families as groups: --join {file} --join-on path --group-column family" if join else "")
-
-
-def _fragility(k_f, d_data) -> str:
-    """How fragile a network will be, in a sentence; empty where the records do not show that both numbers tell it."""
-    from intrinsic import campaigns
-    from intrinsic.inference import fragility
-
-    published = campaigns.open({})
-    new = published.confirmation
-    if new.primary_missing or not (found := fragility.expected(published.every, new.runs, k_f, d_data)):
-        return ""
-    penalty, radius = (f"{one:.2g} (95 %: {one.low:.2g} to {one.high:.2g})" for one in found.values())
-    safer, n = found[fragility.PENALTY].safer, found[fragility.PENALTY].n
-    return (f"A ResNet-18 trained on 500 of such images is expected to gain {penalty} nats of loss under an attack of "
-            f"2/255. That is more than on {safer} of {n} published families. "
-            f"Changes of L2 length {radius} are expected to turn half of its answers.")  # fmt: skip
 
 
 def _forecast(arguments) -> None:
@@ -321,9 +306,6 @@ def _forecast(arguments) -> None:
         what = f"train at N = {more:,}" if more else "train at more seeds; the set may be near chance"
         print(f"  not informative yet: the interval at N = {vague.max():,} reaches chance. To narrow it, {what}.")
     print("  Intervals of 95 % are for one run.")
-    set_ = own.iloc[0]
-    if arguments.params is None and set_["per_class"] == p.per_class and set_["n_classes"] == 2:
-        print(textwrap.indent(textwrap.fill(_fragility(set_["k_f"], set_["d_data"]), 108), "  "))
 
 
 def _run(arguments) -> int:

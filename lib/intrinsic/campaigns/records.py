@@ -206,7 +206,9 @@ class Store:
     def failure(self, kind: str, id: str) -> dict | None:
         """The note of a run that failed, or None."""
         note = self.path("failed", f"{kind}-{id}")
-        return json.loads(note.read_bytes()) if note.exists() else None
+        with contextlib.suppress(ValueError):  # a damaged note says only that there was a failure
+            return json.loads(note.read_bytes()) if note.exists() else None
+        return {"reason": f"its note {note} is damaged", "traceback": ""}
 
     def forgive(self, kind: str, id: str) -> None:
         """Forget that a run failed."""

@@ -27,7 +27,7 @@ def set_title(name: str) -> str:
     """
     entry = images.catalogue().get(str(name))
     if entry is None:
-        return Path(str(name)).name or str(name)
+        return _short_titles().get(str(name)) or Path(str(name)).name or str(name)
     base, _, pair = str(name).partition("-pair")
     short = _short_titles().get(base) or entry.title.partition(",")[0]
     classes = entry.title.rpartition(": ")[2].replace(" against ", " or ")
