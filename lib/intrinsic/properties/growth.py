@@ -14,10 +14,11 @@ import numpy as np
 
 from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees, half_sample
 from intrinsic.properties.neighbors import BadPoints
-from intrinsic.properties.sharpness import Labelled
+from intrinsic.properties.sharpness import Labelled, mean_sharpness
 
 CROSS_PAIRS = 1000  # closest pairs across classes of which D is estimated
 LEAST_PAIRS = 20  # below which no dimension is estimated
+LEAST_IMAGES = 64  # of the smallest class, below which no growth is fitted
 BEYOND = (64, 1000)  # pairs across classes, at m images a class, between whose distances `growth_by_halves` takes D
 RISES = 1.1  # ratio of slopes at small and large radii, lower limit, from which there is no one slope
 
@@ -51,46 +52,38 @@ def growth(x, y=None, per_class=None, draws=25, seed=0):
     >>> m, bool(np.all(np.diff(k_f) > 0))
     (array([ 16,  32,  64, 128, 256, 512]), True)
     """
-    from intrinsic.images.splits import balanced_draws
-
     given = Labelled(x, y)
     least = int(np.bincount(given.codes).min())
     per_class = [2**e for e in range(4, least.bit_length())] if per_class is None else per_class
     if np.ndim(per_class) != 1 or np.size(per_class) == 0:
         raise BadPoints(f"the smallest class has {least} images and per_class={per_class} holds no M: give a list of M")
-    chosen = [balanced_draws(given.codes, m, draws, seed) for m in per_class]
-    look = given.look
-    return np.array(per_class, dtype=np.int64), np.array([np.mean([look.at(c)[0] for c in d]) for d in chosen])
+    k_f = [mean_sharpness(given, per_class=m, draws=draws, seed=seed, interval=False) for m in per_class]
+    return np.array(per_class, dtype=np.int64), np.array(k_f)
 
 
 def growth_exponent(x, y=None, draws=50, *, interval=True, group=None, seed=0) -> Interval:
     """Fit the slope of mean log K_F(M) on log M.
 
     The M are a quarter of the smallest class, halved up to four times as long as 8 are left: larger draws share most of
-    their pairs. Draws are nested: the images of M are among those of 2M. Facts: per_class, log_k_f (the means).
+    their pairs. Draws are nested: the images of M are among those of 2M. In half-samples M is halved too, which leaves
+    the law of K_F(M), hence the variance of the slope, as it is where classes overlap.
 
-    The 95 % interval is for the expectation of this slope at these M. In half-samples M is halved too, which leaves the
-    law of K_F(M), hence the variance of the slope, as it is where classes overlap.
+    Returns an Interval for the expectation of this slope at these M, with facts per_class, log_k_f (the means) and
+    closest (the smallest distance between labels).
     Raises BadPoints for fewer than 64 images a class, or copies with different labels.
     """
-    given = Labelled(x, y, group)
-    if (least := int(np.bincount(given.codes).min())) < 64:
-        raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
+    given, least = _growing(x, y, group)
     sizes = np.unique([least // 4 >> e for e in range(5) if least // 4 >> e >= 8])
+    facts = {"n": given.n, "per_class": sizes}
     if not given.codes.any():
-        facts = {"n": given.n, "per_class": sizes, "log_k_f": np.array([]), "closest": math.inf}
-        return Interval(0.0, 0.0, 0.0, "all labels are equal", **facts)
-    _no_conflict(given.pairs)
+        return Interval(0.0, 0.0, 0.0, "all labels are equal", **facts, log_k_f=np.array([]), closest=math.inf)
     logs = _mean_logs(given, np.ones(given.n, dtype=bool), sizes, draws, seed)
-    fewer, freedom, both = np.maximum(sizes // 2, 1), degrees(given.n, given.group), np.empty((0, 2))
-    if interval and freedom >= 3:
-        both = [
-            [log_slope(fewer, _mean_logs(given, side, fewer, draws, seed + 1)) for side in (half, ~half)]
-            for half in class_halves(given.labels, given.group, seed)
-        ]
-    method = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
-    facts = {"n": given.n, "per_class": sizes, "log_k_f": logs, "closest": float(given.pairs.distance[0])}
-    return half_sample(log_slope(sizes, logs), both, freedom, relative=False, spread=2, method=method, **facts)
+    fewer, freedom = np.maximum(sizes // 2, 1), degrees(given.n, given.group)
+    halves = class_halves(given.labels, given.group, seed) if interval and freedom >= 3 else ()
+    both = [[_slope(fewer, _mean_logs(given, side, fewer, draws, seed + 1)) for side in (h, ~h)] for h in halves]
+    facts |= {"log_k_f": logs, "closest": float(given.pairs.distance[0])}
+    facts["method"] = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
+    return half_sample(_slope(sizes, logs), both, freedom, relative=False, spread=2, **facts)
 
 
 def cross_dimension(x, y=None, *, interval=True, group=None, seed=0) -> Interval:
@@ -107,7 +100,7 @@ def cross_dimension(x, y=None, *, interval=True, group=None, seed=0) -> Interval
     Raises BadPoints for copies with different labels. Grassberger & Procaccia 1983; the estimator: Takens 1985.
     """
     given = Labelled(x, y, group)
-    codes, listed = given.codes, _between_groups(given).part(slice(0, CROSS_PAIRS + 1))
+    codes, listed = given.codes, given.pairs.between(given.group).part(slice(0, CROSS_PAIRS + 1))
     _no_conflict(listed)
     if len(listed) <= LEAST_PAIRS:
         return _without(f"{len(listed)} cross pairs are listed, and more than {LEAST_PAIRS} are needed", given.n)
@@ -131,7 +124,7 @@ def cross_dimension(x, y=None, *, interval=True, group=None, seed=0) -> Interval
     if rises.low > RISES:
         why = f"the slope of log C_x rises from {value:.3g} to {near:.3g} as r falls, as where classes are apart"
         return _without(why, given.n, float(listed.distance[0]))
-    radius, both = float(listed.distance[-1]), both if interval else np.empty((0, 2, 3))
+    radius, both = float(listed.distance[-1]), both if interval else both[:0]
     classes = len(size) * (len(size) - 1) / 2
     share = 4 / classes * both[..., 2]  # a half has a quarter of the pairs
     facts = {"n": given.n, "radius": radius, "pairs": len(listed), "gap": 0.0, "df": freedom}
@@ -171,29 +164,15 @@ def growth_by_halves(x, y=None, draws=10, *, group=None, seed=0) -> dict:
 
     Keys: measured (mean exponent of K_F in M) and predicted (mean 2/D). Raises BadPoints as growth_exponent does.
     """
-    given = Labelled(x, y, group)
-    _no_conflict(given.pairs)
-    if (least := int(np.bincount(given.codes).min())) < 64:
-        raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
-    apart, measured, predicted = _between_groups(given), [], []
+    given, _ = _growing(x, y, group)
+    apart, measured, predicted = given.pairs.between(given.group), [], []
     for half in class_halves(given.labels, given.group, seed):
         for one, other in ((half, ~half), (~half, half)):
             m = int(np.bincount(given.codes[one]).min())
             sizes = np.array([m // 8, m // 4, m // 2, m])
-            measured.append(log_slope(sizes, _mean_logs(given, one, sizes, draws, seed)))
-            predicted.append(2 / _slope_beyond(apart, other, given.codes))
+            measured.append(_slope(sizes, _mean_logs(given, one, sizes, draws, seed)))
+            predicted.append(2 / _slope_beyond(apart, other))
     return {"measured": float(np.mean(measured)), "predicted": float(np.nanmean(predicted))}
-
-
-def _slope_beyond(pairs, inside, codes):
-    """D = log(C(R) / C(r)) / log(R / r) in a subset, at C(r) = 64/m^2 and C(R) = 1000/m^2, m its smallest class."""
-    size = np.bincount(codes[inside])
-    pairs = pairs.part(inside[pairs.i] & inside[pairs.j])
-    share = np.cumsum(1.0 / (size[codes[pairs.i]] * size[codes[pairs.j]]))
-    near, far = np.searchsorted(share, np.array(BEYOND) / size.min() ** 2)
-    if far >= len(pairs):
-        return math.nan  # the list of pairs ends before
-    return math.log(share[far] / share[near]) / math.log(pairs.distance[far] / pairs.distance[near])
 
 
 def labels_by_lot(labels, group=None, seed=0):
@@ -207,16 +186,13 @@ def labels_by_lot(labels, group=None, seed=0):
     return classes[names[unit, codes]]
 
 
-def log_slope(sizes, logs):
-    """Slope of the least-squares line of logs against log sizes."""
-    centered = np.log(sizes) - np.log(sizes).mean()
-    return float(centered @ logs / (centered @ centered))
-
-
-def _between_groups(given):
-    """The closest pairs across classes, and across groups where these are known."""
-    pairs, group = given.pairs, given.group
-    return pairs if group is None else pairs.part(group[pairs.i] != group[pairs.j])
+def _growing(x, y, group):
+    """Points with labels of which a growth can be fitted, and the number of images of their smallest class."""
+    given = Labelled(x, y, group)
+    if (least := int(np.bincount(given.codes).min())) < LEAST_IMAGES:
+        raise BadPoints(f"the smallest class has {least} images, and {LEAST_IMAGES} are needed")
+    _no_conflict(given.pairs)
+    return given, least
 
 
 def _no_conflict(pairs):
@@ -234,11 +210,28 @@ def _mean_logs(given, inside, sizes, draws, seed):
     members = [np.flatnonzero(inside & (given.codes == c)) for c in range(given.codes.max() + 1)]
     if sum(len(m) > 0 for m in members) < 2:
         return np.full(len(sizes), math.nan)
-    total, look = np.zeros(len(sizes)), given.look
+    total = np.zeros(len(sizes))
     for draw in range(draws):
         rng, rank = np.random.default_rng([seed, draw]), np.full(len(inside), len(inside))
         for m in members:
             rank[m] = rng.permutation(len(m))
         with np.errstate(divide="ignore"):
-            total += np.log(look.nested(rank, sizes))
+            total += np.log(given.pairs.nested(rank, sizes))
     return total / draws
+
+
+def _slope(sizes, logs):
+    """Slope of the least-squares line of logs against log sizes."""
+    centered = np.log(sizes) - np.log(sizes).mean()
+    return float(centered @ logs / (centered @ centered))
+
+
+def _slope_beyond(pairs, inside):
+    """D = log(C(R) / C(r)) / log(R / r) in a subset, at C(r) = 64/m^2 and C(R) = 1000/m^2, m its smallest class."""
+    size = np.bincount(pairs.codes[inside])
+    pairs = pairs.part(inside[pairs.i] & inside[pairs.j])
+    share = np.cumsum(1.0 / (size[pairs.codes[pairs.i]] * size[pairs.codes[pairs.j]]))
+    near, far = np.searchsorted(share, np.array(BEYOND) / size.min() ** 2)
+    if far >= len(pairs):
+        return math.nan  # the list of pairs ends before
+    return math.log(share[far] / share[near]) / math.log(pairs.distance[far] / pairs.distance[near])

@@ -54,11 +54,10 @@ def sharpness_limit(x, y=None, *, dimension=None, group=None) -> Interval:
 
 def _between_units(pairs, units, count):
     """The smallest distances between two units (images or groups), ascending, each two units once, at most `count`."""
-    a, b = units[pairs.i], units[pairs.j]
-    apart = np.flatnonzero(a != b)
-    ends = np.sort([a[apart], b[apart]], axis=0)
+    apart = pairs.between(units)
+    ends = np.sort([units[apart.i], units[apart.j]], axis=0)
     first = np.unique(ends[0] * (int(units.max()) + 1) + ends[1], return_index=True)[1]
-    return pairs.distance[apart[np.sort(first)[:count]]]
+    return apart.distance[np.sort(first)[:count]]
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ import numpy as np
 
 from intrinsic.images import BadImages, ImageSet, TooFewImages, load, match
 from intrinsic.properties import dimension, sharpness
-from intrinsic.properties.duplicates import components, near_duplicate_links
+from intrinsic.properties.duplicates import near_duplicate_components
 from intrinsic.properties.growth import cross_dimension, growth_exponent
 from intrinsic.properties.interval import Interval, digits
 from intrinsic.properties.limit import sharpness_limit
@@ -168,13 +168,12 @@ def measure(
     near = neighbors(clean, near_k, reserve=max(64, dimension.reserve(near_k)), progress=progress)
     d_all = dimension.mle_dimension(near, near_k)
     d_data, twonn, others, why = _other_groups(clean, near, near_k, d_all)
-    links = near_duplicate_links(near)
-    families = components(*links[:2], len(clean))
+    families = near_duplicate_components(near)
     warnings += filter(None, [why or _why_apart(clean, others, d_data, twonn, families)])
     k_f, control = sharpness.label_sharpness(near), sharpness.same_label_control(near)
     finite = _renamed(k_f, original)
     law = cross_dimension(near, group=families if clean.group is None else clean.group)
-    sound = soundness(loaded, near, links=links)
+    sound = soundness(loaded, near)
     several = 2 < clean.n_classes <= MOST_CLASSES
     return Measured(
         d_data=d_data,

@@ -13,12 +13,14 @@ cannot serve a maximum. Measured coverage: benchmarks/sharpness_simulations.py.
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations_with_replacement
 
 import numpy as np
 
 from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees, half_sample, strata
-from intrinsic.properties.neighbors import OPPOSITES, BadPoints, Neighbors, as_points, labels_and_group, neighbors
-from intrinsic.properties.pairs import Lookup, closest_pairs
+from intrinsic.properties.neighbors import OPPOSITES, BadPoints, Neighbors, as_points, neighbors
+from intrinsic.properties.pairs import closest_pairs
+from intrinsic.properties.products import labels_and_group
 from intrinsic.properties.selection import compiled
 
 REPLICATES = 200  # subsamples behind an interval
@@ -28,9 +30,10 @@ SAMPLED = f"{REPLICATES} subsamples of 1/{SHARE} without replacement, log scale"
 
 
 class Labelled:
-    """Points with labels, and perhaps groups, as a function was given them: checked, with lists of closest pairs.
+    """Points with labels, and perhaps groups, as a function was given them: checked, with the closest pairs.
 
-    Images of floats above 1 are refused, since K_F is per unit of [0, 1]. Lists of Neighbors are used again.
+    Images of floats above 1 are refused, since K_F is per unit of [0, 1]. `near` is x where it is Neighbors that have
+    these labels.
     """
 
     def __init__(self, x, y=None, group=None):
@@ -49,17 +52,12 @@ class Labelled:
     @cached_property
     def pairs(self):
         """The closest pairs with different labels."""
-        return closest_pairs(self.points, self.labels) if self.near is None else self.near.pairs
+        return closest_pairs(self.points, self.labels)
 
     @cached_property
     def same_pairs(self):
         """The closest pairs with equal labels."""
-        return closest_pairs(self.points, self.labels, same=True) if self.near is None else self.near.same_pairs
-
-    @property
-    def look(self):
-        """Lookup of subsets."""
-        return Lookup(self.points, self.codes, self.pairs)
+        return closest_pairs(self.points, self.labels, same=True)
 
     def facts(self, pair):
         """What an Interval says of a pair (i, j)."""
@@ -81,6 +79,11 @@ class Labelled:
             for m in members:
                 kept[rng.choice(m, max(1, round(len(m) / SHARE)), replace=False)] = True
             yield kept[units]
+
+    def replicates(self, seed, *lists):
+        """Log sharpness in subsamples, a row each, by lists of pairs; those without a pair are left out."""
+        found = np.array([[pairs.within(kept)[0] for pairs in lists] for kept in self.subsamples(seed)])
+        return np.log(_positive(found))
 
 
 def label_sharpness(x, y=None, *, interval=True, group=None, seed=0) -> Interval:
@@ -135,8 +138,7 @@ def label_sharpness(x, y=None, *, interval=True, group=None, seed=0) -> Interval
     value, facts = float(pairs.sharpness[0]), given.facts((pairs.i[0], pairs.j[0]))
     if not interval or not math.isfinite(value):
         return Interval(value, method="all pairs", **facts)
-    logs = np.log(_positive(given.look(kept)[0] for kept in given.subsamples(seed)))
-    return Interval(value, *value / _spread(logs), f"all pairs; {SAMPLED}", **facts)
+    return Interval(value, *value / _spread(given.replicates(seed, pairs)[:, 0]), f"all pairs; {SAMPLED}", **facts)
 
 
 def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True, group=None) -> Interval:
@@ -177,8 +179,7 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     codes, chosen = given.codes, balanced_draws(given.codes, per_class, draws, seed)
     if not codes.any():
         return given.without_pair()
-    look = given.look
-    found = [look.at(draw) for draw in chosen]
+    found = [given.pairs.at(draw) for draw in chosen]
     value = float(np.mean([sharpness for sharpness, _ in found]))
     facts = given.facts(max(found, key=lambda one: one[0])[1]) | {"per_class": per_class, "draws": draws}
     method = f"mean of {draws} balanced draws"
@@ -189,8 +190,8 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     for kept in given.subsamples(seed):
         members = [np.flatnonzero(kept & (codes == code)) for code in range(codes.max() + 1)]
         chosen = ([rng.choice(m, min(few, len(m)), replace=False) for m in members] for _ in range(draws))
-        replicates.append(np.mean([look.at(np.concatenate(one))[0] for one in chosen]))
-    replicates = _positive(replicates)
+        replicates.append([np.mean([given.pairs.at(np.concatenate(one))[0] for one in chosen])])
+    replicates = _positive(np.array(replicates))
     ends = np.quantile(replicates / replicates.mean(), [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
     return Interval(value, *value / ends, f"{method}; {REPLICATES} subsamples of 1/{SHARE}", **facts)
 
@@ -248,12 +249,9 @@ def same_label_control(x, y=None, *, interval=True, group=None, seed=0) -> Inter
     ends = of_ratio = (math.nan, math.nan)
     method = "all pairs of equal labels"
     if interval and math.isfinite(value) and 0 < top < math.inf:
-        looks = given.look, Lookup(given.points, given.codes, same, same=True)
-        both = np.array([[look(kept)[0] for look in looks] for kept in given.subsamples(seed)])
-        logs = np.log(both[(both > 0).all(axis=1)])
-        if len(logs):
-            ends, of_ratio = value / _spread(logs[:, 1]), ratio / _spread(logs[:, 0] - logs[:, 1])
-            method += f"; {SAMPLED}"
+        logs = given.replicates(seed, k_f, same)
+        ends, of_ratio = value / _spread(logs[:, 1]), ratio / _spread(logs[:, 0] - logs[:, 1])
+        method += f"; {SAMPLED}"
     ratio = Interval(ratio, *of_ratio, f"K_F / control: {method}", n=given.n)
     return Interval(value, *ends, method, **given.facts((same.i[0], same.j[0])), ratio=ratio)
 
@@ -271,10 +269,9 @@ def class_pair_sharpness(x, y=None) -> ClassPairs:
     given = Labelled(x, y)
     classes, codes = np.unique(given.labels), given.codes
     found = np.zeros((len(classes), len(classes)))
-    for pairs, same in ((given.pairs, False), (given.same_pairs, True)):
-        for a in range(len(classes)):
-            for b in range(a, a + 1) if same else range(a + 1, len(classes)):
-                found[a, b] = found[b, a] = Lookup(given.points, codes, pairs, same)((codes == a) | (codes == b))[0]
+    for a, b in combinations_with_replacement(range(len(classes)), 2):
+        pairs = given.same_pairs if a == b else given.pairs
+        found[a, b] = found[b, a] = pairs.within((codes == a) | (codes == b))[0]
     return ClassPairs(classes, found)
 
 
@@ -307,9 +304,9 @@ def _spread(logs):
 
 
 def _positive(replicates):
-    """Those with a pair; a subsample of groups with mixed labels may have none."""
-    replicates = np.array(list(replicates))
-    return replicates[replicates > 0] if (replicates > 0).any() else np.full(1, np.nan)
+    """Rows where all have a pair; a subsample of groups with mixed labels may have none."""
+    known = replicates[(replicates > 0).all(axis=1)]
+    return known if len(known) else np.full((1, replicates.shape[1]), math.nan)
 
 
 def _halved(near, inside, quantiles):

@@ -119,7 +119,7 @@ class Soundness:
         }
 
 
-def soundness(images, near=None, *, links=None) -> Soundness:
+def soundness(images, near=None) -> Soundness:
     """Check whether an image set is sound enough to ask more of it.
 
     Parameters
@@ -128,8 +128,6 @@ def soundness(images, near=None, *, links=None) -> Soundness:
         As loaded, before copies are dropped. Where groups are unknown, families of near-duplicates stand in.
     near : Neighbors, optional
         Of images.drop_duplicates(conflicting=True), with labels and no group left out; found here by default.
-    links : tuple of arrays, optional
-        near_duplicate_links(near), where they are known.
 
     Returns
     -------
@@ -161,14 +159,15 @@ def soundness(images, near=None, *, links=None) -> Soundness:
         near = neighbors(images[rows], min(20, len(rows) - 1), reserve=reserve(20))
     if near.n != len(rows) or not np.array_equal(near.labels, labels) or near.excludes_group:
         raise BadPoints(f"the neighbors are of {near.n} points, and {images.name} has {len(rows)} distinct images")
-    groups = images.group
-    i, j, distance = near_duplicate_links(near) if links is None else links
-    unit = np.unique(components(i, j, len(rows)) if groups is None else groups[rows], return_inverse=True)[1]
+    known = images.group is not None
+    i, j, distance = near_duplicate_links(near)
+    unit = np.unique(images.group[rows] if known else components(i, j, len(rows)), return_inverse=True)[1]
     one_label, one_group = labels[i] == labels[j], unit[i] == unit[j]
     by_image, by_group, drop = nearest_accuracy(near, unit)
-    enough, spread = _enough(labels, unit), _spread(images)
-    mixed = None if groups is None else _mixed(labels, unit)
-    flags, known = kinds.Flags(images, found, (rows[i], rows[j])), groups is not None
+    enough, spread, n_groups = _enough(labels, unit), _spread(images), int(unit.max()) + 1
+    members, several = _spanned(unit, labels)
+    mixed = members[several > 1]
+    flags = kinds.Flags(images, found, (rows[i], rows[j]))
     for copies in found.conflicting:
         named = images.labels[copies]
         other = [copies[(named != label).argmax()] for label in named]  # the first with another label
@@ -179,7 +178,7 @@ def soundness(images, near=None, *, links=None) -> Soundness:
     across = one_label & ~one_group & known
     flags.pairs(kinds.ACROSS_CLASSES, rows, i[~one_label], j[~one_label], distance[~one_label])
     doubt, pairs = doubts(near), np.array(sharpest_pairs(near, n=5))
-    if known and len(mixed) <= RARE * (unit.max() + 1):
+    if known and len(mixed) <= RARE * n_groups:
         flags.add(kinds.MIXED, *(rows[side] for side in _odd_ones(labels, unit, mixed, doubt)))
     flags.pairs(kinds.SHARPEST, rows, *pairs[:, :2].T.astype(int), pairs[:, 2])
     doubted = np.argsort(-doubt, kind="stable")[:DOUBTED]
@@ -193,11 +192,10 @@ def soundness(images, near=None, *, links=None) -> Soundness:
         n=len(images),
         distinct=len(rows),
         counts=images[images.distinct()].counts(),
-        groups=None if groups is None else int(unit.max()) + 1,
-        mixed=None if groups is None else len(mixed),
+        groups=n_groups if known else None,
+        mixed=len(mixed) if known else None,
         who="group" if images.domain in ("natural", "synthetic") else "patient",
-        as_classes=known
-        and len(np.unique([labels, unit], axis=1)[0]) == len(np.unique(unit)) == len(np.unique(labels)),
+        as_classes=known and not len(mixed) and n_groups == len(np.unique(labels)),
         copies=found.n_copies,
         conflicting=found.n_conflicting,
         linked=len(np.union1d(i, j)),
@@ -229,12 +227,6 @@ def doubts(near) -> np.ndarray:
         column = np.where(same[:, -1] >= m, (same >= m).argmax(axis=1), -1)  # beyond the list: at least its end
         out += np.log(distances[every, column] / opposite[:, m - 1]) / opposite.shape[1]
     return out
-
-
-def _mixed(labels, unit):
-    """Groups that have images of several labels."""
-    group, several = np.unique(np.unique([unit, labels], axis=1)[0], return_counts=True)
-    return group[several > 1]
 
 
 def _odd_ones(labels, unit, mixed, doubt):
@@ -272,28 +264,16 @@ def shortcut_accuracy(images, groups) -> Interval:
     fold = _folds(labels, groups)
     if any(len(np.unique(labels[fold != f])) < len(enough) for f in range(FOLDS)):
         return Interval(math.nan, method="the groups of some class fall into one fold")
+    from sklearn.linear_model import RidgeClassifier  # a second, which an import need not take
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
     x, told = brightness_statistics(images), np.empty_like(labels)
+    products = PolynomialFeatures(2, include_bias=False)
+    ridge = make_pipeline(StandardScaler(), products, StandardScaler(), RidgeClassifier(class_weight="balanced"))
     for f in range(FOLDS):
-        told[fold == f] = _ridge(x[fold != f], labels[fold != f], x[fold == f])
+        told[fold == f] = ridge.fit(x[fold != f], labels[fold != f]).predict(x[fold == f])
     return _accuracy(told == labels, labels, groups)
-
-
-def _ridge(x, labels, other):
-    """Labels told for `other`, by ridge regression (penalty 1) on squares and products, classes weighted equally."""
-
-    def scaled(values, by):
-        return (values - by.mean(axis=0)) / np.where(by.std(axis=0) > 0, by.std(axis=0), 1)
-
-    first, second = np.triu_indices(x.shape[1])
-    x, other = scaled(x, x), scaled(other, x)
-    x, other = (np.column_stack([v, v[:, first] * v[:, second]]) for v in (x, other))
-    x, other = scaled(x, x), scaled(other, x)
-    weight = (len(labels) / np.bincount(labels) / (labels.max() + 1))[labels]
-    target = 2.0 * np.eye(labels.max() + 1)[labels] - 1
-    center, mean = np.average(x, axis=0, weights=weight), np.average(target, axis=0, weights=weight)
-    left = (x - center).T * weight
-    slope = np.linalg.solve(left @ (x - center) + np.eye(x.shape[1]), left @ (target - mean))
-    return ((other - center) @ slope + mean).argmax(axis=1)
 
 
 def brightness_statistics(images) -> np.ndarray:
@@ -308,10 +288,13 @@ def brightness_statistics(images) -> np.ndarray:
     height, width = images.size
     ring, thick = np.ones((height, width), dtype=bool), max(1, min(height, width) // 16)
     ring[thick:-thick, thick:-thick] = False
-    levels, border = _histograms(pixels.reshape(len(pixels), -1)), _histograms(pixels[:, ring])
-    below = np.cumsum(levels, axis=1) / (height * width)
-    percentiles = [(below >= q).argmax(axis=1) for q in (0.1, 0.5, 0.9)]
-    return np.column_stack([*_moments(levels), *percentiles, *_moments(border)])
+    places = np.ceil(np.array([0.1, 0.5, 0.9]) * height * width).astype(int) - 1
+
+    def statistics(one):
+        ranked, border = np.sort(one, axis=None, kind="stable"), one[ring]
+        return [one.mean(), one.std(), *ranked[places], border.mean(), border.std()]
+
+    return np.array([statistics(one) for one in pixels])
 
 
 def nearest_accuracy(near, groups) -> tuple[Interval, Interval, Interval]:
@@ -340,9 +323,14 @@ def nearest_accuracy(near, groups) -> tuple[Interval, Interval, Interval]:
     return _accuracy(hit, labels, own, told_by), _accuracy(hit_apart, labels, own, apart_by), drop
 
 
+def _spanned(one, other):
+    """(the values of one, with how many values of the other each is met)."""
+    return np.unique(np.unique([one, other], axis=1)[0], return_counts=True)
+
+
 def _enough(labels, groups):
     """Labels that FOLDS groups or more have."""
-    values, each = np.unique(np.unique([labels, groups], axis=1)[0], return_counts=True)
+    values, each = _spanned(labels, groups)
     return values[each >= FOLDS]
 
 
@@ -364,8 +352,8 @@ def _clustered(values, labels, groups, others=None):
         both = np.bincount(np.unique(low * size + high, return_inverse=True)[1], e[two])  # counted with either group
         squared = max(squared, (either**2).sum() - (both**2).sum())
     g = len(np.unique(groups))
-    poorest = min(len(np.unique(groups[labels == c])) for c in range(len(counts)))
-    return float(means.mean()), math.sqrt(g / (g - 1) * squared), stdtrit(max(1, poorest - 1), (1 + LEVEL) / 2)
+    freedom = max(1, _spanned(labels, groups)[1].min() - 1)
+    return float(means.mean()), math.sqrt(g / (g - 1) * squared), stdtrit(freedom, (1 + LEVEL) / 2)
 
 
 def _accuracy(hit, labels, groups, others=None):
@@ -378,8 +366,8 @@ def _accuracy(hit, labels, groups, others=None):
 
 def _counted(labels, groups):
     """Effective number of images where all groups of a class are told alike: classes^2 / sum of 1 / its groups."""
-    each = [len(np.unique(groups[labels == c])) for c in range(labels.max() + 1)]
-    return len(each) ** 2 / sum(1 / n for n in each)
+    each = _spanned(labels, groups)[1]
+    return len(each) ** 2 / sum(1 / each)
 
 
 def _folds(labels, groups):
@@ -395,21 +383,6 @@ def _folds(labels, groups):
         fold[mine] = (dealt + np.arange(len(mine))) % FOLDS
         dealt += len(mine)
     return fold[groups]
-
-
-# ------------------------------------------------------------------------------------------ grey levels
-
-
-def _histograms(pixels):
-    """How many pixels of each image have each grey level: uint8 (n, p) to int64 (n, 256)."""
-    return np.array([np.bincount(one, minlength=256) for one in pixels])
-
-
-def _moments(histograms):
-    """Mean and standard deviation, exactly 0 where all pixels are equal."""
-    levels, n = np.arange(256), histograms[0].sum()
-    first, second = histograms @ levels, histograms @ levels**2
-    return first / n, np.sqrt(n * second - first**2) / n
 
 
 def _spread(images):
