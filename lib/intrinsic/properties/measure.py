@@ -2,7 +2,6 @@
 
 import math
 import os
-from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 
 import numpy as np
@@ -49,7 +48,7 @@ class Measured:
     quantiles: tuple[Interval, ...]  # of quantile_sharpness
     control: Interval  # of same_label_control
     limit: Interval  # of sharpness_limit
-    class_pairs: object  # of class_pair_sharpness; None where there are not 3 to 20 classes
+    class_pairs: dict | None  # classes, and the matrix of class_pair_sharpness; None where there are not 3 to 20
     growth: Growth
     n: int
     shape: tuple[int, ...]  # pixels
@@ -77,7 +76,9 @@ class Measured:
             if hasattr(value, "to_dict"):
                 return value.to_dict()
             if is_dataclass(value):
-                return {key: plain(one) for key, one in vars(value).items()}
+                value = vars(value)
+            if isinstance(value, dict):
+                return {key: plain(one) for key, one in value.items()}
             if isinstance(value, np.ndarray | tuple | list):
                 return [plain(one) for one in value]
             value = value.item() if isinstance(value, np.generic) else value
@@ -86,8 +87,6 @@ class Measured:
         named = [one.name for one in fields(self) if one.name not in ("images", "sharpest")]
         pairs = [{"images": self._facts((i, j)), "distance": d, "sharpness": s} for i, j, d, s in self.sharpest]
         found = {"name": self.images.name, **{name: plain(getattr(self, name)) for name in named}, "sharpest": pairs}
-        if self.class_pairs:
-            found["class_pairs"]["classes"] = [self.images.classes[c] for c in self.class_pairs.classes]
         return found | {"unreadable": [list(pair) for pair in self.images.unreadable]}
 
     def _facts(self, pair):
@@ -171,22 +170,26 @@ def measure(
     families = near_duplicate_components(near)
     warnings += filter(None, [why or _why_apart(clean, others, d_data, twonn, families)])
     k_f, control = sharpness.label_sharpness(near), sharpness.same_label_control(near)
-    finite = _renamed(k_f, original)
+    for one in (k_f, control):  # from here on pairs count in the set as given
+        one.pair = one.pair and tuple(int(original[i]) for i in one.pair)
     law = cross_dimension(near, group=families if clean.group is None else clean.group)
     sound = soundness(loaded, near)
-    several = 2 < clean.n_classes <= MOST_CLASSES
+    pairs = None
+    if 2 < clean.n_classes <= MOST_CLASSES:
+        names = [clean.classes[c] for c in np.unique(clean.labels)]
+        pairs = {"classes": names, "sharpness": sharpness.class_pair_sharpness(near)}
     return Measured(
         d_data=d_data,
         twonn=twonn,
         d_all=d_all,
         d_at_m=draws_dimensions(near, clean.group, per_class=m, k=near_k, interval=False)[0],
-        label_sharpness=_conflict(loaded, found) if found.n_conflicting else finite,
-        finite_sharpness=finite,
+        label_sharpness=_conflict(loaded, found) if found.n_conflicting else k_f,
+        finite_sharpness=k_f,
         sharpness_at_m=sharpness.mean_sharpness(near, per_class=m),
         quantiles=tuple(sharpness.quantile_sharpness(near)),
-        control=_renamed(control, original),
+        control=control,
         limit=sharpness_limit(near, dimension=d_all),
-        class_pairs=sharpness.class_pair_sharpness(near) if several else None,
+        class_pairs=pairs,
         growth=Growth(*map(tuple, grown(near, least)), or_reason(growth_exponent, near), law),
         n=len(loaded),
         shape=loaded.images.shape[1:],
@@ -205,7 +208,7 @@ def _other_groups(clean, near, k, d_all):
     if clean.group is not None and len(np.unique(clean.group)) < len(clean):
         try:
             others = neighbors(clean, k, exclude_group=True, reserve=dimension.reserve(k))
-        except ValueError as error:
+        except BadPoints as error:
             why = f"The dimension counts neighbors of the same group: {error}."
     d = d_all if others is near else dimension.mle_dimension(others, k)
     return d, dimension.twonn_dimension(others), others, why
@@ -229,13 +232,6 @@ def _why_apart(clean, near, d, twonn, families):
             why.append(f"there are near-duplicates, and without them the second is {digits(apart)}")
     reason = " and ".join(why) or "noise or structure gives small distances another dimension than large ones"
     return f"{both}: {reason}. Trust neither beyond a factor of two."
-
-
-def _renamed(value, original):
-    """A sharpness whose pair counts in the set as given."""
-    again = copy(value)
-    again.pair = None if value.pair is None else tuple(int(original[i]) for i in value.pair)
-    return again
 
 
 def _conflict(images, found):

@@ -11,7 +11,6 @@ cannot serve a maximum. Measured coverage: benchmarks/sharpness_simulations.py.
 """
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement
 
@@ -21,7 +20,6 @@ from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees
 from intrinsic.properties.neighbors import OPPOSITES, BadPoints, Neighbors, as_points, neighbors
 from intrinsic.properties.pairs import closest_pairs
 from intrinsic.properties.products import labels_and_group
-from intrinsic.properties.selection import compiled
 
 REPLICATES = 200  # subsamples behind an interval
 SHARE = 8  # each of them holds one in SHARE images (or groups) of each class
@@ -132,7 +130,7 @@ def label_sharpness(x, y=None, *, interval=True, group=None, seed=0) -> Interval
     if not interval and given.near is not None and given.codes.any():  # no list is needed
         i = int(given.near.opposite_distance.argmin())
         facts = given.facts((i, given.near.opposite_index[i]))
-        return Interval(_inverse(facts["distance"]), method="all pairs", **facts)
+        return Interval(1 / facts["distance"] if facts["distance"] else math.inf, method="all pairs", **facts)
     if not len(pairs := given.pairs):
         return given.without_pair()
     value, facts = float(pairs.sharpness[0]), given.facts((pairs.i[0], pairs.j[0]))
@@ -212,17 +210,15 @@ def quantile_sharpness(x, y=None, quantiles=QUANTILES, *, interval=True, group=N
     if not given.codes.any():
         return [given.without_pair(quantile=q) for q in quantiles]
     values = np.quantile(near.opposite_distance, quantiles)
-    wanted = [interval and q * given.n >= 5 and v > 0 for q, v in zip(quantiles, values, strict=True)]
-    splits = class_halves(given.labels, given.group, seed) if any(wanted) else []
-    pairs = np.array([[_halved(near, side, quantiles) for side in (half, ~half)] for half in splits])
+    halves = class_halves(given.labels, given.group, seed) if interval else ()
+    both = np.array([[_halved(near, side, quantiles) for side in (half, ~half)] for half in halves])
     freedom, out = degrees(given.n, given.group), []
-    for m, (q, value) in enumerate(zip(quantiles, values, strict=True)):
-        both = pairs[:, :, m] if wanted[m] else np.empty((0, 2))
+    for q, value, sides in zip(quantiles, values.tolist(), both.reshape(-1, 2, len(quantiles)).T, strict=True):
         method = f"{q:g}-quantile of {given.n} nearest opposite distances"
-        found = half_sample(float(value), both, freedom, method=method)
-        facts = {"pair": None, "labels_of_pair": None, "distance": float(value), "quantile": q, "n": given.n}
+        found = half_sample(value, sides.T if q * given.n >= 5 else [], freedom, method=method)
+        facts = {"pair": None, "labels_of_pair": None, "distance": value, "quantile": q, "n": given.n}
         ends = (1 / found.high, 1 / found.low) if found.low > 0 else (math.nan, math.nan)
-        out.append(Interval(_inverse(value), *ends, found.method, **facts))
+        out.append(Interval(1 / value if value else math.inf, *ends, found.method, **facts))
     return out
 
 
@@ -256,23 +252,18 @@ def same_label_control(x, y=None, *, interval=True, group=None, seed=0) -> Inter
     return Interval(value, *ends, method, **given.facts((same.i[0], same.j[0])), ratio=ratio)
 
 
-@dataclass(frozen=True, eq=False)
-class ClassPairs:
-    """Sharpness between each two classes, a symmetric matrix with the same-label control on its diagonal."""
+def class_pair_sharpness(x, y=None) -> np.ndarray:
+    """Measure K_F between each two classes, in order, which shows the classes that set it.
 
-    classes: np.ndarray
-    sharpness: np.ndarray
-
-
-def class_pair_sharpness(x, y=None) -> ClassPairs:
-    """Measure K_F between each two classes, which shows the classes that set it; a class of one image has control 0."""
+    Returns a symmetric matrix with the same-label control on its diagonal, 0 for a class of one image.
+    """
     given = Labelled(x, y)
-    classes, codes = np.unique(given.labels), given.codes
-    found = np.zeros((len(classes), len(classes)))
-    for a, b in combinations_with_replacement(range(len(classes)), 2):
+    classes = given.codes.max() + 1
+    found = np.zeros((classes, classes))
+    for a, b in combinations_with_replacement(range(classes), 2):
         pairs = given.same_pairs if a == b else given.pairs
-        found[a, b] = found[b, a] = pairs.within((codes == a) | (codes == b))[0]
-    return ClassPairs(classes, found)
+        found[a, b] = found[b, a] = pairs.within((given.codes == a) | (given.codes == b))[0]
+    return found
 
 
 def sharpest_pairs(x, y=None, n=5) -> list[tuple]:
@@ -289,13 +280,6 @@ def sharpest_pairs(x, y=None, n=5) -> list[tuple]:
             free[[i, j]] = False
             chosen.append((i, j, float(pairs.distance[m]), float(pairs.sharpness[m])))
     return chosen
-
-
-# ---------------------------------------------------------------------------------------------------- parts
-
-
-def _inverse(distance):
-    return float(1 / distance) if distance > 0 else math.inf
 
 
 def _spread(logs):
@@ -318,19 +302,10 @@ def _halved(near, inside, quantiles):
     rows = np.flatnonzero(inside)
     if not len(rows) or (near.labels[rows] == near.labels[rows[0]]).all():
         return np.full(len(quantiles), math.nan)
-    nearest = _nearest_inside(*near.opposites(OPPOSITES if near.group is None else 4 * OPPOSITES), inside)
+    distances, index = near.opposites(OPPOSITES if near.group is None else 4 * OPPOSITES)
+    known = inside[index] & (index >= 0)
+    nearest = np.where(known.any(axis=1), distances[np.arange(near.n), known.argmax(axis=1)], math.inf)
     for i in rows[~np.isfinite(nearest[rows])]:
         others = rows[near.labels[rows] != near.labels[i]]
         nearest[i] = near.points.distance(near.points.differences(np.full(len(others), i), others).min())
     return np.quantile(nearest[rows], quantiles)
-
-
-@compiled()
-def _nearest_inside(distances, index, inside):
-    out = np.full(len(index), np.inf)
-    for i in range(len(index)):
-        for c in range(index.shape[1]):
-            if index[i, c] >= 0 and inside[index[i, c]]:
-                out[i] = distances[i, c]
-                break
-    return out

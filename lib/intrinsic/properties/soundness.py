@@ -112,11 +112,7 @@ class Soundness:
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         found |= {key: value.to_dict() for key, value in found.items() if isinstance(value, Interval)}
         found |= {key: getattr(self, key) for key in ("chance", "imbalance", "leaks", "unit", "warnings")}
-        return found | {
-            "few": list(self.few),
-            "closest": self.closest,
-            "flagged": {kind: each.count(kind) for kind in dict.fromkeys(each)},
-        }
+        return found | {"few": list(self.few), "flagged": {kind: each.count(kind) for kind in dict.fromkeys(each)}}
 
 
 def soundness(images, near=None) -> Soundness:
@@ -134,8 +130,7 @@ def soundness(images, near=None) -> Soundness:
     Soundness
         A flagged image has one row, of the first kind that fits: conflicting copies, images of one grey level,
         near-duplicates across classes, patients with two labels (if rare), the five sharpest pairs, doubtful labels,
-        near-duplicates across groups and others, copies. Near-duplicates and copies share a family, which
-        can serve as group.
+        near-duplicates across groups and others, copies.
 
     Raises
     ------
@@ -244,9 +239,6 @@ def _odd_ones(labels, unit, mixed, doubt):
     return found[np.argsort(-doubt[found[:, 0]], kind="stable")].T
 
 
-# ------------------------------------------------------------------------------------------- accuracies
-
-
 def shortcut_accuracy(images, groups) -> Interval:
     """Balanced accuracy, out of fold, of telling the label by brightness and border alone.
 
@@ -273,7 +265,7 @@ def shortcut_accuracy(images, groups) -> Interval:
     ridge = make_pipeline(StandardScaler(), products, StandardScaler(), RidgeClassifier(class_weight="balanced"))
     for f in range(FOLDS):
         told[fold == f] = ridge.fit(x[fold != f], labels[fold != f]).predict(x[fold == f])
-    return _accuracy(told == labels, labels, groups)
+    return _accuracy(told == labels, labels, groups, groups)
 
 
 def brightness_statistics(images) -> np.ndarray:
@@ -334,7 +326,7 @@ def _enough(labels, groups):
     return values[each >= FOLDS]
 
 
-def _clustered(values, labels, groups, others=None):
+def _clustered(values, labels, groups, others):
     """(mean over classes of the mean of a class, its standard error, quantile of t); see the top of the module.
 
     others   group of the image that tells each; the image's own where it is told by none
@@ -342,21 +334,19 @@ def _clustered(values, labels, groups, others=None):
     counts = np.bincount(labels)
     means = np.bincount(labels, values) / counts
     e = (values - means[labels]) / counts[labels] / len(counts)
-    size = groups.max() + 1 if others is None else max(groups.max(), others.max()) + 1
+    size, two = max(groups.max(), others.max()) + 1, others != groups
     own = np.bincount(groups, e, minlength=size)
-    squared = (own**2).sum()
-    if others is not None:
-        two = others != groups
-        either = own + np.bincount(others[two], e[two], minlength=size)
-        low, high = np.sort([groups[two], others[two]], axis=0)
-        both = np.bincount(np.unique(low * size + high, return_inverse=True)[1], e[two])  # counted with either group
-        squared = max(squared, (either**2).sum() - (both**2).sum())
+    either = own + np.bincount(others[two], e[two], minlength=size)
+    low, high = np.sort([groups[two], others[two]], axis=0)
+    both = np.bincount(np.unique(low * size + high, return_inverse=True)[1], e[two])  # counted with either group
+    squared = max((own**2).sum(), (either**2).sum() - (both**2).sum())
     g = len(np.unique(groups))
     freedom = max(1, _spanned(labels, groups)[1].min() - 1)
     return float(means.mean()), math.sqrt(g / (g - 1) * squared), stdtrit(freedom, (1 + LEVEL) / 2)
 
 
-def _accuracy(hit, labels, groups, others=None):
+def _accuracy(hit, labels, groups, others):
+    """Mean over classes, with Wilson's interval."""
     value, se, t = _clustered(hit.astype(float), labels, groups, others)
     effective = value * (1 - value) / se**2 if se > NO_ERROR else _counted(labels, groups)
     middle = (value + t**2 / (2 * effective)) / (1 + t**2 / effective)
@@ -375,13 +365,9 @@ def _folds(labels, groups):
     table = np.zeros((groups.max() + 1, labels.max() + 1), dtype=int)
     np.add.at(table, (groups, labels), 1)
     stratum, size = table.argmax(axis=1), table.sum(axis=1)
-    fold, dealt = np.empty(len(table), dtype=int), 0
     mixed = np.random.default_rng(0).permutation(len(table))
-    order = mixed[np.lexsort((-size[mixed], stratum[mixed]))]
-    for s in np.unique(stratum):
-        mine = order[stratum[order] == s]
-        fold[mine] = (dealt + np.arange(len(mine))) % FOLDS
-        dealt += len(mine)
+    fold = np.empty(len(table), dtype=int)
+    fold[mixed[np.lexsort((-size[mixed], stratum[mixed]))]] = np.arange(len(table)) % FOLDS
     return fold[groups]
 
 
