@@ -113,7 +113,7 @@ def test_a_list_finds_the_closest_pair_of_any_subset(same):
         found = squares(x[chosen])
         found[((y[chosen][:, None] == y[chosen]) != same) | np.eye(size, dtype=bool)] = np.inf
         for pairs in lists:
-            value, pair = pairs.at(chosen)
+            value, pair = pairs.within(chosen)
             if np.isinf(found.min()):
                 assert (value, pair) == (0, None)
             else:

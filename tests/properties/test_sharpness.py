@@ -16,8 +16,8 @@ from intrinsic.properties.growth import (
     growth_exponent,
     labels_by_lot,
     predicted_sharpness,
+    sharpness_limit,
 )
-from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import (
     class_pair_sharpness,

@@ -18,7 +18,7 @@ import numpy as np
 from intrinsic.properties.interval import Interval, degrees, half_sample, halves
 from intrinsic.properties.neighbors import RELATIVE_ERROR, BadPoints, Neighbors, as_points, neighbors
 from intrinsic.properties.products import labels_and_group
-from intrinsic.properties.selection import compiled, in_threads
+from intrinsic.properties.selection import compiled
 
 DISCARD = 0.1  # share of the largest ratios that TwoNN leaves out
 TITLES = {"mle": "MLE, k-1", "twonn": f"TwoNN, line, discard {DISCARD:g}"}
@@ -169,7 +169,7 @@ def _estimate(x, name, k, interval, group, seed, **facts):
 
 
 def _all_and_halves(near, name, k, split):
-    """The dimension of all points, and in both halves of each split, (splits, 2); raises where it is not defined.
+    """The dimension of all points, and in both halves of each split; raises where it is not defined.
 
     In a half, neighbors in the other half are replaced by the next ones at hand, the 3k + 20 nearest in all. Where
     these do not reach k, which takes a large group in the other half, the fewer there are count, as unbiased for 1/d as
@@ -181,22 +181,17 @@ def _all_and_halves(near, name, k, split):
             f"{copies} of {near.n} points have an exact copy, where log(T_k/T_1) is infinite: "
             "drop copies first, with images.drop_duplicates() or np.unique(points, axis=0)"
         )
-    logs = np.log(near.distances[:, :k])
-    values, inverse = (k * logs[:, -1] - logs.sum(axis=1)) / (k - 1), _mean if name == "mle" else _line
+    distances, index = near.nearest(reserve(k) if len(split) else k)
+    logs = np.log(np.where(index >= 0, distances, 1.0))
+    values = (k * logs[:, k - 1] - logs[:, :k].sum(axis=1)) / (k - 1)
     if values.max() < 4 * RELATIVE_ERROR:
         raise BadPoints(f"all {k} nearest neighbors are at one distance, so these points sample no manifold")
-    sides = np.empty((len(split), 2))
-    if len(split):
-        distances, index = near.nearest(reserve(k))
-        logs = np.log(np.where(index >= 0, distances, 1.0))
-
-        def work(s):
-            ratios = _ratios(logs, index, split[s], k)
-            known = np.isfinite(ratios)
-            sides[s] = [inverse(ratios[side & known]) for side in (split[s], ~split[s])]
-
-        in_threads(work, range(len(split)))
-    return 1 / inverse(values), 1 / sides
+    inverse, sides = _mean if name == "mle" else _line, []
+    for half in split:
+        ratios = _ratios(logs, index, half, k)
+        known = np.isfinite(ratios)
+        sides.append([1 / inverse(ratios[side & known]) for side in (half, ~half)])
+    return 1 / inverse(values), sides
 
 
 def _mean(ratios):

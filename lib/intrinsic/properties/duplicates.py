@@ -95,11 +95,7 @@ def _in_families(near, distances, index):
 
 
 def near_duplicate_components(x):
-    """Group images by near-duplicates: the connected components of near_duplicate_links(x).
-
-    They keep near-duplicates together, but are no substitute for patients where these can be known: they join only some
-    of the slices of one head.
-    """
+    """Families: the components of near_duplicate_links(x). They join some images of a patient, and rarely all."""
     return components(*near_duplicate_links(x)[:2], as_points(x).n)
 
 

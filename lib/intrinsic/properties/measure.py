@@ -9,9 +9,8 @@ import numpy as np
 from intrinsic.images import BadImages, ImageSet, TooFewImages, load, match
 from intrinsic.properties import dimension, sharpness
 from intrinsic.properties.duplicates import near_duplicate_components
-from intrinsic.properties.growth import cross_dimension, growth_exponent
+from intrinsic.properties.growth import cross_dimension, growth_exponent, sharpness_limit
 from intrinsic.properties.interval import Interval, digits
-from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.measurement import draws_dimensions, grown, or_reason, smallest_class
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import Soundness, soundness
@@ -225,9 +224,8 @@ def _why_apart(clean, near, d, twonn, families):
     if near.excludes_group and (one := np.diff(clean.group[near.indices[:, :2]]) == 0).mean() > TIES:
         why.append(f"for {one.mean():.0%} of the images the two nearest are of one other patient")
     if len(np.unique(families)) < len(families) and not near.excludes_group:
-        apart = dimension.twonn_dimension(
-            neighbors(clean.images, 2, group=families, exclude_group=True), interval=False
-        )
+        others = neighbors(clean.images, 2, group=families, exclude_group=True)
+        apart = dimension.twonn_dimension(others, interval=False)
         if abs(apart - twonn) > APART * min(apart, twonn):
             why.append(f"there are near-duplicates, and without them the second is {digits(apart)}")
     reason = " and ".join(why) or "noise or structure gives small distances another dimension than large ones"
@@ -237,11 +235,11 @@ def _why_apart(clean, near, d, twonn, families):
 def _conflict(images, found):
     """Infinite label sharpness, with two copies that have different labels."""
     copies = found.conflicting[0]
-    labels = images.labels[copies]
-    pair = int(copies[0]), int(copies[(labels != labels[0]).argmax()])
+    labels = images.labels[copies].tolist()
+    other = next(m for m, label in enumerate(labels) if label != labels[0])
+    facts = {"pair": (int(copies[0]), int(copies[other])), "labels_of_pair": (labels[0], labels[other])}
     method = "infinite: exact copies with different labels"
-    names = tuple(int(images.labels[i]) for i in pair)
-    return Interval(math.inf, method=method, n=len(images), pair=pair, labels_of_pair=names, distance=0.0)
+    return Interval(math.inf, method=method, n=len(images), **facts, distance=0.0)
 
 
 def _image_set(source, labels, group, white, progress, **matched):
@@ -249,9 +247,9 @@ def _image_set(source, labels, group, white, progress, **matched):
     if isinstance(source, ImageSet) or not (hasattr(source, "__array__") or hasattr(source, "detach")):
         if labels is not None or group is not None:
             raise BadPoints("labels and group belong to arrays; an image set, a folder or a name has its own")
-        if not isinstance(source, ImageSet):
-            return load(os.fspath(source) if isinstance(source, os.PathLike) else source, progress=progress, **matched)
-        return match(source, **matched)
+        if isinstance(source, ImageSet):
+            return match(source, **matched)
+        return load(os.fspath(source) if isinstance(source, os.PathLike) else source, progress=progress, **matched)
     pixels = source.detach().cpu().numpy() if hasattr(source, "detach") else np.asarray(source)
     if labels is None:
         raise BadImages(f"{len(pixels)} images have no labels, so no label ever changes: give labels, one an image")

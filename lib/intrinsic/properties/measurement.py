@@ -6,18 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from intrinsic.images import ImageSet, as_unit, balanced_draws, cache, load
-from intrinsic.properties import dimension, sharpness
+from intrinsic.properties import dimension, growth, sharpness
 from intrinsic.properties.duplicates import near_duplicate_components
-from intrinsic.properties.growth import (
-    LEAST_IMAGES,
-    cross_dimension,
-    growth,
-    growth_by_halves,
-    growth_exponent,
-    labels_by_lot,
-)
 from intrinsic.properties.interval import Interval
-from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.pairs import closest_pairs
 
@@ -70,7 +61,7 @@ def _matched(source, size, channels, pixel_range):
 
 
 def without_conflicts(data: Matched) -> ImageSet:
-    """The images that have no exact copy with another label: those with a finite K_F."""
+    """The images without an exact copy of another label: those with a finite K_F."""
     return data.images.drop_duplicates(conflicting=True) if data.n_conflicting else data.images
 
 
@@ -101,8 +92,8 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
         "k_f_all": k_f,
         "k_f_control": control,
         "k_f_ratio": control.ratio,
-        "growth_exponent": or_reason(growth_exponent, near, seed=seed),
-        "cross_dimension": cross_dimension(near, seed=seed),
+        "growth_exponent": or_reason(growth.growth_exponent, near, seed=seed),
+        "cross_dimension": growth.cross_dimension(near, seed=seed),
     }
     for q in sharpness.quantile_sharpness(near, seed=seed):
         values[f"k_f_q{round(100 * q.quantile):02d}"] = q
@@ -133,11 +124,11 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     if data.n_conflicting:
         for name in ("k_f_all", "k_f_all_low", "k_f_all_high"):
             metrics[name], reasons[name] = None, f"infinite: {data.n_conflicting} images have a copy with another label"
-    limit = sharpness_limit(near, dimension=values["d_mle_all"])
+    limit = growth.sharpness_limit(near, dimension=values["d_mle_all"])
     metrics["k_f_limit"] = limit.high if limit.identified else None
     reasons |= {} if limit.identified else {"k_f_limit": limit.method}
-    if least >= LEAST_IMAGES:
-        halves = growth_by_halves(near, seed=seed)
+    if least >= growth.LEAST_IMAGES:
+        halves = growth.growth_by_halves(near, seed=seed)
         metrics |= {f"growth_{name}_by_halves": value for name, value in halves.items()}
     sizes, k_f = grown(near, least, draws=draws, seed=seed)
     of_draws = {"k": k, "draws": draws, "seed": seed, "interval": False}
@@ -150,7 +141,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
 def grown(near, least: int, **of_draws) -> tuple[list, list]:
     """(M, K_F(M)) of GROWTH_SIZES that the smallest class, of `least` images, has."""
     sizes = [m for m in GROWTH_SIZES if m <= least]
-    return sizes, growth(near, per_class=sizes, **of_draws)[1].tolist() if sizes else []
+    return sizes, growth.growth(near, per_class=sizes, **of_draws)[1].tolist() if sizes else []
 
 
 def or_reason(estimate, *given, **options) -> Interval:
@@ -183,12 +174,12 @@ def hidden_variables(near, group, families, *, k: int, per_class: int, draws: in
         "d_mle_other_families": draws_dimensions(near, families, k=k, **of_draws)[0],
         "nearest_distance": np.mean([np.median(near.subset(one, 1).distances[:, 0]) for one in chosen]),
     }
-    lot = labels_by_lot(near.labels, group, seed)
+    lot = growth.labels_by_lot(near.labels, group, seed)
     if np.unique(lot, return_counts=True)[1].min() >= per_class:
         found["k_f_by_lot"] = sharpness.mean_sharpness(near.points, lot, **of_draws)
     if group is not None:
         pairs = closest_pairs(near, near.labels).between(group)
-        found["k_f_between_groups"] = np.mean([pairs.at(one)[0] or math.nan for one in chosen])
+        found["k_f_between_groups"] = np.mean([pairs.within(one)[0] or math.nan for one in chosen])
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 

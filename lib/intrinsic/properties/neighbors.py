@@ -43,7 +43,7 @@ class Neighbors:
 
     @property
     def k(self):
-        """How many neighbors of each point are known."""
+        """Neighbors of each point."""
         return self.distances.shape[1]
 
     def nearest(self, count):
@@ -143,8 +143,8 @@ def _search(points, keys, sizes, progress=False):
 
     keys    (group or index, class) of each point, int32: points with the same key do not count
     sizes   how many are wanted of both; infinity and -1 stand where there are no more
-    Whole numbers are decided already. Proposals of floats are decided by differences of coordinates, and a point whose
-    proposals leave something open is compared with all others.
+    Whole numbers are decided already. Differences of coordinates decide proposals of floats; a point whose proposals
+    leave something open is compared with all others.
     """
     found = _lists(points.route, keys, sizes, progress)
     if points.integers:

@@ -42,11 +42,13 @@ class Pairs:
         """The pairs of two groups; all where groups are None."""
         return self if group is None else self.part(group[self.i] != group[self.j])
 
-    def within(self, inside):
-        """(sharpness, (i, j)) of the closest pair in the subset given by a mask; (0, None) where there is none.
+    def within(self, chosen):
+        """(sharpness, (i, j)) of the closest pair in a subset, a mask or indices; (0, None) where there is none.
 
         It is the first in the list that has both its ends there. Where the list holds none, the subset is searched.
         """
+        inside = np.zeros(self.points.n, dtype=bool)
+        inside[chosen] = True
         m = self._first((~inside).astype(np.int64), [1])[0]
         if m >= 0:
             return float(self.sharpness[m]), (int(self.i[m]), int(self.j[m]))
@@ -57,12 +59,6 @@ class Pairs:
         if not len(found):
             return 0.0, None
         return float(found.sharpness[0]), (int(rows[found.i[0]]), int(rows[found.j[0]]))
-
-    def at(self, chosen):
-        """The same of a subset given by indices."""
-        inside = np.zeros(self.points.n, dtype=bool)
-        inside[chosen] = True
-        return self.within(inside)
 
     def nested(self, rank, sizes):
         """Sharpness of the points of rank below M, for each M of ascending sizes; 0 where there is no pair."""

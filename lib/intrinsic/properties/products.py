@@ -137,9 +137,6 @@ def labels_and_group(x, labels, group, n):
     return labels, group
 
 
-# -------------------------------------------------------------------------------------------------- routes
-
-
 class Route:
     """Points as they enter products: held on their device if they fit there, else made when they are asked for.
 
@@ -182,20 +179,17 @@ class Route:
 class Integers(Route):
     """Inner products of uint8 images, as whole numbers without rounding.
 
-    128 is subtracted from every grey level, which changes no difference. The products are summed
-
-    - in 8-bit arithmetic with 32-bit sums, over at most 65,536 pixels: sums of at most 2^30;
-    - or, where the self-test of that fails, in float32 over at most 1,024 pixels: every partial sum is a whole
-      number of at most 2^24, exact in whatever order it is formed;
-
-    and added up as integers. In int32 up to 16,384 pixels, where no score exceeds 255^2 D < 2^30; else in int64.
+    128 is subtracted from every grey level, which changes no difference. The products are summed in 8-bit arithmetic
+    with 32-bit sums, over at most 65,536 pixels; or, where the self-test of that fails, in float32 over at most 1,024
+    pixels, where every partial sum is exact in whatever order it is formed. These sums are added up as integers, in
+    int32 up to 16,384 pixels, else in int64.
     """
 
     def __init__(self, points, faithful=None):
         device = points.device.type
         if faithful is None:
             faithful = int8_is_faithful(device) and (device == "cuda" or int8_is_fast())
-        self._multiply, self.step = (_eight_bits, INT8_PIXELS) if faithful else (_whole_floats, FLOAT32_PIXELS)
+        self._faithful, self.step = faithful, INT8_PIXELS if faithful else FLOAT32_PIXELS
         small = points.dimensions <= INT32_PIXELS
         self._type, whole = (torch.int32, np.int32) if small else (torch.int64, np.int64)
         self.norm = self._hold(points, torch.int8).astype(whole)
@@ -204,11 +198,7 @@ class Integers(Route):
         return np.bitwise_xor(x, 128).view(np.int8)
 
     def _multiplied(self, a, b):
-        return self._multiply(a, b).to(self._type)
-
-
-def _whole_floats(a, b):
-    return a.float() @ b.float().T
+        return (_eight_bits(a, b) if self._faithful else a.float() @ b.float().T).to(self._type)
 
 
 def _eight_bits(a, b):
@@ -234,9 +224,8 @@ class Floats(Route):
     and the comparisons with thresholds take the rest; t = 2^-120 D covers underflow. The norms a = (1 - 1.01 e) |w|^2
     - t, rounded down, therefore make every score a lower bound of the squared distance.
 
-    A point is left out of m proposed candidates only if its squared distance is at least the m-th score. So whenever
-    the k-th exact distance among the candidates is below that score, nothing was missed, whatever the data; otherwise
-    differences alone decide.
+    A point is left out of m candidates only if its squared distance is at least the m-th score. So whenever the k-th
+    exact distance among them is below that score, nothing was missed; otherwise differences alone decide.
     """
 
     def __init__(self, points):
@@ -277,10 +266,9 @@ def full_precision():
 
 @lru_cache(maxsize=4)
 def int8_is_faithful(device="cpu"):
-    """Whether 8-bit products with 32-bit sums are right here; they are not on x86 processors without VNNI.
+    """Whether 8-bit products with 32-bit sums are right here, for extreme and random values in small and large blocks.
 
-    Those add two products in 16 bits, which saturates without a word. Tested with extreme and random values, in
-    small and large blocks, against float64, which is exact for these.
+    They are not on x86 processors without VNNI, which add two products in 16 bits: that saturates without a word.
     """
     generator = torch.Generator().manual_seed(0)
     for m, n, d in ((32, 40, 64), (64, 256, 1000), (300, 304, 3072)):

@@ -177,7 +177,7 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     codes, chosen = given.codes, balanced_draws(given.codes, per_class, draws, seed)
     if not codes.any():
         return given.without_pair()
-    found = [given.pairs.at(draw) for draw in chosen]
+    found = [given.pairs.within(draw) for draw in chosen]
     value = float(np.mean([sharpness for sharpness, _ in found]))
     facts = given.facts(max(found, key=lambda one: one[0])[1]) | {"per_class": per_class, "draws": draws}
     method = f"mean of {draws} balanced draws"
@@ -188,7 +188,7 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     for kept in given.subsamples(seed):
         members = [np.flatnonzero(kept & (codes == code)) for code in range(codes.max() + 1)]
         chosen = ([rng.choice(m, min(few, len(m)), replace=False) for m in members] for _ in range(draws))
-        replicates.append([np.mean([given.pairs.at(np.concatenate(one))[0] for one in chosen])])
+        replicates.append([np.mean([given.pairs.within(np.concatenate(one))[0] for one in chosen])])
     replicates = _positive(np.array(replicates))
     ends = np.quantile(replicates / replicates.mean(), [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
     return Interval(value, *value / ends, f"{method}; {REPLICATES} subsamples of 1/{SHARE}", **facts)
@@ -215,7 +215,7 @@ def quantile_sharpness(x, y=None, quantiles=QUANTILES, *, interval=True, group=N
     freedom, out = degrees(given.n, given.group), []
     for q, value, sides in zip(quantiles, values.tolist(), both.reshape(-1, 2, len(quantiles)).T, strict=True):
         method = f"{q:g}-quantile of {given.n} nearest opposite distances"
-        found = half_sample(value, sides.T if q * given.n >= 5 else [], freedom, method=method)
+        found = half_sample(value, sides.T if value and q * given.n >= 5 else [], freedom, method=method)
         facts = {"pair": None, "labels_of_pair": None, "distance": value, "quantile": q, "n": given.n}
         ends = (1 / found.high, 1 / found.low) if found.low > 0 else (math.nan, math.nan)
         out.append(Interval(1 / value if value else math.inf, *ends, found.method, **facts))

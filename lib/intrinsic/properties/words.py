@@ -46,9 +46,8 @@ class Answer:
 
     def html(self):
         """For a page; names of files and classes are escaped."""
-        wrong, numbers = (
-            "".join(f"<li>{html.escape(one)}</li>" for one in part) for part in (self.wrong, self.numbers)
-        )
+        lists = self.wrong, self.numbers
+        wrong, numbers = ("".join(f"<li>{html.escape(one)}</li>" for one in part) for part in lists)
         rows = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.details)
         first = f"<p>Look at this first:</p><ol>{wrong}</ol>" if wrong else "<p>Nothing was found wrong.</p>"
         table = f"<details><summary>Details</summary><table>{rows}</table></details>"
