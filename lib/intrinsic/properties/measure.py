@@ -173,10 +173,6 @@ def measure(
         one.pair = one.pair and tuple(int(original[i]) for i in one.pair)
     law = cross_dimension(near, group=families if clean.group is None else clean.group)
     sound = soundness(loaded, near)
-    pairs = None
-    if 2 < clean.n_classes <= MOST_CLASSES:
-        names = [clean.classes[c] for c in np.unique(clean.labels)]
-        pairs = {"classes": names, "sharpness": sharpness.class_pair_sharpness(near)}
     return Measured(
         d_data=d_data,
         twonn=twonn,
@@ -188,7 +184,7 @@ def measure(
         quantiles=tuple(sharpness.quantile_sharpness(near)),
         control=control,
         limit=sharpness_limit(near, dimension=d_all),
-        class_pairs=pairs,
+        class_pairs=_class_pairs(clean, near) if 2 < clean.n_classes <= MOST_CLASSES else None,
         growth=Growth(*map(tuple, grown(near, least)), or_reason(growth_exponent, near), law),
         n=len(loaded),
         shape=loaded.images.shape[1:],
@@ -230,6 +226,11 @@ def _why_apart(clean, near, d, twonn, families):
             why.append(f"there are near-duplicates, and without them the second is {digits(apart)}")
     reason = " and ".join(why) or "noise or structure gives small distances another dimension than large ones"
     return f"{both}: {reason}. Trust neither beyond a factor of two."
+
+
+def _class_pairs(clean, near):
+    names = [clean.classes[c] for c in np.unique(clean.labels)]
+    return {"classes": names, "sharpness": sharpness.class_pair_sharpness(near)}
 
 
 def _conflict(images, found):

@@ -97,7 +97,8 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     }
     for q in sharpness.quantile_sharpness(near, seed=seed):
         values[f"k_f_q{round(100 * q.quantile):02d}"] = q
-    reasons, metrics = {}, {
+    reasons = {}
+    metrics = {
         "n": len(data.images),
         "n_classes": data.images.n_classes,
         "n_copies": data.n_copies,
@@ -108,7 +109,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
         "brightness": float(pixels.mean()),
         # root of twice the summed variance of the pixels: the root mean square distance of two images
         "contrast": math.sqrt(2 * pixels.flatten(1).var(0, correction=0).double().sum()),
-    }  # fmt: skip
+    }
     if least >= per_class:
         values["d_mle"], values["d_twonn"] = draws_dimensions(near, clean.group, k=k, **of_draws)
         values["k_f"] = sharpness.mean_sharpness(near, **of_draws)
