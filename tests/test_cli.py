@@ -346,6 +346,19 @@ def test_a_number_out_of_range_is_refused_before_anything_is_planned(capsys, opt
     assert f"'{says}'" in shown.err
 
 
+def test_classes_that_are_not_named_are_left_out(capsys, folder, monkeypatch):
+    monkeypatch.delenv("INTRINSIC_CATALOGUE", raising=False)
+    whole = json.loads(run(capsys, "measure", str(folder), "--json")[1])["classes"]
+    (rare := folder / "rare").mkdir()
+    for i in range(2):
+        Image.fromarray(np.random.default_rng(i).integers(0, 256, (16, 16), np.uint8)).save(rare / f"{i}.png")
+    code, out, _ = run(capsys, "measure", str(folder), "--json", "--classes", *whole)
+    assert (code, json.loads(out)["classes"]) == (0, whole)
+    code, _, err = run(capsys, "measure", str(folder), "--classes", "rare", "none")
+    assert code == 1
+    assert "'none'" in err
+
+
 def test_a_table_of_labels_is_joined_and_kept_by_the_draft(capsys, folder, tmp_path, monkeypatch):
     monkeypatch.delenv("INTRINSIC_CATALOGUE", raising=False)
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))

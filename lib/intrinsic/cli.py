@@ -7,17 +7,16 @@ import os
 import shlex
 import sys
 import tempfile
-import textwrap
 import warnings
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
 from intrinsic import images
 
 SOURCE = "a folder of class folders, of DICOM or of NIfTI files; a .csv, .tsv, .parquet or .npz file; a name"
-RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join", "levels")
+RULES = ("label_column", "label_pattern", "group_column", "group_pattern", "path_column", "nested", "join", "levels",
+         "classes")  # fmt: skip
 
 
 class UsageError(ValueError):
@@ -27,17 +26,12 @@ class UsageError(ValueError):
 def _number(kind, above):
     """The type of an option that is a finite number, or a whole one (kind int), above another."""
 
-    def parsed(text):
-        try:
-            number = kind(text)
-        except ValueError:
-            number = math.nan
-        if not above < number < math.inf:
-            name = "whole number" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"{text!r} is not a {name} above {above}; give one")
-        return number
+    def number(text):
+        if not above < (value := kind(text)) < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} is not above {above}: give a larger, finite number")
+        return value
 
-    return parsed
+    return number
 
 
 _whole, _count, _positive = _number(int, -1), _number(int, 0), _number(float, 0)
@@ -47,21 +41,19 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of all commands, from which the reference page is made too."""
     how = {"formatter_class": argparse.RawDescriptionHelpFormatter}
     about = "Intrinsic dimension and label sharpness of image sets, and the book that tests four claims."
-    whole = argparse.ArgumentParser(
-        prog="intrinsic", description=about, epilog="example: intrinsic measure digits", **how
-    )
+    example = "example: intrinsic measure digits"
+    whole = argparse.ArgumentParser(prog="intrinsic", description=about, epilog=example, **how)
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name, help, example, *shared):
-        made = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.", **how)
-        made.epilog = f"example: {example}"
+        about = f"{help[0].upper()}{help[1:]}."
+        made = commands.add_parser(name, help=help, description=about, epilog=f"example: {example}", **how)
         for one in shared:
             one(made)
         return made
 
     one = add("measure", "dimension, label sharpness and soundness of an image set",
-              "intrinsic measure scans/   (a folder with one folder a class)", _catalogue, _rules, _pixels)  # fmt: skip
-    one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
+              "intrinsic measure scans/   (a folder with one folder a class)", _catalogue, _rules, _images)  # fmt: skip
     one.add_argument("--json", action="store_true", help="print one JSON object")
     one.add_argument("--pixel-range", choices=("stored", "image"), default="stored",
                      help="grey levels as stored, or each image's maximum at 255")  # fmt: skip
@@ -94,8 +86,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--all", action="store_true", help="also stored records that are not of the campaign's plan")
 
     one = add("report", "the page of one image set, with its pictures, as one HTML file",
-              "intrinsic report digits --out digits.html", _catalogue, _rules, _pixels)  # fmt: skip
-    one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
+              "intrinsic report digits --out digits.html", _catalogue, _rules, _images)  # fmt: skip
     one.add_argument("--out", type=Path, metavar="FILE.html", help="the file to write (the set's name, here)")
 
     one = add("book", "execute the pages and build the book; with --params of a campaign, completed first",
@@ -118,7 +109,8 @@ def _catalogue(one) -> None:
                      help="image sets of your own, beside params/datasets.yaml (or INTRINSIC_CATALOGUE)")  # fmt: skip
 
 
-def _pixels(one) -> None:
+def _images(one) -> None:
+    one.add_argument("source", metavar="PATH|NAME", help=SOURCE)
     one.add_argument("--size", type=_count, help="resize to SIZE x SIZE pixels first")
     one.add_argument("--channels", type=int, choices=(1, 3), help="convert to 1 (grey) or 3 channels")
 
@@ -151,6 +143,7 @@ def _rules(one) -> None:
     ):
         one.add_argument(f"--{name}", metavar=metavar, help=text)
     one.add_argument("--join", type=Path, metavar="TABLE", help="a table with more columns, such as labels by patient")
+    one.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes; leave all others out")
     one.add_argument("--nested", action="store_true", help="read the folders inside class folders too")
     one.add_argument("--skip-unreadable", action="store_true", help="leave out files that cannot be read")
 
@@ -186,19 +179,18 @@ def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}{'' if n == 1 else 's'}"
 
 
-def _catalogues(files: list[str]):
+def _catalogues(files: list):
     """Catalogue files are in the environment inside, where this process and those it starts look for them."""
     before = filter(None, os.environ.get("INTRINSIC_CATALOGUE", "").split(os.pathsep))
     named = dict.fromkeys([*before, *(str(Path(file).expanduser().absolute()) for file in files)])
     return patch.dict(os.environ, {"INTRINSIC_CATALOGUE": os.pathsep.join(named)})
 
 
-# ------------------------------------------------------------------------------- what is asked for
-
-
 def _source(arguments, place: str):
     """The image set that was named; with rules given on the command line, as an entry of its own."""
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
+    if arguments.classes:
+        labels |= {"classes": {name: [name] for name in arguments.classes}, "others": "drop"}
     group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
     if arguments.join and arguments.group_column and not arguments.label_column:
         group["unmatched"] = "own"  # an image that the table of families lacks is one by itself
@@ -206,14 +198,14 @@ def _source(arguments, place: str):
     options = {"path_column": arguments.path_column, "nested": arguments.nested, "join": join}
     read = {"levels": arguments.levels, "skip_unreadable": arguments.skip_unreadable}
     labels, group, options, read = ({k: v for k, v in one.items() if v} for one in (labels, group, options, read))
+    images.find(place)  # says what is wrong with a place that is none
     if not (labels or group or options or read):
         return place
     if place in images.catalogue():
         if labels or group or options:
-            raise ValueError(f"{place} is in the catalogue, which holds its rules already: write an entry of your own "
-                             f"to change them (intrinsic datasets {place})")  # fmt: skip
+            how = f"write an entry of your own to change them (intrinsic datasets {place})"
+            raise ValueError(f"{place} is in the catalogue, which holds its rules already: {how}")
         return images.Entry.model_validate(dict(images.find(place)) | read)
-    images.find(place)  # says what is wrong with a place that is none
     fields = {"labels": labels, "group": group or None, "options": options, **read}
     return images.of_path(Path(place), **{key: value for key, value in fields.items() if value})
 
@@ -230,31 +222,14 @@ def _join(arguments, place: str) -> dict | None:
     return {"table": table, "column": column, "other": other or None, "how": how}
 
 
-@contextmanager
-def _named(source):
-    """The name or path of an image set, also for processes that are started inside, which know no entry made here."""
-    if isinstance(source, str):
-        yield source
-        return
-    if source.name in images.catalogue():
-        raise ValueError(f"{source.name!r} is in the catalogue already: rename the folder, or write an entry with "
-                         "another name (intrinsic datasets --draft) and give its name")  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, f"{source.name}.yaml")
-        path.write_text(source.written(), encoding="utf-8")
-        with _catalogues([str(path)]):
-            yield source.name
-
-
 def _params(arguments):
     """The parameters of a file, with the values of -p and the image sets of --add."""
     from intrinsic.campaigns import parameters
 
-    p = parameters.read(arguments.params, {key: images.plain_yaml(value) for key, value in arguments.changes})
-    if more := [source for source in arguments.add if source not in p.datasets]:
-        p = p.model_copy(update={"datasets": [*p.datasets, *more]})
-    workers = getattr(arguments, "workers", None)
-    return p if workers is None else p.model_copy(update={"workers": workers})
+    changes = {key: images.plain_yaml(value) for key, value in arguments.changes}
+    changes |= {"workers": arguments.workers} if getattr(arguments, "workers", None) else {}
+    p = parameters.read(arguments.params, changes)
+    return p.model_copy(update={"datasets": list(dict.fromkeys([*p.datasets, *arguments.add]))})
 
 
 def _execution(arguments) -> dict:
@@ -267,13 +242,8 @@ def _execution(arguments) -> dict:
     return {key: getattr(arguments, key) for key in keys} | {"progress": not arguments.no_progress}
 
 
-# ------------------------------------------------------------------------------ measure and forecast
-
-
 def _measure(arguments) -> None:
-    source = _source(arguments, arguments.source)
-    if isinstance(source, str):
-        images.find(source)  # says what is wrong with a place that is none, before anything heavy is loaded
+    source = _source(arguments, arguments.source)  # before anything heavy is loaded
     from intrinsic.campaigns import records
     from intrinsic.properties import flagged, words
     from intrinsic.properties.measure import measure
@@ -288,32 +258,12 @@ def _measure(arguments) -> None:
     if arguments.json:
         print(json.dumps(found.to_dict() | {"compared": vars(placed)}, allow_nan=False))
         return
-    again, pixels = [word for word in arguments.words if word != "--details"], found.images
-    alike = (*pixels.size, pixels.channels, pixels.pixel_range, pixels.n_classes) == (64, 64, 1, "stored", 2)
-    more = _fragility(found.sharpness_at_m, found.d_at_m) if alike and found.sharpness_at_m.per_class == 250 else ""
-    print(words.answer(found, placed, shlex.join(["intrinsic", *again]), more).text(arguments.details, 24))
+    again = [word for word in arguments.words if word != "--details"]
+    print(words.answer(found, placed, shlex.join(["intrinsic", *again])).text(arguments.details, 24))
     if arguments.flagged:
-        also = (
-            f"; families as groups: --join {shlex.quote(str(arguments.flagged))} --join-on path --group-column family"
-        )
-        also = also if found.groups is None and not arguments.join else ""
-        print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}{also}")
-
-
-def _fragility(k_f, d_data) -> str:
-    """How fragile a network will be, in a sentence; empty where the records do not show that both numbers tell it."""
-    from intrinsic import campaigns
-    from intrinsic.inference import fragility
-
-    published = campaigns.open({})
-    new = published.confirmation
-    if new.primary_missing or not (found := fragility.expected(published.every, new.runs, k_f, d_data)):
-        return ""
-    penalty, radius = (f"{one:.2g} (95 %: {one.low:.2g} to {one.high:.2g})" for one in found.values())
-    safer, n = found[fragility.PENALTY].safer, found[fragility.PENALTY].n
-    return (f"A ResNet-18 trained on 500 of such images is expected to gain {penalty} nats of loss under an attack of "
-            f"2/255. That is more than on {safer} of {n} published families. "
-            f"Changes of L2 length {radius} are expected to turn half of its answers.")  # fmt: skip
+        print(f"{len(found.soundness.flagged):,} pictures to look at: {arguments.flagged}", end="")
+        file, join = shlex.quote(str(arguments.flagged)), found.groups is None and not arguments.join
+        print(f"; families as groups: --join {file} --join-on path --group-column family" if join else "")
 
 
 def _forecast(arguments) -> None:
@@ -325,8 +275,7 @@ def _forecast(arguments) -> None:
     own = runs[runs["dataset"] == name]
     if own.empty:
         small = shlex.join(["intrinsic", "run", "params/forecast.yaml", "-p", "datasets", f"[{arguments.source}]"])
-        raise ValueError(f"{name} has no fitted runs of {arguments.model} at two sizes N at this setting, so there is "
-                         f"nothing to go on from: {small}")  # fmt: skip
+        raise ValueError(f"{name} has no fitted runs of {arguments.model} at two sizes N at this setting: {small}")
     targets = {}
     if arguments.target_accuracy is not None:
         targets["accuracy"] = (arguments.target_accuracy, forecast.ERROR, 1 - arguments.target_accuracy)
@@ -334,7 +283,7 @@ def _forecast(arguments) -> None:
         targets["loss"] = (arguments.target_loss, forecast.LOSS, arguments.target_loss)
     table = forecast.forecast(runs, name, arguments.at)
     needed = {what: forecast.n_needed(runs, name, v, outcome=outcome) for what, (_, outcome, v) in targets.items()}
-    trained = sorted({int(n) for n in own["n_train"]})
+    trained = sorted(set(own["n_train"].tolist()))
     if arguments.json:
         ends = {what: {"target": targets[what][0], **one.to_dict()} for what, one in needed.items()}
         facts = {"name": name, "model": arguments.model, "runs": len(own), "trained": trained, "needed": ends,
@@ -357,13 +306,6 @@ def _forecast(arguments) -> None:
         what = f"train at N = {more:,}" if more else "train at more seeds; the set may be near chance"
         print(f"  not informative yet: the interval at N = {vague.max():,} reaches chance. To narrow it, {what}.")
     print("  Intervals of 95 % are for one run.")
-    set_ = own.iloc[0]
-    if arguments.params is None and set_["per_class"] == p.per_class and set_["n_classes"] == 2:
-        print("\n".join(textwrap.wrap(_fragility(set_["k_f"], set_["d_data"]), 110, initial_indent="  ",
-                                      subsequent_indent="  ")))  # fmt: skip
-
-
-# ------------------------------------------------------------------------------- run, status, publish
 
 
 def _run(arguments) -> int:
@@ -438,15 +380,21 @@ def _publish(arguments) -> None:
         print(f"{_counted(made.left_out, 'stored record')} not of this campaign's plan: --all takes them")
 
 
-# ------------------------------------------------------------------------- report, book and datasets
-
-
 def _report(arguments) -> None:
     from intrinsic.publishing import report
 
-    with _named(_source(arguments, arguments.source)) as source:
-        out = arguments.out or Path(f"{images.find(source).name}.html")
-        print(report.report(source, out, size=arguments.size, channels=arguments.channels))
+    source, files = _source(arguments, arguments.source), []
+    with tempfile.TemporaryDirectory() as folder:
+        if not isinstance(source, str):  # the page is executed by another process, which knows no entry made here
+            if source.name in images.catalogue():
+                how = "rename the folder, or give the name of an entry of your own (intrinsic datasets --draft)"
+                raise ValueError(f"{source.name!r} is in the catalogue already: {how}")
+            files = [Path(folder, f"{source.name}.yaml")]
+            files[0].write_text(source.written(), encoding="utf-8")
+            source = source.name
+        with _catalogues(files):
+            out = arguments.out or Path(f"{images.find(source).name}.html")
+            print(report.report(source, out, size=arguments.size, channels=arguments.channels))
 
 
 def _book(arguments) -> None:

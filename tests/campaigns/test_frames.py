@@ -57,6 +57,23 @@ def test_each_run_has_the_properties_of_its_set(published):
     assert sets["growth_k_f"].map(len).gt(2).all()
 
 
+def test_new_families_join_the_published_runs_once_all_their_primary_runs_are_there(published, monkeypatch):
+    new = published.confirmation
+    assert len(published.every_set) == len(published.sets) + len(new.sets)
+    assert published.every_set["dataset"].is_unique
+    for missing, joined in (
+        (["vgg13 malaria_cell N=500 seed=0"], 0),
+        (["vgg13 malaria_cell N=700 seed=0"], len(new.runs)),
+    ):
+        one = replace(published)
+        monkeypatch.setitem(new.__dict__, "missing", missing)
+        monkeypatch.setitem(one.__dict__, "confirmation", new)
+        assert len(one.every) == len(one.runs) + joined
+    other = campaigns.open({"campaign": "params/beyond.yaml"})
+    assert other.confirmation is None
+    assert other.every is other.runs
+
+
 def test_what_is_missing_is_what_is_planned_and_can_be_reached(published):
     planned = len(plan.cells(published.params))
     unreachable = records.read_unreachable(records.published_file("published"))

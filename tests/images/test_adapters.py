@@ -77,7 +77,7 @@ def test_patients_of_dicom_files_in_class_folders_are_the_groups(tmp_path):
     assert load(of_path(tmp_path, group="unknown")).group is None
     (tmp_path / "well" / "nobody.dcm").unlink()
     level(tmp_path / "well" / "x.png", 13)
-    with pytest.raises(BadRule, match=r"the patient of well/x\.png cannot be read, as of 1 of 8"):
+    with pytest.raises(BadRule, match=r"the patient of well/x\.png cannot be read, as 1 of 8"):
         load(tmp_path)
 
 
@@ -288,7 +288,7 @@ def test_dicom_files_without_patient_have_no_group_and_a_missing_one_is_refused(
     rule = {"column": "ViewPosition"}
     assert load(of_path(tmp_path, labels=rule)).group is None
     dicom(tmp_path / "x" / "y" / "9", flat(9), PatientID="P", ViewPosition="PA")
-    with pytest.raises(BadRule, match="x/y/0 cannot be read, as of 4 of 5"):
+    with pytest.raises(BadRule, match="x/y/0 cannot be read, as 4 of 5"):
         load(of_path(tmp_path, labels=rule))
     assert (
         len(set(load(of_path(tmp_path, labels=rule, group=GroupRule(column="PatientID", unmatched="own"))).group)) == 5

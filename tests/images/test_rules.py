@@ -65,7 +65,7 @@ def test_a_pattern_reads_the_path_or_a_column_its_first_group_or_all_that_matche
     labels, classes, _ = LabelRule(pattern=r"/([abc])\.", missing="drop").apply(TABLE, "folder")
     assert (labels.tolist(), classes) == ([0, 1, 2], ("a", "b", "c"))
     assert LabelRule(pattern=r"^p\d+").apply(TABLE, "folder")[1] == ("p01", "p02", "p10", "p2")
-    with pytest.raises(BadRule, match=r"p10/d.png does not match"):
+    with pytest.raises(BadRule, match=r"p10/d.png has no label by"):
         LabelRule(pattern=r"/([abc])\.").apply(TABLE, "folder")
 
 

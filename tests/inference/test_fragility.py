@@ -79,18 +79,6 @@ def test_each_family_is_predicted_without_its_own_value(runs):
     assert found.loc[0, "value"] == pytest.approx(expected)
 
 
-def test_fragility_is_expected_from_both_numbers_only_where_both_count(runs):
-    frame = runs(30, noise=0.05)
-    frame["radius_l2_median"] = 1 / frame["loss_penalty_nats_eps2"]
-    found = fragility.expected(frame, frame, k_f=np.exp(-1.5), d_data=np.exp(2.5))
-    penalty, radius = found["loss_penalty_nats_eps2"], found["radius_l2_median"]
-    assert np.log(penalty) == pytest.approx(2 * -1.5 + 2 * 2.5 - 2, abs=0.1)  # of ResNet-18, as built in
-    assert penalty.low < penalty < penalty.high
-    assert (radius, radius.low, radius.high) == pytest.approx((1 / penalty, 1 / penalty.high, 1 / penalty.low))
-    assert penalty.safer == radius.safer > 0
-    assert fragility.expected(frame, runs(30, noise=0.3, c=0.0), k_f=0.2, d_data=12.0) == {}
-
-
 def test_secondary_analyses_are_those_that_the_columns_allow(runs):
     frame = runs(14, noise=0.2)
     frame["contrast"] = frame["dataset"].map({name: 5 + i for i, name in enumerate(sorted(set(frame["dataset"])))})

@@ -104,6 +104,14 @@ def test_the_four_claims_find_the_effects_that_were_built_in(runs):
     assert all("24 families" in v.line for v in found.values())
 
 
+def test_levels_of_the_named_networks_alone_enter_and_of_all_where_a_campaign_has_none_of_them(runs):
+    frame = runs(12, noise=0.0)
+    odd = frame[frame["model"] == "vgg13"].assign(model="vgg19", test_loss_nats=1.0)  # another network, another slope
+    more = pd.concat([frame, odd])
+    assert judge(more, RULES["sharpness_generalization"]).effect == pytest.approx(1.0)
+    assert judge(odd, RULES["sharpness_generalization"]).effect == pytest.approx(0.0, abs=1e-12)
+
+
 def test_a_bound_that_says_nothing_cannot_be_tested(runs):
     found = claims(runs(least_bound=2.5, excess=-0.5), RULES)["data_dimension"]
     assert found.verdict == "cannot be tested"

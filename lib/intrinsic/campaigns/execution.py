@@ -17,7 +17,6 @@ import traceback
 import uuid
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,6 +25,7 @@ import dask
 import distributed
 import torch
 import yaml
+from dask.system import CPU_COUNT
 from distributed.scheduler import KilledWorker
 from tqdm import tqdm
 
@@ -46,9 +46,6 @@ class StoreError(RuntimeError):
     """A store that cannot be written to; what it holds stays, and the same command continues."""
 
 
-# ------------------------------------------------------------------------------------------- where
-
-
 def check_address(address: str) -> None:
     """Raise ClusterError, within seconds, where no scheduler can be or none is."""
     try:
@@ -57,16 +54,11 @@ def check_address(address: str) -> None:
             raise ValueError("such an address is tcp://10.0.0.1:8786")
         socket.create_connection((parts.hostname, parts.port), timeout=2).close()
     except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"no Dask scheduler answers at {address} ({error}), so no run could start: give what a running one prints"
-        ) from None
+        raise ClusterError(f"no scheduler answers at {address} ({error}): give what a running one prints") from None
 
 
 def queue_cluster(path: Path | str):
-    """The cluster of dask-jobqueue that a YAML file describes: class, jobs, and options that the class takes.
-
-    Its scheduler runs here, and listens on the loopback address unless the options name an interface or a host.
-    """
+    """The cluster of dask-jobqueue that a YAML file describes: class, jobs, and options that the class takes."""
     import dask_jobqueue
 
     try:
@@ -75,25 +67,20 @@ def queue_cluster(path: Path | str):
         if body or jobs < 1:
             raise ValueError(f"{next(iter(body), 'jobs')} is not understood")
         scheduler = dict(options.get("scheduler_options", {}))
-        if not (options.get("interface") or scheduler.keys() & {"interface", "host"}):
+        if not (options.get("interface") or scheduler.keys() & {"interface", "host"}):  # loopback alone
             scheduler = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:8787"} | scheduler
         cluster = getattr(dask_jobqueue, kind)(**{**options, "scheduler_options": scheduler})
     except (yaml.YAMLError, AttributeError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ClusterError(
-            f"{path} describes no cluster of dask-jobqueue ({why}), so no job could be sent: give class, jobs and "
-            "options as in params/clusters/slurm.yaml"
-        ) from None
+        how = "give class, jobs and options as in params/clusters/slurm.yaml"
+        raise ClusterError(f"{path} describes no cluster of dask-jobqueue ({why}): {how}") from None
     cluster.adapt(minimum_jobs=jobs, maximum_jobs=jobs)  # a job that ends is sent again
     return cluster
 
 
 @contextlib.contextmanager
 def client(workers: int = 1, scheduler: str | None = None, cluster: Path | str | None = None):
-    """Connect to a running scheduler, to the cluster of a file, or to as many processes of this machine as `workers`.
-
-    An address that begins with tls:// takes the security settings of Dask's own configuration. Raises ClusterError.
-    """
+    """Connect to a running scheduler, to the cluster of a file, or to so many worker processes of this machine."""
     if scheduler and cluster:
         raise ClusterError("a scheduler's address and a cluster file are both given, and one would be idle: give one")
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
@@ -127,17 +114,14 @@ def results(client, function: Callable, jobs: Sequence, *, retries: int = 0, pro
     """
     futures, failed, running, live = {}, 0, 0, sys.stderr.isatty()
     for i, job in enumerate(jobs):
-        key = f"runs-{uuid.uuid4().hex}"
-        futures[client.submit(function, job, key=key, pure=False, retries=retries, priority=-i)] = job
+        futures[client.submit(function, job, pure=False, retries=retries, priority=-i)] = job
     form = "{n_fmt} of {total_fmt} runs done{postfix}, {remaining} left" + ("" if live else "\n")
     how = {"leave": False, "bar_format": form, "mininterval": 0.1 if live else 60, "miniters": 1}
     with tqdm(total=len(jobs), postfix="0 running, 0 failed", disable=not progress, **how) as bar:
         for future in distributed.as_completed(list(futures), loop=client.loop):
             if future.status in ("cancelled", "lost"):
-                raise ClusterError(
-                    f"the scheduler at {client.scheduler.address} is gone, so no run can go on; start it again, and "
-                    "the same command continues"
-                )
+                where, how = client.scheduler.address, "start it again, and the same command continues"
+                raise ClusterError(f"the scheduler at {where} is gone, so no run can go on: {how}")
             failed += future.status == "error"
             with contextlib.suppress(OSError, RuntimeError, ValueError):  # of a scheduler that dies meanwhile
                 running = min(sum(client.nthreads().values()), len(futures) - 1) if progress else 0
@@ -146,16 +130,10 @@ def results(client, function: Callable, jobs: Sequence, *, retries: int = 0, pro
             yield futures.pop(future), future
 
 
-# ---------------------------------------------------------------------------------------- one task
-
-
 def attempt(
     task: plan.Task, *, root: str, campaign: str, minutes: float | None, environment: dict, gpus: tuple, work: Callable
 ) -> bool:
-    """Compute a task in a Dask worker; False where its records are there.
-
-    root   of the store;  campaign   whose attempt this is;  work   (task, store) -> None computes and stores
-    """
+    """Compute a task in a Dask worker and store its records; False where they are there."""
     torch.set_num_threads(1)
     for name, value in environment.items():
         os.environ.setdefault(name, value)
@@ -202,8 +180,7 @@ def gpus() -> tuple[str, ...]:
 
 def n_workers(p: Params) -> int:
     """Worker processes on this machine: those asked for, else one a GPU, else one a core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return p.workers or len(gpus()) or cores
+    return p.workers or len(gpus()) or CPU_COUNT
 
 
 def run(
@@ -231,11 +208,9 @@ def run(
         facts = {"root": str(store.root.absolute()), "campaign": uuid.uuid4().hex, "minutes": run_minutes}
         facts |= {"environment": plan.environment(todo), "gpus": () if scheduler or cluster else gpus()}
         try_one = partial(attempt, **facts, work=runs.complete)
-        where = {task.source: str(Path(task.source).expanduser().absolute()) for task in todo}  # for workers elsewhere
-        tasks = [task if plan.entry(task.source) else replace(task, source=where[task.source]) for task in todo]
-        if tasks:
-            with client(min(n_workers(p), len(tasks)), scheduler, cluster) as one:
-                for task, future in results(one, try_one, tasks, retries=retries, progress=progress):
+        if todo:
+            with client(min(n_workers(p), len(todo)), scheduler, cluster) as one:
+                for task, future in results(one, try_one, todo, retries=retries, progress=progress):
                     if future.status == "error":
                         failed.append((task.label, _note(store, task, future)))
                     else:
@@ -267,7 +242,5 @@ def _writable(store: Store):
     except OSError as error:
         if error.errno not in STORAGE:
             raise
-        raise StoreError(
-            f"the store {store.root} cannot be written to ({error}), so no result could be kept; make it writable, and "
-            "the same command continues"
-        ) from None
+        how = "make it writable, and the same command continues"
+        raise StoreError(f"the store {store.root} cannot be written to ({error}): {how}") from None

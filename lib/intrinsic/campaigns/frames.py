@@ -2,8 +2,9 @@
 
 import itertools
 import json
+import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,19 +17,9 @@ from intrinsic.campaigns.records import Record, Store
 from intrinsic.networks import models
 from intrinsic.properties import measurement
 
-INTERVALS = ("d_data", "d_data_twonn", "k_f", "k_f_ratio", "growth_exponent", "cross_dimension")  # with _low and _high
-DIMENSIONS = ("d_data_all", "d_data_other_groups", "d_data_any_group", "d_data_other_families")
-SHARPNESS = ("k_f_all", "k_f_q05", "k_f_limit", "k_f_by_lot", "k_f_between_groups", "least_bound")
-OTHER = ("contrast", "brightness", "nearest_distance", "growth_measured_by_halves", "growth_predicted_by_halves")
-SINGLE = (*DIMENSIONS, *SHARPNESS, *OTHER)
 CONFIRMATION = "params/confirmation.yaml"  # new families, whose runs stand with the published ones
-ATTACKED = ("penalty", "radius", "sanity", "clean_acc", "zero_frac")  # parts of the names of metrics that frames have
-
-#: {column: metric} of an image set's properties
-PROPERTY_COLUMNS = {
-    column: column.replace("d_data", "d_mle").replace("d_mle_twonn", "d_twonn")
-    for column in (*(f"{name}{end}" for name in INTERVALS for end in ("", "_low", "_high")), *SINGLE)
-}
+GROWTH = ("growth_per_class", "growth_k_f")  # the series of a set's K_F at fewer images
+WITHOUT = re.compile(r"_(all|control|q\d\d)_(low|high)$")  # intervals that no frame has, so that no chart draws them
 
 
 def records_frame(kind: str, store: Store | None = None) -> pd.DataFrame:
@@ -49,22 +40,14 @@ def _numeric(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _by_cell(kind: str, store: Store | None) -> dict[str, list[Record]]:
-    """{what names a cell of the grid: its records, of whatever images}."""
-    table: dict[str, list[Record]] = {}
-    for record in records.collected(kind, store):
-        table.setdefault(records.cell_id(record.params), []).append(record)
-    return table
-
-
 def _current(found: list[Record], source, store: Store | None) -> Record | None:
     """Of records of one name the one that is of the images as they are now; None where none is.
 
     Published records are taken as they are. So is a stored one of a catalogue set that has no other beside it.
     """
     named = plan.entry(source) is not None
-    if not found or store is None or (named and len(found) == 1):
-        return found[0] if found else None
+    if store is None or (named and len(found) == 1):
+        return found[0]
     try:
         now = measurement.matched(source, *(found[0].params[key] for key in plan.PIXELS)).hash
     except (OSError, ValueError):
@@ -74,79 +57,82 @@ def _current(found: list[Record], source, store: Store | None) -> Record | None:
     return own or next(known, None)
 
 
+def _found(kind: str, store: Store | None, asked: Iterable[tuple]) -> Iterator[tuple[Record, str]]:
+    """(record, image set) of each (image set, [params that serve]) that has one; the params lack hashes of images."""
+    table: dict[str, list[Record]] = {}
+    for record in records.collected(kind, store):
+        table.setdefault(records.cell_id(record.params), []).append(record)
+    for source, ways in asked:
+        alike = next((table[way] for way in map(records.cell_id, ways) if way in table), [])
+        if alike and (record := _current(alike, source, store)):
+            yield record, source
+
+
 def _of_set(record: Record, source: str) -> dict:
     domain = record.provenance.get("domain", "unknown")
     return {"dataset": record.params["dataset"], "family": plan.family(source), "domain": domain}
-
-
-def _runs(p: Params, store: Store | None) -> Iterable[tuple[Record, dict]]:
-    """(training record, what names it in a frame) of each run of the grid that has a record, in the grid's order."""
-    table = _by_cell("training", store)
-    for source, model, n_train, seed in plan.cells(p):
-        wanted = plan.training_params(p, source, model, n_train, seed)
-        ways = (records.cell_id({**wanted, "precision": one}) for one in plan.precisions(p, wanted))
-        record = _current(next((table[way] for way in ways if way in table), []), source, store)
-        if record is not None:
-            named = {"model": model, "n_train": n_train, "seed": seed, "fitted": bool(record.metrics["fitted"])}
-            yield record, {**_of_set(record, source), **named, "parent": record.id}
 
 
 def _same(record: Record, wanted: dict) -> bool:
     return all(record.params.get(key) == value for key, value in wanted.items())
 
 
-def _hanging(kind: str, store: Store | None, wanted: list[dict], parts: Iterable[str]) -> dict[str, dict]:
-    """{run: metrics with one of the parts in their name}, of records with params that are wanted the one with most."""
+def _hanging(kind: str, store: Store | None, wanted: list[dict]) -> dict[str, dict]:
+    """{run: metrics}, of records with params that are wanted the one with most."""
     found: dict[str, dict] = {}
     for record in records.collected(kind, store):
         parent = record.params["parent"]
         if any(_same(record, one) for one in wanted) and len(found.get(parent, ())) < len(record.metrics):
             found[parent] = record.metrics
-    return {run: {c: one[c] for c in one if any(part in c for part in parts)} for run, one in found.items()}
+    return found
 
 
 def runs_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
     """Make the table of a campaign's runs: one row a training run that has records, none where no run has.
 
     Columns: dataset, family, domain, model, n_train, seed, fitted, parent (id of the training record); the metrics of
-    training; penalties and radii of attacks; the slope; d_repr of the paper's layer with its null maps; and those of
-    `properties_frame`. store: records of this machine, which count beside the published ones.
+    training, of its attack, of its slope, and of the paper's layer with its null maps; and those of `properties_frame`.
+    store: records of this machine, which count beside the published ones.
     """
-    found = list(_runs(p, store))
-    if not found:
+    asked, rows = [], []
+    for source, *cell in plan.cells(p):
+        wanted = plan.training_params(p, source, *cell)
+        asked.append((source, [wanted | {"precision": one} for one in plan.precisions(p, wanted)]))
+    for one, source in _found("training", store, asked):
+        named = _of_set(one, source) | {key: one.params[key] for key in ("model", "n_train", "seed")}
+        named |= {"fitted": bool(one.metrics["fitted"]), "parent": one.id}
+        rows.append(named | one.metrics | named)
+    if not rows:
         return pd.DataFrame()
-    runs = pd.DataFrame([{**named, **one.metrics, **named} for one, named in found])
+    runs = pd.DataFrame(rows)
     wanted = plan.hanging_params(p, set(map(models.representation_layer, runs["model"].unique())))
     wanted["attack"] = [{key: wanted["attack"][0][key] for key in plan.FGSM_KEYS}]
-    for kind, parts in (("attack", ATTACKED), ("slope", ("",)), ("representation", ("d_",))):
-        table = pd.DataFrame.from_dict(_hanging(kind, store, wanted[kind], parts), "index")
+    for kind, all_ in wanted.items():
+        table = pd.DataFrame.from_dict(_hanging(kind, store, all_), "index")
         runs = runs.join(table, on="parent") if len(table) else runs
     properties = properties_frame(p, store)
     if len(properties):
-        runs = runs.merge(properties[["dataset", "per_class", *PROPERTY_COLUMNS]], on="dataset", how="left")
+        new = ["dataset", *(column for column in properties if column not in runs)]
+        runs = runs.merge(properties[new], on="dataset", how="left")
     return _numeric(runs)
 
 
 def properties_frame(p: Params, store: Store | None = None) -> pd.DataFrame:
     """Make the table of a campaign's image sets: one row a set that has records at the campaign's setting.
 
-    Columns: dataset, family, domain, size, channels, pixel_range, per_class, n, n_classes, n_groups, n_copies,
-    n_conflicting; those of INTERVALS, each with _low and _high, and of SINGLE; growth_per_class and growth_k_f (lists).
+    Columns: dataset, family, domain, size, channels, pixel_range, per_class; metrics of its properties, in which d_mle
+    is called d_data and d_twonn is d_data_twonn; growth_per_class and growth_k_f (lists).
     """
-    table, rows = _by_cell("properties", store), []
-    for source in plan.sources(p):
-        found = table.get(records.cell_id(plan.properties_params(p, source)), [])
-        if (record := _current(found, source, store)) is not None:
-            rows.append(properties_row(record, source))
-    return _numeric(pd.DataFrame(rows))
+    asked = ((source, [plan.properties_params(p, source)]) for source in plan.sources(p))
+    return _numeric(pd.DataFrame([_properties(*one) for one in _found("properties", store, asked)]))
 
 
-def properties_row(record: Record, source) -> dict:
-    """One row of `properties_frame`."""
+def _properties(record: Record, source: str) -> dict:
     row = _of_set(record, source) | {key: record.params[key] for key in (*plan.PIXELS, "per_class")}
-    row |= {key: record.metrics[key] for key in ("n", "n_classes", "n_groups", "n_copies", "n_conflicting")}
-    row |= {column: record.metrics.get(key) for column, key in PROPERTY_COLUMNS.items()}
-    return row | {key: record.series.get(key) for key in ("growth_per_class", "growth_k_f")}
+    for name, value in record.metrics.items():
+        if not WITHOUT.search(name):
+            row[name.replace("d_mle", "d_data").replace("d_twonn", "d_data_twonn")] = value
+    return row | {key: record.series.get(key) for key in GROWTH}
 
 
 def sets_at(p: Params, store: Store | None = None, small: str = "") -> pd.DataFrame:
@@ -160,19 +146,15 @@ def sets_at(p: Params, store: Store | None = None, small: str = "") -> pd.DataFr
     known, found = records.published(), records.collected("properties", store)
     found.sort(key=lambda one: ((one.kind, one.id) in known, one.provenance.get("written", "")))
     last = {one.params["dataset"]: one for one in found if _same(one, wanted)}
-    rows = [properties_row(one, name) for name, one in last.items()]
+    rows = [_properties(one, name) for name, one in last.items()]
     if small in last and last[small].metrics.get("k_f") is None:
         m = max(last[small].series.get("d_mle_per_class", ()), default=0)
-        rows = [row | _at(one, m) for row, one in zip(rows, last.values(), strict=True)]
+        for row, one in zip(rows, last.values(), strict=True):
+            row["per_class"] = m
+            for column, keys in {"d_data": ("d_mle_per_class", "d_mle_at"), "k_f": GROWTH}.items():
+                row[column] = dict(zip(*(one.series.get(key, ()) for key in keys), strict=True)).get(m)
     frame = _numeric(pd.DataFrame(rows, columns=None if rows else ["dataset", "d_data", "k_f"]))
     return frame.dropna(subset=["d_data", "k_f"], ignore_index=True)
-
-
-def _at(record: Record, m: int) -> dict:
-    """d_data and K_F of a set at M = m images a class; None where its record lacks them."""
-    columns = {"d_data": ("d_mle_per_class", "d_mle_at"), "k_f": ("growth_per_class", "growth_k_f")}
-    series = {name: [record.series.get(key, ()) for key in pair] for name, pair in columns.items()}
-    return {"per_class": m} | {name: dict(zip(*pair, strict=True)).get(m) for name, pair in series.items()}
 
 
 def runs_at(p: Params, model: str, store: Store | None = None, small: str = "") -> pd.DataFrame:
@@ -183,45 +165,26 @@ def runs_at(p: Params, model: str, store: Store | None = None, small: str = "") 
     """
     wanted = plan.training_params(p, "any", models.known(model), 0, 0)
     wanted = {key: value for key, value in wanted.items() if key not in ("dataset", "n_train", "seed", "precision")}
-    rows = []
+    found = []
     for one in records.collected("training", store):
         alike = _same(one, wanted) and one.params.get("warmup_steps") == wanted.get("warmup_steps")
         if alike and one.metrics["fitted"] and one.metrics.get("test_loss_nats"):
-            row = {key: one.params[key] for key in ("dataset", "n_train", "seed")}
-            rows.append(row | {key: one.metrics[key] for key in ("test_loss_nats", "test_accuracy", "n_test")})
-    columns = ["dataset", "domain", "family", "per_class", "d_data", "k_f", "n_classes"]
-    sets = sets_at(p, store, small)
-    runs = pd.DataFrame(rows).merge(sets[columns], on="dataset") if rows and len(sets) else pd.DataFrame()
-    if len(runs):  # one size alone says nothing of how the loss falls
-        runs = runs[runs.groupby("dataset")["n_train"].transform("nunique") > 1].reset_index(drop=True)
+            found.append(one.metrics | one.params)
+    columns = ["dataset", "n_train", "seed", "test_loss_nats", "test_accuracy", "n_test"]
+    of_set = ["dataset", "domain", "family", "per_class", "d_data", "k_f", "n_classes"]
+    sets = sets_at(p, store, small).reindex(columns=of_set)
+    runs = pd.DataFrame(found, columns=columns).merge(sets, on="dataset")
+    several = runs.groupby("dataset")["n_train"].transform("nunique") > 1  # one size says nothing of how the loss falls
+    runs = runs[several].reset_index(drop=True)
     if runs.empty:
-        raise CampaignError(
-            f"no fitted run of {model} is stored at the setting of {p.name}, so nothing can be forecast: train it with "
-            f"`intrinsic run params/{p.name}.yaml`"
-        )
+        how = f"train it with `intrinsic run params/{p.name}.yaml`"
+        raise CampaignError(f"no fitted run of {model} is stored at the setting of {p.name}: {how}")
     return runs
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """The records of a campaign as a page shows them.
-
-    Attributes
-    ----------
-    params : Params
-        The campaign's parameters, with those of the page in their place.
-    runs, sets : DataFrame
-        `runs_frame` and `properties_frame` of it.
-    every, every_set : DataFrame
-        The same with those of the confirmation, where this is the published campaign. Its runs join once all primary
-        ones are stored.
-    missing : list of str
-        Runs that are planned, can be reached, and are not stored, in the order of the file.
-    shown : str
-        Whose runs these are, in a sentence.
-    command : str
-        The shell command that makes what is missing.
-    """
+    """The records of a campaign as a page shows them: its parameters with those of the page, and frames of records."""
 
     params: Params
     file: str
@@ -230,10 +193,12 @@ class Campaign:
 
     @cached_property
     def runs(self) -> pd.DataFrame:
+        """Its `runs_frame`."""
         return runs_frame(self.params, self.store)
 
     @cached_property
     def sets(self) -> pd.DataFrame:
+        """Its `properties_frame`."""
         return properties_frame(self.params, self.store)
 
     @cached_property
@@ -244,11 +209,13 @@ class Campaign:
 
     @cached_property
     def every(self) -> pd.DataFrame:
+        """`runs`, and those of the confirmation once all its primary ones are stored."""
         new = self.confirmation
         return self.runs if new is None or new.primary_missing else pd.concat([self.runs, new.runs], ignore_index=True)
 
     @cached_property
     def every_set(self) -> pd.DataFrame:
+        """`sets`, and those of the confirmation."""
         return pd.concat([self.sets, self.confirmation.sets], ignore_index=True) if self.confirmation else self.sets
 
     @property
@@ -258,16 +225,17 @@ class Campaign:
 
     @cached_property
     def missing(self) -> list[str]:
+        """Runs that are planned, can be reached, and are not stored, in the order of the file."""
         rows = self.runs.reindex(columns=["model", "dataset", "n_train", "seed"]).itertuples(index=False)
         there = {*itertools.starmap(plan.run_label, rows)}
         there |= records.read_unreachable(records.published_file(self.params.name)).keys()
-        planned = [
-            plan.run_label(model, plan.set_name(source), *rest) for source, model, *rest in plan.cells(self.params)
-        ]
+        cells = plan.cells(self.params)
+        planned = (plan.run_label(model, plan.set_name(source), n, seed) for source, model, n, seed in cells)
         return [label for label in planned if label not in there]
 
     @property
     def shown(self) -> str:
+        """Whose runs these are, in a sentence."""
         where = "the records of this machine" if self.store else "the published records (book/records)"
         of = f"{self.file} on {', '.join(self.params.datasets)}" if "datasets" in self.changed else self.file
         planned, more = len(self.runs) + len(self.missing), len(self.every) - len(self.runs)
@@ -276,6 +244,7 @@ class Campaign:
 
     @property
     def command(self) -> str:
+        """The shell command that makes what is missing."""
         changes = [f"-p {key} {shlex.quote(json.dumps(value))}" for key, value in self.changed.items()]
         return " ".join(["intrinsic run", shlex.quote(self.file), *changes])
 
@@ -328,6 +297,6 @@ def open(namespace: dict) -> Campaign:
         for label, reason in execution.run(p, store=found.store).failed[:1]:
             raise CampaignError(f"a run failed, so the page would lack it: {label}: {reason}")
     elif own and "compute" in namespace and found.runs.empty:
-        names = ", ".join(p.datasets)
-        raise CampaignError(f"no run of {names} is stored: set compute = True, or type `{found.command}`")
+        how = f"set compute = True, or type `{found.command}`"
+        raise CampaignError(f"no run of {', '.join(p.datasets)} is stored: {how}")
     return found

@@ -22,6 +22,9 @@ ASSIGNED = r"(?m)^(\w+) *=(?!=)"  # names that a cell assigns in lines of its ow
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
+Several = Annotated[int, Field(ge=2, le=MOST)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Grey = Annotated[int, Field(ge=0, le=255)]
 
 
 class CampaignError(ValueError):
@@ -36,14 +39,10 @@ class RunBlock(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     models: list[str] = Field(min_length=1, description=f"networks: {', '.join(models.MODELS)}, or others by name")
-    n_train: list[Annotated[int, Field(ge=2, le=MOST)]] = Field(
-        min_length=1, description="training images in total, balanced over the classes"
-    )
-    seeds: list[Annotated[int, Field(ge=0, lt=2**63)]] = Field(
-        default=[0], min_length=1, description="seeds: split, first weights and order of images"
-    )
-    datasets: list[str] | None = Field(default=None, min_length=1, description="image sets; null: all of the campaign")
-    radius_images: CountOrNone | None = Field(default=None, description="as the campaign's, for this block; null: its")
+    n_train: list[Several] = Field(min_length=1, description="training images in total, balanced over the classes")
+    seeds: list[Seed] = Field([0], min_length=1, description="seeds: split, first weights and order of images")
+    datasets: list[str] | None = Field(None, min_length=1, description="image sets; null: all of the campaign")
+    radius_images: CountOrNone | None = Field(None, description="as the campaign's, for this block; null: its")
 
     @field_validator("models")
     @classmethod
@@ -55,56 +54,50 @@ class Params(BaseModel):
     """Every key of a parameter file; the defaults are those of params/quick.yaml, but for image sets and runs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: str = Field(default="quick", pattern=r"^[A-Za-z0-9_-]+$", description="the campaign's name")
-    datasets: list[str] = Field(default=["digits"], min_length=1, description="catalogue names, or paths")
-    dataset: str = Field(default="digits", description="the one image set of a dataset report")
-    runs: list[RunBlock] = Field(default=[], description="blocks of the grid")
+    name: str = Field("quick", pattern=r"^[A-Za-z0-9_-]+$", description="the campaign's name")
+    datasets: list[str] = Field(["digits"], min_length=1, description="catalogue names, or paths")
+    dataset: str = Field("digits", description="the one image set of a dataset report")
+    runs: list[RunBlock] = Field([], description="blocks of the grid")
 
-    size: int = Field(default=32, ge=8, le=1024, description="pixels a side, for all sets")
-    channels: Literal[1, 3] = Field(default=1, description="channels, for all sets")
+    size: int = Field(32, ge=8, le=1024, description="pixels a side, for all sets")
+    channels: Literal[1, 3] = Field(1, description="channels, for all sets")
     pixel_range: Literal["stored", "image"] = Field(
-        default="stored", description="grey levels as in the files, or each image's maximum at 255; for all sets"
+        "stored", description="grey levels as in the files, or each image's maximum at 255; for all sets"
     )
-    per_class: int = Field(default=250, ge=2, le=MOST, description="M, images a class for d_data and K_F")
-    draws: Count = Field(default=25, description="balanced draws of M a class that are averaged")
-    k: int = Field(default=20, ge=2, le=MOST, description="neighbors of the maximum-likelihood dimension")
+    per_class: int = Field(250, ge=2, le=MOST, description="M, images a class for d_data and K_F")
+    draws: Count = Field(25, description="balanced draws of M a class that are averaged")
+    k: int = Field(20, ge=2, le=MOST, description="neighbors of the maximum-likelihood dimension")
 
     protocol: Literal["fit", "paper"] = Field(
-        default="fit", description="of training: this book's, or the paper's (100 epochs, its batches, float32)"
+        "fit", description="of training: this book's, or the paper's (100 epochs, its batches, float32)"
     )
-    until: Literal["fit", "epochs"] = Field(default="fit", description="train until fit, or `epochs` epochs")
-    epochs: Count = Field(default=100, description="epochs where until = epochs; the cap where until = fit")
-    min_steps: Count = Field(default=1500, description="optimizer steps before 'did not fit'")
+    until: Literal["fit", "epochs"] = Field("fit", description="train until fit, or `epochs` epochs")
+    epochs: Count = Field(100, description="epochs where until = epochs; the cap where until = fit")
+    min_steps: Count = Field(1500, description="optimizer steps before 'did not fit'")
     warmup_steps: CountOrNone | None = Field(
-        default=None, description="steps over which the learning rate rises; null: the network's, 0 or 2000"
+        None, description="steps over which the learning rate rises; null: the network's, 0 or 2000"
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        default="auto", description="of the products in training; auto: bfloat16 where the hardware has it"
+        "auto", description="of the products in training; auto: bfloat16 where the hardware has it"
     )
-    checkpoint_minutes: float = Field(default=2, ge=0, description="between two checkpoints of a run in training")
-    weights: Literal["none", "kept"] = Field(default="none", description="whether trained networks stay in the store")
+    checkpoint_minutes: float = Field(2, ge=0, description="between two checkpoints of a run in training")
+    weights: Literal["none", "kept"] = Field("none", description="whether trained networks stay in the store")
 
-    grey_levels: list[Annotated[int, Field(ge=0, le=255)]] = Field(
-        default=[1, 2, 4, 8], min_length=1, description="attack budgets, L-infinity, of 255"
-    )
-    grey_level: int = Field(default=2, description="the budget of the primary test, one of grey_levels")
-    attack_images: int = Field(default=200, ge=2, le=MOST, description="test images attacked")
-    pgd_levels: list[Annotated[int, Field(ge=0, le=255)]] = Field(
-        default=[], description="budgets of PGD, L-infinity, of 255"
-    )
-    pgd_steps: Count = Field(default=20, description="gradients of PGD for each image and budget")
-    radius_images: CountOrNone = Field(default=0, description="test images whose minimal radius is found")
-    sanity_images: CountOrNone = Field(default=4, description="test images of the attacks' sanity checks")
-    slope_pairs: CountOrNone = Field(
-        default=0, description="segments between labels on which the network's slope is measured"
-    )
-    layers: Literal["paper", "blocks"] = Field(default="paper", description="of d_repr: the paper's, or every block")
+    grey_levels: list[Grey] = Field([1, 2, 4, 8], min_length=1, description="attack budgets, L-infinity, of 255")
+    grey_level: int = Field(2, description="the budget of the primary test, one of grey_levels")
+    attack_images: int = Field(200, ge=2, le=MOST, description="test images attacked")
+    pgd_levels: list[Grey] = Field([], description="budgets of PGD, L-infinity, of 255")
+    pgd_steps: Count = Field(20, description="gradients of PGD for each image and budget")
+    radius_images: CountOrNone = Field(0, description="test images whose minimal radius is found")
+    sanity_images: CountOrNone = Field(4, description="test images of the attacks' sanity checks")
+    slope_pairs: CountOrNone = Field(0, description="segments between labels on which the network's slope is measured")
+    layers: Literal["paper", "blocks"] = Field("paper", description="of d_repr: the paper's, or every block")
 
-    fitted_only: bool = Field(default=True, description="claims use fitted runs only")
-    compute: bool = Field(default=False, description="a notebook trains what is missing")
-    workers: Count | None = Field(default=None, description="processes of one thread; null: one a GPU or core")
+    fitted_only: bool = Field(True, description="claims use fitted runs only")
+    compute: bool = Field(False, description="a notebook trains what is missing")
+    workers: Count | None = Field(None, description="processes of one thread; null: one a GPU or core")
 
-    plan: dict[str, Any] = Field(default={}, description="what is stated before the runs; it changes none of them")
+    plan: dict[str, Any] = Field({}, description="what is stated before the runs; it changes none of them")
 
     @model_validator(mode="after")
     def _can_be_computed(self):
@@ -119,10 +112,8 @@ class Params(BaseModel):
             raise ValueError(f"k = {self.k} neighbors are not among {what} = {least} images: give a smaller k")
         for model in (model for block in self.runs for model in block.models):
             if self.size < (least := models.smallest_size(model)):
-                raise ValueError(
-                    f"size = {self.size} is too small for {model}, which reads {least} pixels a side or more: give a "
-                    "larger size or another network"
-                )
+                why = f"{model} reads {least} pixels a side or more: give a larger size or another network"
+                raise ValueError(f"size = {self.size} is too small; {why}")
         return self
 
 

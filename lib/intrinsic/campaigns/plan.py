@@ -48,17 +48,13 @@ def sources(p: Params) -> list[str]:
     found = list(dict.fromkeys([*p.datasets, *(source for source, *_ in cells(p))]))
     for source in found:
         if first.setdefault(name := set_name(source), source) != source:
-            raise CampaignError(
-                f"the image sets {first[name]} and {source} are both {name!r} in records, which would mix their "
-                "numbers: rename one, or leave it out"
-            )
+            raise CampaignError(f"{first[name]} and {source} are both {name!r} in records: rename one or leave it out")
     return found
 
 
 def present(p: Params) -> tuple[Params, dict[str, str]]:
     """The campaign without the image sets that cannot be read on this machine now, and {these: where they are}."""
-    found = {source: entry(source) for source in sources(p)}
-    absent = {source: one.whereabouts() for source, one in found.items() if one and not one.present()}
+    absent = {source: one.whereabouts() for source in sources(p) if (one := entry(source)) and not one.present()}
 
     def left(names):
         return [name for name in names if name not in absent]
@@ -179,10 +175,6 @@ class Task:
         """Whether all its records are there, at one of the precisions that serve."""
         return any(all(key in there or key in self.have for key in keys) for keys in (self.keys, *self.others))
 
-    def missing(self, there: Collection[Key] | Store) -> list[Key]:
-        """Keys of its records that are neither there nor published."""
-        return [key for key in self.keys if key not in there and key not in self.have]
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -216,7 +208,8 @@ def plan(p: Params) -> Plan:
         if why := too_few(data, p.per_class):
             incomparable.append((set_name(source), why))
         keys = {**properties_params(p, source), "image_hash": data.hash}
-        measured.append(Task("properties", source, keys, (("properties", records.record_id("properties", keys)),)))
+        place = source if entry(source) else str(Path(source).expanduser().absolute())  # for workers elsewhere
+        measured.append(Task("properties", place, keys, (("properties", records.record_id("properties", keys)),)))
         splits: dict[tuple, str] = {}
         for cell in (cell for cell in grid if cell[0] == source):
             _, model, n_train, seed = cell
@@ -227,7 +220,8 @@ def plan(p: Params) -> Plan:
                 unreachable.append((run_label(model, set_name(source), n_train, seed), str(error)))
                 continue
             hashes = {"image_hash": data.hash, "split_hash": splits[n_train, seed]}
-            trained[cell] = _training_task(p, cell, grid[cell], hashes, data.images.n_classes)
+            made = _training_task(p, cell, grid[cell], hashes, data.images.n_classes)
+            trained[cell] = replace(made, source=place)
     tasks = (*measured, *(trained[cell] for cell in grid if cell in trained))
     return Plan(tasks, tuple(unreachable), tuple(incomparable))
 

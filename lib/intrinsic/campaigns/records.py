@@ -56,11 +56,9 @@ class Record:
             if not all(isinstance(part, str | int | float | bool | None) for part in parts):
                 raise RecordError(f"param {key!r} of a {self.kind} record is not flat: {value!r}")
         for key, value in self.metrics.items():
-            if value is None and not self.reasons.get(key):
-                raise RecordError(f"metric {key!r} of a {self.kind} record is null without a reason")
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not (number or value is None):
-                raise RecordError(f"metric {key!r} of a {self.kind} record is {value!r}, which is no finite number")
+            if not (number or (value is None and self.reasons.get(key))):
+                raise RecordError(f"metric {key!r} of a {self.kind} record is {value!r}: no number, no reason")
 
     @cached_property
     def id(self) -> str:
@@ -132,9 +130,6 @@ def provenance(**facts) -> dict:
         "written": _now(),
         **facts,
     }
-
-
-# ------------------------------------------------------------------------------------------- files
 
 
 def writable(path: Path | str, ending: str) -> Path:
@@ -211,10 +206,9 @@ class Store:
     def failure(self, kind: str, id: str) -> dict | None:
         """The note of a run that failed, or None."""
         note = self.path("failed", f"{kind}-{id}")
-        try:
+        with contextlib.suppress(ValueError):  # a damaged note says only that there was a failure
             return json.loads(note.read_bytes()) if note.exists() else None
-        except ValueError:
-            return {"reason": f"its note {note} is damaged", "traceback": ""}
+        return {"reason": f"its note {note} is damaged", "traceback": ""}
 
     def forgive(self, kind: str, id: str) -> None:
         """Forget that a run failed."""
@@ -224,9 +218,6 @@ class Store:
 def default_store() -> Store:
     """The working store: the folder in INTRINSIC_STORE, or `_build/records` of the repository."""
     return Store(os.environ.get("INTRINSIC_STORE") or REPOSITORY / "_build" / "records")
-
-
-# --------------------------------------------------------------------------------------- published
 
 
 def published_file(name: str) -> Path:

@@ -57,7 +57,7 @@ class _Run:
         test_set = self.data.images[self.split.test]
         self.x, self.y = images.as_unit(self.train_set), self.train_set.labels
         self.x_test, self.y_test = images.as_unit(test_set), test_set.labels
-        self.todo = set(self.task.missing(self.store))
+        self.todo = {key for key in self.task.keys if key not in self.store and key not in self.task.have}
         self.facts: dict = {}  # of the provenance of what hangs on the run
 
     def records(self) -> Iterator[Record]:

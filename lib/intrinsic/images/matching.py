@@ -1,12 +1,10 @@
 """Matching: one size, number of channels and range for every set of a comparison."""
 
 from dataclasses import replace
-from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image
 
-Range = Literal["stored", "image"]
 MOST_PIXELS = 2048  # a side: of 1,000 images these are 4 GB a channel
 
 
@@ -43,14 +41,24 @@ def match(images, *, size=None, channels=None, pixel_range="stored"):
     check_match(size, channels, pixel_range)
     if pixel_range == "stored" and images.pixel_range != "stored":
         raise ValueError(f"{images.name}: the stored range cannot be had back: load it with pixel_range='stored'")
-    pixels = images.images
-    if channels is not None and channels != images.channels:
-        pixels = grey(pixels) if channels == 1 else np.repeat(pixels[..., None], 3, axis=3)
-    if pixel_range == "image" and images.pixel_range != "image":
-        pixels = stretched(pixels)
-    if size is not None and images.size != (size, size):
-        pixels = np.stack([resize(image, size) for image in pixels])
+    pixels = matched(images.images, size, channels, pixel_range if images.pixel_range == "stored" else "stored")
     return images if pixels is images.images else replace(images, images=pixels, pixel_range=pixel_range)
+
+
+def matched(pixels, size, channels, pixel_range):
+    """Pixels, uint8 (n, H, W) or (n, H, W, 3), as `match` makes them; the array itself where nothing changes."""
+    if channels == 1 and pixels.ndim == 4:
+        pixels = grey(pixels)
+    if channels == 3 and pixels.ndim == 3:
+        pixels = np.repeat(pixels[..., None], 3, axis=3)
+    if pixel_range == "image":  # each image times 255 / its maximum, rounded
+        top = np.maximum(pixels.reshape(len(pixels), -1).max(axis=1), 1).astype(np.int32)
+        top = top.reshape(-1, *[1] * (pixels.ndim - 1))
+        pixels = ((pixels.astype(np.int32) * 510 + top) // (2 * top)).astype(np.uint8)
+    if size is not None and pixels.shape[1:3] != (size, size):
+        resized = (Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in pixels)
+        pixels = np.stack([np.asarray(image) for image in resized])
+    return pixels
 
 
 def check_match(size, channels, pixel_range="stored"):
@@ -59,7 +67,7 @@ def check_match(size, channels, pixel_range="stored"):
         raise ValueError(f"size={size} is no number of pixels a side: give a whole number from 1 to {MOST_PIXELS:,}")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels} cannot be made from grey or color images: give 1 or 3")
-    if pixel_range not in get_args(Range):
+    if pixel_range not in ("stored", "image"):
         raise ValueError(f"pixel_range={pixel_range!r} is unknown: give stored or image")
 
 
@@ -67,15 +75,3 @@ def grey(pixels):
     """uint8 (..., 3) to (...): ITU-R BT.601, rounded."""
     weights = np.array([299, 587, 114], dtype=np.int32)
     return ((pixels.astype(np.int32) @ weights + 500) // 1000).astype(np.uint8)
-
-
-def stretched(pixels):
-    """Each image (first axis) times 255 / its maximum, rounded."""
-    top = pixels.reshape(len(pixels), -1).max(axis=1).astype(np.int32)
-    top = np.maximum(top, 1).reshape(-1, *[1] * (pixels.ndim - 1))
-    return ((pixels.astype(np.int32) * 510 + top) // (2 * top)).astype(np.uint8)
-
-
-def resize(image, size):
-    """One image to size x size, antialiased bilinear."""
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))

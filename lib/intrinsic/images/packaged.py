@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from intrinsic.images.files import Found
+from intrinsic.images.files import Found, of_arrays
 from intrinsic.images.sets import BadSource, reason
 
 OFFLINE = "INTRINSIC_OFFLINE"  # 1: nothing is downloaded
@@ -20,14 +20,13 @@ def _fetched(make, place, parts):
         return [make(part, False) for part in parts]
     except Exception as error:  # the packages raise many types where files are absent or damaged
         if os.environ.get(OFFLINE, "") not in ("", "0"):
-            found = f"{place} does not hold the image set ({reason(error)})"
-            raise BadSource(f"{found}, and {OFFLINE} is set: unset it") from None
+            raise BadSource(f"{place} lacks the image set ({reason(error)}), and {OFFLINE} is set: unset it") from None
     try:
         place.mkdir(parents=True, exist_ok=True)
         return [make(part, True) for part in parts]
     except Exception as error:
-        why = f"cannot be downloaded or read ({reason(error)}): try again later, or remove what is damaged there"
-        raise BadSource(f"the image set in {place} {why}") from None
+        how = "try again later, or remove what is damaged there"
+        raise BadSource(f"the image set in {place} cannot be downloaded or read ({reason(error)}): {how}") from None
 
 
 def torchvision(path, progress=False, *, dataset: Sets, part: Literal["train", "test", "both"] = "train") -> Found:
@@ -48,8 +47,7 @@ def torchvision(path, progress=False, *, dataset: Sets, part: Literal["train", "
         pixels = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
     labels = np.concatenate([np.asarray(one.labels if dataset == "SVHN" else one.targets) for one in sets])
     classes = tuple("0123456789" if dataset in ("MNIST", "SVHN") else sets[0].classes)
-    rows = pd.DataFrame({"path": _names(parts, [len(one.data) for one in sets]), "label": np.take(classes, labels)})
-    return Found(rows, classes=classes, images=pixels)
+    return of_arrays(pixels, labels, classes, paths=_names(parts, [len(one.data) for one in sets]))
 
 
 def medmnist(path, progress=False, *, dataset: str, size: Sides = 28, part: Parts = "all") -> Found:
@@ -78,8 +76,7 @@ def medmnist(path, progress=False, *, dataset: str, size: Sides = 28, part: Part
     if info["task"].startswith("multi-label"):
         columns = {name: labels[:, i] for i, name in enumerate(classes)}
         return Found(pd.DataFrame({"path": names, **columns}), images=pixels)
-    rows = pd.DataFrame({"path": names, "label": np.asarray(classes)[labels[:, 0]]})
-    return Found(rows, classes=classes, images=pixels)
+    return of_arrays(pixels, labels[:, 0], classes, paths=names)
 
 
 def _names(parts, sizes):

@@ -120,9 +120,7 @@ def decoder(path, frames, levels):
         with Image.open(path, formats=FORMATS) as picture:
             if frame is not None or picture.format == "TIFF":  # of an animation the first is shown
                 picture.seek(checked_frame(frame, getattr(picture, "n_frames", 1), "pages"))
-            if (
-                picture.format == "PPM"
-            ):  # of more than 8 bits Pillow drops the lower ones in color, and scales them in grey
+            if picture.format == "PPM":  # of more than 8 bits Pillow drops the lower ones
                 arguments = picture.tile[0][3]  # the last one is the maximum, unless that is the format's own
                 if picture.mode in ("I", "F") or (isinstance(arguments, tuple) and arguments[-1] > 255):
                     raise BadImageFile("holds more than 8 bits as PNM, of which only 8 could be read; save it as PNG")

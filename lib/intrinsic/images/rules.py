@@ -43,11 +43,9 @@ Text = Annotated[str, pydantic.BeforeValidator(text_of)]
 
 
 class _Rule(pydantic.BaseModel):
-    """Where a value stands.
+    """Where a value stands: in a column of the source's table, by default the source's own (folder, label, group).
 
-    column    of the source's table; none: the source's own (folder, label, group)
-    pattern   a regular expression; its first group, or all that it matches, is the value. Without a column it reads
-              the path
+    Of a pattern, a regular expression on that column, else the path, the first group or the whole match is the value.
     """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
@@ -56,45 +54,33 @@ class _Rule(pydantic.BaseModel):
     pattern: re.Pattern | None = None
 
     def values(self, table, default, what, known=()):
-        """(text of each row, "" where it is missing; rows that the pattern did not match).
-
-        known   values that count though they look like an empty cell; so do names of folders
-        """
+        """Text of each row, "" where it is missing. known: values that count though they look like an empty cell."""
         column = self.column or ("path" if self.pattern else default)
         if column is None:
             option = "label" if what == "label" else "group"
             raise BadRule(f"nothing says where the {what} of an image stands: give --{option}-column or -pattern")
         check_column(table, column, f"the {what}")
         values = [text_of(value) for value in table[column]]
-        unmatched = np.zeros(len(values), dtype=bool)
         if self.pattern:
             found = [self.pattern.search(value) for value in values]
-            unmatched = np.array([match is None for match in found], dtype=bool)
             values = ["" if m is None else text_of(m[min(m.re.groups, 1)]) for m in found]
-        empty = set() if column == "folder" else set(EMPTY) - set(known)
-        return ["" if value in empty else value for value in values], unmatched
+        empty = set() if column == "folder" else set(EMPTY) - set(known)  # a folder may be called None
+        return ["" if value in empty else value for value in values]
 
 
 class LabelRule(_Rule):
-    """What the label of an image is.
+    """What the label of an image is; without classes, pair and grades each value is a class of its own.
 
-    column, pattern   where its value stands; by default the folder's name, the column `label`, or the source's class
-    classes           {name: [values]}: labels 0, 1, ... in this order
-    pair              two values: labels 0 and 1; images of all others are left out. "#12" is the class in place 12,
-                      from 0 on, in the source's own order or sorted
-    grades            values from lowest to highest; with positive_from, the grade from which the label is 1
-    others            a value in no class: refuse | drop
-    missing           an empty cell, or a path that the pattern does not match: refuse | drop | as:NAME (a class)
-    unused            a value of a class that no image has: refuse | allow
+    In a pair, "#12" is the class in place 12, from 0 on, in the source's own order or sorted.
     """
 
-    classes: dict[Text, list[Text]] | None = None
-    pair: tuple[Text, Text] | None = None
-    grades: list[Text] | None = None
-    positive_from: Text | None = None
-    others: Literal["refuse", "drop"] = "refuse"
-    missing: Annotated[str, pydantic.Field(pattern="^(refuse|drop|as:.+)$")] = "refuse"
-    unused: Literal["refuse", "allow"] = "refuse"
+    classes: dict[Text, list[Text]] | None = None  # {name: values}: labels 0, 1, ... in this order
+    pair: tuple[Text, Text] | None = None  # labels 0 and 1; images of all others are left out
+    grades: list[Text] | None = None  # from lowest to highest
+    positive_from: Text | None = None  # the grade from which the label is 1
+    others: Literal["refuse", "drop"] = "refuse"  # a value in no class
+    missing: Annotated[str, pydantic.Field(pattern="^(refuse|drop|as:.+)$")] = "refuse"  # as:NAME: of a class
+    unused: Literal["refuse", "allow"] = "refuse"  # a value of a class that no image has
 
     @pydantic.model_validator(mode="after")
     def _one_way(self):
@@ -130,14 +116,17 @@ class LabelRule(_Rule):
         default = "label" if "label" in table else default
         mapping = self.mapping()
         known = [*(order or ()), *(part for parts in (mapping or {}).values() for part in parts)]
-        values, unmatched = self.values(table, default, "label", known)
-        sources = list(order) if order is not None else sorted(set(values) - {""}, key=_natural)
+        values = self.values(table, default, "label", known)
+        seen = set(values) - {""}
+        present = sorted(seen, key=_natural)
+        sources = present if order is None else list(order)
         if mapping is None:
             mapping = {name: [name] for name in sources}
         elif self.pair is not None:
             places = {f"#{i}": name for i, name in enumerate(sources)} | {name: name for name in sources}
             mapping = {name: [name] for name in (places.get(value, value) for value in self.pair)}
         code = {part: label for label, parts in enumerate(mapping.values()) for part in parts}
+        unused = [] if self.mapping() is None else [part for part in code if part and part not in seen]
         if self.missing.startswith("as:"):
             fill = self.missing[3:]
             if self.mapping() is None:
@@ -146,39 +135,29 @@ class LabelRule(_Rule):
                 raise BadRule(f"missing labels are to be {fill!r}, and the classes are {', '.join(mapping)}: name one")
             code[""] = list(mapping).index(fill)
         labels = np.array([code.get(value, -1) for value in values], dtype=np.int64)
-        self._refuse(table, values, unmatched, labels, list(filter(None, code)))
-        _warn_alike("label", [value for value, label in zip(values, labels, strict=True) if label >= 0], code)
-        return labels[labels >= 0], tuple(mapping), labels >= 0
-
-    def _refuse(self, table, values, unmatched, labels, known):
-        """Raises BadRule for missing labels, values in no class and values that no image has, unless they may be."""
         empty = [i for i, value in enumerate(values) if not value]
         if empty and self.missing == "refuse":
-            why = f"does not match {self.pattern.pattern!r}" if unmatched[empty[0]] else "has no label"
-            found = f"{_row(table, empty[0])} {why}, as {len(empty):,} of {len(values):,} images"
+            found = _counted(table, empty, f"has no label{f' by {self.pattern.pattern!r}' if self.pattern else ''}")
             raise BadRule(f"{found}: correct it, or let {DRAFT} say `missing: drop` or `missing: as:NAME`")
         outside = [i for i, value in enumerate(values) if value and labels[i] < 0]
         if outside and self.others == "refuse" and self.pair is None:
-            found = f"{_row(table, outside[0])} has the label {values[outside[0]]!r}, in none of the classes"
-            count = f"as {len(outside):,} of {len(values):,} images"
-            raise BadRule(f"{found} ({', '.join(known[:5])}, ...), {count}: add it, or say `others: drop`")
-        unused = [part for part in known if part not in set(values)]
-        if unused and self.unused == "refuse" and self.mapping() is not None:
-            present = sorted(set(values) - {""}, key=_natural)
+            found = _counted(table, outside, f"has the label {values[outside[0]]!r}, in none of the classes")
+            raise BadRule(f"{found}: add it, or say `others: drop`")
+        if unused and self.unused == "refuse":
             found = f"no image has the label {unused[0]!r} of a class, but {', '.join(present[:20])}"
             raise BadRule(f"{found}: correct it, or say `unused: allow`{suggest(unused[0], present)}")
+        _warn_alike("label", [value for value, label in zip(values, labels, strict=True) if label >= 0], code)
+        return labels[labels >= 0], tuple(mapping), labels >= 0
 
 
 class GroupRule(_Rule):
-    """Which images belong together (patient, volume, subject): never on both sides of a split.
+    """Which images belong together: never on both sides of a split.
 
-    column, pattern   as for labels
-    of                what a group is, for the reader: patient, volume, subject, ...
-    unmatched         an image whose group cannot be read: refuse | own (a group by itself, with all that its file
-                      holds) | unknown (if that is so for any image, no group is known)
+    An unmatched image, whose group cannot be read, may be a group of its own, with all that its file holds. Or all
+    groups are then unknown.
     """
 
-    of: str = "group"
+    of: str = "group"  # what a group is, for the reader: patient, volume, subject, ...
     unmatched: Literal["refuse", "own", "unknown"] = "refuse"
 
     def apply(self, table, default):
@@ -187,16 +166,16 @@ class GroupRule(_Rule):
         Whole numbers stay, names are numbered in sorted order. 7 and 007 are one number where a pattern takes them
         from a text, and two names in a column, with a warning.
         """
-        values, _ = self.values(table, default, self.of)
+        values = self.values(table, default, self.of)
         empty = [i for i, value in enumerate(values) if not value]
         if empty and self.unmatched == "unknown":
             return None
         if empty and self.unmatched == "refuse":
-            found = f"the {self.of} of {_row(table, empty[0])} cannot be read, as of {len(empty):,} of {len(values):,}"
+            found = f"the {self.of} of {_counted(table, empty, 'cannot be read')}"
             ways = "`group: {unmatched: own}` (a group by itself) or `group: unknown`"
-            raise BadRule(f"{found} images: correct it, or let {DRAFT} say {ways}")
+            raise BadRule(f"{found}: correct it, or let {DRAFT} say {ways}")
         for i in empty:
-            values[i] = f"\0{_row(table, i)}"
+            values[i] = f"\0{table['path'].iloc[i]}"
         if all(re.fullmatch(r"\d{1,18}", value) for value in values):
             numbers = np.array([int(value) for value in values], dtype=np.int64)
             if self.pattern or len(set(numbers)) == len(set(values)):
@@ -230,5 +209,6 @@ def _natural(text):
     return (0, int(text), text) if re.fullmatch(r"-?\d{1,18}", text) else (1, 0, text)
 
 
-def _row(table, i):
-    return str(table["path"].iloc[i]) if "path" in table.columns else f"image {i}"
+def _counted(table, rows, what):
+    """What the first of some rows is or has, and how many they are."""
+    return f"{table['path'].iloc[rows[0]]} {what}, as {len(rows):,} of {len(table):,} images"

@@ -21,9 +21,6 @@ RESCALE = ("ModalityLUTSequence", "RescaleSlope", "RescaleIntercept")
 WINDOW = ("VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction")
 
 
-# ------------------------------------------------------------------------------------------------------- DICOM
-
-
 def header(path, tags=None):
     """A DICOM header, of it all or some attributes; None where it cannot be read, which is said once the file is."""
     import pydicom
@@ -179,9 +176,6 @@ def _looked_up(values, rules, key):
     return np.asarray(data)[np.clip(np.rint(values).astype(np.int64) - first, 0, n - 1)], 2**bits - 1
 
 
-# ------------------------------------------------------------------------------------------------------- NIfTI
-
-
 def slices(path):
     """The shape of a NIfTI volume in canonical axes, from its header; None where that cannot be read."""
     import nibabel
@@ -198,10 +192,10 @@ def nifti_look(path, levels, axis=2):
     """What the header of a volume says of a slice along an axis."""
     import nibabel
 
-    rest = [n for i, n in enumerate(slices(path)) if i != axis]
     image = nibabel.load(path)
     plain = image.get_data_dtype() == np.uint8 and (image.dataobj.slope, image.dataobj.inter) == (1, 0)
-    return Look(tuple(rest), False, not (plain and levels is None), False)
+    shown = tuple(n for i, n in enumerate(slices(path)) if i != axis)
+    return Look(shown, False, not (plain and levels is None), False)
 
 
 def volume(path):

@@ -4,6 +4,7 @@ import difflib
 import functools
 import hashlib
 import os
+from collections import namedtuple
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -15,6 +16,9 @@ REPOSITORY = Path(_HOME).expanduser().resolve() if _HOME else Path(__file__).res
 
 Domain = Literal["medical", "natural", "synthetic", "unknown"]
 DOMAINS = get_args(Domain)
+# Exact copies: lists of ascending indices of images equal in every pixel, whose labels agree or do not; how many images
+# have an earlier copy of the same label, which drop_duplicates() removes; and how many are in conflicting sets
+Duplicates = namedtuple("Duplicates", "same_label conflicting n_copies n_conflicting")
 
 
 class BadImages(ValueError):
@@ -98,16 +102,16 @@ class ImageSet:
         images = _checked_images(self.images)
         n, paths = len(images), self.paths
         if isinstance(self.classes, str):
-            raise BadImages(f"classes is the text {self.classes!r}, where a name for each label is needed")
+            raise BadImages(f"classes is the text {self.classes!r}: give a name for each label")
         if self.domain not in DOMAINS:
             raise BadImages(f"domain {self.domain!r} is unknown: use one of {', '.join(DOMAINS)}")
         if paths is not None and len(paths) != n:
             raise BadImages(f"{len(paths)} paths for {n} images: give one each, or none")
-        classes, group = tuple(map(readable, self.classes)), checked_group(self.group, n)
+        classes = tuple(map(readable, self.classes))
         vars(self).update(
             images=_read_only(images),
             labels=_read_only(checked_labels(self.labels, n, classes)),
-            group=None if group is None else _read_only(group),
+            group=_read_only(checked_group(self.group, n)),
             classes=classes,
             paths=None if paths is None else tuple(map(readable, paths)),
             name=readable(self.name),
@@ -200,35 +204,13 @@ class ImageSet:
         return np.sort(first)
 
 
-@dataclass(frozen=True)
-class Duplicates:
-    """Exact copies in an image set; a list entry holds the ascending indices of images equal in every pixel.
-
-    same_label     sets whose labels agree
-    conflicting    sets whose labels do not
-    n_copies       images with an earlier copy of the same label: what drop_duplicates() removes
-    n_conflicting  images in conflicting sets
-    """
-
-    same_label: list
-    conflicting: list
-    n_copies: int
-    n_conflicting: int
-
-
 def as_unit(images):
-    """Images as float32 torch tensor (n, C, H, W) in [0, 1]: grey level / 255, done nowhere else.
-
-    images   an ImageSet, or uint8 (n, H, W) or (n, H, W, C)
-    """
+    """An ImageSet, or uint8 (n, H, W) or (n, H, W, C), as float32 torch tensor (n, C, H, W) in [0, 1]: level / 255."""
     import torch
 
     pixels = images.images if isinstance(images, ImageSet) else _checked_images(images)
     pixels = pixels[:, None] if pixels.ndim == 3 else np.moveaxis(pixels, 3, 1)
     return torch.from_numpy(pixels.astype(np.float32)).div_(255)
-
-
-# ----------------------------------------------------------------------------------------------------- checks
 
 
 def _checked_images(images):
@@ -242,9 +224,8 @@ def _checked_images(images):
         raise BadImages(f"the images are {images.dtype}, and grey levels 0 to 255 are needed: convert to uint8, {how}")
     if images.ndim == 4 and images.shape[3] == 1:
         images = images[..., 0]
-    if images.ndim not in (3, 4) or 0 in images.shape or (images.ndim == 4 and images.shape[3] != 3):
-        how = "bring the axes into the order (n, H, W) or (n, H, W, 3), and drop an alpha channel"
-        raise BadImages(f"the images have shape {images.shape}: {how}")
+    if images.ndim not in (3, 4) or 0 in images.shape or images.shape[3:] not in ((), (3,)):
+        raise BadImages(f"the images have shape {images.shape}: bring axes to (n, H, W) or (n, H, W, 3), without alpha")
     return images
 
 
@@ -254,8 +235,7 @@ def checked_labels(labels, n, classes):
     if len(set(classes)) != len(classes):
         raise BadImages(f"two classes have the same name among {classes}: give each its own")
     if labels.min() < 0 or labels.max() >= len(classes):
-        found = f"labels run from {labels.min()} to {labels.max()}, and {len(classes)} classes are named"
-        raise BadImages(f"{found}: use labels 0 to {len(classes) - 1}")
+        raise BadImages(f"labels run from {labels.min()} to {labels.max()}: use 0 to {len(classes) - 1}, one a class")
     return labels
 
 
@@ -267,8 +247,7 @@ def checked_group(group, n):
     if (group == -1).all():
         return None
     if group.min() < 0:
-        found = f"{(group < 0).sum()} of {n} images have a negative group"
-        raise BadImages(f"{found}: number all groups from 0, or give -1 throughout")
+        raise BadImages(f"{(group < 0).sum()} of {n} groups are negative: number all from 0, or give -1 throughout")
     return group
 
 
@@ -287,8 +266,9 @@ def readable(text) -> str:
 
 
 def _read_only(array):
-    array = array.view()
-    array.flags.writeable = False
+    if array is not None:
+        array = array.view()
+        array.flags.writeable = False
     return array
 
 

@@ -57,7 +57,14 @@ def split(images, n_train, seed, *, groups=None):
     (500, 750)
     """
     test, orders, merged = _plan(images, seed, groups)
-    each = _images_a_class(images, n_train, orders)
+    each, most = index(n_train) // len(orders), min(map(len, orders))
+    if not 1 <= each <= most:
+        label = images.labels[min(orders, key=len)[0]]
+        raise TooFewImages(
+            f"{images.name}: {n_train} training images are {each} a class, and class {images.classes[label]!r} has "
+            f"{most} of its {int((images.labels == label).sum())} left beside the test set's groups: ask for "
+            f"{len(orders)} to {most * len(orders)}"
+        )
     train = np.stack([order[:each] for order in orders], axis=1).ravel()
     digest = hashlib.sha256(images.content_hash().encode())
     for rows in (train, test):
@@ -71,7 +78,7 @@ def split(images, n_train, seed, *, groups=None):
 def check_split(images, split, groups=None):
     """Raises Leak where an image, a group or an exact copy of an image is on both sides of a split."""
     train, test = split.train, split.test
-    groups = images.group if groups is None else checked_group(groups, len(images))
+    groups = checked_group(images.group if groups is None else groups, len(images))
     for what, ids in (("images", np.arange(len(images))), ("groups", groups), ("exact copies", images.pixel_ids)):
         shared = [] if ids is None else np.intersect1d(ids[train], ids[test])
         if len(shared):
@@ -106,28 +113,25 @@ def balanced_draws(labels, per_class, draws, seed):
     [[1, 2, 3, 4], [1, 2, 3, 4]]
     """
     labels = np.asarray(labels)
-    rows = {int(label): np.flatnonzero(labels == label) for label in np.unique(labels)}
-    fewest = min((len(r) for r in rows.values()), default=0)
+    rows = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    fewest = min(map(len, rows), default=0)
     if not 1 <= per_class <= fewest:
         raise TooFewImages(f"{per_class} images a class cannot be drawn where a class has {fewest}: ask for 1 to those")
     subsets = []
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
-        chosen = [rng.choice(r, per_class, replace=False) for r in rows.values()]
+        chosen = [rng.choice(r, per_class, replace=False) for r in rows]
         subsets.append(np.sort(np.concatenate(chosen)).astype(np.int64))
     return subsets
 
 
 def _plan(images, seed, groups):
-    """(test set, order in which images of each class enter the training set, groups merged over exact copies).
-
-    It is kept with the images, for the training sizes that share it.
-    """
+    """(test set, training images of each class in order, merged groups), kept with the images for all sizes."""
     plans = images.__dict__.setdefault("_plans", {})
     key = (seed, None if groups is None else np.asarray(groups).tobytes())
     if key not in plans:
         n, labels = len(images), images.labels
-        known = images.group if groups is None else checked_group(groups, n)
+        known = checked_group(images.group if groups is None else groups, n)
         merged = _merge(np.arange(n) if known is None else known, images.pixel_ids)
         in_test = _groups_for_test(images, merged, np.random.default_rng([seed, 0]))
         shuffled = np.random.default_rng([seed, 1]).permutation(n)
@@ -161,19 +165,6 @@ def _groups_for_test(images, merged, rng):
                 "groups, none of which can go to the test set alone: give two groups or more a class"
             )
     return in_test
-
-
-def _images_a_class(images, n_train, orders):
-    """Training images of each class. Raises TooFewImages."""
-    each, most = index(n_train) // len(orders), min(map(len, orders))
-    if not 1 <= each <= most:
-        label = images.labels[min(orders, key=len)[0]]
-        raise TooFewImages(
-            f"{images.name}: {n_train} training images are {each} a class, and class {images.classes[label]!r} has "
-            f"{most} of its {int((images.labels == label).sum())} left, whole groups being in the test set: ask "
-            f"for {len(orders)} to {most * len(orders)}"
-        )
-    return each
 
 
 def _merge(groups, copies):

@@ -18,45 +18,30 @@ SUFFIXES = (".csv", ".tsv", ".parquet")
 
 @dataclass(frozen=True)
 class Join:
-    """A second table, whose columns are added to each image.
-
-    table    its file, from `location` on
-    column   the column of the images by which a row is found
-    other    what the second table calls that column; none: the same
-    how      left (keep all images) or inner (only those that the table holds)
-    """
+    """A second table, whose columns are added to each image."""
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012 - read where a catalogue is
 
-    table: str
-    column: str
-    other: str | None = None
-    how: Literal["left", "inner"] = "left"
+    table: str  # its file, from `location` on
+    column: str  # of the images, by which a row is found
+    other: str | None = None  # what the second table calls that column; none: the same
+    how: Literal["left", "inner"] = "left"  # keep all images, or only those that the table holds
 
 
 def table(
     path: Path,
     progress: bool = False,
     *,
-    table: str | None = None,
-    path_column: str = "path",
-    columns: list[str] | None = None,
-    path_pattern: re.Pattern | None = None,
-    path_template: str = "{0}",
-    root: str | None = None,
-    frame_column: str | None = None,
+    table: str | None = None,  # file name, from `path` on; none: `path` is the table
+    path_column: str = "path",  # the column that names the image
+    columns: list[str] | None = None,  # names of the columns, for a table without header
+    path_pattern: re.Pattern | None = None,  # on that column; rows that it does not match are left out
+    path_template: str = "{0}",  # the path, from the groups {0}, {1}, ... or {name}; without groups {0} is all
+    root: str | None = None,  # the folder from which paths start, from `path` on; none: the table's own
+    frame_column: str | None = None,  # which frame or slice of the file, counted from 0
     join: Join | None = None,
 ) -> Found:
     """A table with one row an image. Every column is there for the rules.
-
-    table          file name, from `path` on; none: `path` is the table
-    path_column    the column that names the image
-    columns        names of the columns, for a table without header
-    path_pattern   regular expression on that column; rows that it does not match are left out
-    path_template  the path, from its groups: {0}, {1}, ... or {name}; {0} is all that matches where it has no group
-    root           the folder from which paths start, from `path` on; none: the table's own
-    frame_column   which frame or slice of the file, counted from 0
-    join           Join: a second table, found by a column of the first
 
     Cells of CSV and TSV stay the text that they are, except that 1.0 is 1 outside the column of paths. Spaces around
     names of columns do not count. Files that are not there are an error only for rows that the label rule keeps.
@@ -74,30 +59,24 @@ def table(
     if not names:
         raise BadSource(f"{file} names no image in its column {path_column!r}: correct the pattern or the file")
     if not all(names):
-        cell = f"row {names.index('') + 1:,} of its column {path_column!r}"
-        raise BadSource(f"{file} names no file in {cell}: fill the cell or remove the row")
-    top = file.parent if root is None else base / root
+        raise BadSource(f"{file} names no file in row {names.index('') + 1:,} of {path_column!r}: fill or remove it")
     rows["path"] = names
     if frame_column is not None:
         rows["frame"] = _frames(file, frame_column, rows)
-    return Found(rows, group="group" if "group" in rows else None, root=top)
+    return Found(rows, group="group" if "group" in rows else None, root=file.parent if root is None else base / root)
 
 
 def filled(template, match):
     """A template with the groups of a match, or all of it where it has none."""
     try:
         return template.format(*(match.groups("") or (match[0],)), **match.groupdict(""))
-    except (IndexError, KeyError, ValueError, AttributeError) as error:
-        found = f"the template {template!r} does not fit the groups of {match.re.pattern!r} ({reason(error)})"
-        raise BadSource(f"{found}: use {{0}}, {{1}}, ... or {{name}}") from None
+    except (IndexError, KeyError, ValueError, AttributeError):
+        how = "use {0}, {1}, ... or {name}"
+        raise BadSource(f"the template {template!r} does not fit the groups of {match.re.pattern!r}: {how}") from None
 
 
 def joined(rows, source, join, base):
-    """The rows with the columns of a second table. Raises BadSource where it holds none of them.
-
-    source   the file or folder that they are of, for errors;  join   Join, or None
-    Warns of rows that an inner join leaves out.
-    """
+    """The rows of a source with the columns of a second table, if there is one; warns of those that a join drops."""
     if join is None:
         return rows
     second, theirs = base / join.table, join.other or join.column
@@ -113,8 +92,7 @@ def joined(rows, source, join, base):
     there = own.isin(other.index)
     if len(own) and not there.any():
         found = f"no image of {source} has a {join.column} that {second} names in its column {theirs!r}"
-        example = f"e.g. {own[0]!r} here, {keys[0] if len(keys) else ''!r} there"
-        raise BadSource(f"{found} ({example}): name columns that hold the same")
+        raise BadSource(f"{found}, e.g. {own[0]!r} here, {list(keys[:1])} there: name columns that hold the same")
     how = {"left_on": "\0key", "right_index": True, "how": "left", "suffixes": ("", f"_{second.stem}")}
     rows = rows.assign(**{"\0key": own}).merge(other, **how).drop(columns="\0key")
     if join.how == "left" or there.all():
@@ -140,10 +118,10 @@ def _read(file, columns=None, verbatim=None):
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise BadSource(f"{file} is no table of a known kind ({', '.join(SUFFIXES)}): save it as one of them")
+    if not file.exists():
+        raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options")
     try:
         rows = pd.read_parquet(file) if suffix == ".parquet" else _text_table(file, suffix, columns is None)
-    except FileNotFoundError:
-        raise BadSource(f"{file} does not exist: put the table there, or correct its name in the options") from None
     except Exception as error:  # csv and pyarrow raise many types on damaged files
         raise BadSource(f"{file} cannot be read as a table ({reason(error)}): save it anew, in UTF-8") from None
     if columns is not None:
@@ -184,8 +162,7 @@ def _text_table(file, suffix, header):
 
 def _frames(file, column, rows):
     frames = pd.to_numeric(rows[column], errors="coerce")
-    wrong = ~rows[column].map(text_of).isin(EMPTY) & ~(frames.ge(0) & frames.mod(1).eq(0))
-    if wrong.any():
-        found = f"{file} has {rows[column][wrong].iloc[0]!r} in its column {column!r}, which is no frame"
-        raise BadSource(f"{found}: give whole numbers from 0, or leave the cell empty")
+    wrong = rows[column][~rows[column].map(text_of).isin(EMPTY) & ~(frames.ge(0) & frames.mod(1).eq(0))]
+    if len(wrong):
+        raise BadSource(f"{file} has {wrong.iloc[0]!r} in its column {column!r}, which is no frame: count from 0")
     return frames.astype("Int64")

@@ -3,13 +3,11 @@
 log penalty = a + b log K_F + c log d,    one row a family, penalty averaged over networks in logarithms
 """
 
-import numpy as np
 import pandas as pd
 
 from intrinsic.inference.effects import NotEnough, Regression, correlation, ols
 from intrinsic.inference.families import by_family, levels, logs, set_means, usable
 from intrinsic.inference.verdicts import Verdict, adjusted, cells, coefficient
-from intrinsic.properties.interval import Interval
 
 NETWORKS = ("resnet18", "resnet50", "vgg13")
 PENALTY, LOSS = "loss_penalty_nats_eps2", "test_loss_nats"
@@ -88,54 +86,21 @@ def predicted(old: pd.DataFrame, new: pd.DataFrame, predictors=BOTH) -> pd.DataF
 
     `.attrs`: r2, out of sample, and coverage, the share of families inside.
     """
-    found = fit(old, predictors).predict(**{name: new[name] for name in predictors})
-    return _scored(found.assign(family=new["family"].to_numpy(), measured=new["log_penalty"].to_numpy()))
+    return _scored(fit(old, predictors).predict(**{name: new[name] for name in predictors}), new)
 
 
 def held_out(table: pd.DataFrame, predictors=BOTH) -> pd.DataFrame:
     """`predicted`, each family by the fit to all others."""
-    parts = [predicted(table.drop(i), table.loc[[i]], predictors) for i in table.index]
-    return _scored(pd.concat(parts, ignore_index=True))
+    found = [fit(table.drop(i), predictors).predict(**{n: table.loc[[i], n] for n in predictors}) for i in table.index]
+    return _scored(pd.concat(found, ignore_index=True), table)
 
 
-def _scored(out: pd.DataFrame) -> pd.DataFrame:
+def _scored(found: pd.DataFrame, families: pd.DataFrame) -> pd.DataFrame:
+    out = found.assign(family=families["family"].to_numpy(), measured=families["log_penalty"].to_numpy())
     out["inside"] = out["measured"].between(out["low"], out["high"])
     rest, around = out["measured"] - out["value"], out["measured"] - out["measured"].mean()
-    out.attrs = {"r2": float(1 - (rest @ rest) / max(around @ around, 1e-300)), "coverage": float(out["inside"].mean())}
+    out.attrs = {"r2": float(1 - (rest @ rest) / (around @ around)), "coverage": float(out["inside"].mean())}
     return out[["family", "measured", "value", "low", "high", "inside"]]
-
-
-def expected(runs: pd.DataFrame, new_runs: pd.DataFrame, k_f: float, d_data: float) -> dict[str, Interval]:
-    """How fragile a ResNet-18 trained on 500 images will be, from both numbers of its image set alone.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        Of all families, from which is predicted. Columns as in `families`.
-    new_runs : DataFrame
-        Of families that had no part in finding the relation.
-    k_f, d_data : float
-        Of the set, measured as those of the runs.
-
-    Returns
-    -------
-    dict of Interval
-        loss_penalty_nats_eps2 (nats) and radius_l2_median (pixels in [0, 1]), with 95 % prediction intervals of one
-        family. Of each, `safer`: how many of its n families are less fragile. Empty unless the new families show that
-        both numbers count: both intervals of `fit` above 0, networks averaged.
-    """
-    found = fit(families(new_runs))
-    if not (found["log_k_f"].low > 0 and found["log_d"].low > 0):
-        return {}
-    out, one = {}, {"log_k_f": np.log(k_f), "log_d": np.log(d_data)}
-    for response, sign in ((PENALTY, 1), ("radius_l2_median", -1)):
-        table = families(runs, NETWORKS[:1], response=response, sign=sign)
-        signed = fit(table).predict(**one).iloc[0]
-        safer, (value, *ends) = int((table["log_penalty"] < signed["value"]).sum()), np.exp(sign * signed.to_numpy())
-        out[response] = Interval(
-            value, *sorted(ends), "least squares over families; prediction", len(table), safer=safer
-        )
-    return out
 
 
 def secondary(frame: pd.DataFrame, old: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from intrinsic.properties import dimension, sharpness
 from intrinsic.properties.duplicates import near_duplicate_components
 from intrinsic.properties.growth import cross_dimension, growth_exponent, sharpness_limit
 from intrinsic.properties.interval import Interval, digits
-from intrinsic.properties.measurement import draws_dimensions, grown, or_reason, smallest_class
+from intrinsic.properties.measurement import grown, or_reason, smallest_class
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import Soundness, soundness
 from intrinsic.properties.words import answer
@@ -40,7 +40,6 @@ class Measured:
     d_data: Interval  # by maximum likelihood; without neighbors of the same group where d_data.excludes_group
     twonn: Interval  # by TwoNN, from the same neighbors
     d_all: Interval  # d_data from all neighbors
-    d_at_m: Interval  # d_data as the mean over balanced draws of M = per_class images a class, without interval
     label_sharpness: Interval  # K_F of all pairs, with pair (indices of the set as given); infinite with a conflict
     finite_sharpness: Interval  # the same without images that have a copy with another label
     sharpness_at_m: Interval  # mean over balanced draws of M = per_class images a class
@@ -177,7 +176,6 @@ def measure(
         d_data=d_data,
         twonn=twonn,
         d_all=d_all,
-        d_at_m=draws_dimensions(near, clean.group, per_class=m, k=near_k, interval=False)[0],
         label_sharpness=_conflict(loaded, found) if found.n_conflicting else k_f,
         finite_sharpness=k_f,
         sharpness_at_m=sharpness.mean_sharpness(near, per_class=m),

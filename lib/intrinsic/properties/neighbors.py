@@ -15,6 +15,7 @@ from tqdm import tqdm
 from intrinsic.properties.products import BadPoints, Points, as_points, full_precision, labels_and_group
 from intrinsic.properties.selection import in_threads, offer, unknown
 
+FEW = 64  # points that differences alone settle in less time than float64 takes to propose
 OPPOSITES = 16  # points of another label that a deeper pass holds for each point
 RELATIVE_ERROR = 1e-9  # of a distance between float points, at most
 
@@ -143,16 +144,22 @@ def _search(points, keys, sizes, progress=False):
 
     keys    (group or index, class) of each point, int32: points with the same key do not count
     sizes   how many are wanted of both; infinity and -1 stand where there are no more
-    Whole numbers are decided already. Differences of coordinates decide proposals of floats; a point whose proposals
-    leave something open is compared with all others.
+    Whole numbers are decided already. Differences of coordinates decide proposals of floats. Where many leave something
+    open, all are proposed again in float64; what is open still is compared with all others.
     """
-    found = _lists(points.route, keys, sizes, progress)
-    if points.integers:
-        found = [(np.where(index < 0, np.inf, score), index) for score, index in found]
-    else:
-        decided = [_decided(points, *one, size) for one, size in zip(found, sizes, strict=True)]
-        found, certain = zip(*decided, strict=True)
-        in_threads(lambda i: _alone(points, keys, found, i), np.flatnonzero(~(certain[0] & certain[1])))
+    found, todo = None, range(points.n)
+    for fine in (False, True):
+        if found and (points.integers or len(todo) <= FEW):
+            break
+        route = points.route(fine)
+        lists, todo = _lists(route, keys, sizes, progress), ()
+        if points.integers:
+            found = [(np.where(index < 0, np.inf, score), index) for score, index in lists]
+        else:
+            decided = [_decided(route, *one, size) for one, size in zip(lists, sizes, strict=True)]
+            found, certain = zip(*decided, strict=True)
+            todo = np.flatnonzero(~(certain[0] & certain[1]))
+    in_threads(lambda i: _alone(points, keys, found, i), todo)
     return [(points.distance(squared), near) for squared, near in found]
 
 
@@ -187,8 +194,9 @@ def _lists(route, keys, sizes, progress):
     return lists
 
 
-def _decided(points, score, candidate, size):
+def _decided(route, score, candidate, size):
     """((squared distances, indices), certain) of the `size` nearest candidates of each point, by differences."""
+    points = route.points
     if not size:
         return (score, candidate), np.ones(points.n, dtype=bool)
     rows = np.repeat(np.arange(points.n), candidate.shape[1])
@@ -196,7 +204,7 @@ def _decided(points, score, candidate, size):
     squared[candidate < 0] = np.inf
     order = np.lexsort((candidate, squared))[:, :size]
     squared, near = np.take_along_axis(squared, order, 1), np.take_along_axis(candidate, order, 1)
-    certain = squared[:, -1] < points.route.lower(score[:, -1])  # all other points have at least the last score
+    certain = squared[:, -1] < route.lower(score[:, -1])  # all other points have at least the last score
     return (squared, near), certain | (candidate[:, -1] < 0)
 
 

@@ -110,12 +110,12 @@ def _closest(points, codes, same, count):
     certain; should they be too few, more are proposed.
     """
     if points.integers:
-        squared, i, j, limit = _collected(points.route, codes, same, count)
+        squared, i, j, limit = _collected(points.route(), codes, same, count)
         return squared, i, j, limit == np.inf
-    for wanted in (count + max(64, count // 8), 4 * count + 1000, 32 * count + 10_000):
-        _, i, j, limit = _collected(points.route, codes, same, wanted)
+    for fine, wanted in ((False, count + max(64, count // 8)), (True, 4 * count + 1000), (True, 32 * count + 10_000)):
+        _, i, j, limit = _collected(route := points.route(fine), codes, same, wanted)
         squared = points.differences(i, j)
-        certain = np.flatnonzero(squared < points.route.lower(limit))
+        certain = np.flatnonzero(squared < route.lower(limit))
         if limit == np.inf or len(certain) >= count:
             break
     else:

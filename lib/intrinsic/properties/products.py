@@ -5,7 +5,7 @@ with a proven lower bound of the distance of all others; float64 differences of 
 """
 
 from contextlib import contextmanager
-from functools import cached_property, lru_cache, reduce
+from functools import lru_cache, reduce
 from threading import RLock
 from timeit import repeat
 
@@ -21,6 +21,7 @@ TILE_BYTES = 2**26  # of converted rows that a tile may take where they are not 
 STRIP_BYTES = 2**25  # of coordinates converted at once
 INT8_PIXELS = 65_536  # 8-bit products of at most this many pixels are summed in int32: at most 2^30
 FLOAT32_PIXELS = 1024  # products of numbers in [-128, 127]: at most 2^24, where float32 still counts
+CHUNK = 4096  # coordinates of floats that one product sums
 INT32_PIXELS = 16_384  # up to here 255^2 D < 2^30, so scores fit into int32
 PART = 1024  # differences of coordinates that a thread makes at a time
 LARGEST = 1e150  # coordinates of this size have squares that float64 cannot hold
@@ -39,12 +40,15 @@ class Points:
     def __init__(self, rows, device):
         self.x, self.device, self.integers = rows, device, rows.dtype == np.uint8
         self.n, self.dimensions = rows.shape
-        self.lists = {}  # of closest pairs, see pairs.closest_pairs
+        self.lists, self._routes = {}, {}  # of closest pairs, see pairs.closest_pairs
 
-    @cached_property
-    def route(self):
-        """What makes products of these points."""
-        return Integers(self) if self.integers else Floats(self)
+    def route(self, fine=False):
+        """What makes products of these points; `fine`: in float64, for floats that float32 does not tell apart."""
+        single = not fine and float32_is_faithful(self.device.type)
+        kind = torch.int8 if self.integers else torch.float32 if single else torch.float64
+        if kind not in self._routes:
+            self._routes[kind] = Integers(self) if self.integers else Floats(self, kind)
+        return self._routes[kind]
 
     def take(self, rows):
         """The points at an index array, as Points."""
@@ -161,7 +165,7 @@ class Route:
         n, device = self.points.n, self.points.device
         block = int(np.clip(-(-n // 8), 64, BLOCK[device.type]))
         if self.rows is None:
-            block = int(np.clip(TILE_BYTES // (8 * self.points.dimensions), 8, block))
+            block = int(np.clip(TILE_BYTES // (4 * self.points.dimensions), 8, block))
         blocks = [slice(start, min(start + block, n)) for start in range(0, n, block)]
         return [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]]
 
@@ -215,35 +219,42 @@ def _eight_bits(a, b):
 
 
 class Floats(Route):
-    """Inner products of centered points in float64, and norms that make scores lower bounds.
+    """Inner products of centered points in float32 or float64, and norms that make scores lower bounds.
 
-    With w the scaled, centered coordinates of a point as rounded and u = 2^-53, the score a + b - 2 g misses the
-    squared distance of the points by at most e (|w_a|^2 + |w_b|^2) + t, with  e = (2 D + 30) u : a sum of D terms, in
-    whatever order, loses at most D u of the sum of their sizes (Higham 2002, section 3.1), 2 |w_a||w_b| <= |w_a|^2 +
-    |w_b|^2, rounding the coordinates moves a squared distance by at most 4.1 u of that, and the additions of a score
-    and the comparisons with thresholds take the rest; t = 2^-120 D covers underflow. The norms a = (1 - 1.01 e) |w|^2
-    - t, rounded down, therefore make every score a lower bound of the squared distance.
+    With w the scaled, centered coordinates of a point rounded to the type, u = 2^-24 (or 2^-53) its rounding and sums
+    over chunks of c = min(D, 4096) coordinates, the score a + b - 2 g misses the squared distance of the points by at
+    most e (|w_a|^2 + |w_b|^2) + t, with e = (2 (c + D/c) + 28) u: a sum of c terms, in whatever order, loses at most
+    c u of the sum of their sizes (Higham 2002, section 3.1), 2 |w_a||w_b| <= |w_a|^2 + |w_b|^2, rounding the
+    coordinates moves a squared distance by at most 4.1 u of that, and the additions of a score and the comparisons with
+    thresholds take the rest; t = 2^-120 D covers underflow. The norms are summed in float64, so that float32 needs
+    c + D/c once. The norms a = (1 - 1.01 e) |w|^2 - t, rounded down, make every score a lower bound.
 
     A point is left out of m candidates only if its squared distance is at least the m-th score. So whenever the k-th
-    exact distance among them is below that score, nothing was missed; otherwise differences alone decide.
+    exact distance among them is below that score, nothing was missed; else float64, or at last differences, decide.
     """
 
-    def __init__(self, points):
-        self.step, x = points.dimensions, points.x
+    step = CHUNK
+
+    def __init__(self, points, kind):
+        x, single, chunk = points.x, kind == torch.float32, min(points.dimensions, CHUNK)
+        terms, self._type = chunk + -(-points.dimensions // chunk), np.float32 if single else np.float64
         some = x[:: -(-points.n // 256)].astype(np.float64)
         self._center = some.mean(axis=0).astype(x.dtype)  # any center leaves all differences as they are
         spread = max(float(np.abs(x[s].astype(np.float64) - self._center).max()) for s in points.strips())
         # a power of two, which rounds nothing, keeps squares away from overflow and underflow
         self._exponent = 0 if spread == 0 or 2.0**-40 < spread < 2.0**40 else int(np.frexp(spread)[1])
-        error, underflow = 1.01 * (2 * points.dimensions + 30) * 2.0**-53, points.dimensions * 2.0**-120
-        self.norm = np.nextafter(self._hold(points, torch.float64) * (1 - error) - underflow, -np.inf)
+        error = 1.01 * ((terms + 28) * 2.0**-24 if single else (2 * terms + 28) * 2.0**-53)
+        bound = self._hold(points, kind) * (1 - error) - points.dimensions * 2.0**-120
+        self.norm = np.nextafter(bound.astype(self._type), -np.inf, dtype=self._type)
 
     def lower(self, scores):
         """Lower bounds of squared distances, in the points' unit."""
-        return np.ldexp(scores, 2 * self._exponent)
+        return np.ldexp(np.asarray(scores, dtype=np.float64), 2 * self._exponent)
 
     def _made(self, x):
-        return np.ldexp(x.astype(np.float64) - self._center, -self._exponent)
+        if x.dtype == self._type and not self._exponent:
+            return x - self._center
+        return np.ldexp(x.astype(np.float64) - self._center, -self._exponent).astype(self._type)
 
     def _multiplied(self, a, b):
         return a @ b.T
@@ -292,3 +303,12 @@ def int8_is_fast():
     products = (lambda: torch._int_mm(whole, whole.T), lambda: single @ single.T)
     seconds = [min(repeat(product, number=1, repeat=4)) for product in products]
     return seconds[0] < seconds[1]
+
+
+@lru_cache(maxsize=4)
+def float32_is_faithful(device="cpu"):
+    """Whether float32 products keep all 24 bits: numbers that TF32 and bfloat16 would round are multiplied by 1."""
+    with full_precision():
+        a = torch.full((64, 512), 1 + 2.0**-14, device=device)
+        found = a @ torch.ones(512, 72, device=device)
+    return bool((found.double() - 512 * (1 + 2.0**-14)).abs().max() <= 2.0**-7)

@@ -54,20 +54,19 @@ class Answer:
         return f"<p><b>{html.escape(self.title)}</b></p>{first}<ul>{numbers}</ul>{table}"
 
 
-def answer(found, placed=None, again="", fragility="") -> Answer:
+def answer(found, placed=None, again="") -> Answer:
     """What `measure` found in words.
 
-    found      Measured
-    placed     of `place`, if the set was compared
-    again      the command that measures it, from which those to run next are made
-    fragility  how fragile a network will be, where that is known
+    found    Measured
+    placed   of `place`, if the set was compared
+    again    the command that measures it, from which those to run next are made
     """
     nexts, n = [], len(found.soundness.flagged)
     if again and n and "--flagged" not in again:
         nexts.append(f"Next: {again} --flagged suspects.csv   lists all {n:,} pictures to look at, by family")
     if again and placed is not None and found.images.images.shape[1:] != PUBLISHED:
         nexts.append(f"Next: {again} --size 64 --channels 1   compares with the published sets")
-    numbers = (*_numbers(found, placed), *filter(None, [fragility]))
+    numbers = tuple(_numbers(found, placed))
     return Answer(_title(found), tuple(found.warnings), numbers, tuple(_details(found)), tuple(nexts))
 
 
@@ -115,7 +114,8 @@ def wrong(sound) -> list[str]:
         (sound.groups == sound.n, f"Each {who} has one image, so {who}s change nothing. Check that the column holds "
          f"the {who} and not the image."),
         (sound.few, f"Too few images to judge a label: {', '.join(f'{c} ({sound.counts[c]})' for c in sound.few[:5])}. "
-         "Label sharpness and balanced training sets have as few of each class: add images, or leave the class out."),
+         "Label sharpness and balanced training sets have as few of each class: add images, or leave the class out "
+         "(--classes)."),
         (sound.imbalance > IMBALANCE and not sound.few, f"The largest class is {sound.imbalance:.1f} times the "
          "smallest. Balanced training sets use as many of each class as the smallest has."),
         (sound.copies, f"{_n(sound.copies, 'exact copy', 'exact copies')} with the same label left out: "

@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import nbclient
+import nbformat
+import papermill
 import yaml
+from dask.system import CPU_COUNT
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from sphinx_external_toc.parsing import parse_toc_data
 from tqdm import tqdm
 
@@ -24,7 +30,6 @@ from intrinsic.campaigns import parameters, records
 from intrinsic.campaigns.plan import environment
 
 TEMPLATE = "book/yours/image_set"
-TEXTS = (".md", ".yml", ".bib", ".css", ".js", ".svg", ".png", ".webp", ".jpg")
 BESIDE = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "_config.yml")
 
 
@@ -64,9 +69,9 @@ def build(params=None, *, output=None, compute=True, workers=None, progress=True
         Where a run or a notebook fails, or Sphinx warns. What was finished is kept.
     """
     toc = yaml.safe_load((images.REPOSITORY / "_toc.yml").read_text(encoding="utf-8"))
-    p = None if params is None else parameters.read(params, {"workers": workers} if workers else None)
-    pages = plan(toc, given(params), [] if p is None else p.datasets)
-    if p is not None and compute:
+    p = parameters.read(params, {"workers": workers} if workers else None) if params else None
+    pages = plan(toc, given(params), p.datasets) if p else plan(toc, {})
+    if p and compute:
         from intrinsic.campaigns import execution
 
         outcome = execution.run(p, progress=progress, **where)
@@ -84,13 +89,8 @@ def build(params=None, *, output=None, compute=True, workers=None, progress=True
     return index
 
 
-# ------------------------------------------------------------------------------------------ the plan
-
-
 def given(params) -> dict:
     """Return the values that a parameter file gives to pages: its keys, and the file itself as `campaign`."""
-    if params is None:
-        return {}
     p = parameters.read(params)
     values = p.model_dump(mode="json", include=p.model_fields_set)
     return values | {"campaign": str(Path(params).resolve()), "name": p.name}
@@ -104,14 +104,12 @@ def plan(toc: dict, values: dict, datasets=()) -> list[Page]:
         if source.exists():
             pages.append(Page(source, name, _parameters(source, values)))
         elif name != "genindex" and not source.with_suffix(".md").exists():
-            raise BookError(f"_toc.yml names {name}, but there is no {name}.ipynb or {name}.md; write one of them")
+            raise BookError(f"_toc.yml names {name}, but there is no {name}.ipynb or {name}.md: write one of them")
     return pages + [set_page(dataset, values) for dataset in dict.fromkeys(datasets)]
 
 
 def _parameters(source: Path, values: dict) -> dict:
     """The given values of those parameters that a notebook declares."""
-    import papermill
-
     return {name: values[name] for name in papermill.inspect_notebook(str(source)) if name in values}
 
 
@@ -126,24 +124,20 @@ def set_page(dataset: str, values: dict) -> Page:
     return Page(source, f"book/image_sets/{slug}", {**_parameters(source, values), "dataset": place}, title)
 
 
-# --------------------------------------------------------------------------------------- the notebooks
-
-
 def execute(pages: list[Page], folder: Path, *, state: str, workers: int | None = None, progress=True) -> int:
     """Execute the notebooks whose inputs changed; return how many.
 
     There is one kernel a core. It takes page after page and forgets the names of each, so that imports are paid once.
-    Inputs are the notebook, its parameters, the package and `state`, a hash of the records. Each is written to a
-    draft, which takes its place on success. Raises BookError naming each that failed, with its cell.
+    Inputs are the notebook, its parameters, the package and `state`, a hash of the records. Raises BookError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shared, cores = f"{state} {_package_hash()}", len(os.sched_getaffinity(0))
+    shared = f"{state} {_package_hash()}"
     jobs = [(page, folder / f"{page.name}.ipynb", _inputs(page, shared)) for page in pages]
     todo = [job for job in jobs if _kept(job[1]) != job[2]]
     for stale in set((folder / "book").rglob("*.ipynb")) - {target for _, target, _ in jobs}:
         stale.unlink()
-    workers, waiting = max(1, min(workers or cores, len(todo))), iter(todo)
-    environment = _environment(folder, max(1, cores // workers))
+    workers, waiting = max(1, min(workers or CPU_COUNT, len(todo))), iter(todo)
+    environment = _environment(folder, max(1, CPU_COUNT // workers))
     bar = tqdm(total=len(todo), desc="pages", disable=not progress or not todo)
     with bar, patch.dict(os.environ, environment), ThreadPoolExecutor(workers) as pool:
         working = [pool.submit(_work, waiting, bar) for _ in range(workers)]
@@ -155,15 +149,11 @@ def execute(pages: list[Page], folder: Path, *, state: str, workers: int | None 
 
 def _work(jobs, bar) -> list[str]:
     """Execute notebook after notebook in one kernel; return why each that failed did."""
-    from jupyter_client import AsyncKernelManager
-    from jupyter_core.utils import run_sync
-    from nbclient.exceptions import DeadKernelError
-
     failed, kernel = [], AsyncKernelManager(kernel_name="python3")
     for page, target, key in jobs:
         try:
             failed += filter(None, [_execute(page, target, key, kernel)])
-        except (DeadKernelError, RuntimeError) as error:
+        except (nbclient.exceptions.DeadKernelError, RuntimeError) as error:
             failed.append(f"{parameters.shown(page.source)} could not be executed: {error}")
             kernel = AsyncKernelManager(kernel_name="python3")
         bar.update()
@@ -174,10 +164,6 @@ def _work(jobs, bar) -> list[str]:
 
 def _execute(page: Page, target: Path, key: str, kernel) -> str:
     """Execute one notebook; return why it failed, or nothing."""
-    import nbclient
-    import nbformat
-    import papermill
-
     draft = target.with_suffix(".draft.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     how = {"parameters": page.parameters, "cwd": str(images.REPOSITORY), "kernel_name": "python3", "language": "python"}
@@ -189,9 +175,8 @@ def _execute(page: Page, target: Path, key: str, kernel) -> str:
         papermill.execute_notebook(str(page.source), str(draft), km=kernel, **how)
     except papermill.PapermillExecutionError as error:
         cell = "\n".join(f"    {line}" for line in error.source.rstrip().splitlines())
-        of = f"{parameters.shown(page.source)}{f' ({page.title})' if page.title else ''}"
-        at = f"failed at its code cell {error.exec_count}"
-        return f"{of} {at}:\n{cell}\n{error.ename}: {error.evalue}\n(as far as it came: {draft})"
+        of = f"{parameters.shown(page.source)}{f' ({page.title})' if page.title else ''} failed at its code cell"
+        return f"{of} {error.exec_count}:\n{cell}\n{error.ename}: {error.evalue}\n(as far as it came: {draft})"
     notebook = json.loads(draft.read_text(encoding="utf-8"))
     _finish(notebook, page, key)
     draft.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
@@ -275,17 +260,13 @@ def _package_hash() -> str:
     return key.hexdigest()
 
 
-# ------------------------------------------------------------------------------------------- the HTML
-
-
 def assemble(pages: list[Page], toc: dict, output: Path) -> Path:
     """Fill `source` with what Sphinx reads; a file that did not change keeps its time."""
     source, home = output / "source", images.REPOSITORY
-    texts = [path for path in (home / "book").rglob("*") if path.suffix in TEXTS and "/." not in path.as_posix()]
-    for path in [*texts, *filter(Path.exists, map(home.joinpath, BESIDE))]:
-        target = source / path.relative_to(home)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, target)
+    left_out = shutil.ignore_patterns(".*", "*.ipynb", "*.json", "*.jsonl", "*.yaml")
+    shutil.copytree(home / "book", source / "book", ignore=left_out, dirs_exist_ok=True)
+    for path in filter(Path.exists, map(home.joinpath, BESIDE)):
+        shutil.copy2(path, source)
     for page in pages:
         executed, target = (folder / f"{page.name}.ipynb" for folder in (output / "executed", source))
         notebook = json.loads(executed.read_text(encoding="utf-8"))

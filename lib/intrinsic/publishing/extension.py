@@ -11,6 +11,9 @@ import shutil
 import zlib
 from pathlib import Path
 
+import vl_convert
+from docutils import nodes
+
 CHART = "application/vnd.vegalite.v5+json"
 MATHJAX, SCRIPT = "sphinx-mathjax-offline", "tex-chtml-full.js"
 
@@ -42,8 +45,6 @@ class ChartRenderer:
             return None
         if data.mime_type == "image/png":
             return ChartRenderer._picture(renderer, data)
-        from docutils import nodes
-
         before, after = chart_html(data.content)
         _, outputs = renderer.renderer.nb_client.code_cell_outputs(data.cell_index)
         png = outputs[data.output_index]["data"].get("image/png")
@@ -98,16 +99,13 @@ def _finish_page(app, pagename, templatename, context, doctree) -> None:
         name = '<summary aria-label="Pages below this one">'
         context["generate_toctree_html"] = lambda *a, **k: str(made(*a, **k)).replace("<summary>", name)
     if "body" in context:
-        context["body"] = context["body"].replace(
-            '<div role="list" class="citation-list">', '<div class="citation-list">'
-        )
+        listed = '<div role="list" class="citation-list">'
+        context["body"] = context["body"].replace(listed, '<div class="citation-list">')
 
 
 def _write_scripts(app, error) -> None:
     if error is not None or app.builder.format != "html":
         return
-    import vl_convert
-
     static = Path(app.outdir) / "_static"
     bundle = static / "vega-bundle.js"
     if not bundle.exists():

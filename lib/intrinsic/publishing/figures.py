@@ -37,9 +37,6 @@ class BadFrame(ValueError):
     """A frame that lacks a column or a row that the chart draws."""
 
 
-# ------------------------------------------------------------------------------- theme and renderer
-
-
 def theme() -> alt.theme.ThemeConfig:
     """Colors, fonts and sizes of all charts; the background is transparent."""
     text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 13}
@@ -73,10 +70,8 @@ def render(spec: dict, **_) -> tuple[dict, dict]:
     picture = base64.b64encode(png["image/png"]).decode("ascii")
     sides = {side: round(pixels) for side, pixels in size["image/png"].items()}
     bundle = {MIME_TYPE: {**spec, "$schema": SCHEMA_URL}, "image/png": picture, "text/plain": text}
-    return bundle, {
-        MIME_TYPE: {"embed_options": {"renderer": "svg", "actions": False}},
-        "image/png": sides | {"alt": text},
-    }
+    how = {"embed_options": {"renderer": "svg", "actions": False}}
+    return bundle, {MIME_TYPE: how, "image/png": sides | {"alt": text}}
 
 
 alt.theme.register("intrinsic", enable=True)(theme)
@@ -85,11 +80,8 @@ alt.renderers.enable("intrinsic")
 alt.data_transformers.disable_max_rows()
 
 
-# ------------------------------------------------------------------------------------------- builders
-
-
 def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
-    """Draw each image set as one mark with both of its intervals; a click on it opens the numbers of the set.
+    """Draw each image set as one mark with both of its intervals, in an altair.LayerChart; a click opens its numbers.
 
     Parameters
     ----------
@@ -105,40 +97,36 @@ def scatter_of_sets(frame, x, y, *, titles=None, log=None, labels=4, line=None):
         How many sets are named on the chart, or which.
     line : pandas.DataFrame, optional
         A curve with columns `x` and `y`, and a band where it has `y_low` and `y_high`.
-
-    Returns
-    -------
-    altair.LayerChart
     """
     drawn = _rows(frame, ["dataset", "domain", x, y])
-    scales = [_scale([drawn.get(c) for c in (v, f"{v}_low", f"{v}_high")], log, a) for v, a in ((x, "x"), (y, "y"))]
-    x_on, y_on = map(_axis, (alt.X, alt.Y), (x, y), _titles(titles, x, y), scales)
-    drawn = drawn.assign(
-        set=[set_title(name) for name in drawn["dataset"]],
-        page=[set_page(name) for name in drawn["dataset"]],
-        **{f"{v}_text": interval_texts(drawn, v) for v in (x, y)},
-    )
+    (x_on, y_on), titles, scales = _axes(drawn, x, y, titles, log)
+    drawn = drawn.assign(set=drawn["dataset"].map(set_title), page=drawn["dataset"].map(set_page))
+    drawn = drawn.assign(**{f"{v}_text": interval_texts(drawn, v) for v in (x, y)})
     pointed = alt.selection_point(name="pointed", fields=["set"], on="pointerover", clear="pointerout")
     picked = alt.selection_point(name="picked", fields=["domain"], bind="legend")
-    color = color_of(drawn, "domain")
     strong, weak = (alt.condition(pointed & picked, alt.value(v), alt.value(0.1)) for v in (0.95, 0.55))
-    base = alt.Chart(drawn).encode(color=color)
-    layers = _curve(line, x, y, x_on, y_on)
+    base = alt.Chart(drawn).encode(color=color_of(drawn))
+    layers = []
+    if line is not None:
+        fit = alt.Chart(line).encode(x=x_on)
+        if f"{y}_low" in line:
+            layers.append(fit.mark_area(color=INK, clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high"))
+        layers.append(fit.mark_line(color=INK, clip=True).encode(y=y_on))
     if f"{x}_low" in drawn:
         layers.append(base.mark_rule(clip=True).encode(x=_at(f"{x}_low", x_on), x2=f"{x}_high", y=y_on, opacity=weak))
     if f"{y}_low" in drawn:
         layers.append(base.mark_rule(clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high", x=x_on, opacity=weak))
     tips = [alt.Tooltip("set:N", title="Image set"), alt.Tooltip("domain:N", title="Domain")]
-    tips += [alt.Tooltip(f"{v}_text:N", title=_short(c)) for v, c in zip((x, y), _titles(titles, x, y), strict=True)]
+    tips += [alt.Tooltip(f"{v}_text:N", title=_short(c)) for v, c in zip((x, y), titles, strict=True)]
     points = base.mark_point(size=100).encode(x=x_on, y=y_on, opacity=strong, tooltip=tips, href="page:N")
     layers += [points.add_params(pointed, picked), *_names(drawn, (x, y), scales, labels, (x_on, y_on))]
-    of = " against ".join(_short(title) for title in reversed(_titles(titles, x, y)))
+    of = " against ".join(_short(title) for title in reversed(titles))
     text = f"{of} for {len(drawn)} image sets: {', '.join(drawn['set'])}."
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
 
 
 def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None):
-    """Draw estimates with their intervals, a row each, sorted by the estimate.
+    """Draw estimates with their intervals, a row each, sorted by the estimate, in an altair.LayerChart.
 
     Parameters
     ----------
@@ -152,10 +140,6 @@ def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None):
         Draw a logarithmic axis; sort by the estimate, the largest first, within each group.
     group : str, optional
         Column whose values are headings of the rows.
-
-    Returns
-    -------
-    altair.LayerChart
     """
     if isinstance(rows, dict):
         rows = [{"label": k, "estimate": float(v), "low": v.low, "high": v.high} for k, v in rows.items()]
@@ -186,7 +170,7 @@ def forest(rows, *, title, reference=0.0, log=False, sort=True, group=None):
 
 
 def lines(frame, x, y, *, titles=None, by=None, log=None):
-    """Draw curves through points, with a band where `y_low` and `y_high` are there.
+    """Draw curves through points, with a band where `y_low` and `y_high` are there, in an altair.LayerChart.
 
     Parameters
     ----------
@@ -196,17 +180,11 @@ def lines(frame, x, y, *, titles=None, by=None, log=None):
         As for `scatter_of_sets`.
     by : str, optional
         Column whose values, six at most, have a color each.
-
-    Returns
-    -------
-    altair.LayerChart
     """
     drawn = _rows(frame, [x, y, *([by] if by else [])])
     words = {"dataset": set_title, "model": network_title}
     drawn = drawn.assign(**{c: drawn[c].map(to_words) for c, to_words in words.items() if c in drawn})
-    x_title, y_title = _titles(titles, x, y)
-    x_on = _axis(alt.X, x, x_title, _scale([drawn[x]], log, "x"))
-    y_on = _axis(alt.Y, y, y_title, _scale([drawn.get(c) for c in (y, f"{y}_low", f"{y}_high")], log, "y"))
+    (x_on, y_on), (x_title, y_title), _ = _axes(drawn, x, y, titles, log)
     drawn["text"] = interval_texts(drawn, y)
     base = alt.Chart(drawn).encode(x=x_on, color=color_of(drawn, by))
     layers = []
@@ -222,9 +200,6 @@ def lines(frame, x, y, *, titles=None, by=None, log=None):
     of = f"; a curve for each of {', '.join(dict.fromkeys(map(str, drawn[by])))}" if by else ""
     text = f"{_short(y_title)} against {_short(x_title)}, {ends}{of}."
     return alt.layer(*layers).properties(width=WIDTH, height=HEIGHT, description=text)
-
-
-# ------------------------------------------------------------------------------------------ small parts
 
 
 def _rows(frame, columns):
@@ -251,8 +226,11 @@ def _stacked(frame, group, sort):
     return pd.concat(parts), order
 
 
-def _titles(titles, x, y) -> tuple[str, str]:
-    return titles or (COLUMNS.get(x, x), COLUMNS.get(y, y))
+def _axes(frame, x, y, titles, log) -> tuple:
+    """Both axes, on which marks and intervals find room; their titles; their scales."""
+    titles = titles or (COLUMNS.get(x, x), COLUMNS.get(y, y))
+    scales = [_scale([frame.get(c) for c in (v, f"{v}_low", f"{v}_high")], log, a) for v, a in ((x, "x"), (y, "y"))]
+    return tuple(map(_axis, (alt.X, alt.Y), (x, y), titles, scales)), titles, scales
 
 
 def _short(title: str) -> str:
@@ -297,14 +275,6 @@ def _at(column, channel):
     return type(channel)(f"{column}:Q", **{k: v for k, v in channel._kwds.items() if k in ("title", "scale", "axis")})
 
 
-def _curve(line, x, y, x_on, y_on) -> list:
-    if line is None:
-        return []
-    base = alt.Chart(line).encode(x=x_on)
-    band = [base.mark_area(color=INK, clip=True).encode(y=_at(f"{y}_low", y_on), y2=f"{y}_high")]
-    return (band if f"{y}_low" in line else []) + [base.mark_line(color=INK, clip=True).encode(y=y_on)]
-
-
 def color_of(frame, by="domain"):
     """Return the color of marks: that of their domain, or of the values of a column."""
     if by is None:
@@ -323,7 +293,7 @@ def _names(frame, columns, scales, wanted, on) -> list:
     x, left, right = (_pixels(values, scales[0], WIDTH) for values in ends[:3])
     y, bottom, top = (HEIGHT - _pixels(values, scales[1], HEIGHT) for values in ends[3:])
     boxes = (x - 6, y - 6, x + 6, y + 6), (left, y - 1, right, y + 1), (x - 1, top, x + 1, bottom)
-    taken, layers = [*np.concatenate([*map(np.column_stack, boxes)])], []
+    taken, layers = np.concatenate([*map(np.column_stack, boxes)]), []
     if isinstance(wanted, int):
         at = np.column_stack([x, y])
         far = np.abs((at - at.mean(axis=0)) / (at.std(axis=0) + 1e-9)).max(axis=1)
@@ -334,17 +304,14 @@ def _names(frame, columns, scales, wanted, on) -> list:
         long = LETTER * len(frame["set"][i])
         for align, dx, dy in (("left", 7, -9), ("right", -7, -9), ("left", 7, 10), ("right", -7, 10)):
             start, middle = x[i] + (dx if align == "left" else dx - long), y[i] + dy
-            box = (start, middle - LINE / 2 + 1, start + long, middle + LINE / 2 - 1)
-            if len(layers) < most and start > 0 and box[2] < WIDTH and not any(_covers(box, one) for one in taken):
-                taken.append(box)
+            box = np.array([start, middle - LINE / 2 + 1, start + long, middle + LINE / 2 - 1])
+            covers = (box[:2] < taken[:, 2:]).all(axis=1) & (taken[:, :2] < box[2:]).all(axis=1)
+            if len(layers) < most and start > 0 and box[2] < WIDTH and not covers.any():
+                taken = np.vstack([taken, box])
                 text = alt.Chart(frame.iloc[[i]]).mark_text(align=align, dx=dx, dy=dy, baseline="middle", fontSize=11)
                 layers.append(text.encode(x=on[0], y=on[1], text="set:N"))
                 break
     return layers
-
-
-def _covers(a, b) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _pixels(values, scale, length) -> np.ndarray:

@@ -33,7 +33,7 @@ class Picture:
 
 
 def gallery(images, titles: Sequence[str] | None = None, *, side=96, headings=None, description=None):
-    """Draw images in rows, each enlarged by repeating its pixels, with a title below.
+    """Draw images in rows as one Picture, each enlarged by repeating its pixels, with a title below.
 
     Parameters
     ----------
@@ -44,17 +44,11 @@ def gallery(images, titles: Sequence[str] | None = None, *, side=96, headings=No
         Pixels of the longer side on the page, about.
     description : str, optional
         The text alternative; the titles otherwise.
-
-    Returns
-    -------
-    Picture
     """
     drawn = [_array(image) for image in getattr(images, "images", images)]
     titles = [""] * len(drawn) if titles is None else [str(title) for title in titles]
     if not drawn or len(titles) != len(drawn):
-        raise BadPictures(
-            f"{len(titles)} titles are given for {len(drawn)} images; give an image or more, a title each"
-        )
+        raise BadPictures(f"{len(titles)} titles are given for {len(drawn)} images: give one or more, a title each")
     columns = len(headings) if headings is not None else min(6, len(drawn))
     font, line, gap = ImageFont.load_default(size=FONT * DENSITY), 16 * DENSITY, 12 * DENSITY
     tiles = [_enlarged(image, side * DENSITY) for image in drawn]
@@ -98,8 +92,8 @@ def pairs(left, right, titles=None, *, headings=("one", "the other", "difference
 
 def _array(image) -> np.ndarray:
     image = np.asarray(image)
-    image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
-    if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[-1] == 3)):
+    image = image[..., 0] if image.shape[2:] == (1,) else image
+    if image.dtype != np.uint8 or image.ndim < 2 or image.shape[2:] not in ((), (3,)):
         found = f"an image of shape {image.shape} and type {image.dtype}"
         raise BadPictures(f"{found} cannot be drawn; give uint8 images of one or three channels")
     return image

@@ -8,6 +8,8 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
+from markdown_it import MarkdownIt
+
 from intrinsic.campaigns import records
 from intrinsic.publishing import build
 
@@ -17,7 +19,7 @@ td, li, figcaption { overflow-wrap: anywhere } img { max-width: 100% } summary {
 
 
 def report(source: str, out: Path, **parameters) -> Path:
-    """Execute the page of an image set, and write it as one HTML file.
+    """Execute the page of an image set, write it as one HTML file, and return the file.
 
     Parameters
     ----------
@@ -27,11 +29,6 @@ def report(source: str, out: Path, **parameters) -> Path:
         The HTML file.
     **parameters
         Of the page, such as size and channels; None: as the images are.
-
-    Returns
-    -------
-    pathlib.Path
-        The file.
 
     Raises
     ------
@@ -77,6 +74,4 @@ def _output(output) -> str:
 
 
 def _markdown(text) -> str:
-    from markdown_it import MarkdownIt
-
     return MarkdownIt("commonmark", {"html": False}).enable("table").render(re.sub(r"\$([^$]+)\$", r"*\1*", text))

@@ -37,16 +37,14 @@ class Table:
         caption = f"<caption>{_heading(self.caption)}</caption>" if self.caption else ""
         small = " many" if self.frame.shape[1] > MANY else ""
         name = html.escape(self.caption or self.fold or "Table", quote=True)
-        made = (
-            f'<div class="table-scroll" tabindex="0" role="region" aria-label="{name}">'
-            f'<table class="dataframe{small}">{caption}{made}</tbody></table></div>'
-        )
+        box = f'<div class="table-scroll" tabindex="0" role="region" aria-label="{name}">'
+        made = f'{box}<table class="dataframe{small}">{caption}{made}</tbody></table></div>'
         folded = f'<details class="fold"><summary>{html.escape(self.fold or "")}</summary>{made}</details>'
         return folded if self.fold else made
 
 
 def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
-    """Make a table of a page.
+    """Make a Table of a page.
 
     Parameters
     ----------
@@ -58,10 +56,6 @@ def table(rows, *, columns=None, caption=None, fold=None, ids=None) -> Table:
         One sentence above the table; the text under which it is folded.
     ids : list of str, optional
         Names of the rows for links to them.
-
-    Returns
-    -------
-    Table
 
     Examples
     --------
@@ -101,7 +95,7 @@ def _is_number(value) -> bool:
 
 
 def _missing(value) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and pd.isna(value))
+    return pd.api.types.is_scalar(value) and pd.isna(value)
 
 
 def _cell(text: str) -> str:

@@ -27,7 +27,7 @@ def set_title(name: str) -> str:
     """
     entry = images.catalogue().get(str(name))
     if entry is None:
-        return Path(str(name)).name or str(name)
+        return _short_titles().get(str(name)) or Path(str(name)).name or str(name)
     base, _, pair = str(name).partition("-pair")
     short = _short_titles().get(base) or entry.title.partition(",")[0]
     classes = entry.title.rpartition(": ")[2].replace(" against ", " or ")
@@ -53,8 +53,6 @@ def set_page(name: str) -> str:
     """The place of the book that holds the numbers of an image set."""
     return f"book/reference/coverage.html#set-{re.sub(r'[^a-z0-9]+', '-', str(name).lower()).strip('-')}"
 
-
-# ------------------------------------------------------------------------------------ columns and numbers
 
 COLUMNS = {"dataset": "Image set", "set": "Image set", "model": "Network", "network": "Network", "domain": "Domain"}
 COLUMNS |= {"n_train": "Training images N", "per_class": "Images a class M", "test_accuracy": "Test accuracy"}
