@@ -161,6 +161,17 @@ def test_groups_are_left_out_and_opposites_are_not():
         neighbors(x, 5, group=np.zeros(200), exclude_group=True)
 
 
+@pytest.mark.parametrize("groups", [2, 30])
+def test_the_nearest_of_another_group_is_found_where_a_group_fills_the_list_too(groups):
+    rng = np.random.default_rng(0)
+    group = np.sort(rng.integers(0, groups, 120))
+    x = rng.standard_normal((120, 3)) + 9 * group[:, None]
+    distances, indices, _, _ = brute_force(squares(x), 1, group, group)
+    found = neighbors(x, 4).elsewhere(group)
+    assert found[0] == pytest.approx(distances[:, 0])
+    assert np.array_equal(found[1], indices[:, 0])
+
+
 def test_a_subset_counts_within_itself():
     x, y = np.random.default_rng(0).standard_normal((100, 3)), np.arange(100) % 2
     chosen = np.arange(0, 100, 3)

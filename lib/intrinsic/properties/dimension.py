@@ -113,22 +113,20 @@ def twonn_dimension(x, *, interval=True, group=None, seed=0) -> Interval:
     return _estimate(x, "twonn", 2, interval, group, seed, discard=DISCARD)
 
 
-def mean_dimensions(
-    x, y=None, *, per_class=250, draws=25, k=20, group=None, exclude_group=False, interval=True, seed=0
-):
+def mean_dimensions(x, y=None, *, per_class=250, draws=25, k=20, group=None, interval=True, seed=0):
     """Average both estimates over seeded balanced draws of M images a class, which makes sets of any size comparable.
 
-    x, y, group, interval, seed   as for label_sharpness; the draws are those of mean_sharpness
-    per_class, draws              M, images of each class in a draw, and how many draws
-    k                             neighbors of the MLE
-    exclude_group                 points of the same group do not count as neighbors
+    x, y, interval, seed   as for label_sharpness; the draws are those of mean_sharpness
+    per_class, draws       M, images of each class in a draw, and how many draws
+    k                      neighbors of the MLE
+    group                  where it is given, points of the same group do not count as neighbors
 
     Returns two Intervals, MLE and TwoNN, for the expectation over the population: a split halves all draws at once, and
     the means over draws are compared between the halves. Raises BadPoints, DuplicatePoints, images.TooFewImages.
     """
     from intrinsic.images.splits import balanced_draws
 
-    points = as_points(x)
+    points, exclude_group = as_points(x), group is not None
     labels, group = labels_and_group(x, y, group, points.n)
     classes, codes = np.unique(labels, return_inverse=True)
     split = halves(points.n, group, seed) if interval else ()

@@ -51,8 +51,6 @@ class Interval(float):
         ends = "" if math.isnan(self.low) or math.isnan(self.high) else f" [{digits(self.low)}, {digits(self.high)}]"
         return digits(self) + ends
 
-    __str__ = __repr__
-
     def __format__(self, spec):
         return format(float(self), spec) if spec else repr(self)
 

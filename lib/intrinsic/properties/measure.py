@@ -234,11 +234,10 @@ def _class_pairs(clean, near):
 def _conflict(images, found):
     """Infinite label sharpness, with two copies that have different labels."""
     copies = found.conflicting[0]
-    labels = images.labels[copies].tolist()
-    other = next(m for m, label in enumerate(labels) if label != labels[0])
-    facts = {"pair": (int(copies[0]), int(copies[other])), "labels_of_pair": (labels[0], labels[other])}
-    method = "infinite: exact copies with different labels"
-    return Interval(math.inf, method=method, n=len(images), **facts, distance=0.0)
+    labels = images.labels[copies]
+    ends = [0, int((labels != labels[0]).argmax())]
+    facts = {"pair": tuple(copies[ends].tolist()), "labels_of_pair": tuple(labels[ends].tolist()), "distance": 0.0}
+    return Interval(math.inf, method="infinite: exact copies with different labels", n=len(images), **facts)
 
 
 def _image_set(source, labels, group, white, progress, **matched):

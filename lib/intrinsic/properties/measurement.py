@@ -154,8 +154,8 @@ def or_reason(estimate, *given, **options) -> Interval:
 
 
 def draws_dimensions(x, group=None, **of_draws) -> tuple[Interval, Interval]:
-    """mean_dimensions, without neighbors of the same group where groups are given; NaN with the reason as method."""
-    found = or_reason(dimension.mean_dimensions, x, group=group, exclude_group=group is not None, **of_draws)
+    """mean_dimensions; NaN with the reason as method where it has none."""
+    found = or_reason(dimension.mean_dimensions, x, group=group, **of_draws)
     return found if isinstance(found, tuple) else (found, found)
 
 
@@ -169,7 +169,7 @@ def hidden_variables(near, group, families, *, k: int, per_class: int, draws: in
     k_f_between_groups     K_F without pairs of one group, where groups are known
     """
     of_draws = {"per_class": per_class, "draws": draws, "seed": seed, "interval": False}
-    chosen = list(balanced_draws(np.unique(near.labels, return_inverse=True)[1], per_class, draws, seed))
+    chosen = balanced_draws(near.labels, per_class, draws, seed)
     found = {
         "d_mle_any_group": draws_dimensions(near, k=k, **of_draws)[0],
         "d_mle_other_families": draws_dimensions(near, families, k=k, **of_draws)[0],
@@ -198,7 +198,7 @@ def least_bound(near, *, per_class: int, draws: int, seed: int = 0) -> float:
     From 1 on the bound says nothing about these labels at this number of images. No copies may have two labels.
     """
     bounds = []
-    for chosen in balanced_draws(np.unique(near.labels, return_inverse=True)[1], per_class, draws, seed):
+    for chosen in balanced_draws(near.labels, per_class, draws, seed):
         one = near.subset(chosen, 1)
         bounds.append(2 * one.distances[:, 0] / one.opposite_distance.min())
     return float(np.mean(bounds, axis=1).mean())

@@ -19,8 +19,6 @@ FEW = 64  # points that differences alone settle in less time than float64 takes
 OPPOSITES = 16  # points of another label that a deeper pass holds for each point
 RELATIVE_ERROR = 1e-9  # of a distance between float points, at most
 
-__all__ = ["BadPoints", "Neighbors", "Points", "as_points", "neighbors"]
-
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
@@ -51,9 +49,19 @@ class Neighbors:
         """(distances, indices), each (n, count), of the nearest neighbors beyond k too; infinity and -1 beyond all."""
         return self._deepened(0, min(count, self.n - 1))
 
-    def opposites(self, count=OPPOSITES):
+    def opposites(self, count):
         """(distances, indices), each (n, count), of the nearest points with another label."""
         return self._deepened(1, min(count, self.n))
+
+    def elsewhere(self, group):
+        """(distance, index), each (n,), of the nearest point whose number in `group` is another one."""
+        distances, index = self._lists[0]
+        other = group[index] != group[:, None]
+        if not other.any(axis=1).all():  # a group that fills a list
+            apart = neighbors(self.points, 1, group=group, exclude_group=True)
+            return apart.distances[:, 0], apart.indices[:, 0]
+        first = np.arange(self.n), other.argmax(axis=1)
+        return distances[first], index[first]
 
     def _deepened(self, which, count):
         sizes = [found[0].shape[1] for found in self._lists]

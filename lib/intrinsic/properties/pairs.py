@@ -49,7 +49,7 @@ class Pairs:
         """
         inside = np.zeros(self.points.n, dtype=bool)
         inside[chosen] = True
-        m = self._first((~inside).astype(np.int64), [1])[0]
+        m = _first(self.i, self.j, (~inside).astype(np.int64), np.array([1]))[0]
         if m >= 0:
             return float(self.sharpness[m]), (int(self.i[m]), int(self.j[m]))
         if self.complete or inside.sum() < 2:
@@ -62,26 +62,22 @@ class Pairs:
 
     def nested(self, rank, sizes):
         """Sharpness of the points of rank below M, for each M of ascending sizes; 0 where there is no pair."""
-        found = zip(self._first(rank, sizes), sizes, strict=True)
+        found = zip(_first(self.i, self.j, rank, np.asarray(sizes)), sizes, strict=True)
         return np.array([self.sharpness[m] if m >= 0 else self.within(rank < size)[0] for m, size in found])
-
-    def _first(self, rank, sizes):
-        """Place in the list of the first pair of rank below M, for each M of ascending sizes; -1 where it has none."""
-        at = np.full(len(sizes), -1)
-        _nested(self.i, self.j, rank, np.asarray(sizes), at)
-        return at
 
 
 @compiled()
-def _nested(i, j, rank, sizes, at):
-    left = len(sizes)  # the largest subset is found first
+def _first(i, j, rank, sizes):
+    """Place of the first pair of rank below M, for each M of ascending sizes; -1 where there is none."""
+    at, left = np.full(len(sizes), -1), len(sizes)  # the largest subset is found first
     for m in range(len(i)):
         worst = max(rank[i[m]], rank[j[m]])
         while left > 0 and worst < sizes[left - 1]:
             left -= 1
             at[left] = m
         if left == 0:
-            return
+            break
+    return at
 
 
 def closest_pairs(x, labels, *, same=False, count=None) -> Pairs:

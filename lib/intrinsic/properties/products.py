@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from intrinsic.properties.selection import differences, in_threads, norms
+from intrinsic.properties.selection import differences, in_threads
 
 BLOCK = {"cpu": 512, "cuda": 2048}  # rows and columns of a tile; 1 MiB of int32 fits into a core's own cache
 HELD_BYTES = {"cpu": 2**29, "cuda": 2**34}  # of converted rows that stay in memory during a pass
@@ -155,7 +155,7 @@ class Route:
             self.rows = torch.empty(points.x.shape, dtype=dtype, device=points.device)
         for strip in points.strips():
             part = self._made(points.x[strip])
-            norm[strip] = norms(part)
+            norm[strip] = np.einsum("ij,ij->i", part, part, dtype=np.float64)
             if self.rows is not None:
                 self.rows[strip] = torch.from_numpy(part)
         return norm

@@ -116,15 +116,3 @@ def differences(x, i, j, out):
             step = np.float64(x[i[m], c]) - np.float64(x[j[m], c])
             total += step * step
         out[m] = total
-
-
-@compiled(fastmath={"reassoc", "nsz", "contract"})
-def norms(x):
-    """Squared lengths of rows, summed in float64: without rounding for 8-bit integers."""
-    out = np.zeros(len(x))
-    for i in range(len(x)):
-        total = 0.0
-        for c in range(x.shape[1]):
-            total += np.float64(x[i, c]) * np.float64(x[i, c])
-        out[i] = total
-    return out

@@ -24,6 +24,7 @@ from intrinsic.properties.products import labels_and_group
 REPLICATES = 200  # subsamples behind an interval
 SHARE = 8  # each of them holds one in SHARE images (or groups) of each class
 QUANTILES = (0.01, 0.05, 0.1, 0.5)
+TAILS = (1 + LEVEL) / 2, (1 - LEVEL) / 2  # a value over these quantiles of its replicates is an interval
 SAMPLED = f"{REPLICATES} subsamples of 1/{SHARE} without replacement, log scale"
 
 
@@ -190,7 +191,7 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
         chosen = ([rng.choice(m, min(few, len(m)), replace=False) for m in members] for _ in range(draws))
         replicates.append([np.mean([given.pairs.within(np.concatenate(one))[0] for one in chosen])])
     replicates = _positive(np.array(replicates))
-    ends = np.quantile(replicates / replicates.mean(), [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+    ends = np.quantile(replicates / replicates.mean(), TAILS)
     return Interval(value, *value / ends, f"{method}; {REPLICATES} subsamples of 1/{SHARE}", **facts)
 
 
@@ -283,8 +284,8 @@ def sharpest_pairs(x, y=None, n=5) -> list[tuple]:
 
 
 def _spread(logs):
-    """exp of the quantiles of logs about their mean, the upper one first: a value over it is an interval."""
-    return np.exp(np.quantile(logs - logs.mean(), [(1 + LEVEL) / 2, (1 - LEVEL) / 2]))
+    """exp of the TAILS of logs about their mean."""
+    return np.exp(np.quantile(logs - logs.mean(), TAILS))
 
 
 def _positive(replicates):

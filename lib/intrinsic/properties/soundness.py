@@ -28,14 +28,12 @@ from intrinsic.properties.duplicates import K, components, near_duplicate_links
 from intrinsic.properties.interval import LEVEL, Interval
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import sharpest_pairs
+from intrinsic.properties.words import wrong
 
 FOLDS = 5
-SHORTCUT = 0.80  # balanced accuracy of brightness and border from which they are a warning
 LEAK = 0.05  # drop of the nearest neighbor's accuracy, lower limit, from which it is a warning
-LINKED = 0.10  # share of near-duplicates from which they are a warning: clean sets have up to that by chance
 NEARLY = 2.0  # grey levels of standard deviation below which an image is nearly constant
 NO_ERROR = 1e-9  # a standard error that is rounding only
-IMBALANCE = 2.0  # largest / smallest class
 DOUBTED = 30  # labels that are flagged as doubtful, at most
 RARE = 0.05  # share of patients with images of both labels, up to which these are flagged
 TOO_FEW = f"fewer than two classes have {FOLDS} groups or families of near-duplicates"
@@ -102,8 +100,6 @@ class Soundness:
     @property
     def warnings(self) -> list[str]:
         """What is wrong and what to do, the worst first, with the names of files."""
-        from intrinsic.properties.words import wrong
-
         return wrong(self)
 
     def to_dict(self) -> dict:
@@ -293,22 +289,17 @@ def nearest_accuracy(near, groups) -> tuple[Interval, Interval, Interval]:
     """Balanced accuracy of the label of the nearest image, of the nearest one of another group, and their difference.
 
     Where images of a group share their label, the nearest image tells it by knowing the patient: the accuracy falls
-    once the group is left out. Images of classes of fewer than FOLDS groups are neighbors, but are not told.
+    once the group is left out. Images of classes of fewer than FOLDS groups are neighbors, but are not told. Groups are
+    whole numbers from 0.
     """
     enough = _enough(near.labels, groups)
     if len(enough) < 2:
         return (Interval(math.nan, method=TOO_FEW),) * 3
-    groups = np.unique(groups, return_inverse=True)[1]
-    index = near.nearest(min(K, near.n - 1))[1]
-    other = groups[index] != groups[:, None]
-    apart = index[np.arange(near.n), other.argmax(axis=1)]
-    inside = ~other.any(axis=1)  # all in the lists are of the image's own group
-    if inside.any():
-        apart[inside] = neighbors(near.points, 1, group=groups, exclude_group=True).indices[inside, 0]
     chosen = np.isin(near.labels, enough)
-    hit, hit_apart = (near.labels[to[chosen]] == near.labels[chosen] for to in (index[:, 0], apart))
+    nearest, apart = near.indices[chosen, 0], near.elsewhere(groups)[1][chosen]
+    hit, hit_apart = (near.labels[to] == near.labels[chosen] for to in (nearest, apart))
     labels = np.unique(near.labels[chosen], return_inverse=True)[1]
-    own, told_by, apart_by = groups[chosen], groups[index[chosen, 0]], groups[apart[chosen]]
+    own, told_by, apart_by = groups[chosen], groups[nearest], groups[apart]
     value, se, t = _clustered(hit.astype(float) - hit_apart, labels, own, apart_by)
     half = t * se if se > NO_ERROR else t**2 / (_counted(labels, own) + t**2)
     drop = Interval(value, max(-1, value - half), min(1, value + half))

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from intrinsic.properties import flagged as kinds
 from intrinsic.properties.growth import predicted_sharpness
 from intrinsic.properties.interval import digits
-from intrinsic.properties.soundness import IMBALANCE, LINKED, SHORTCUT
 
+SHORTCUT = 0.80  # balanced accuracy of brightness and border from which they are a warning
+LINKED = 0.10  # share of near-duplicates from which they are a warning: clean sets have up to that by chance
+IMBALANCE = 2.0  # largest / smallest class, from which it is a warning
 LINES, WIDTH = 25, 110  # of what the terminal shows
 PUBLISHED = (64, 64)  # pixels of the published sets
 UNIT = "per unit of L2 distance, pixels in [0, 1]"
