@@ -64,7 +64,7 @@ def test_balanced_draws_are_averaged():
     assert twonn == pytest.approx(np.mean([twonn_dimension(images[c], interval=False) for c in chosen]))
     assert mle.low < mle < mle.high
     group = np.arange(400) // 2
-    apart = mean_dimensions(images, labels, per_class=60, draws=2, k=8, group=group, exclude_group=True)[0]
+    apart = mean_dimensions(images, labels, per_class=60, draws=2, k=8, group=group)[0]
     assert apart.excludes_group
 
 

@@ -52,4 +52,3 @@ def test_halves_keep_groups_whole_and_classes_balanced():
     for half in class_halves(labels, group, 0):
         assert all(len(set(half[group == g])) == 1 for g in range(30))
         assert {int(half[labels == c].sum()) for c in (0, 1)} <= {28, 32}
-    assert len(halves(5, np.zeros(5, dtype=int), 0)) == 0

@@ -206,7 +206,7 @@ def test_a_record_holds_what_may_stand_behind_both_numbers():
     other = (Y[:, None] != Y) & (group[:, None] != group)
     between = [1 / distances[np.ix_(c, c)][other[np.ix_(c, c)]].min() for c in draws]
     assert found["k_f_between_groups"] == pytest.approx(np.mean(between))
-    expected = mean_dimensions(X, Y, per_class=100, draws=3, k=5, group=group, exclude_group=True, interval=False)[0]
+    expected = mean_dimensions(X, Y, per_class=100, draws=3, k=5, group=group, interval=False)[0]
     assert found["d_mle"] == pytest.approx(expected)
     assert found["d_mle_any_group"] != found["d_mle"]
 

@@ -11,13 +11,10 @@ import torch
 
 from intrinsic.images import ImageSet
 from intrinsic.images.manifolds import flat_torus, torus_images
-from intrinsic.properties import neighbors as module
 from intrinsic.properties import products
 from intrinsic.properties.neighbors import BadPoints, as_points, neighbors
-from intrinsic.properties.pairs import Lookup, closest_pairs
+from intrinsic.properties.pairs import closest_pairs
 from intrinsic.properties.products import INT8_PIXELS, INT32_PIXELS, Floats, Integers, int8_is_faithful
-
-CPU = torch.device("cpu")
 
 
 def squares(points):
@@ -71,7 +68,7 @@ def route(request, monkeypatch):
     monkeypatch.setattr(products, "int8_is_fast", lambda: True)
     if request.param == "float32":
         monkeypatch.setattr(products, "int8_is_faithful", lambda device="cpu": False)
-    monkeypatch.setattr(module, "BLOCK", {"cpu": 16})
+    monkeypatch.setattr(products, "BLOCK", {"cpu": 16})
     return request.param
 
 
@@ -107,16 +104,16 @@ def test_closest_pairs_are_those_of_brute_force(kind, same, route):
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_a_lookup_finds_the_closest_pair_of_any_subset(same):
+def test_a_list_finds_the_closest_pair_of_any_subset(same):
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((400, 3)), rng.integers(0, 3, 400)
-    looks = [Lookup(as_points(x), y, closest_pairs(x, y, same=same, count=count), same) for count in (1, 500)]
+    lists = [closest_pairs(x, y, same=same, count=count) for count in (1, 500)]
     for size in (3, 20, 100, 400):
         chosen = np.sort(rng.choice(400, size, replace=False))
         found = squares(x[chosen])
         found[((y[chosen][:, None] == y[chosen]) != same) | np.eye(size, dtype=bool)] = np.inf
-        for look in looks:
-            value, pair = look.at(chosen)
+        for pairs in lists:
+            value, pair = pairs.within(chosen)
             if np.isinf(found.min()):
                 assert (value, pair) == (0, None)
             else:
@@ -134,7 +131,7 @@ def test_the_largest_sums_are_exact(pixels, faithful):
     x[1] = 255
     x[2, ::2], x[2, 1] = 255, 1
     signed = x.astype(np.int64) - 128
-    integers = Integers(as_points(x), CPU, faithful=faithful)
+    integers = Integers(as_points(x, "cpu"), faithful)
     assert np.array_equal(integers.norm, (signed**2).sum(axis=1))
     assert np.array_equal(integers.product(slice(0, 3), slice(0, 3)), signed @ signed.T)
 
@@ -143,7 +140,7 @@ def test_the_largest_sums_are_exact(pixels, faithful):
 @pytest.mark.parametrize("name", ["normal", "far from 0", "tiny", "large", "smooth in many coordinates"])
 def test_scores_are_lower_bounds(kind, name):
     x = clouds(name)
-    floats, exact = Floats(as_points(x), CPU, kind), squares(x)
+    floats, exact = Floats(as_points(x, "cpu"), kind), squares(x)
     tile = floats.product(slice(0, len(x)), slice(0, len(x)))
     bound = floats.lower(floats.norm[:, None] + floats.norm - 2 * tile.numpy())
     assert (bound <= exact * (1 + 1e-12)).all()
@@ -164,10 +161,21 @@ def test_groups_are_left_out_and_opposites_are_not():
         neighbors(x, 5, group=np.zeros(200), exclude_group=True)
 
 
+@pytest.mark.parametrize("groups", [2, 30])
+def test_the_nearest_of_another_group_is_found_where_a_group_fills_the_list_too(groups):
+    rng = np.random.default_rng(0)
+    group = np.sort(rng.integers(0, groups, 120))
+    x = rng.standard_normal((120, 3)) + 9 * group[:, None]
+    distances, indices, _, _ = brute_force(squares(x), 1, group, group)
+    found = neighbors(x, 4).elsewhere(group)
+    assert found[0] == pytest.approx(distances[:, 0])
+    assert np.array_equal(found[1], indices[:, 0])
+
+
 def test_a_subset_counts_within_itself():
     x, y = np.random.default_rng(0).standard_normal((100, 3)), np.arange(100) % 2
     chosen = np.arange(0, 100, 3)
-    one, other = neighbors(x, 4, y).subset(chosen), neighbors(x[chosen], 4, y[chosen])
+    one, other = neighbors(x, 4, y).subset(chosen, 4), neighbors(x[chosen], 4, y[chosen])
     assert np.array_equal(one.indices, other.indices)
     assert np.array_equal(one.opposite_distance, other.opposite_distance)
 

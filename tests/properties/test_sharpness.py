@@ -16,8 +16,8 @@ from intrinsic.properties.growth import (
     growth_exponent,
     labels_by_lot,
     predicted_sharpness,
+    sharpness_limit,
 )
-from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import (
     class_pair_sharpness,
@@ -119,7 +119,7 @@ def test_the_control_is_within_labels():
 
 def test_class_pairs_hold_label_sharpness_and_the_control():
     x, y = cloud(classes=4)
-    found = class_pair_sharpness(x, y).sharpness
+    found = class_pair_sharpness(x, y)
     off = found[~np.eye(4, dtype=bool)]
     assert off.max() == pytest.approx(label_sharpness(x, y, interval=False))
     assert found.diagonal().max() == pytest.approx(same_label_control(x, y, interval=False))

@@ -13,6 +13,7 @@ from intrinsic.properties.duplicates import near_duplicate_components, near_dupl
 from intrinsic.properties.flagged import COLUMNS, write_csv
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import nearest_accuracy, shortcut_accuracy, soundness
+from intrinsic.properties.words import SHORTCUT
 
 
 def noise(n, size=8, seed=0):
@@ -156,7 +157,7 @@ def test_brightness_is_a_shortcut_and_noise_is_none():
         found = shortcut_accuracy(image_set(pixels, y), np.arange(200))
         assert found == pytest.approx(expected, abs=0.12)
         assert found.low <= expected <= found.high + 1e-9
-    assert soundness(image_set(dark, y)).shortcut > module.SHORTCUT
+    assert soundness(image_set(dark, y)).shortcut > SHORTCUT
 
 
 def test_patients_leak_and_their_absence_does_not():

@@ -16,17 +16,12 @@ from dataclasses import replace
 import numpy as np
 
 from intrinsic.properties.interval import Interval, degrees, half_sample, halves
-from intrinsic.properties.neighbors import (
-    RELATIVE_ERROR,
-    BadPoints,
-    Neighbors,
-    as_points,
-    labels_and_group,
-    neighbors,
-)
-from intrinsic.properties.selection import compiled, in_threads
+from intrinsic.properties.neighbors import RELATIVE_ERROR, BadPoints, Neighbors, as_points, neighbors
+from intrinsic.properties.products import labels_and_group
+from intrinsic.properties.selection import compiled
 
 DISCARD = 0.1  # share of the largest ratios that TwoNN leaves out
+TITLES = {"mle": "MLE, k-1", "twonn": f"TwoNN, line, discard {DISCARD:g}"}
 
 
 class DuplicatePoints(ValueError):
@@ -78,7 +73,7 @@ def mle_dimension(x, k=20, *, interval=True, group=None, seed=0) -> Interval:
     """
     if k < 2:
         raise BadPoints(f"k={k} leaves no ratio of distances to average: give k of at least 2")
-    return _estimate(_near(x, k, group), "mle", k, interval, seed, norm="k-1")
+    return _estimate(x, "mle", k, interval, group, seed, norm="k-1")
 
 
 def twonn_dimension(x, *, interval=True, group=None, seed=0) -> Interval:
@@ -115,45 +110,40 @@ def twonn_dimension(x, *, interval=True, group=None, seed=0) -> Interval:
     >>> twonn_dimension(square)
     1.93 [1.77, 2.1]
     """
-    return _estimate(_near(x, 2, group), "twonn", 2, interval, seed, discard=DISCARD)
+    return _estimate(x, "twonn", 2, interval, group, seed, discard=DISCARD)
 
 
-def mean_dimensions(
-    x, y=None, *, per_class=250, draws=25, k=20, group=None, exclude_group=False, interval=True, seed=0
-):
+def mean_dimensions(x, y=None, *, per_class=250, draws=25, k=20, group=None, interval=True, seed=0):
     """Average both estimates over seeded balanced draws of M images a class, which makes sets of any size comparable.
 
-    x, y, group, interval, seed   as for label_sharpness; the draws are those of mean_sharpness
-    per_class, draws              M, images of each class in a draw, and how many draws
-    k                             neighbors of the MLE
-    exclude_group                 points of the same group do not count as neighbors
+    x, y, interval, seed   as for label_sharpness; the draws are those of mean_sharpness
+    per_class, draws       M, images of each class in a draw, and how many draws
+    k                      neighbors of the MLE
+    group                  where it is given, points of the same group do not count as neighbors
 
-    Returns two Intervals, MLE and TwoNN. They are for the expectation over the
-    population: a split halves all draws at once, and the means over draws are compared between the halves.
-    Raises BadPoints, DuplicatePoints, images.TooFewImages.
+    Returns two Intervals, MLE and TwoNN, for the expectation over the population: a split halves all draws at once, and
+    the means over draws are compared between the halves. Raises BadPoints, DuplicatePoints, images.TooFewImages.
     """
     from intrinsic.images.splits import balanced_draws
 
-    points = as_points(x)
+    points, exclude_group = as_points(x), group is not None
     labels, group = labels_and_group(x, y, group, points.n)
-    codes = np.unique(labels, return_inverse=True)[1]
-    split = halves(points.n, group, seed) if interval else np.empty((0, points.n), dtype=bool)
-    used, values, pairs = {"mle": k, "twonn": 2}, {"mle": [], "twonn": []}, {"mle": [], "twonn": []}
+    classes, codes = np.unique(labels, return_inverse=True)
+    split = halves(points.n, group, seed) if interval else ()
+    used, found = {"mle": k, "twonn": 2}, {"mle": [], "twonn": []}
     for chosen in balanced_draws(codes, per_class, draws, seed):
-        own, deep = None if group is None else group[chosen], reserve(k) if interval else 0
+        own = None if group is None else group[chosen]
+        deep, within = reserve(k) if interval else 0, [half[chosen] for half in split]
         near = neighbors(points.take(chosen), k, group=own, exclude_group=exclude_group, reserve=deep)
         for name, of in used.items():
-            values[name].append(1 / _whole(near, of, INVERSES[name]))
-            pairs[name].append(1 / _both_halves(near, of, INVERSES[name], split[:, chosen]))
-    facts = {"n": int(per_class * (codes.max() + 1)), "per_class": per_class, "draws": draws}
-    facts["excludes_group"] = bool(exclude_group)
-    freedom, how = degrees(points.n, group), f"mean of {draws} balanced draws"
-    return tuple(
-        half_sample(
-            np.mean(values[name]), np.mean(pairs[name], axis=0), freedom, method=f"{TITLES[name]}, {how}", k=of, **facts
-        )
-        for name, of in used.items()
-    )
+            found[name].append(_all_and_halves(near, name, of, within))
+    facts = {"n": per_class * len(classes), "per_class": per_class, "draws": draws, "excludes_group": exclude_group}
+    freedom, out = degrees(points.n, group), []
+    for name, of in used.items():
+        value, sides = (np.mean(part, axis=0) for part in zip(*found[name], strict=True))
+        method = f"{TITLES[name]}, mean of {draws} balanced draws"
+        out.append(half_sample(value, sides, freedom, method=method, k=of, **facts))
+    return tuple(out)
 
 
 def reserve(k):
@@ -161,81 +151,59 @@ def reserve(k):
     return 3 * k + 20
 
 
-# ---------------------------------------------------------------------------------------------------- parts
-
-
-def _near(x, k, group):
-    """Neighbors of x with at least k, and with these groups."""
+def _estimate(x, name, k, interval, group, seed, **facts):
+    """Interval of a dimension."""
     if not isinstance(x, Neighbors):
         points = as_points(x)
-        return neighbors(points, k, group=labels_and_group(x, None, group, points.n)[1], reserve=reserve(k))
-    if x.k < k:
+        near = neighbors(points, k, group=labels_and_group(x, None, group, points.n)[1], reserve=reserve(k))
+    elif x.k < k:
         raise BadPoints(f"these Neighbors hold {x.k} of each point and k={k} are needed: make them with k={k}")
-    return x if group is None else replace(x, group=labels_and_group(x, None, group, x.n)[1])
-
-
-def _mean(values):
-    """1 / d of the MLE from 1/(k-1) sum_j log(T_k / T_j) of each point."""
-    return values.mean() if len(values) else math.nan
-
-
-def _line(values):
-    """1 / d of a TwoNN line from log(T_2 / T_1) of each point; the line cannot use the largest, where F = 1."""
-    n = len(values)
-    u = np.sort(values)[: min(math.floor(n * (1 - DISCARD) + 1e-9), n - 1)]
-    if not (u > 4 * RELATIVE_ERROR).any():  # none, or none is nearer to one neighbor than to another
-        return math.nan
-    return (u @ u) / (u @ -np.log1p(-np.arange(1, len(u) + 1) / n))
-
-
-INVERSES = {"mle": _mean, "twonn": _line}
-TITLES = {"mle": "MLE, k-1", "twonn": f"TwoNN, line, discard {DISCARD:g}"}
-
-
-def _estimate(near, name, k, interval, seed, **facts):
-    """Interval of a dimension whose inverse is a statistic of the log ratios of each point."""
-    value = 1 / _whole(near, k, INVERSES[name])
-    split = halves(near.n, near.group, seed) if interval else np.empty((0, near.n), dtype=bool)
-    pairs = 1 / _both_halves(near, k, INVERSES[name], split)
+    else:
+        near = x if group is None else replace(x, group=labels_and_group(x, None, group, x.n)[1])
+    split = halves(near.n, near.group, seed) if interval else ()
+    value, sides = _all_and_halves(near, name, k, split)
     facts = {"estimator": name, **facts, "k": k, "excludes_group": near.excludes_group}
-    return half_sample(value, pairs, degrees(near.n, near.group), method=TITLES[name], n=near.n, **facts)
+    return half_sample(value, sides, degrees(near.n, near.group), method=TITLES[name], n=near.n, **facts)
 
 
-def _whole(near, k, inverse):
-    """The statistic of all points; raises where it is not defined."""
+def _all_and_halves(near, name, k, split):
+    """The dimension of all points, and in both halves of each split; raises where it is not defined.
+
+    In a half, neighbors in the other half are replaced by the next ones at hand, the 3k + 20 nearest in all. Where
+    these do not reach k, which takes a large group in the other half, the fewer there are count, as unbiased for 1/d as
+    k are; a point with fewer than 2 is left out.
+    """
     copies = int((near.distances[:, 0] == 0).sum())
     if copies:
         raise DuplicatePoints(
             f"{copies} of {near.n} points have an exact copy, where log(T_k/T_1) is infinite: "
             "drop copies first, with images.drop_duplicates() or np.unique(points, axis=0)"
         )
-    logs = np.log(near.distances[:, :k])
-    values = (k * logs[:, -1] - logs.sum(axis=1)) / (k - 1)
+    distances, index = near.nearest(reserve(k) if len(split) else k)
+    logs = np.log(np.where(index >= 0, distances, 1.0))
+    values = (k * logs[:, k - 1] - logs[:, :k].sum(axis=1)) / (k - 1)
     if values.max() < 4 * RELATIVE_ERROR:
         raise BadPoints(f"all {k} nearest neighbors are at one distance, so these points sample no manifold")
-    return inverse(values)
+    inverse, sides = _mean if name == "mle" else _line, []
+    for half in split:
+        ratios = _ratios(logs, index, half, k)
+        known = np.isfinite(ratios)
+        sides.append([1 / inverse(ratios[side & known]) for side in (half, ~half)])
+    return 1 / inverse(values), sides
 
 
-def _both_halves(near, k, inverse, split):
-    """The statistic in both halves of each split, (splits, 2), from the neighbors among the points of each.
+def _mean(ratios):
+    """1 / d of the MLE from 1/(k-1) sum_j log(T_k / T_j) of each point."""
+    return ratios.mean() if len(ratios) else math.nan
 
-    Neighbors in the other half are replaced by the next ones at hand, the 3k + 20 nearest in all. Where these do
-    not reach k, which takes a large group in the other half, the fewer there are count, as unbiased for 1/d as k
-    are; a point with fewer than 2 is left out.
-    """
-    if not len(split):
-        return np.empty((0, 2))
-    distances, index = near.nearest(reserve(k))
-    logs = np.log(np.where(index >= 0, distances, 1.0))
-    out = np.empty((len(split), 2))
 
-    def work(s):
-        values, half = _ratios(logs, index, split[s], k), split[s]
-        known = np.isfinite(values)
-        out[s] = [inverse(values[side & known]) for side in (half, ~half)]
-
-    in_threads(work, range(len(split)))
-    return out
+def _line(ratios):
+    """1 / d of a TwoNN line from log(T_2 / T_1) of each point; the line cannot use the largest, where F = 1."""
+    n = len(ratios)
+    u = np.sort(ratios)[: min(math.floor(n * (1 - DISCARD) + 1e-9), n - 1)]
+    if not (u > 4 * RELATIVE_ERROR).any():  # none, or none is nearer to one neighbor than to another
+        return math.nan
+    return (u @ u) / (u @ -np.log1p(-np.arange(1, len(u) + 1) / n))
 
 
 @compiled()

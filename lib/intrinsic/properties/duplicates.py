@@ -31,10 +31,10 @@ def near_duplicate_links(x):
     Source: ours.
     """
     n = as_points(x).n
-    k = min(K, (n - 1) // 2)
+    k = max(1, min(K, (n - 1) // 2))
     usable = isinstance(x, Neighbors) and not x.excludes_group
-    near = x if usable else neighbors(as_points(x), max(1, k))
-    distances, index = near.nearest(max(k, 1))
+    near = x if usable else neighbors(as_points(x), k)
+    distances, index = near.nearest(k)
     limit = np.zeros(n)
     if k >= 4:
         outer, inner = distances[:, k - 1], distances[:, k // 2 - 1]
@@ -44,7 +44,7 @@ def near_duplicate_links(x):
             limit = outer * (CHANCE / k) ** (1 / d)
     linked = (distances < np.minimum(limit[:, None], limit[index])) | (distances == 0)
     if k > CLOSED:
-        linked[:, :CLOSED] |= _in_families(near, distances, index)
+        linked[:, :CLOSED] |= _in_families(near)
     i, column = np.nonzero(linked)
     ends = np.sort([i, index[i, column]], axis=0)
     _, first = np.unique(ends[0] * n + ends[1], return_index=True)
@@ -53,14 +53,14 @@ def near_duplicate_links(x):
     return i[order], j[order], distance[order]
 
 
-def _in_families(near, distances, index):
+def _in_families(near):
     """Which of the CLOSED nearest neighbors of each point are in a large family with it, bool (n, CLOSED).
 
     The core of a family is a set of points that all reach each other from neighbor to neighbor, and nothing else. A
     point joins that has most of its neighbors in the family, at distances like theirs. A family is at most half of the
     set, and SPACE times as far from all other points as the CLOSED-th neighbor of any point of its core.
     """
-    n, few = near.n, index[:, :CLOSED]
+    n, (distances, few) = near.n, near.nearest(CLOSED)
     ends = np.repeat(np.arange(n), CLOSED), few.ravel()
     graph = coo_array((np.ones(len(ends[0]), dtype=bool), ends), shape=(n, n))
     _, owner = connected_components(graph, connection="strong")
@@ -80,13 +80,10 @@ def _in_families(near, distances, index):
         owner[joins] = best[joins]
     core &= 2 * np.bincount(owner[owner >= 0], minlength=len(core)) <= n
     owner = np.where((owner >= 0) & core[owner], owner, -1)
-    mine, other = owner >= 0, owner[index] != owner[:, None]
+    mine = owner >= 0
     if not mine.any():
         return np.zeros(few.shape, dtype=bool)
-    outside = np.where(other.any(axis=1), distances[np.arange(n), other.argmax(axis=1)], np.inf)
-    if np.isinf(outside[mine]).any():  # a family that fills the lists
-        apart = np.where(mine, owner, len(size) + np.arange(n))
-        outside = neighbors(near.points, 1, group=apart, exclude_group=True).distances[:, 0]
+    outside = near.elsewhere(np.where(mine, owner, len(size) + np.arange(n)))[0]  # others are on their own
     space = np.full(len(size), np.inf)
     np.minimum.at(space, owner[mine], outside[mine])
     family = np.zeros(n, dtype=bool)
@@ -95,11 +92,7 @@ def _in_families(near, distances, index):
 
 
 def near_duplicate_components(x):
-    """Group images by near-duplicates: the connected components of near_duplicate_links(x).
-
-    They keep near-duplicates together, but are no substitute for patients where these can be known: they join only some
-    of the slices of one head.
-    """
+    """Families: the components of near_duplicate_links(x). They join some images of a patient, and rarely all."""
     return components(*near_duplicate_links(x)[:2], as_points(x).n)
 
 

@@ -1,4 +1,4 @@
-"""How label sharpness grows with the number of images, and the dimension that predicts it.
+"""How label sharpness grows with the number of images, the dimension that predicts it, and where it ends.
 
 If pairs of different classes within r have probability gamma r^D as r falls, the closest of the M^2 cross pairs of M
 images a class is at a distance of Gamma(1 + 1/D) (gamma M^2)^(-1/D) in the mean, so K_F grows as M^(2/D). Where labels
@@ -9,16 +9,21 @@ Functions take x, y, group, seed and interval as label_sharpness does, and raise
 """
 
 import math
+from decimal import Decimal, localcontext
+from functools import lru_cache
 
 import numpy as np
 
+from intrinsic.properties.dimension import mle_dimension
 from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees, half_sample
 from intrinsic.properties.neighbors import BadPoints
-from intrinsic.properties.sharpness import Labelled
+from intrinsic.properties.sharpness import Labelled, mean_sharpness
 
 CROSS_PAIRS = 1000  # closest pairs across classes of which D is estimated
 LEAST_PAIRS = 20  # below which no dimension is estimated
+LEAST_IMAGES = 64  # of the smallest class, below which no growth is fitted
 BEYOND = (64, 1000)  # pairs across classes, at m images a class, between whose distances `growth_by_halves` takes D
+LIMIT_TEST = 0.03  # level of the test behind the 95 % limit: closest pairs share images, which costs up to 5 % at 0.05
 RISES = 1.1  # ratio of slopes at small and large radii, lower limit, from which there is no one slope
 
 
@@ -51,46 +56,38 @@ def growth(x, y=None, per_class=None, draws=25, seed=0):
     >>> m, bool(np.all(np.diff(k_f) > 0))
     (array([ 16,  32,  64, 128, 256, 512]), True)
     """
-    from intrinsic.images.splits import balanced_draws
-
     given = Labelled(x, y)
     least = int(np.bincount(given.codes).min())
     per_class = [2**e for e in range(4, least.bit_length())] if per_class is None else per_class
     if np.ndim(per_class) != 1 or np.size(per_class) == 0:
         raise BadPoints(f"the smallest class has {least} images and per_class={per_class} holds no M: give a list of M")
-    chosen = [balanced_draws(given.codes, m, draws, seed) for m in per_class]
-    look = given.look
-    return np.array(per_class, dtype=np.int64), np.array([np.mean([look.at(c)[0] for c in d]) for d in chosen])
+    k_f = [mean_sharpness(given, per_class=m, draws=draws, seed=seed, interval=False) for m in per_class]
+    return np.array(per_class, dtype=np.int64), np.array(k_f)
 
 
 def growth_exponent(x, y=None, draws=50, *, interval=True, group=None, seed=0) -> Interval:
     """Fit the slope of mean log K_F(M) on log M.
 
     The M are a quarter of the smallest class, halved up to four times as long as 8 are left: larger draws share most of
-    their pairs. Draws are nested: the images of M are among those of 2M. Facts: per_class, log_k_f (the means).
+    their pairs. Draws are nested: the images of M are among those of 2M. In half-samples M is halved too, which leaves
+    the law of K_F(M), hence the variance of the slope, as it is where classes overlap.
 
-    The 95 % interval is for the expectation of this slope at these M. In half-samples M is halved too, which leaves the
-    law of K_F(M), hence the variance of the slope, as it is where classes overlap.
+    Returns an Interval for the expectation of this slope at these M, with facts per_class, log_k_f (the means) and
+    closest (the smallest distance between labels).
     Raises BadPoints for fewer than 64 images a class, or copies with different labels.
     """
-    given = Labelled(x, y, group)
-    if (least := int(np.bincount(given.codes).min())) < 64:
-        raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
+    given, least = _growing(x, y, group)
     sizes = np.unique([least // 4 >> e for e in range(5) if least // 4 >> e >= 8])
+    facts = {"n": given.n, "per_class": sizes}
     if not given.codes.any():
-        facts = {"n": given.n, "per_class": sizes, "log_k_f": np.array([]), "closest": math.inf}
-        return Interval(0.0, 0.0, 0.0, "all labels are equal", **facts)
-    _no_conflict(given.pairs)
+        return Interval(0.0, 0.0, 0.0, "all labels are equal", **facts, log_k_f=np.array([]), closest=math.inf)
     logs = _mean_logs(given, np.ones(given.n, dtype=bool), sizes, draws, seed)
-    fewer, freedom, both = np.maximum(sizes // 2, 1), degrees(given.n, given.group), np.empty((0, 2))
-    if interval and freedom >= 3:
-        both = [
-            [log_slope(fewer, _mean_logs(given, side, fewer, draws, seed + 1)) for side in (half, ~half)]
-            for half in class_halves(given.labels, given.group, seed)
-        ]
-    method = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
-    facts = {"n": given.n, "per_class": sizes, "log_k_f": logs, "closest": float(given.pairs.distance[0])}
-    return half_sample(log_slope(sizes, logs), both, freedom, relative=False, spread=2, method=method, **facts)
+    fewer, freedom = np.maximum(sizes // 2, 1), degrees(given.n, given.group)
+    halves = class_halves(given.labels, given.group, seed) if interval and freedom >= 3 else ()
+    both = [[_slope(fewer, _mean_logs(given, side, fewer, draws, seed + 1)) for side in (h, ~h)] for h in halves]
+    facts |= {"log_k_f": logs, "closest": float(given.pairs.distance[0])}
+    facts["method"] = f"slope of log K_F over M = {sizes[0]} to {sizes[-1]}, {draws} draws"
+    return half_sample(_slope(sizes, logs), both, freedom, relative=False, spread=2, **facts)
 
 
 def cross_dimension(x, y=None, *, interval=True, group=None, seed=0) -> Interval:
@@ -107,7 +104,7 @@ def cross_dimension(x, y=None, *, interval=True, group=None, seed=0) -> Interval
     Raises BadPoints for copies with different labels. Grassberger & Procaccia 1983; the estimator: Takens 1985.
     """
     given = Labelled(x, y, group)
-    codes, listed = given.codes, _between_groups(given).part(slice(0, CROSS_PAIRS + 1))
+    codes, listed = given.codes, given.pairs.between(given.group).part(slice(0, CROSS_PAIRS + 1))
     _no_conflict(listed)
     if len(listed) <= LEAST_PAIRS:
         return _without(f"{len(listed)} cross pairs are listed, and more than {LEAST_PAIRS} are needed", given.n)
@@ -131,7 +128,7 @@ def cross_dimension(x, y=None, *, interval=True, group=None, seed=0) -> Interval
     if rises.low > RISES:
         why = f"the slope of log C_x rises from {value:.3g} to {near:.3g} as r falls, as where classes are apart"
         return _without(why, given.n, float(listed.distance[0]))
-    radius, both = float(listed.distance[-1]), both if interval else np.empty((0, 2, 3))
+    radius, both = float(listed.distance[-1]), both if interval else both[:0]
     classes = len(size) * (len(size) - 1) / 2
     share = 4 / classes * both[..., 2]  # a half has a quarter of the pairs
     facts = {"n": given.n, "radius": radius, "pairs": len(listed), "gap": 0.0, "df": freedom}
@@ -171,29 +168,54 @@ def growth_by_halves(x, y=None, draws=10, *, group=None, seed=0) -> dict:
 
     Keys: measured (mean exponent of K_F in M) and predicted (mean 2/D). Raises BadPoints as growth_exponent does.
     """
-    given = Labelled(x, y, group)
-    _no_conflict(given.pairs)
-    if (least := int(np.bincount(given.codes).min())) < 64:
-        raise BadPoints(f"the smallest class has {least} images, and 64 are needed")
-    apart, measured, predicted = _between_groups(given), [], []
+    given, _ = _growing(x, y, group)
+    apart, measured, predicted = given.pairs.between(given.group), [], []
     for half in class_halves(given.labels, given.group, seed):
         for one, other in ((half, ~half), (~half, half)):
             m = int(np.bincount(given.codes[one]).min())
             sizes = np.array([m // 8, m // 4, m // 2, m])
-            measured.append(log_slope(sizes, _mean_logs(given, one, sizes, draws, seed)))
-            predicted.append(2 / _slope_beyond(apart, other, given.codes))
+            measured.append(_slope(sizes, _mean_logs(given, one, sizes, draws, seed)))
+            predicted.append(2 / _slope_beyond(apart, other))
     return {"measured": float(np.mean(measured)), "predicted": float(np.nanmean(predicted))}
 
 
-def _slope_beyond(pairs, inside, codes):
-    """D = log(C(R) / C(r)) / log(R / r) in a subset, at C(r) = 64/m^2 and C(R) = 1000/m^2, m its smallest class."""
-    size = np.bincount(codes[inside])
-    pairs = pairs.part(inside[pairs.i] & inside[pairs.j])
-    share = np.cumsum(1.0 / (size[codes[pairs.i]] * size[codes[pairs.j]]))
-    near, far = np.searchsorted(share, np.array(BEYOND) / size.min() ** 2)
-    if far >= len(pairs):
-        return math.nan  # the list of pairs ends before
-    return math.log(share[far] / share[near]) / math.log(pairs.distance[far] / pairs.distance[near])
+def sharpness_limit(x, y=None, *, dimension=None, group=None) -> Interval:
+    """An upper 95 % limit for the supremum 1 / gap, or "not identified".
+
+    Above a gap g the number of pairs across within r rises as (r - g)^a. So of the k + 1 smallest distances across,
+    r_1 <= ... <= r_k <= R, the log((R - g) / (r_i - g)) are like k exponential variables, and the share of the largest
+    in their sum follows Fisher's law, without a. The smallest g that its 3 % quantile does not refuse is gap_low.
+    Two conditions are part of the rule: a dimension of at least 1.5, and a gap_low above the smallest distance within
+    a label. Sources: Hall 1982; Fisher 1929.
+
+    Value and low are K_F of all pairs; high is the limit, or infinity; facts: identified, gap_low and the pair.
+    """
+    given = Labelled(x, y, group)
+    if not len(pairs := given.pairs):
+        return given.without_pair(identified=True, gap_low=math.inf)
+    value, units = float(pairs.sharpness[0]), np.arange(given.n) if given.group is None else given.group
+    least = min(len(np.unique(units[given.codes == code])) for code in range(given.codes.max() + 1))
+    count, gap, why = min(100, least // 4), 0.0, ""
+    distances = _between_units(pairs, units, count + 1)
+    if value == math.inf:
+        why = "copies with different labels: there is no gap"
+    elif count < 20:
+        why = f"the smallest class has {least} images or groups, and 80 are needed"
+    elif len(distances) <= count:
+        why = f"fewer than {count + 1} pairs of images or groups are listed"
+    elif not (gap := _endpoint(distances)) > 0:
+        why = "classes that touch or overlap are not excluded"
+    elif not (d := mle_dimension(x, min(20, given.n - 1), interval=False) if dimension is None else dimension) >= 1.5:
+        why = f"dimension {float(d):.2f}: below 1.5 the closest pairs share the same few images"
+    else:
+        same = _between_units(given.same_pairs, units, 1)
+        if not len(same):
+            why = "no two images of one label (and of different groups), so there is no control"
+        elif gap <= same[0]:
+            why = f"a gap below {gap:.3g} is excluded, and distances within a label reach down to {same[0]:.3g}"
+    method = f"not identified: {why}" if why else f"endpoint of the {count} closest pairs, one-sided 95 %"
+    facts = given.facts((pairs.i[0], pairs.j[0])) | {"gap_low": 0.0 if why else gap}
+    return Interval(value, value, math.inf if why else max(value, 1 / gap), method, **facts, identified=not why)
 
 
 def labels_by_lot(labels, group=None, seed=0):
@@ -207,16 +229,13 @@ def labels_by_lot(labels, group=None, seed=0):
     return classes[names[unit, codes]]
 
 
-def log_slope(sizes, logs):
-    """Slope of the least-squares line of logs against log sizes."""
-    centered = np.log(sizes) - np.log(sizes).mean()
-    return float(centered @ logs / (centered @ centered))
-
-
-def _between_groups(given):
-    """The closest pairs across classes, and across groups where these are known."""
-    pairs, group = given.pairs, given.group
-    return pairs if group is None else pairs.part(group[pairs.i] != group[pairs.j])
+def _growing(x, y, group):
+    """Points with labels of which a growth can be fitted, and the number of images of their smallest class."""
+    given = Labelled(x, y, group)
+    if (least := int(np.bincount(given.codes).min())) < LEAST_IMAGES:
+        raise BadPoints(f"the smallest class has {least} images, and {LEAST_IMAGES} are needed")
+    _no_conflict(given.pairs)
+    return given, least
 
 
 def _no_conflict(pairs):
@@ -234,11 +253,70 @@ def _mean_logs(given, inside, sizes, draws, seed):
     members = [np.flatnonzero(inside & (given.codes == c)) for c in range(given.codes.max() + 1)]
     if sum(len(m) > 0 for m in members) < 2:
         return np.full(len(sizes), math.nan)
-    total, look = np.zeros(len(sizes)), given.look
+    total = np.zeros(len(sizes))
     for draw in range(draws):
         rng, rank = np.random.default_rng([seed, draw]), np.full(len(inside), len(inside))
         for m in members:
             rank[m] = rng.permutation(len(m))
         with np.errstate(divide="ignore"):
-            total += np.log(look.nested(rank, sizes))
+            total += np.log(given.pairs.nested(rank, sizes))
     return total / draws
+
+
+def _slope(sizes, logs):
+    """Slope of the least-squares line of logs against log sizes."""
+    centered = np.log(sizes) - np.log(sizes).mean()
+    return float(centered @ logs / (centered @ centered))
+
+
+def _slope_beyond(pairs, inside):
+    """D = log(C(R) / C(r)) / log(R / r) in a subset, at C(r) = 64/m^2 and C(R) = 1000/m^2, m its smallest class."""
+    size = np.bincount(pairs.codes[inside])
+    pairs = pairs.part(inside[pairs.i] & inside[pairs.j])
+    share = np.cumsum(1.0 / (size[pairs.codes[pairs.i]] * size[pairs.codes[pairs.j]]))
+    near, far = np.searchsorted(share, np.array(BEYOND) / size.min() ** 2)
+    if far >= len(pairs):
+        return math.nan  # the list of pairs ends before
+    return math.log(share[far] / share[near]) / math.log(pairs.distance[far] / pairs.distance[near])
+
+
+def _between_units(pairs, units, count):
+    """The smallest distances between two units (images or groups), ascending, each two units once, at most `count`."""
+    apart = pairs.between(units)
+    ends = np.sort([units[apart.i], units[apart.j]], axis=0)
+    first = np.unique(ends[0] * (int(units.max()) + 1) + ends[1], return_index=True)[1]
+    return apart.distance[np.sort(first)[:count]]
+
+
+@lru_cache(maxsize=64)
+def _fisher_quantile(k, level):
+    """The quantile of max z / sum z of k exponential variables: P(> t) = sum_j (-1)^(j-1) C(k, j) (1 - j t)_+^(k-1).
+
+    Its terms are large and alternate, so they are summed with 120 digits.
+    """
+    low, high = 1 / k, 1.0
+    with localcontext(prec=120):
+        for _ in range(50):
+            middle = (low + high) / 2
+            rest = [(j, 1 - j * Decimal(middle)) for j in range(1, k + 1)]
+            beyond = sum((-1) ** (j - 1) * math.comb(k, j) * left ** (k - 1) for j, left in rest if left > 0)
+            low, high = (middle, high) if beyond > 1 - level else (low, middle)
+    return (low + high) / 2
+
+
+def _endpoint(distances):
+    """Lower 95 % limit for the endpoint g >= 0 of distances r_1 <= ... <= r_k <= R; 0 if 0 is not excluded."""
+    r, outer = distances[:-1], distances[-1]
+    limit = _fisher_quantile(len(r), LIMIT_TEST)
+
+    def refused(g):
+        z = np.log((outer - g) / (r - g))
+        return not z.any() or z.max() / z.sum() < limit
+
+    if r[0] <= 0 or not refused(0.0):
+        return 0.0
+    low, high = 0.0, float(r[0])
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if middle < r[0] and refused(middle) else (low, middle)
+    return low

@@ -51,8 +51,6 @@ class Interval(float):
         ends = "" if math.isnan(self.low) or math.isnan(self.high) else f" [{digits(self.low)}, {digits(self.high)}]"
         return digits(self) + ends
 
-    __str__ = __repr__
-
     def __format__(self, spec):
         return format(float(self), spec) if spec else repr(self)
 
@@ -87,8 +85,8 @@ def half_sample(value, sides, freedom, *, relative=True, spread=4, method="", **
     from scipy.special import stdtrit  # a fifth of a second, which an import need not take
 
     with np.errstate(divide="ignore", invalid="ignore"):
-        sides = np.log(sides) if relative else np.asarray(sides, dtype=float)
-    sides = sides.reshape(-1, 2)[np.isfinite(sides.reshape(-1, 2)).all(axis=1)]
+        sides = np.reshape(np.log(sides) if relative else sides, (-1, 2))
+    sides = sides[np.isfinite(sides).all(axis=1)]
     if not len(sides) or not math.isfinite(value):
         return Interval(value, method=method, **facts)
     width = stdtrit(freedom, (1 + LEVEL) / 2) * math.sqrt(np.mean((sides[:, 0] - sides[:, 1]) ** 2) / spread)
@@ -97,12 +95,9 @@ def half_sample(value, sides, freedom, *, relative=True, spread=4, method="", **
 
 
 def halves(n, group, seed):
-    """SPLITS random halves, bool (SPLITS, n), of points or of whole groups; none where there is one group."""
-    units = np.arange(n) if group is None else group
+    """SPLITS random halves, bool (SPLITS, n), of points or of whole groups."""
+    units, rng = np.arange(n) if group is None else group, np.random.default_rng(seed)
     n_units = int(units.max()) + 1
-    if n_units < 2:
-        return np.empty((0, n), dtype=bool)
-    rng = np.random.default_rng(seed)
     return np.array([(rng.permutation(n_units) < n_units // 2)[units] for _ in range(SPLITS)])
 
 

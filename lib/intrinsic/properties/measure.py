@@ -2,17 +2,15 @@
 
 import math
 import os
-from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 
 import numpy as np
 
 from intrinsic.images import BadImages, ImageSet, TooFewImages, load, match
 from intrinsic.properties import dimension, sharpness
-from intrinsic.properties.duplicates import components, near_duplicate_links
-from intrinsic.properties.growth import cross_dimension, growth_exponent
+from intrinsic.properties.duplicates import near_duplicate_components
+from intrinsic.properties.growth import cross_dimension, growth_exponent, sharpness_limit
 from intrinsic.properties.interval import Interval, digits
-from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.measurement import grown, or_reason, smallest_class
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import Soundness, soundness
@@ -48,7 +46,7 @@ class Measured:
     quantiles: tuple[Interval, ...]  # of quantile_sharpness
     control: Interval  # of same_label_control
     limit: Interval  # of sharpness_limit
-    class_pairs: object  # of class_pair_sharpness; None where there are not 3 to 20 classes
+    class_pairs: dict | None  # classes, and the matrix of class_pair_sharpness; None where there are not 3 to 20
     growth: Growth
     n: int
     shape: tuple[int, ...]  # pixels
@@ -76,7 +74,9 @@ class Measured:
             if hasattr(value, "to_dict"):
                 return value.to_dict()
             if is_dataclass(value):
-                return {key: plain(one) for key, one in vars(value).items()}
+                value = vars(value)
+            if isinstance(value, dict):
+                return {key: plain(one) for key, one in value.items()}
             if isinstance(value, np.ndarray | tuple | list):
                 return [plain(one) for one in value]
             value = value.item() if isinstance(value, np.generic) else value
@@ -85,8 +85,6 @@ class Measured:
         named = [one.name for one in fields(self) if one.name not in ("images", "sharpest")]
         pairs = [{"images": self._facts((i, j)), "distance": d, "sharpness": s} for i, j, d, s in self.sharpest]
         found = {"name": self.images.name, **{name: plain(getattr(self, name)) for name in named}, "sharpest": pairs}
-        if self.class_pairs:
-            found["class_pairs"]["classes"] = [self.images.classes[c] for c in self.class_pairs.classes]
         return found | {"unreadable": [list(pair) for pair in self.images.unreadable]}
 
     def _facts(self, pair):
@@ -167,25 +165,24 @@ def measure(
     near = neighbors(clean, near_k, reserve=max(64, dimension.reserve(near_k)), progress=progress)
     d_all = dimension.mle_dimension(near, near_k)
     d_data, twonn, others, why = _other_groups(clean, near, near_k, d_all)
-    links = near_duplicate_links(near)
-    families = components(*links[:2], len(clean))
+    families = near_duplicate_components(near)
     warnings += filter(None, [why or _why_apart(clean, others, d_data, twonn, families)])
     k_f, control = sharpness.label_sharpness(near), sharpness.same_label_control(near)
-    finite = _renamed(k_f, original)
+    for one in (k_f, control):  # from here on pairs count in the set as given
+        one.pair = one.pair and tuple(int(original[i]) for i in one.pair)
     law = cross_dimension(near, group=families if clean.group is None else clean.group)
-    sound = soundness(loaded, near, links=links)
-    several = 2 < clean.n_classes <= MOST_CLASSES
+    sound = soundness(loaded, near)
     return Measured(
         d_data=d_data,
         twonn=twonn,
         d_all=d_all,
-        label_sharpness=_conflict(loaded, found) if found.n_conflicting else finite,
-        finite_sharpness=finite,
+        label_sharpness=_conflict(loaded, found) if found.n_conflicting else k_f,
+        finite_sharpness=k_f,
         sharpness_at_m=sharpness.mean_sharpness(near, per_class=m),
         quantiles=tuple(sharpness.quantile_sharpness(near)),
-        control=_renamed(control, original),
+        control=control,
         limit=sharpness_limit(near, dimension=d_all),
-        class_pairs=sharpness.class_pair_sharpness(near) if several else None,
+        class_pairs=_class_pairs(clean, near) if 2 < clean.n_classes <= MOST_CLASSES else None,
         growth=Growth(*map(tuple, grown(near, least)), or_reason(growth_exponent, near), law),
         n=len(loaded),
         shape=loaded.images.shape[1:],
@@ -204,7 +201,7 @@ def _other_groups(clean, near, k, d_all):
     if clean.group is not None and len(np.unique(clean.group)) < len(clean):
         try:
             others = neighbors(clean, k, exclude_group=True, reserve=dimension.reserve(k))
-        except ValueError as error:
+        except BadPoints as error:
             why = f"The dimension counts neighbors of the same group: {error}."
     d = d_all if others is near else dimension.mle_dimension(others, k)
     return d, dimension.twonn_dimension(others), others, why
@@ -221,30 +218,26 @@ def _why_apart(clean, near, d, twonn, families):
     if near.excludes_group and (one := np.diff(clean.group[near.indices[:, :2]]) == 0).mean() > TIES:
         why.append(f"for {one.mean():.0%} of the images the two nearest are of one other patient")
     if len(np.unique(families)) < len(families) and not near.excludes_group:
-        apart = dimension.twonn_dimension(
-            neighbors(clean.images, 2, group=families, exclude_group=True), interval=False
-        )
+        others = neighbors(clean.images, 2, group=families, exclude_group=True)
+        apart = dimension.twonn_dimension(others, interval=False)
         if abs(apart - twonn) > APART * min(apart, twonn):
             why.append(f"there are near-duplicates, and without them the second is {digits(apart)}")
     reason = " and ".join(why) or "noise or structure gives small distances another dimension than large ones"
     return f"{both}: {reason}. Trust neither beyond a factor of two."
 
 
-def _renamed(value, original):
-    """A sharpness whose pair counts in the set as given."""
-    again = copy(value)
-    again.pair = None if value.pair is None else tuple(int(original[i]) for i in value.pair)
-    return again
+def _class_pairs(clean, near):
+    names = [clean.classes[c] for c in np.unique(clean.labels)]
+    return {"classes": names, "sharpness": sharpness.class_pair_sharpness(near)}
 
 
 def _conflict(images, found):
     """Infinite label sharpness, with two copies that have different labels."""
     copies = found.conflicting[0]
     labels = images.labels[copies]
-    pair = int(copies[0]), int(copies[(labels != labels[0]).argmax()])
-    method = "infinite: exact copies with different labels"
-    names = tuple(int(images.labels[i]) for i in pair)
-    return Interval(math.inf, method=method, n=len(images), pair=pair, labels_of_pair=names, distance=0.0)
+    ends = [0, int((labels != labels[0]).argmax())]
+    facts = {"pair": tuple(copies[ends].tolist()), "labels_of_pair": tuple(labels[ends].tolist()), "distance": 0.0}
+    return Interval(math.inf, method="infinite: exact copies with different labels", n=len(images), **facts)
 
 
 def _image_set(source, labels, group, white, progress, **matched):
@@ -252,9 +245,9 @@ def _image_set(source, labels, group, white, progress, **matched):
     if isinstance(source, ImageSet) or not (hasattr(source, "__array__") or hasattr(source, "detach")):
         if labels is not None or group is not None:
             raise BadPoints("labels and group belong to arrays; an image set, a folder or a name has its own")
-        if not isinstance(source, ImageSet):
-            return load(os.fspath(source) if isinstance(source, os.PathLike) else source, progress=progress, **matched)
-        return match(source, **matched)
+        if isinstance(source, ImageSet):
+            return match(source, **matched)
+        return load(os.fspath(source) if isinstance(source, os.PathLike) else source, progress=progress, **matched)
     pixels = source.detach().cpu().numpy() if hasattr(source, "detach") else np.asarray(source)
     if labels is None:
         raise BadImages(f"{len(pixels)} images have no labels, so no label ever changes: give labels, one an image")

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from intrinsic.images import ImageSet, as_unit, balanced_draws, cache, load
-from intrinsic.properties import dimension, sharpness
+from intrinsic.properties import dimension, growth, sharpness
 from intrinsic.properties.duplicates import near_duplicate_components
-from intrinsic.properties.growth import cross_dimension, growth, growth_by_halves, growth_exponent, labels_by_lot
 from intrinsic.properties.interval import Interval
-from intrinsic.properties.limit import sharpness_limit
 from intrinsic.properties.neighbors import BadPoints, neighbors
+from intrinsic.properties.pairs import closest_pairs
 
 HELD_BYTES = 2**31  # of pixels of sets that a process keeps
 COMPONENTS_VERSION = 2  # raise it when near_duplicate_components finds other components of the same images
@@ -40,8 +39,8 @@ _held: dict[tuple, Matched] = {}  # the latest last
 def matched(source: str, size: int | None = None, channels: int | None = None, pixel_range: str = "stored") -> Matched:
     """Load, match, drop exact copies of the same label, and find the groups that splits respect.
 
-    Where patients or volumes are unknown, connected components of near-duplicates act as groups. A process keeps the
-    sets that it used last, up to HELD_BYTES; groups that were found are kept by the content of the set.
+    Where patients or volumes are unknown, connected components of near-duplicates act as groups, kept by the content of
+    the set. A process keeps the sets that it used last, up to HELD_BYTES.
     """
     key = (source, size, channels, pixel_range)
     data = _held.pop(key, None) or _matched(*key)
@@ -51,21 +50,18 @@ def matched(source: str, size: int | None = None, channels: int | None = None, p
     return data
 
 
-def _matched(source, size, channels, pixel_range) -> Matched:
+def _matched(source, size, channels, pixel_range):
     loaded = load(source, size=size, channels=channels, pixel_range=pixel_range)
     found, kept = loaded.duplicates(), loaded.drop_duplicates()
-    groups = kept.group if kept.group is not None else families(kept)
-    return Matched(kept, groups, found.n_copies, found.n_conflicting, kept.content_hash())
-
-
-def families(images: ImageSet) -> np.ndarray:
-    """near_duplicate_components of an image set, kept by the content of the images."""
-    key = ["near-duplicate components", str(COMPONENTS_VERSION), images.content_hash()]
-    return cache.kept(key, lambda: near_duplicate_components(images))
+    groups, content = kept.group, kept.content_hash()
+    if groups is None:
+        key = ["near-duplicate components", str(COMPONENTS_VERSION), content]
+        groups = cache.kept(key, lambda: near_duplicate_components(kept))
+    return Matched(kept, groups, found.n_copies, found.n_conflicting, content)
 
 
 def without_conflicts(data: Matched) -> ImageSet:
-    """The images that have no exact copy with another label: those with a finite K_F."""
+    """The images without an exact copy of another label: those with a finite K_F."""
     return data.images.drop_duplicates(conflicting=True) if data.n_conflicting else data.images
 
 
@@ -86,55 +82,54 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     k_f_without_conflicts is finite. A value that cannot be had is None with its reason.
     """
     clean = without_conflicts(data)
-    least, near = smallest_class(clean), neighbors(clean, k, reserve=dimension.reserve(k))
-    families = data.groups[data.images.distinct(conflicting=bool(data.n_conflicting))]
-    d = dimension.mle_dimension(near, k)
-    values = {"d_mle_all": d, "d_twonn_all": dimension.twonn_dimension(near)}
-    values["k_f_all"] = sharpness.label_sharpness(near)
+    least, near, pixels = smallest_class(clean), neighbors(clean, k, reserve=dimension.reserve(k)), as_unit(clean)
+    groups = data.groups[data.images.distinct(conflicting=bool(data.n_conflicting))]
+    of_draws = {"per_class": per_class, "draws": draws, "seed": seed}
+    k_f, control = sharpness.label_sharpness(near), sharpness.same_label_control(near, seed=seed)
+    values = {
+        "d_mle_all": dimension.mle_dimension(near, k),
+        "d_twonn_all": dimension.twonn_dimension(near),
+        "k_f_all": k_f,
+        "k_f_control": control,
+        "k_f_ratio": control.ratio,
+        "growth_exponent": or_reason(growth.growth_exponent, near, seed=seed),
+        "cross_dimension": growth.cross_dimension(near, seed=seed),
+    }
+    for q in sharpness.quantile_sharpness(near, seed=seed):
+        values[f"k_f_q{round(100 * q.quantile):02d}"] = q
+    reasons = {}
     metrics = {
         "n": len(data.images),
         "n_classes": data.images.n_classes,
         "n_copies": data.n_copies,
         "n_conflicting": data.n_conflicting,
         "n_groups": len(np.unique(data.groups)),
-        "k_f_without_conflicts": float(values["k_f_all"]),
+        "k_f_without_conflicts": float(k_f),
         "least_bound": None,
-        "brightness": float(as_unit(clean).mean()),
-        "contrast": contrast(clean),
+        "brightness": float(pixels.mean()),
+        # root of twice the summed variance of the pixels: the root mean square distance of two images
+        "contrast": math.sqrt(2 * pixels.flatten(1).var(0, correction=0).double().sum()),
     }
-    reasons, why = {}, f"the smallest class has {least} images, fewer than M = {per_class}"
     if least >= per_class:
-        of_draws = {"per_class": per_class, "draws": draws, "seed": seed}
         values["d_mle"], values["d_twonn"] = draws_dimensions(near, clean.group, k=k, **of_draws)
         values["k_f"] = sharpness.mean_sharpness(near, **of_draws)
         metrics["least_bound"] = least_bound(near, **of_draws)
-        metrics |= hidden_variables(near, clean.group, families, k=k, **of_draws)
+        metrics |= hidden_variables(near, clean.group, groups, k=k, **of_draws)
     else:
-        nothing = Interval(math.nan, method=why)
-        values |= {"d_mle": nothing, "d_twonn": nothing, "k_f": nothing}
-        reasons["least_bound"] = why
-    apart = other_groups(clean, k, families)
-    if apart is not None:
-        _put(metrics, reasons, "d_mle_other_groups", apart, ("",))
-    control = sharpness.same_label_control(near, seed=seed)
-    for q in sharpness.quantile_sharpness(near, seed=seed):
-        values[f"k_f_q{round(100 * q.quantile):02d}"] = q
-    values |= {
-        "k_f_control": control,
-        "k_f_ratio": control.ratio,
-        "growth_exponent": or_reason(growth_exponent, near, seed=seed),
-    }
-    values["cross_dimension"] = cross_dimension(near, seed=seed)
+        reasons["least_bound"] = why = f"the smallest class has {least} images, fewer than M = {per_class}"
+        values |= dict.fromkeys(("d_mle", "d_twonn", "k_f"), Interval(math.nan, method=why))
+    if len(np.unique(groups)) < len(groups):
+        _put(metrics, reasons, "d_mle_other_groups", or_reason(_other_groups, clean, k, groups), ("",))
     for key, value in values.items():
         _put(metrics, reasons, key, value)
     if data.n_conflicting:
         for name in ("k_f_all", "k_f_all_low", "k_f_all_high"):
             metrics[name], reasons[name] = None, f"infinite: {data.n_conflicting} images have a copy with another label"
-    limit = sharpness_limit(near, dimension=d)
+    limit = growth.sharpness_limit(near, dimension=values["d_mle_all"])
     metrics["k_f_limit"] = limit.high if limit.identified else None
     reasons |= {} if limit.identified else {"k_f_limit": limit.method}
-    if least >= 64:
-        halves = growth_by_halves(near, seed=seed)
+    if least >= growth.LEAST_IMAGES:
+        halves = growth.growth_by_halves(near, seed=seed)
         metrics |= {f"growth_{name}_by_halves": value for name, value in halves.items()}
     sizes, k_f = grown(near, least, draws=draws, seed=seed)
     of_draws = {"k": k, "draws": draws, "seed": seed, "interval": False}
@@ -147,7 +142,7 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
 def grown(near, least: int, **of_draws) -> tuple[list, list]:
     """(M, K_F(M)) of GROWTH_SIZES that the smallest class, of `least` images, has."""
     sizes = [m for m in GROWTH_SIZES if m <= least]
-    return sizes, growth(near, per_class=sizes, **of_draws)[1].tolist() if sizes else []
+    return sizes, growth.growth(near, per_class=sizes, **of_draws)[1].tolist() if sizes else []
 
 
 def or_reason(estimate, *given, **options) -> Interval:
@@ -159,14 +154,9 @@ def or_reason(estimate, *given, **options) -> Interval:
 
 
 def draws_dimensions(x, group=None, **of_draws) -> tuple[Interval, Interval]:
-    """mean_dimensions, without neighbors of the same group where groups are given; NaN with the reason as method."""
-    found = or_reason(dimension.mean_dimensions, x, group=group, exclude_group=group is not None, **of_draws)
+    """mean_dimensions; NaN with the reason as method where it has none."""
+    found = or_reason(dimension.mean_dimensions, x, group=group, **of_draws)
     return found if isinstance(found, tuple) else (found, found)
-
-
-def contrast(images: ImageSet) -> float:
-    """Root of twice the summed variance of the pixels, in [0, 1]: the root mean square distance of two images."""
-    return math.sqrt(2 * as_unit(images).flatten(1).var(0, correction=0).double().sum())
 
 
 def hidden_variables(near, group, families, *, k: int, per_class: int, draws: int, seed: int) -> dict:
@@ -179,45 +169,25 @@ def hidden_variables(near, group, families, *, k: int, per_class: int, draws: in
     k_f_between_groups     K_F without pairs of one group, where groups are known
     """
     of_draws = {"per_class": per_class, "draws": draws, "seed": seed, "interval": False}
-    chosen = list(balanced_draws(np.unique(near.labels, return_inverse=True)[1], per_class, draws, seed))
+    chosen = balanced_draws(near.labels, per_class, draws, seed)
     found = {
         "d_mle_any_group": draws_dimensions(near, k=k, **of_draws)[0],
         "d_mle_other_families": draws_dimensions(near, families, k=k, **of_draws)[0],
         "nearest_distance": np.mean([np.median(near.subset(one, 1).distances[:, 0]) for one in chosen]),
     }
-    lot = labels_by_lot(near.labels, group, seed)
+    lot = growth.labels_by_lot(near.labels, group, seed)
     if np.unique(lot, return_counts=True)[1].min() >= per_class:
         found["k_f_by_lot"] = sharpness.mean_sharpness(near.points, lot, **of_draws)
     if group is not None:
-        pairs = near.pairs.part(group[near.pairs.i] != group[near.pairs.j])
-        closest = [np.flatnonzero(np.isin(pairs.i, one) & np.isin(pairs.j, one))[:1] for one in chosen]
-        found["k_f_between_groups"] = np.mean([pairs.sharpness[one[0]] if len(one) else math.nan for one in closest])
+        pairs = closest_pairs(near, near.labels).between(group)
+        found["k_f_between_groups"] = np.mean([pairs.within(one)[0] or math.nan for one in chosen])
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 
 
-def _put(metrics, reasons, key, value, ends=("", "_low", "_high")):
-    """A value and the ends of its interval, None with a reason where they are not finite."""
-    for end in ends:
-        number = float(getattr(value, end[1:])) if end else float(value)
-        metrics[key + end] = number if math.isfinite(number) else None
-        if metrics[key + end] is None:
-            reasons[key + end] = value.method
-
-
-def other_groups(images: ImageSet, k: int, groups=None) -> Interval | None:
-    """MLE without neighbors of the same group: NaN with the reason as method; None where no group has two images.
-
-    groups   instead of images.group where that is unknown
-    """
-    groups = groups if images.group is None else images.group
-    if groups is None or len(np.unique(groups)) == len(groups):
-        return None
-
-    def estimate():
-        near = neighbors(images, k, group=groups, exclude_group=True, reserve=dimension.reserve(k))
-        return dimension.mle_dimension(near, k)
-
-    return or_reason(estimate)
+def _other_groups(images, k, groups):
+    """MLE without neighbors of the same group."""
+    near = neighbors(images, k, group=groups, exclude_group=True, reserve=dimension.reserve(k))
+    return dimension.mle_dimension(near, k)
 
 
 def least_bound(near, *, per_class: int, draws: int, seed: int = 0) -> float:
@@ -228,7 +198,16 @@ def least_bound(near, *, per_class: int, draws: int, seed: int = 0) -> float:
     From 1 on the bound says nothing about these labels at this number of images. No copies may have two labels.
     """
     bounds = []
-    for chosen in balanced_draws(np.unique(near.labels, return_inverse=True)[1], per_class, draws, seed):
+    for chosen in balanced_draws(near.labels, per_class, draws, seed):
         one = near.subset(chosen, 1)
         bounds.append(2 * one.distances[:, 0] / one.opposite_distance.min())
     return float(np.mean(bounds, axis=1).mean())
+
+
+def _put(metrics, reasons, key, value, ends=("", "_low", "_high")):
+    """A value and the ends of its interval, None with a reason where they are not finite."""
+    for end in ends:
+        number = float(getattr(value, end[1:])) if end else float(value)
+        metrics[key + end] = number if math.isfinite(number) else None
+        if metrics[key + end] is None:
+            reasons[key + end] = value.method

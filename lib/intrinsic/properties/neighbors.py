@@ -7,23 +7,17 @@ same, bit for bit, whatever the tiles and wherever they are made.
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 from threading import Lock
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
-from intrinsic.properties.products import BadPoints, Points, as_points, full_precision
+from intrinsic.properties.products import BadPoints, Points, as_points, full_precision, labels_and_group
 from intrinsic.properties.selection import in_threads, offer, unknown
 
+FEW = 64  # points that differences alone settle in less time than float64 takes to propose
 OPPOSITES = 16  # points of another label that a deeper pass holds for each point
 RELATIVE_ERROR = 1e-9  # of a distance between float points, at most
-BLOCK = {"cpu": 512, "cuda": 2048}  # rows and columns of a tile; 1 MiB of int32 fits into a core's own cache
-TILE_BYTES = 2**26  # of converted rows that a tile may take where they are not held
-FEW = 64  # points that differences alone settle in less time than a finer route takes to prepare
-
-__all__ = ["BadPoints", "Neighbors", "Points", "as_points", "neighbors"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +34,6 @@ class Neighbors:
     points: Points = field(repr=False)
     _keys: tuple = field(repr=False)
     _lists: list = field(repr=False)  # distances, indices (n, reserve) of near points; the same (n, q) of opposite ones
-    device: torch.device = field(repr=False)
 
     @property
     def n(self):
@@ -49,43 +42,38 @@ class Neighbors:
 
     @property
     def k(self):
-        """How many neighbors of each point are known."""
+        """Neighbors of each point."""
         return self.distances.shape[1]
-
-    @cached_property
-    def pairs(self):
-        """The closest pairs with different labels, as Pairs, over all groups."""
-        from intrinsic.properties.pairs import closest_pairs
-
-        return closest_pairs(self.points, self.labels, device=self.device)
-
-    @cached_property
-    def same_pairs(self):
-        """The closest pairs with equal labels, as Pairs."""
-        from intrinsic.properties.pairs import closest_pairs
-
-        return closest_pairs(self.points, self.labels, same=True, device=self.device)
 
     def nearest(self, count):
         """(distances, indices), each (n, count), of the nearest neighbors beyond k too; infinity and -1 beyond all."""
         return self._deepened(0, min(count, self.n - 1))
 
-    def opposites(self, count=OPPOSITES):
+    def opposites(self, count):
         """(distances, indices), each (n, count), of the nearest points with another label."""
         return self._deepened(1, min(count, self.n))
+
+    def elsewhere(self, group):
+        """(distance, index), each (n,), of the nearest point whose number in `group` is another one."""
+        distances, index = self._lists[0]
+        other = group[index] != group[:, None]
+        if not other.any(axis=1).all():  # a group that fills a list
+            apart = neighbors(self.points, 1, group=group, exclude_group=True)
+            return apart.distances[:, 0], apart.indices[:, 0]
+        first = np.arange(self.n), other.argmax(axis=1)
+        return distances[first], index[first]
 
     def _deepened(self, which, count):
         sizes = [found[0].shape[1] for found in self._lists]
         if count > sizes[which]:
             sizes[which] = count
-            self._lists[:] = _search(self.points, self._keys, sizes, self.device)
+            self._lists[:] = _search(self.points, self._keys, sizes)
         return tuple(part[:, :count] for part in self._lists[which])
 
-    def subset(self, chosen, k=None):
+    def subset(self, chosen, k):
         """Neighbors of the points at an index array among themselves; indices count within `chosen`."""
         labels, group = (None if part is None else part[chosen] for part in (self.labels, self.group))
-        points, k = self.points.take(chosen), self.k if k is None else k
-        return neighbors(points, k, labels, group=group, exclude_group=self.excludes_group, device=self.device)
+        return neighbors(self.points.take(chosen), k, labels, group=group, exclude_group=self.excludes_group)
 
 
 def neighbors(
@@ -127,9 +115,8 @@ def neighbors(
     >>> near.distances[:, 0], near.opposite_distance
     (array([1., 1., 2., 4.]), array([3., 2., 2., 6.]))
     """
-    points = as_points(x)
-    labels, group = labels_and_group(x, labels, group, points.n)
-    n, where = points.n, device_of(device)
+    points = as_points(x, device)
+    n, (labels, group) = points.n, labels_and_group(x, labels, group, points.n)
     if isinstance(k, bool) or int(k) != k or k < 1:
         raise BadPoints(f"k={k} is no number of neighbors: give a whole number, at least 1")
     if k >= n:
@@ -141,7 +128,7 @@ def neighbors(
         codes = np.unique(labels, return_inverse=True)[1].astype(np.int32)
     keys = (group if exclude_group else np.arange(n)).astype(np.int32), codes
     q = 0 if labels is None else min(n, OPPOSITES if reserve else 1)
-    found = _search(points, keys, (min(n - 1, max(k, reserve)), q), where, progress)
+    found = _search(points, keys, (min(n - 1, max(k, reserve)), q), progress)
     (distances, indices), opposite = found
     few = int((indices[:, k - 1] < 0).sum())
     if few:
@@ -157,100 +144,43 @@ def neighbors(
         points=points,
         _keys=keys,
         _lists=found,
-        device=where,
     )
 
 
-# ---------------------------------------------------------------------------------------------- what is given
-
-
-def as_labels(labels, n, name="labels"):
-    """One-dimensional labels, numbers or texts, one a point; raises BadPoints."""
-    if hasattr(labels, "detach"):
-        labels = labels.detach().cpu().numpy()
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or len(labels) != n:
-        raise BadPoints(f"{name} have shape {labels.shape} for {n} points, so they cannot be matched: give one each")
-    if labels.dtype.kind == "O" and all(isinstance(one, str) for one in labels):
-        labels = labels.astype(str)
-    if labels.dtype.kind == "O" or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
-        raise BadPoints(f"some {name} are missing or no plain values, so they cannot be compared: give one each")
-    return labels
-
-
-def labels_and_group(x, labels, group, n):
-    """(labels, group) of x, of n points: those given, else its own; each checked, or None. Groups become numbers."""
-    if hasattr(x, "labels"):  # an ImageSet or Neighbors
-        labels = x.labels if labels is None else labels
-        group = x.group if group is None else group
-    labels = None if labels is None else as_labels(labels, n)
-    group = None if group is None else np.unique(as_labels(group, n, "groups"), return_inverse=True)[1]
-    return labels, group
-
-
-def device_of(device):
-    """The torch device that "auto", "cpu", "cuda" or "cuda:1" means here; raises BadPoints."""
-    if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise BadPoints(f'device={device!r} is no device: give "auto", "cpu" or "cuda"') from error
-    if found.type not in ("cpu", "cuda") or (found.type == "cuda" and not torch.cuda.is_available()):
-        raise BadPoints(f'device="{device}" has no exact products here: give "auto" or "cpu"')
-    return found
-
-
-# ------------------------------------------------------------------------------------------------- the pass
-
-
-def parts_of(route):
-    """All pairs of blocks of points, as slices, each pair once; tiles are small for few points and for unheld rows."""
-    n = route.points.n
-    block = int(np.clip(-(-n // 8), 64, BLOCK[route.device.type]))
-    if route.rows is None:
-        block = int(np.clip(TILE_BYTES // (4 * route.points.dimensions), 8, block))
-    blocks = [slice(start, min(start + block, n)) for start in range(0, n, block)]
-    return [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]]
-
-
-def _search(points, keys, sizes, device, progress=False):
+def _search(points, keys, sizes, progress=False):
     """[(distances, indices)] of the nearest points, and of the nearest with another label: exact.
 
     keys    (group or index, class) of each point, int32: points with the same key do not count
     sizes   how many are wanted of both; infinity and -1 stand where there are no more
-    Whole numbers are decided already. Proposals of floats are decided by differences; where too many are uncertain,
-    all are proposed again in float64, and at last differences alone decide.
+    Whole numbers are decided already. Differences of coordinates decide proposals of floats. Where many leave something
+    open, all are proposed again in float64; what is open still is compared with all others.
     """
-    found, todo = None, []
-    with full_precision():
-        for route in points.routes(device):
-            if found and len(todo) <= FEW:
-                break
-            lists, todo = _lists(route, keys, sizes, progress), []
-            if route.exact:
-                found = [(np.where(index < 0, np.inf, score), index) for score, index in lists]
-                continue
-            decided = [
-                _decided(points, route.lower(score), index, size)
-                for (score, index), size in zip(lists, sizes, strict=True)
-            ]
-            found = [(squared, near) for squared, near, _ in decided]
-            todo = np.flatnonzero(~np.logical_and.reduce([certain for *_, certain in decided]))
+    found, todo = None, range(points.n)
+    for fine in (False, True):
+        if found and (points.integers or len(todo) <= FEW):
+            break
+        route = points.route(fine)
+        lists, todo = _lists(route, keys, sizes, progress), ()
+        if points.integers:
+            found = [(np.where(index < 0, np.inf, score), index) for score, index in lists]
+        else:
+            decided = [_decided(route, *one, size) for one, size in zip(lists, sizes, strict=True)]
+            found, certain = zip(*decided, strict=True)
+            todo = np.flatnonzero(~(certain[0] & certain[1]))
     in_threads(lambda i: _alone(points, keys, found, i), todo)
     return [(points.distance(squared), near) for squared, near in found]
 
 
-def _lists(route, keys, sizes, progress=False):
+def _lists(route, keys, sizes, progress):
     """[(scores, indices)] of the candidates of each point, ascending, -1 where there are no more.
 
     A thread makes a tile by itself; while it shows the tile to the lists of its points, no other thread may.
     """
-    n, norm, parts = route.points.n, route.norm, parts_of(route)
+    points, norm, parts = route.points, route.norm, route.parts()
     beyond, lists = unknown(norm.dtype), []
     for size in sizes:
-        spare = 0 if route.exact or not size else max(8, size // 2) if size > 1 else 3
-        shape = n, min(n, size + spare)
+        spare = 0 if points.integers or not size else max(8, size // 2) if size > 1 else 3
+        shape = points.n, min(points.n, size + spare)
         lists.append((np.full(shape, beyond), np.full(shape, -1)))
     locks = {b.start: Lock() for _, b in parts}
     bar = tqdm(total=len(parts), desc="distances", unit="tile", disable=not progress)
@@ -258,7 +188,7 @@ def _lists(route, keys, sizes, progress=False):
     def show(part):
         a, b = part
         tile = route.product(a, b)
-        if a == b and route.exact and not np.array_equal(tile.diagonal(), norm[a]):
+        if a == b and points.integers and not np.array_equal(tile.diagonal(), norm[a]):
             raise ArithmeticError("a point is not at distance 0 from itself: this machine's matrix product rounds")
         for side, r, c in [(tile, a, b)] if a == b else [(tile, a, b), (tile.T.contiguous(), b, a)]:
             with locks[r.start]:
@@ -267,24 +197,23 @@ def _lists(route, keys, sizes, progress=False):
                         offer(side.numpy(), norm[r], key[r], norm[c], key[c], c.start, beyond, score[r], index[r])
         bar.update()
 
-    with bar:
+    with bar, full_precision():
         in_threads(show, parts)
     return lists
 
 
-def _decided(points, bound, candidate, size):
-    """(squared distances, indices, certain) of the `size` nearest candidates of each point, by differences.
-
-    bound   ascending lower bounds of the candidates' squared distances; all other points have at least the last
-    """
+def _decided(route, score, candidate, size):
+    """((squared distances, indices), certain) of the `size` nearest candidates of each point, by differences."""
+    points = route.points
     if not size:
-        return bound, candidate, np.ones(points.n, dtype=bool)
+        return (score, candidate), np.ones(points.n, dtype=bool)
     rows = np.repeat(np.arange(points.n), candidate.shape[1])
     squared = points.differences(rows, candidate.ravel()).reshape(candidate.shape)
     squared[candidate < 0] = np.inf
     order = np.lexsort((candidate, squared))[:, :size]
     squared, near = np.take_along_axis(squared, order, 1), np.take_along_axis(candidate, order, 1)
-    return squared, near, (candidate[:, -1] < 0) | (squared[:, -1] < bound[:, -1])
+    certain = squared[:, -1] < route.lower(score[:, -1])  # all other points have at least the last score
+    return (squared, near), certain | (candidate[:, -1] < 0)
 
 
 def _alone(points, keys, found, i):

@@ -1,4 +1,4 @@
-"""Points as rows, and tiles of inner products between them, by the fastest route that keeps distances exact.
+"""Points as rows, and tiles of inner products between them that keep distances exact.
 
 `Integers` make products of uint8 images without any rounding. Products of other points, `Floats`, propose candidates
 with a proven lower bound of the distance of all others; float64 differences of coordinates decide.
@@ -13,15 +13,17 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from intrinsic.properties.selection import differences, in_threads, norms
+from intrinsic.properties.selection import differences, in_threads
 
-HELD_BYTES = {"cpu": 2**28, "cuda": 2**34}  # of converted rows that stay in memory during a pass
+BLOCK = {"cpu": 512, "cuda": 2048}  # rows and columns of a tile; 1 MiB of int32 fits into a core's own cache
+HELD_BYTES = {"cpu": 2**29, "cuda": 2**34}  # of converted rows that stay in memory during a pass
+TILE_BYTES = 2**26  # of converted rows that a tile may take where they are not held
+STRIP_BYTES = 2**25  # of coordinates converted at once
 INT8_PIXELS = 65_536  # 8-bit products of at most this many pixels are summed in int32: at most 2^30
 FLOAT32_PIXELS = 1024  # products of numbers in [-128, 127]: at most 2^24, where float32 still counts
+CHUNK = 4096  # coordinates of floats that one product sums
 INT32_PIXELS = 16_384  # up to here 255^2 D < 2^30, so scores fit into int32
-CHUNK = 4096  # coordinates in one floating-point product
 PART = 1024  # differences of coordinates that a thread makes at a time
-STRIP_BYTES = 32 * 2**20  # of coordinates converted at once
 LARGEST = 1e150  # coordinates of this size have squares that float64 cannot hold
 
 
@@ -30,15 +32,27 @@ class BadPoints(ValueError):
 
 
 class Points:
-    """Points as rows `x`; `integers` is True for uint8, whose squared distances are whole numbers in grey levels."""
+    """Points as rows `x`, and the device of their products.
 
-    def __init__(self, rows):
-        self.x, self.integers, self._routes = rows, rows.dtype == np.uint8, {}
+    `integers` is True for uint8, whose squared distances are whole numbers in grey levels.
+    """
+
+    def __init__(self, rows, device):
+        self.x, self.device, self.integers = rows, device, rows.dtype == np.uint8
         self.n, self.dimensions = rows.shape
+        self.lists, self._routes = {}, {}  # of closest pairs, see pairs.closest_pairs
+
+    def route(self, fine=False):
+        """What makes products of these points; `fine`: in float64, for floats that float32 does not tell apart."""
+        single = not fine and float32_is_faithful(self.device.type)
+        kind = torch.int8 if self.integers else torch.float32 if single else torch.float64
+        if kind not in self._routes:
+            self._routes[kind] = Integers(self) if self.integers else Floats(self, kind)
+        return self._routes[kind]
 
     def take(self, rows):
         """The points at an index array, as Points."""
-        return Points(self.x[rows])
+        return Points(self.x[rows], self.device)
 
     def distance(self, squared):
         """Distances in the points' own unit (pixels in [0, 1] for uint8) from squared ones."""
@@ -52,31 +66,21 @@ class Points:
         in_threads(lambda part: differences(self.x, i[part], j[part], out[part]), parts)
         return out
 
-    def routes(self, device):
-        """Ways to products, the fastest first; each is made when it is asked for, and kept."""
-        types = (torch.float32, torch.float64)[0 if float32_is_faithful(device.type) else 1 :]
-        for kind in (torch.int8,) if self.integers else types:
-            if (kind, device) not in self._routes:
-                route = Integers(self, device) if self.integers else Floats(self, device, kind)
-                self._routes[kind, device] = route
-            yield self._routes[kind, device]
-
     def strips(self):
         """Slices of rows of at most STRIP_BYTES of float64 each."""
         step = max(1, STRIP_BYTES // (8 * self.dimensions))
         return [slice(start, min(start + step, self.n)) for start in range(0, self.n, step)]
 
 
-def as_points(x):
+def as_points(x, device="auto"):
     """Points from an ImageSet, Neighbors, an array (in memory or memory-mapped) or a torch tensor.
 
     The first index counts points. uint8 is read as pixels in [0, 1], that is grey levels / 255; other numbers have
     their own unit. A memory-mapped array stays on disk. Raises BadPoints.
     """
-    if isinstance(x, Points):
-        return x
-    if isinstance(getattr(x, "points", None), Points):  # Neighbors
-        return x.points
+    known = getattr(x, "points", x)  # of Neighbors
+    if isinstance(known, Points):
+        return known if device == "auto" else Points(known.x, device_of(device))
     x = getattr(x, "images", x)  # an ImageSet
     if hasattr(x, "detach"):  # a torch tensor, on any device
         x = x.detach().cpu()
@@ -87,91 +91,118 @@ def as_points(x):
         raise BadPoints("the points have different numbers of coordinates: give an array (n, D)") from error
     if x.dtype.kind not in "buif":
         raise BadPoints(f"the points are of type {x.dtype}, which has no distances: give real numbers (n, D)")
-    if x.ndim < 2:
-        raise BadPoints(f"the points have shape {x.shape}, which does not say what one point is: give (n, D)")
-    if 0 in x.shape or len(x) < 2:
-        raise BadPoints(f"the points have shape {x.shape}, and a neighbor needs two: give at least two points")
-    x = x.reshape(len(x), -1)
-    if x.dtype.kind == "f":
-        step = max(1, STRIP_BYTES // x[0].nbytes)
-        largest = LARGEST if x.itemsize == 8 else np.inf
-        bad = sum(int((~(np.abs(x[s : s + step]) < largest)).any(axis=1).sum()) for s in range(0, len(x), step))
-        if bad:
-            raise BadPoints(f"{bad} of {len(x)} points hold NaN, infinity or more than {LARGEST:g}: drop them")
+    if x.ndim < 2 or 0 in x.shape or len(x) < 2:
+        raise BadPoints(f"the points have shape {x.shape}: give (n, D), with at least two points")
     if x.dtype not in (np.uint8, np.float32, np.float64):
         x = x.astype(np.float32 if x.dtype.kind == "b" or x.dtype.itemsize < 3 else np.float64)
-    return Points(np.ascontiguousarray(x))
+    points = Points(np.ascontiguousarray(x.reshape(len(x), -1)), device_of(device))
+    if not points.integers:
+        strips = (np.abs(points.x[strip], dtype=np.float64) for strip in points.strips())
+        bad = sum(int((~(strip < LARGEST)).any(axis=1).sum()) for strip in strips)
+        if bad:
+            raise BadPoints(f"{bad} of {len(x)} points hold NaN, infinity or more than {LARGEST:g}: drop them")
+    return points
 
 
-# -------------------------------------------------------------------------------------------------- routes
+def device_of(device):
+    """The torch device that "auto", "cpu", "cuda" or "cuda:1" means here; raises BadPoints."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise BadPoints(f'device={device!r} is no device: give "auto", "cpu" or "cuda"') from error
+    if found.type not in ("cpu", "cuda") or (found.type == "cuda" and not torch.cuda.is_available()):
+        raise BadPoints(f'device="{device}" has no exact products here: give "auto" or "cpu"')
+    return found
+
+
+def as_labels(labels, n, name="labels"):
+    """One-dimensional labels, numbers or texts, one a point; raises BadPoints."""
+    if hasattr(labels, "detach"):
+        labels = labels.detach().cpu().numpy()
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or len(labels) != n:
+        raise BadPoints(f"{name} have shape {labels.shape} for {n} points, so they cannot be matched: give one each")
+    if labels.dtype.kind == "O" and all(isinstance(one, str) for one in labels):
+        labels = labels.astype(str)
+    if labels.dtype.kind == "O" or (labels.dtype.kind == "f" and not np.isfinite(labels).all()):
+        raise BadPoints(f"some {name} are missing or no plain values, so they cannot be compared: give one each")
+    return labels
+
+
+def labels_and_group(x, labels, group, n):
+    """(labels, group) of x, of n points: those given, else its own; each checked, or None. Groups become numbers."""
+    if hasattr(x, "labels"):  # an ImageSet or Neighbors
+        labels = x.labels if labels is None else labels
+        group = x.group if group is None else group
+    labels = None if labels is None else as_labels(labels, n)
+    group = None if group is None else np.unique(as_labels(group, n, "groups"), return_inverse=True)[1]
+    return labels, group
 
 
 class Route:
-    """Points as they enter products on a device: held there if they fit, else made when they are asked for.
+    """Points as they enter products: held on their device if they fit there, else made when they are asked for.
 
-    `norm` holds what each point adds to a score, and `_made` gives points in the type of the products.
+    `norm` holds what each point adds to a score, `_made` gives points in the type of the products, and `step` is how
+    many coordinates one product takes.
     """
 
-    exact = False
-
-    def __init__(self, points, device, dtype):
-        self.points, self.device, self.rows = points, device, None
-        if points.x.size * dtype.itemsize <= HELD_BYTES[device.type]:
-            self.rows = torch.empty(points.x.shape, dtype=dtype, device=device)
-
-    def _hold(self):
+    def _hold(self, points, dtype):
         """Hold the points, if they fit; returns their squared norms, float64."""
-        norm = np.empty(self.points.n)
-        for strip in self.points.strips():
-            part = self._made(strip)
-            norm[strip] = norms(part)
+        self.points, self.rows, norm = points, None, np.empty(points.n)
+        if points.x.size * dtype.itemsize <= HELD_BYTES[points.device.type]:
+            self.rows = torch.empty(points.x.shape, dtype=dtype, device=points.device)
+        for strip in points.strips():
+            part = self._made(points.x[strip])
+            norm[strip] = np.einsum("ij,ij->i", part, part, dtype=np.float64)
             if self.rows is not None:
                 self.rows[strip] = torch.from_numpy(part)
         return norm
 
+    def parts(self):
+        """All pairs of blocks of points, as slices, each pair once; blocks are small for few points and unheld rows."""
+        n, device = self.points.n, self.points.device
+        block = int(np.clip(-(-n // 8), 64, BLOCK[device.type]))
+        if self.rows is None:
+            block = int(np.clip(TILE_BYTES // (4 * self.points.dimensions), 8, block))
+        blocks = [slice(start, min(start + block, n)) for start in range(0, n, block)]
+        return [(a, b) for i, a in enumerate(blocks) for b in blocks[i:]]
+
     def product(self, rows, columns):
         """Inner products of points given by two slices, a contiguous tensor (rows, columns) on the CPU."""
+        x, device = self.points.x, self.points.device
         sides = (
-            torch.from_numpy(self._made(side)).to(self.device) if self.rows is None else self.rows[side]
+            torch.from_numpy(self._made(x[side])).to(device) if self.rows is None else self.rows[side]
             for side in (rows, columns)
         )
         a, b = (side.split(self.step, dim=1) for side in sides)
-        return reduce(torch.Tensor.add_, map(self._part, a, b)).cpu().contiguous()
+        return reduce(torch.Tensor.add_, map(self._multiplied, a, b)).cpu().contiguous()
 
 
 class Integers(Route):
     """Inner products of uint8 images, as whole numbers without rounding.
 
-    128 is subtracted from every grey level, which changes no difference. The products are summed
-
-    - in 8-bit arithmetic with 32-bit sums, over at most 65,536 pixels: sums of at most 2^30;
-    - or, where the self-test of that fails, in float32 over at most 1,024 pixels: every partial sum is a whole
-      number of at most 2^24, exact in whatever order it is formed;
-
-    and added up as integers. In int32 up to 16,384 pixels, where no score exceeds 255^2 D < 2^30; else in int64.
+    128 is subtracted from every grey level, which changes no difference. The products are summed in 8-bit arithmetic
+    with 32-bit sums, over at most 65,536 pixels; or, where the self-test of that fails, in float32 over at most 1,024
+    pixels, where every partial sum is exact in whatever order it is formed. These sums are added up as integers, in
+    int32 up to 16,384 pixels, else in int64.
     """
 
-    exact = True
-
-    def __init__(self, points, device, faithful=None):
-        super().__init__(points, device, torch.int8)
+    def __init__(self, points, faithful=None):
+        device = points.device.type
         if faithful is None:
-            faithful = int8_is_faithful(device.type) and (device.type == "cuda" or int8_is_fast())
-        self.multiply = _eight_bits if faithful else _whole_floats
-        self.step = INT8_PIXELS if faithful else FLOAT32_PIXELS
+            faithful = int8_is_faithful(device) and (device == "cuda" or int8_is_fast())
+        self._faithful, self.step = faithful, INT8_PIXELS if faithful else FLOAT32_PIXELS
         small = points.dimensions <= INT32_PIXELS
-        self.dtype, whole = (torch.int32, np.int32) if small else (torch.int64, np.int64)
-        self.norm = self._hold().astype(whole)
+        self._type, whole = (torch.int32, np.int32) if small else (torch.int64, np.int64)
+        self.norm = self._hold(points, torch.int8).astype(whole)
 
-    def _made(self, places):
-        return np.bitwise_xor(self.points.x[places], 128).view(np.int8)
+    def _made(self, x):
+        return np.bitwise_xor(x, 128).view(np.int8)
 
-    def _part(self, a, b):
-        return self.multiply(a, b).to(self.dtype)
-
-
-def _whole_floats(a, b):
-    return a.float() @ b.float().T
+    def _multiplied(self, a, b):
+        return (_eight_bits(a, b) if self._faithful else a.float() @ b.float().T).to(self._type)
 
 
 def _eight_bits(a, b):
@@ -192,47 +223,40 @@ class Floats(Route):
 
     With w the scaled, centered coordinates of a point rounded to the type, u = 2^-24 (or 2^-53) its rounding and sums
     over chunks of c = min(D, 4096) coordinates, the score a + b - 2 g misses the squared distance of the points by at
-    most e (|w_a|^2 + |w_b|^2) + t, with
+    most e (|w_a|^2 + |w_b|^2) + t, with e = (2 (c + D/c) + 28) u: a sum of c terms, in whatever order, loses at most
+    c u of the sum of their sizes (Higham 2002, section 3.1), 2 |w_a||w_b| <= |w_a|^2 + |w_b|^2, rounding the
+    coordinates moves a squared distance by at most 4.1 u of that, and the additions of a score and the comparisons with
+    thresholds take the rest; t = 2^-120 D covers underflow. The norms are summed in float64, so that float32 needs
+    c + D/c once. The norms a = (1 - 1.01 e) |w|^2 - t, rounded down, make every score a lower bound.
 
-        e = (c + D/c + 28) u            float32; the norms are summed in float64
-        e = (2 (c + D/c) + 28) u        float64
-
-    since a sum of c terms, in whatever order, loses at most c u of the sum of their sizes (Higham 2002, section 3.1),
-    2 |w_a||w_b| <= |w_a|^2 + |w_b|^2, rounding the coordinates moves a squared distance by at most 4.1 u of that, and
-    the additions of a score and the comparisons with thresholds take the rest; t = 2^-120 D covers underflow. The
-    norms a = (1 - 1.01 e) |w|^2 - t, rounded down, therefore make every score a lower bound of the squared distance.
-
-    What the proposal may miss: a point is left out of the m candidates only if its squared distance is at least the
-    m-th score. So whenever the k-th exact distance among the candidates is below that score, nothing was missed,
-    whatever the data; otherwise the point is searched again in float64, and at last by differences alone.
+    A point is left out of m candidates only if its squared distance is at least the m-th score. So whenever the k-th
+    exact distance among them is below that score, nothing was missed; else float64, or at last differences, decide.
     """
 
     step = CHUNK
 
-    def __init__(self, points, device, dtype):
-        super().__init__(points, device, dtype)
-        single, chunk = dtype == torch.float32, min(points.dimensions, CHUNK)
-        terms, self.type = chunk + -(-points.dimensions // chunk), np.float32 if single else np.float64
-        error = 1.01 * ((terms + 28) * 2.0**-24 if single else (2 * terms + 28) * 2.0**-53)
-        some = points.x[:: -(-points.n // 256)].astype(np.float64)
-        self._center = some.mean(axis=0).astype(points.x.dtype)  # any center leaves all differences as they are
-        spread = max(float(np.abs(points.x[s].astype(np.float64) - self._center).max()) for s in points.strips())
+    def __init__(self, points, kind):
+        x, single, chunk = points.x, kind == torch.float32, min(points.dimensions, CHUNK)
+        terms, self._type = chunk + -(-points.dimensions // chunk), np.float32 if single else np.float64
+        some = x[:: -(-points.n // 256)].astype(np.float64)
+        self._center = some.mean(axis=0).astype(x.dtype)  # any center leaves all differences as they are
+        spread = max(float(np.abs(x[s].astype(np.float64) - self._center).max()) for s in points.strips())
         # a power of two, which rounds nothing, keeps squares away from overflow and underflow
         self._exponent = 0 if spread == 0 or 2.0**-40 < spread < 2.0**40 else int(np.frexp(spread)[1])
-        bound = self._hold() * (1 - error) - points.dimensions * 2.0**-120
-        self.norm = np.nextafter(bound.astype(self.type), -np.inf, dtype=self.type)
+        error = 1.01 * ((terms + 28) * 2.0**-24 if single else (2 * terms + 28) * 2.0**-53)
+        bound = self._hold(points, kind) * (1 - error) - points.dimensions * 2.0**-120
+        self.norm = np.nextafter(bound.astype(self._type), -np.inf, dtype=self._type)
 
     def lower(self, scores):
         """Lower bounds of squared distances, in the points' unit."""
-        return np.ldexp(scores.astype(np.float64), 2 * self._exponent)
+        return np.ldexp(np.asarray(scores, dtype=np.float64), 2 * self._exponent)
 
-    def _made(self, places):
-        x = self.points.x[places]
-        if x.dtype == self.type and not self._exponent:
+    def _made(self, x):
+        if x.dtype == self._type and not self._exponent:
             return x - self._center
-        return np.ldexp(x.astype(np.float64) - self._center, -self._exponent).astype(self.type)
+        return np.ldexp(x.astype(np.float64) - self._center, -self._exponent).astype(self._type)
 
-    def _part(self, a, b):
+    def _multiplied(self, a, b):
         return a @ b.T
 
 
@@ -253,10 +277,9 @@ def full_precision():
 
 @lru_cache(maxsize=4)
 def int8_is_faithful(device="cpu"):
-    """Whether 8-bit products with 32-bit sums are right here; they are not on x86 processors without VNNI.
+    """Whether 8-bit products with 32-bit sums are right here, for extreme and random values in small and large blocks.
 
-    Those add two products in 16 bits, which saturates without a word. Tested with extreme and random values, in
-    small and large blocks, against float64, which is exact for these.
+    They are not on x86 processors without VNNI, which add two products in 16 bits: that saturates without a word.
     """
     generator = torch.Generator().manual_seed(0)
     for m, n, d in ((32, 40, 64), (64, 256, 1000), (300, 304, 3072)):

@@ -41,9 +41,6 @@ def in_threads(work, tasks):
         torch.set_num_threads(threads)
 
 
-# --------------------------------------------------------------------------------- the nearest of each point
-
-
 def unknown(dtype):
     """The score of an empty place in a list: above every score that tiles of this type can hold."""
     dtype = np.dtype(dtype)
@@ -89,16 +86,9 @@ def offer(tile, a, key_a, b, key_b, first, beyond, scores, indices):
                 score[place], index[place] = value, name
 
 
-# --------------------------------------------------------------------------------------- closest pairs
-
-
 @compiled()
 def collect(tile, a, code_a, b, code_b, first_a, first_b, same, limit, beyond, size, out, out_i, out_j):
-    """Append pairs with different labels (`same`: with equal ones) and a score up to `limit`, each once.
-
-    out   float64 scores; out_i, out_j: the pair, of which the row has the smaller index
-    Returns the new size.
-    """
+    """Append pairs with different labels (`same`: with equal ones) and a score up to `limit`; returns the new size."""
     scalar = tile.dtype.type
     width = tile.shape[1]
     for r in range(tile.shape[0]):
@@ -111,39 +101,18 @@ def collect(tile, a, code_a, b, code_b, first_a, first_b, same, limit, beyond, s
                     continue
             for c in range(start, stop):
                 score = scalar(norm + b[c] - products[c] - products[c])
-                if score <= limit and (code_b[c] == code) == same and first_b + c > i:
+                if score <= limit and (code_b[c] == code) == same and first_b + c > i:  # each once
                     out[size], out_i[size], out_j[size] = score, i, first_b + c
                     size += 1
     return size
 
 
-# --------------------------------------------------------------------------- differences of coordinates
-
-
 @compiled(fastmath={"reassoc", "nsz", "contract"})
-def difference(x, y):
-    """Squared distance of two points, summed in float64."""
-    total = 0.0
-    for c in range(x.shape[0]):
-        step = np.float64(x[c]) - np.float64(y[c])
-        total += step * step
-    return total
-
-
-@compiled()
 def differences(x, i, j, out):
-    """Squared distances of pairs i, j from the differences of their coordinates."""
+    """Squared distances of pairs i, j of rows from the differences of their coordinates, summed in float64."""
     for m in range(len(i)):
-        out[m] = difference(x[i[m]], x[j[m]])
-
-
-@compiled(fastmath={"reassoc", "nsz", "contract"})
-def norms(x):
-    """Squared lengths of rows, summed in float64: without rounding for 8-bit integers."""
-    out = np.zeros(len(x))
-    for i in range(len(x)):
         total = 0.0
         for c in range(x.shape[1]):
-            total += np.float64(x[i, c]) * np.float64(x[i, c])
-        out[i] = total
-    return out
+            step = np.float64(x[i[m], c]) - np.float64(x[j[m], c])
+            total += step * step
+        out[m] = total

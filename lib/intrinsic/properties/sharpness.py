@@ -11,26 +11,28 @@ cannot serve a maximum. Measured coverage: benchmarks/sharpness_simulations.py.
 """
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations_with_replacement
 
 import numpy as np
 
 from intrinsic.properties.interval import LEVEL, Interval, class_halves, degrees, half_sample, strata
-from intrinsic.properties.neighbors import OPPOSITES, BadPoints, Neighbors, as_points, labels_and_group, neighbors
-from intrinsic.properties.pairs import Lookup, closest_pairs
-from intrinsic.properties.selection import compiled
+from intrinsic.properties.neighbors import OPPOSITES, BadPoints, Neighbors, as_points, neighbors
+from intrinsic.properties.pairs import closest_pairs
+from intrinsic.properties.products import labels_and_group
 
 REPLICATES = 200  # subsamples behind an interval
 SHARE = 8  # each of them holds one in SHARE images (or groups) of each class
 QUANTILES = (0.01, 0.05, 0.1, 0.5)
+TAILS = (1 + LEVEL) / 2, (1 - LEVEL) / 2  # a value over these quantiles of its replicates is an interval
 SAMPLED = f"{REPLICATES} subsamples of 1/{SHARE} without replacement, log scale"
 
 
 class Labelled:
-    """Points with labels, and perhaps groups, as a function was given them: checked, with lists of closest pairs.
+    """Points with labels, and perhaps groups, as a function was given them: checked, with the closest pairs.
 
-    Images of floats above 1 are refused, since K_F is per unit of [0, 1]. Lists of Neighbors are used again.
+    Images of floats above 1 are refused, since K_F is per unit of [0, 1]. `near` is x where it is Neighbors that have
+    these labels.
     """
 
     def __init__(self, x, y=None, group=None):
@@ -49,17 +51,12 @@ class Labelled:
     @cached_property
     def pairs(self):
         """The closest pairs with different labels."""
-        return closest_pairs(self.points, self.labels) if self.near is None else self.near.pairs
+        return closest_pairs(self.points, self.labels)
 
     @cached_property
     def same_pairs(self):
         """The closest pairs with equal labels."""
-        return closest_pairs(self.points, self.labels, same=True) if self.near is None else self.near.same_pairs
-
-    @property
-    def look(self):
-        """Lookup of subsets."""
-        return Lookup(self.points, self.codes, self.pairs)
+        return closest_pairs(self.points, self.labels, same=True)
 
     def facts(self, pair):
         """What an Interval says of a pair (i, j)."""
@@ -81,6 +78,11 @@ class Labelled:
             for m in members:
                 kept[rng.choice(m, max(1, round(len(m) / SHARE)), replace=False)] = True
             yield kept[units]
+
+    def replicates(self, seed, *lists):
+        """Log sharpness in subsamples, a row each, by lists of pairs; those without a pair are left out."""
+        found = np.array([[pairs.within(kept)[0] for pairs in lists] for kept in self.subsamples(seed)])
+        return np.log(_positive(found))
 
 
 def label_sharpness(x, y=None, *, interval=True, group=None, seed=0) -> Interval:
@@ -129,14 +131,13 @@ def label_sharpness(x, y=None, *, interval=True, group=None, seed=0) -> Interval
     if not interval and given.near is not None and given.codes.any():  # no list is needed
         i = int(given.near.opposite_distance.argmin())
         facts = given.facts((i, given.near.opposite_index[i]))
-        return Interval(_inverse(facts["distance"]), method="all pairs", **facts)
+        return Interval(1 / facts["distance"] if facts["distance"] else math.inf, method="all pairs", **facts)
     if not len(pairs := given.pairs):
         return given.without_pair()
     value, facts = float(pairs.sharpness[0]), given.facts((pairs.i[0], pairs.j[0]))
     if not interval or not math.isfinite(value):
         return Interval(value, method="all pairs", **facts)
-    logs = np.log(_positive(given.look(kept)[0] for kept in given.subsamples(seed)))
-    return Interval(value, *value / _spread(logs), f"all pairs; {SAMPLED}", **facts)
+    return Interval(value, *value / _spread(given.replicates(seed, pairs)[:, 0]), f"all pairs; {SAMPLED}", **facts)
 
 
 def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True, group=None) -> Interval:
@@ -177,8 +178,7 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     codes, chosen = given.codes, balanced_draws(given.codes, per_class, draws, seed)
     if not codes.any():
         return given.without_pair()
-    look = given.look
-    found = [look.at(draw) for draw in chosen]
+    found = [given.pairs.within(draw) for draw in chosen]
     value = float(np.mean([sharpness for sharpness, _ in found]))
     facts = given.facts(max(found, key=lambda one: one[0])[1]) | {"per_class": per_class, "draws": draws}
     method = f"mean of {draws} balanced draws"
@@ -189,9 +189,9 @@ def mean_sharpness(x, y=None, per_class=250, draws=25, seed=0, *, interval=True,
     for kept in given.subsamples(seed):
         members = [np.flatnonzero(kept & (codes == code)) for code in range(codes.max() + 1)]
         chosen = ([rng.choice(m, min(few, len(m)), replace=False) for m in members] for _ in range(draws))
-        replicates.append(np.mean([look.at(np.concatenate(one))[0] for one in chosen]))
-    replicates = _positive(replicates)
-    ends = np.quantile(replicates / replicates.mean(), [(1 + LEVEL) / 2, (1 - LEVEL) / 2])
+        replicates.append([np.mean([given.pairs.within(np.concatenate(one))[0] for one in chosen])])
+    replicates = _positive(np.array(replicates))
+    ends = np.quantile(replicates / replicates.mean(), TAILS)
     return Interval(value, *value / ends, f"{method}; {REPLICATES} subsamples of 1/{SHARE}", **facts)
 
 
@@ -211,17 +211,15 @@ def quantile_sharpness(x, y=None, quantiles=QUANTILES, *, interval=True, group=N
     if not given.codes.any():
         return [given.without_pair(quantile=q) for q in quantiles]
     values = np.quantile(near.opposite_distance, quantiles)
-    wanted = [interval and q * given.n >= 5 and v > 0 for q, v in zip(quantiles, values, strict=True)]
-    splits = class_halves(given.labels, given.group, seed) if any(wanted) else []
-    pairs = np.array([[_halved(near, side, quantiles) for side in (half, ~half)] for half in splits])
+    halves = class_halves(given.labels, given.group, seed) if interval else ()
+    both = np.array([[_halved(near, side, quantiles) for side in (half, ~half)] for half in halves])
     freedom, out = degrees(given.n, given.group), []
-    for m, (q, value) in enumerate(zip(quantiles, values, strict=True)):
-        both = pairs[:, :, m] if wanted[m] else np.empty((0, 2))
+    for q, value, sides in zip(quantiles, values.tolist(), both.reshape(-1, 2, len(quantiles)).T, strict=True):
         method = f"{q:g}-quantile of {given.n} nearest opposite distances"
-        found = half_sample(float(value), both, freedom, method=method)
-        facts = {"pair": None, "labels_of_pair": None, "distance": float(value), "quantile": q, "n": given.n}
+        found = half_sample(value, sides.T if value and q * given.n >= 5 else [], freedom, method=method)
+        facts = {"pair": None, "labels_of_pair": None, "distance": value, "quantile": q, "n": given.n}
         ends = (1 / found.high, 1 / found.low) if found.low > 0 else (math.nan, math.nan)
-        out.append(Interval(_inverse(value), *ends, found.method, **facts))
+        out.append(Interval(1 / value if value else math.inf, *ends, found.method, **facts))
     return out
 
 
@@ -248,34 +246,25 @@ def same_label_control(x, y=None, *, interval=True, group=None, seed=0) -> Inter
     ends = of_ratio = (math.nan, math.nan)
     method = "all pairs of equal labels"
     if interval and math.isfinite(value) and 0 < top < math.inf:
-        looks = given.look, Lookup(given.points, given.codes, same, same=True)
-        both = np.array([[look(kept)[0] for look in looks] for kept in given.subsamples(seed)])
-        logs = np.log(both[(both > 0).all(axis=1)])
-        if len(logs):
-            ends, of_ratio = value / _spread(logs[:, 1]), ratio / _spread(logs[:, 0] - logs[:, 1])
-            method += f"; {SAMPLED}"
+        logs = given.replicates(seed, k_f, same)
+        ends, of_ratio = value / _spread(logs[:, 1]), ratio / _spread(logs[:, 0] - logs[:, 1])
+        method += f"; {SAMPLED}"
     ratio = Interval(ratio, *of_ratio, f"K_F / control: {method}", n=given.n)
     return Interval(value, *ends, method, **given.facts((same.i[0], same.j[0])), ratio=ratio)
 
 
-@dataclass(frozen=True, eq=False)
-class ClassPairs:
-    """Sharpness between each two classes, a symmetric matrix with the same-label control on its diagonal."""
+def class_pair_sharpness(x, y=None) -> np.ndarray:
+    """Measure K_F between each two classes, in order, which shows the classes that set it.
 
-    classes: np.ndarray
-    sharpness: np.ndarray
-
-
-def class_pair_sharpness(x, y=None) -> ClassPairs:
-    """Measure K_F between each two classes, which shows the classes that set it; a class of one image has control 0."""
+    Returns a symmetric matrix with the same-label control on its diagonal, 0 for a class of one image.
+    """
     given = Labelled(x, y)
-    classes, codes = np.unique(given.labels), given.codes
-    found = np.zeros((len(classes), len(classes)))
-    for pairs, same in ((given.pairs, False), (given.same_pairs, True)):
-        for a in range(len(classes)):
-            for b in range(a, a + 1) if same else range(a + 1, len(classes)):
-                found[a, b] = found[b, a] = Lookup(given.points, codes, pairs, same)((codes == a) | (codes == b))[0]
-    return ClassPairs(classes, found)
+    classes = given.codes.max() + 1
+    found = np.zeros((classes, classes))
+    for a, b in combinations_with_replacement(range(classes), 2):
+        pairs = given.same_pairs if a == b else given.pairs
+        found[a, b] = found[b, a] = pairs.within((given.codes == a) | (given.codes == b))[0]
+    return found
 
 
 def sharpest_pairs(x, y=None, n=5) -> list[tuple]:
@@ -294,22 +283,15 @@ def sharpest_pairs(x, y=None, n=5) -> list[tuple]:
     return chosen
 
 
-# ---------------------------------------------------------------------------------------------------- parts
-
-
-def _inverse(distance):
-    return float(1 / distance) if distance > 0 else math.inf
-
-
 def _spread(logs):
-    """exp of the quantiles of logs about their mean, the upper one first: a value over it is an interval."""
-    return np.exp(np.quantile(logs - logs.mean(), [(1 + LEVEL) / 2, (1 - LEVEL) / 2]))
+    """exp of the TAILS of logs about their mean."""
+    return np.exp(np.quantile(logs - logs.mean(), TAILS))
 
 
 def _positive(replicates):
-    """Those with a pair; a subsample of groups with mixed labels may have none."""
-    replicates = np.array(list(replicates))
-    return replicates[replicates > 0] if (replicates > 0).any() else np.full(1, np.nan)
+    """Rows where all have a pair; a subsample of groups with mixed labels may have none."""
+    known = replicates[(replicates > 0).all(axis=1)]
+    return known if len(known) else np.full((1, replicates.shape[1]), math.nan)
 
 
 def _halved(near, inside, quantiles):
@@ -321,19 +303,10 @@ def _halved(near, inside, quantiles):
     rows = np.flatnonzero(inside)
     if not len(rows) or (near.labels[rows] == near.labels[rows[0]]).all():
         return np.full(len(quantiles), math.nan)
-    nearest = _nearest_inside(*near.opposites(OPPOSITES if near.group is None else 4 * OPPOSITES), inside)
+    distances, index = near.opposites(OPPOSITES if near.group is None else 4 * OPPOSITES)
+    known = inside[index] & (index >= 0)
+    nearest = np.where(known.any(axis=1), distances[np.arange(near.n), known.argmax(axis=1)], math.inf)
     for i in rows[~np.isfinite(nearest[rows])]:
         others = rows[near.labels[rows] != near.labels[i]]
         nearest[i] = near.points.distance(near.points.differences(np.full(len(others), i), others).min())
     return np.quantile(nearest[rows], quantiles)
-
-
-@compiled()
-def _nearest_inside(distances, index, inside):
-    out = np.full(len(index), np.inf)
-    for i in range(len(index)):
-        for c in range(index.shape[1]):
-            if index[i, c] >= 0 and inside[index[i, c]]:
-                out[i] = distances[i, c]
-                break
-    return out

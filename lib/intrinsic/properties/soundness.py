@@ -28,14 +28,12 @@ from intrinsic.properties.duplicates import K, components, near_duplicate_links
 from intrinsic.properties.interval import LEVEL, Interval
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import sharpest_pairs
+from intrinsic.properties.words import wrong
 
 FOLDS = 5
-SHORTCUT = 0.80  # balanced accuracy of brightness and border from which they are a warning
 LEAK = 0.05  # drop of the nearest neighbor's accuracy, lower limit, from which it is a warning
-LINKED = 0.10  # share of near-duplicates from which they are a warning: clean sets have up to that by chance
 NEARLY = 2.0  # grey levels of standard deviation below which an image is nearly constant
 NO_ERROR = 1e-9  # a standard error that is rounding only
-IMBALANCE = 2.0  # largest / smallest class
 DOUBTED = 30  # labels that are flagged as doubtful, at most
 RARE = 0.05  # share of patients with images of both labels, up to which these are flagged
 TOO_FEW = f"fewer than two classes have {FOLDS} groups or families of near-duplicates"
@@ -102,8 +100,6 @@ class Soundness:
     @property
     def warnings(self) -> list[str]:
         """What is wrong and what to do, the worst first, with the names of files."""
-        from intrinsic.properties.words import wrong
-
         return wrong(self)
 
     def to_dict(self) -> dict:
@@ -112,14 +108,10 @@ class Soundness:
         found = {one.name: getattr(self, one.name) for one in fields(self)}
         found |= {key: value.to_dict() for key, value in found.items() if isinstance(value, Interval)}
         found |= {key: getattr(self, key) for key in ("chance", "imbalance", "leaks", "unit", "warnings")}
-        return found | {
-            "few": list(self.few),
-            "closest": self.closest,
-            "flagged": {kind: each.count(kind) for kind in dict.fromkeys(each)},
-        }
+        return found | {"few": list(self.few), "flagged": {kind: each.count(kind) for kind in dict.fromkeys(each)}}
 
 
-def soundness(images, near=None, *, links=None) -> Soundness:
+def soundness(images, near=None) -> Soundness:
     """Check whether an image set is sound enough to ask more of it.
 
     Parameters
@@ -128,16 +120,13 @@ def soundness(images, near=None, *, links=None) -> Soundness:
         As loaded, before copies are dropped. Where groups are unknown, families of near-duplicates stand in.
     near : Neighbors, optional
         Of images.drop_duplicates(conflicting=True), with labels and no group left out; found here by default.
-    links : tuple of arrays, optional
-        near_duplicate_links(near), where they are known.
 
     Returns
     -------
     Soundness
         A flagged image has one row, of the first kind that fits: conflicting copies, images of one grey level,
         near-duplicates across classes, patients with two labels (if rare), the five sharpest pairs, doubtful labels,
-        near-duplicates across groups and others, copies. Near-duplicates and copies share a family, which
-        can serve as group.
+        near-duplicates across groups and others, copies.
 
     Raises
     ------
@@ -161,14 +150,15 @@ def soundness(images, near=None, *, links=None) -> Soundness:
         near = neighbors(images[rows], min(20, len(rows) - 1), reserve=reserve(20))
     if near.n != len(rows) or not np.array_equal(near.labels, labels) or near.excludes_group:
         raise BadPoints(f"the neighbors are of {near.n} points, and {images.name} has {len(rows)} distinct images")
-    groups = images.group
-    i, j, distance = near_duplicate_links(near) if links is None else links
-    unit = np.unique(components(i, j, len(rows)) if groups is None else groups[rows], return_inverse=True)[1]
+    known = images.group is not None
+    i, j, distance = near_duplicate_links(near)
+    unit = np.unique(images.group[rows] if known else components(i, j, len(rows)), return_inverse=True)[1]
     one_label, one_group = labels[i] == labels[j], unit[i] == unit[j]
     by_image, by_group, drop = nearest_accuracy(near, unit)
-    enough, spread = _enough(labels, unit), _spread(images)
-    mixed = None if groups is None else _mixed(labels, unit)
-    flags, known = kinds.Flags(images, found, (rows[i], rows[j])), groups is not None
+    enough, spread, n_groups = _enough(labels, unit), _spread(images), int(unit.max()) + 1
+    members, several = _spanned(unit, labels)
+    mixed = members[several > 1]
+    flags = kinds.Flags(images, found, (rows[i], rows[j]))
     for copies in found.conflicting:
         named = images.labels[copies]
         other = [copies[(named != label).argmax()] for label in named]  # the first with another label
@@ -179,7 +169,7 @@ def soundness(images, near=None, *, links=None) -> Soundness:
     across = one_label & ~one_group & known
     flags.pairs(kinds.ACROSS_CLASSES, rows, i[~one_label], j[~one_label], distance[~one_label])
     doubt, pairs = doubts(near), np.array(sharpest_pairs(near, n=5))
-    if known and len(mixed) <= RARE * (unit.max() + 1):
+    if known and len(mixed) <= RARE * n_groups:
         flags.add(kinds.MIXED, *(rows[side] for side in _odd_ones(labels, unit, mixed, doubt)))
     flags.pairs(kinds.SHARPEST, rows, *pairs[:, :2].T.astype(int), pairs[:, 2])
     doubted = np.argsort(-doubt, kind="stable")[:DOUBTED]
@@ -193,11 +183,10 @@ def soundness(images, near=None, *, links=None) -> Soundness:
         n=len(images),
         distinct=len(rows),
         counts=images[images.distinct()].counts(),
-        groups=None if groups is None else int(unit.max()) + 1,
-        mixed=None if groups is None else len(mixed),
+        groups=n_groups if known else None,
+        mixed=len(mixed) if known else None,
         who="group" if images.domain in ("natural", "synthetic") else "patient",
-        as_classes=known
-        and len(np.unique([labels, unit], axis=1)[0]) == len(np.unique(unit)) == len(np.unique(labels)),
+        as_classes=known and not len(mixed) and n_groups == len(np.unique(labels)),
         copies=found.n_copies,
         conflicting=found.n_conflicting,
         linked=len(np.union1d(i, j)),
@@ -231,12 +220,6 @@ def doubts(near) -> np.ndarray:
     return out
 
 
-def _mixed(labels, unit):
-    """Groups that have images of several labels."""
-    group, several = np.unique(np.unique([unit, labels], axis=1)[0], return_counts=True)
-    return group[several > 1]
-
-
 def _odd_ones(labels, unit, mixed, doubt):
     """(images whose label most of their group do not have, an image of the group with another), the most doubted first.
 
@@ -250,9 +233,6 @@ def _odd_ones(labels, unit, mixed, doubt):
         found += [(i, own[(labels[own] != labels[i]).argmax()]) for i in odd]
     found = np.array(found, dtype=int).reshape(-1, 2)
     return found[np.argsort(-doubt[found[:, 0]], kind="stable")].T
-
-
-# ------------------------------------------------------------------------------------------- accuracies
 
 
 def shortcut_accuracy(images, groups) -> Interval:
@@ -272,28 +252,16 @@ def shortcut_accuracy(images, groups) -> Interval:
     fold = _folds(labels, groups)
     if any(len(np.unique(labels[fold != f])) < len(enough) for f in range(FOLDS)):
         return Interval(math.nan, method="the groups of some class fall into one fold")
+    from sklearn.linear_model import RidgeClassifier  # a second, which an import need not take
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
     x, told = brightness_statistics(images), np.empty_like(labels)
+    products = PolynomialFeatures(2, include_bias=False)
+    ridge = make_pipeline(StandardScaler(), products, StandardScaler(), RidgeClassifier(class_weight="balanced"))
     for f in range(FOLDS):
-        told[fold == f] = _ridge(x[fold != f], labels[fold != f], x[fold == f])
-    return _accuracy(told == labels, labels, groups)
-
-
-def _ridge(x, labels, other):
-    """Labels told for `other`, by ridge regression (penalty 1) on squares and products, classes weighted equally."""
-
-    def scaled(values, by):
-        return (values - by.mean(axis=0)) / np.where(by.std(axis=0) > 0, by.std(axis=0), 1)
-
-    first, second = np.triu_indices(x.shape[1])
-    x, other = scaled(x, x), scaled(other, x)
-    x, other = (np.column_stack([v, v[:, first] * v[:, second]]) for v in (x, other))
-    x, other = scaled(x, x), scaled(other, x)
-    weight = (len(labels) / np.bincount(labels) / (labels.max() + 1))[labels]
-    target = 2.0 * np.eye(labels.max() + 1)[labels] - 1
-    center, mean = np.average(x, axis=0, weights=weight), np.average(target, axis=0, weights=weight)
-    left = (x - center).T * weight
-    slope = np.linalg.solve(left @ (x - center) + np.eye(x.shape[1]), left @ (target - mean))
-    return ((other - center) @ slope + mean).argmax(axis=1)
+        told[fold == f] = ridge.fit(x[fold != f], labels[fold != f]).predict(x[fold == f])
+    return _accuracy(told == labels, labels, groups, groups)
 
 
 def brightness_statistics(images) -> np.ndarray:
@@ -308,45 +276,48 @@ def brightness_statistics(images) -> np.ndarray:
     height, width = images.size
     ring, thick = np.ones((height, width), dtype=bool), max(1, min(height, width) // 16)
     ring[thick:-thick, thick:-thick] = False
-    levels, border = _histograms(pixels.reshape(len(pixels), -1)), _histograms(pixels[:, ring])
-    below = np.cumsum(levels, axis=1) / (height * width)
-    percentiles = [(below >= q).argmax(axis=1) for q in (0.1, 0.5, 0.9)]
-    return np.column_stack([*_moments(levels), *percentiles, *_moments(border)])
+    places = np.ceil(np.array([0.1, 0.5, 0.9]) * height * width).astype(int) - 1
+
+    def statistics(one):
+        ranked, border = np.sort(one, axis=None, kind="stable"), one[ring]
+        return [one.mean(), one.std(), *ranked[places], border.mean(), border.std()]
+
+    return np.array([statistics(one) for one in pixels])
 
 
 def nearest_accuracy(near, groups) -> tuple[Interval, Interval, Interval]:
     """Balanced accuracy of the label of the nearest image, of the nearest one of another group, and their difference.
 
     Where images of a group share their label, the nearest image tells it by knowing the patient: the accuracy falls
-    once the group is left out. Images of classes of fewer than FOLDS groups are neighbors, but are not told.
+    once the group is left out. Images of classes of fewer than FOLDS groups are neighbors, but are not told. Groups are
+    whole numbers from 0.
     """
     enough = _enough(near.labels, groups)
     if len(enough) < 2:
         return (Interval(math.nan, method=TOO_FEW),) * 3
-    groups = np.unique(groups, return_inverse=True)[1]
-    index = near.nearest(min(K, near.n - 1))[1]
-    other = groups[index] != groups[:, None]
-    apart = index[np.arange(near.n), other.argmax(axis=1)]
-    inside = ~other.any(axis=1)  # all in the lists are of the image's own group
-    if inside.any():
-        apart[inside] = neighbors(near.points, 1, group=groups, exclude_group=True).indices[inside, 0]
     chosen = np.isin(near.labels, enough)
-    hit, hit_apart = (near.labels[to[chosen]] == near.labels[chosen] for to in (index[:, 0], apart))
+    nearest, apart = near.indices[chosen, 0], near.elsewhere(groups)[1][chosen]
+    hit, hit_apart = (near.labels[to] == near.labels[chosen] for to in (nearest, apart))
     labels = np.unique(near.labels[chosen], return_inverse=True)[1]
-    own, told_by, apart_by = groups[chosen], groups[index[chosen, 0]], groups[apart[chosen]]
+    own, told_by, apart_by = groups[chosen], groups[nearest], groups[apart]
     value, se, t = _clustered(hit.astype(float) - hit_apart, labels, own, apart_by)
     half = t * se if se > NO_ERROR else t**2 / (_counted(labels, own) + t**2)
     drop = Interval(value, max(-1, value - half), min(1, value + half))
     return _accuracy(hit, labels, own, told_by), _accuracy(hit_apart, labels, own, apart_by), drop
 
 
+def _spanned(one, other):
+    """(the values of one, with how many values of the other each is met)."""
+    return np.unique(np.unique([one, other], axis=1)[0], return_counts=True)
+
+
 def _enough(labels, groups):
     """Labels that FOLDS groups or more have."""
-    values, each = np.unique(np.unique([labels, groups], axis=1)[0], return_counts=True)
+    values, each = _spanned(labels, groups)
     return values[each >= FOLDS]
 
 
-def _clustered(values, labels, groups, others=None):
+def _clustered(values, labels, groups, others):
     """(mean over classes of the mean of a class, its standard error, quantile of t); see the top of the module.
 
     others   group of the image that tells each; the image's own where it is told by none
@@ -354,21 +325,19 @@ def _clustered(values, labels, groups, others=None):
     counts = np.bincount(labels)
     means = np.bincount(labels, values) / counts
     e = (values - means[labels]) / counts[labels] / len(counts)
-    size = groups.max() + 1 if others is None else max(groups.max(), others.max()) + 1
+    size, two = max(groups.max(), others.max()) + 1, others != groups
     own = np.bincount(groups, e, minlength=size)
-    squared = (own**2).sum()
-    if others is not None:
-        two = others != groups
-        either = own + np.bincount(others[two], e[two], minlength=size)
-        low, high = np.sort([groups[two], others[two]], axis=0)
-        both = np.bincount(np.unique(low * size + high, return_inverse=True)[1], e[two])  # counted with either group
-        squared = max(squared, (either**2).sum() - (both**2).sum())
+    either = own + np.bincount(others[two], e[two], minlength=size)
+    low, high = np.sort([groups[two], others[two]], axis=0)
+    both = np.bincount(np.unique(low * size + high, return_inverse=True)[1], e[two])  # counted with either group
+    squared = max((own**2).sum(), (either**2).sum() - (both**2).sum())
     g = len(np.unique(groups))
-    poorest = min(len(np.unique(groups[labels == c])) for c in range(len(counts)))
-    return float(means.mean()), math.sqrt(g / (g - 1) * squared), stdtrit(max(1, poorest - 1), (1 + LEVEL) / 2)
+    freedom = max(1, _spanned(labels, groups)[1].min() - 1)
+    return float(means.mean()), math.sqrt(g / (g - 1) * squared), stdtrit(freedom, (1 + LEVEL) / 2)
 
 
-def _accuracy(hit, labels, groups, others=None):
+def _accuracy(hit, labels, groups, others):
+    """Mean over classes, with Wilson's interval."""
     value, se, t = _clustered(hit.astype(float), labels, groups, others)
     effective = value * (1 - value) / se**2 if se > NO_ERROR else _counted(labels, groups)
     middle = (value + t**2 / (2 * effective)) / (1 + t**2 / effective)
@@ -378,8 +347,8 @@ def _accuracy(hit, labels, groups, others=None):
 
 def _counted(labels, groups):
     """Effective number of images where all groups of a class are told alike: classes^2 / sum of 1 / its groups."""
-    each = [len(np.unique(groups[labels == c])) for c in range(labels.max() + 1)]
-    return len(each) ** 2 / sum(1 / n for n in each)
+    each = _spanned(labels, groups)[1]
+    return len(each) ** 2 / sum(1 / each)
 
 
 def _folds(labels, groups):
@@ -387,29 +356,10 @@ def _folds(labels, groups):
     table = np.zeros((groups.max() + 1, labels.max() + 1), dtype=int)
     np.add.at(table, (groups, labels), 1)
     stratum, size = table.argmax(axis=1), table.sum(axis=1)
-    fold, dealt = np.empty(len(table), dtype=int), 0
     mixed = np.random.default_rng(0).permutation(len(table))
-    order = mixed[np.lexsort((-size[mixed], stratum[mixed]))]
-    for s in np.unique(stratum):
-        mine = order[stratum[order] == s]
-        fold[mine] = (dealt + np.arange(len(mine))) % FOLDS
-        dealt += len(mine)
+    fold = np.empty(len(table), dtype=int)
+    fold[mixed[np.lexsort((-size[mixed], stratum[mixed]))]] = np.arange(len(table)) % FOLDS
     return fold[groups]
-
-
-# ------------------------------------------------------------------------------------------ grey levels
-
-
-def _histograms(pixels):
-    """How many pixels of each image have each grey level: uint8 (n, p) to int64 (n, 256)."""
-    return np.array([np.bincount(one, minlength=256) for one in pixels])
-
-
-def _moments(histograms):
-    """Mean and standard deviation, exactly 0 where all pixels are equal."""
-    levels, n = np.arange(256), histograms[0].sum()
-    first, second = histograms @ levels, histograms @ levels**2
-    return first / n, np.sqrt(n * second - first**2) / n
 
 
 def _spread(images):

@@ -4,12 +4,15 @@ import html
 import math
 import textwrap
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from intrinsic.properties import flagged as kinds
 from intrinsic.properties.growth import predicted_sharpness
 from intrinsic.properties.interval import digits
-from intrinsic.properties.soundness import IMBALANCE, LINKED, SHORTCUT
 
+SHORTCUT = 0.80  # balanced accuracy of brightness and border from which they are a warning
+LINKED = 0.10  # share of near-duplicates from which they are a warning: clean sets have up to that by chance
+IMBALANCE = 2.0  # largest / smallest class, from which it is a warning
 LINES, WIDTH = 25, 110  # of what the terminal shows
 PUBLISHED = (64, 64)  # pixels of the published sets
 UNIT = "per unit of L2 distance, pixels in [0, 1]"
@@ -45,9 +48,8 @@ class Answer:
 
     def html(self):
         """For a page; names of files and classes are escaped."""
-        wrong, numbers = (
-            "".join(f"<li>{html.escape(one)}</li>" for one in part) for part in (self.wrong, self.numbers)
-        )
+        lists = self.wrong, self.numbers
+        wrong, numbers = ("".join(f"<li>{html.escape(one)}</li>" for one in part) for part in lists)
         rows = "".join(f"<tr><th>{html.escape(a)}</th><td>{html.escape(b)}</td></tr>" for a, b in self.details)
         first = f"<p>Look at this first:</p><ol>{wrong}</ol>" if wrong else "<p>Nothing was found wrong.</p>"
         table = f"<details><summary>Details</summary><table>{rows}</table></details>"
@@ -178,21 +180,13 @@ def _details(found):
     ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Place:
-    """Among `sets` published sets, `below` have a smaller K_F at `per_class` images a class; names of all."""
-
-    per_class: int
-    below: int
-    sets: int
-    k_f: dict[str, float]
-
-
-def place(found, records) -> Place:
+def place(found, records):
     """Compare a set with published ones, at the largest recorded M up to 250 that it allows.
 
     found     Measured
     records   with .params and .series: records of kind properties
+    Returns an object with attributes per_class (M), k_f (K_F at M of each published set, by name), sets (how many these
+    are) and below (how many of them have a smaller K_F).
     """
     own, pixels = dict(zip(found.growth.per_class, found.growth.k_f, strict=True)), found.images
     setting = {"size": pixels.size[0], "channels": pixels.channels, "pixel_range": pixels.pixel_range}
@@ -202,7 +196,7 @@ def place(found, records) -> Place:
         alike = setting == {key: one.params[key] for key in setting} and pixels.size[0] == pixels.size[1]
         if alike and m in grown and one.params["dataset"] != pixels.name:
             k_f[one.params["dataset"]] = grown[m]
-    return Place(m, sum(value < own[m] for value in k_f.values()), len(k_f), k_f)
+    return SimpleNamespace(per_class=m, below=sum(value < own[m] for value in k_f.values()), sets=len(k_f), k_f=k_f)
 
 
 def _ends(value):
