@@ -214,6 +214,17 @@ def test_rules_for_a_set_that_has_them_already_are_refused(capsys):
     assert "digits_4_9" in err
 
 
+def test_images_whose_patient_cannot_be_read_are_patients_of_their_own_on_request(tmp_path, capsys):
+    noise = np.random.default_rng(0).integers(0, 255, (2, 6, 8, 8), dtype=np.uint8)
+    folder = grey_folder(tmp_path / "s", dict(zip(("ill", "well"), noise, strict=True)))
+    by = ("measure", folder, "--json", "--group-pattern", "ill/000([0-3])")
+    code, _, err = run(capsys, *by)
+    assert code == 1
+    assert "--ungrouped own" in err
+    assert json.loads(run(capsys, *by, "--ungrouped", "own")[1])["groups"] == 12
+    assert json.loads(run(capsys, *by, "--ungrouped", "unknown")[1])["groups"] is None
+
+
 def grey_folder(root, classes):
     """A folder of class folders from {class: [pixels]}."""
     for name, pictures in classes.items():

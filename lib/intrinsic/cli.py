@@ -142,6 +142,11 @@ def _rules(one) -> None:
         ("levels", "HOW", "0 and 255 above 8 bits: full, window, range:LOW,HIGH, percentile:LOW,HIGH"),
     ):
         one.add_argument(f"--{name}", metavar=metavar, help=text)
+    one.add_argument(
+        "--ungrouped",
+        choices=("own", "unknown"),
+        help="where a patient cannot be read: each image is one of its own, or no patient is known",
+    )
     one.add_argument("--join", type=Path, metavar="TABLE", help="a table with more columns, such as labels by patient")
     one.add_argument("--classes", nargs="+", metavar="CLASS", help="only these classes; leave all others out")
     one.add_argument("--nested", action="store_true", help="read the folders inside class folders too")
@@ -191,8 +196,8 @@ def _source(arguments, place: str):
     labels = {"column": arguments.label_column, "pattern": arguments.label_pattern}
     if arguments.classes:
         labels |= {"classes": {name: [name] for name in arguments.classes}, "others": "drop"}
-    group = {"column": arguments.group_column, "pattern": arguments.group_pattern}
-    if arguments.join and arguments.group_column and not arguments.label_column:
+    group = {"column": arguments.group_column, "pattern": arguments.group_pattern, "unmatched": arguments.ungrouped}
+    if not arguments.ungrouped and arguments.join and arguments.group_column and not arguments.label_column:
         group["unmatched"] = "own"  # an image that the table of families lacks is one by itself
     join = _join(arguments, place)
     options = {"path_column": arguments.path_column, "nested": arguments.nested, "join": join}

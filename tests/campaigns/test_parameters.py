@@ -88,6 +88,14 @@ def test_what_papermill_injects_is_known_to_the_page_or_the_schema():
         parameters.of_page({"In": [*cells[:2], "# Parameters\ngrey_levle = 8\n"], "grey_levle": 8})
 
 
+@pytest.mark.parametrize("given", ["n_train = 'many'", "n_train = 2.5", "datasets = 3", "networks = 'vgg13'"])
+def test_a_value_of_another_type_than_the_page_has_is_refused(given):
+    cells = ["", "n_train = 500\ndatasets = []\nnoise = 0.1\nnetworks = ['resnet18']", f"# Parameters\n{given}\n"]
+    with pytest.raises(CampaignError, match=given.split()[0]):
+        parameters.check({"In": cells})
+    parameters.check({"In": [*cells[:2], "# Parameters\nn_train = 3\ndatasets = 'digits'\nnoise = 1\n"]})
+
+
 def test_image_sets_may_come_as_the_text_that_papermill_takes():
     for text, names in (('["a", "b c"]', ["a", "b c"]), ("a", ["a"]), ("[a]", ["a"])):
         assert parameters.of_page({"datasets": text})[0].datasets == names

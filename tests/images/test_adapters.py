@@ -88,6 +88,18 @@ def test_folders_of_one_patient_each_are_no_classes_where_a_file_names_none(tmp_
         load(tmp_path)
 
 
+def test_class_folders_are_the_labels_where_a_table_names_the_patients_of_dicom_and_pictures(tmp_path):
+    for i, folder in enumerate(("ill", "ill", "well", "well")):
+        dicom(tmp_path / folder / f"d{i}.dcm", flat(i), PatientID="")
+        level(tmp_path / folder / f"p{i}.png", 10 + i)
+    table = tmp_path.with_suffix(".csv")
+    table.write_text("file,person\n" + "".join(f"{kind}{i},{i // 2}\n" for kind in "dp" for i in range(4)))
+    join = {"table": str(table), "column": "stem", "other": "file", "how": "left"}
+    images = load(of_path(tmp_path, options={"join": join}, group={"column": "person"}))
+    assert images.classes == ("ill", "well")
+    assert images.labels.tolist() == images.group.tolist() == [0] * 4 + [1] * 4
+
+
 CSV = """path,finding,patient,score
 png/a.png,1.0,007,3
 png/b.png,0.0,007,1.50

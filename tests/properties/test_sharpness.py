@@ -16,7 +16,6 @@ from intrinsic.properties.growth import (
     growth_exponent,
     labels_by_lot,
     predicted_sharpness,
-    sharpness_limit,
 )
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.sharpness import (
@@ -162,15 +161,6 @@ class ImageSetLike:
 
     def __len__(self):
         return len(self.labels)
-
-
-def test_a_gap_is_limited_and_overlap_is_not():
-    x, y = parallel_tori(1500, 3, 0.3, seed=2)
-    limit = sharpness_limit(x, y)
-    assert limit.identified
-    assert limit <= 1 / 0.3 <= limit.high
-    x, y = overlapping_clouds(400, 3, seed=2)
-    assert sharpness_limit(x, y).high == math.inf
 
 
 # --------------------------------------------------------------------------------------------- growth

@@ -100,7 +100,7 @@ def test_a_class_of_few_images_is_named_and_none_of_its_labels_is_doubted():
     found = soundness(data)
     assert found.few == ("rare",)
     assert not {0, 1, 2} & {row["index"] for row in found.flagged if row["kind"] == kinds.DOUBTFUL}
-    assert any("rare (3)" in one for one in found.warnings)
+    assert any("rare (3)" in one and "--classes a b" in one for one in found.warnings)
 
 
 def test_patients_with_two_labels_are_counted_and_flagged_where_they_are_rare():

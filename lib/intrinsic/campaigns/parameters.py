@@ -1,6 +1,7 @@
 """The parameter file: one schema, flat keys, unknown keys refused with a suggestion."""
 
-import re
+import ast
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,6 @@ PUBLISHED = "params/published.yaml"
 OWN = "params/forecast.yaml"  # the runs of a page on image sets that the published campaign lacks: minutes, not hours
 PLAIN = (str, int, float, bool, list, dict, type(None))
 WHOLE = {"name", "runs"}  # keys that a whole parameter file has
-ASSIGNED = r"(?m)^(\w+) *=(?!=)"  # names that a cell assigns in lines of its own
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
 CountOrNone = Annotated[int, Field(ge=0, le=MOST)]
@@ -179,21 +179,44 @@ def read(path: Path | str, overrides: dict | None = None) -> Params:
     return p.model_copy(update={"datasets": list(dict.fromkeys(p.datasets)), "runs": blocks})
 
 
+def check(namespace: dict, also=()) -> None:
+    """Check what papermill injected into a page, by its `globals()`, against the page's own cell of parameters.
+
+    also: names that may be injected though the page does not assign them. Raises CampaignError for a name that is no
+    parameter and for a value of another type.
+    """
+    cells = [str(cell) for cell in namespace.get("In", ())]
+    for i, cell in enumerate(cells):
+        if cell.startswith("# Parameters\n"):
+            given, own = _assigned(cell), _assigned("\n".join(cells[i - 1 : i]))
+            known = {*own, *also} - (set() if given.keys() >= WHOLE or "dataset" in own else {"dataset"})
+            for key in given.keys() - known:
+                raise CampaignError(f"papermill's {key!r} is no parameter of this page{suggest(key, known)}")
+            for key in given.keys() & own.keys():
+                value, default = given[key], own[key]
+                fits = (isinstance(value, int) and isinstance(default, float)) or isinstance(value, type(default))
+                if not (fits or None in (value, default) or (key == "datasets" and isinstance(value, str))):
+                    kind = type(default).__name__
+                    raise CampaignError(f"{key} = {value!r} is no {kind}: give one, such as {default!r}")
+
+
+def _assigned(cell: str) -> dict:
+    """{name: value} of the plain values that a cell assigns."""
+    found = {}
+    for one in ast.parse(cell).body:
+        if isinstance(one, ast.Assign) and isinstance(one.targets[0], ast.Name):
+            with suppress(ValueError):  # no plain value
+                found[one.targets[0].id] = ast.literal_eval(one.value)
+    return found
+
+
 def of_page(namespace: dict) -> tuple[Params, str, dict]:
     """Take the parameters of a page from its namespace; its campaign's file, and values that are not as in the file.
 
     On image sets that the published campaign lacks, the file is OWN. Raises CampaignError for what papermill injected
     and neither the schema nor the page knows.
     """
-    cells = [str(cell) for cell in namespace.get("In", ())]
-    for i, cell in enumerate(cells):
-        if cell.startswith("# Parameters\n"):
-            known, given = {*Params.model_fields, "campaign"}, set(re.findall(ASSIGNED, cell))
-            if not given >= WHOLE:  # `dataset` changes pages of one image set alone
-                known -= {"dataset"}
-            known |= set(re.findall(ASSIGNED, "\n".join(cells[:i])))
-            for key in given - known:
-                raise CampaignError(f"papermill's {key!r} is no parameter of this page{suggest(key, known)}")
+    check(namespace, {*Params.model_fields, "campaign"})
     given = {key: namespace[key] for key in Params.model_fields if isinstance(namespace.get(key, ...), PLAIN)}
     if isinstance(given.get("datasets"), str):
         given["datasets"] = _listed(given["datasets"])

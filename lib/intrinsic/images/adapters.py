@@ -41,12 +41,16 @@ def folder(path: Path, progress: bool = False, *, nested: bool = False, join: Jo
     named = {"PatientID": patients} if any(patients) else {}  # where some lack it, the group rule refuses
     rows = rows_of(path, files, several, **named)
     group = "PatientID" if named else "volume" if "volume" in rows else None
-    if named:
-        each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
-        if len(each) > 2 and (each == 1).all():
-            found = f"each of the {len(each)} folders in {path} holds one patient"
-            raise BadSource(f"{found}: say the label by --label-column ATTRIBUTE or --label-pattern REGEX")
+    if named and _of_patients(rows):
+        found = f"each of the {rows['folder'].nunique()} folders in {path} holds one patient"
+        raise BadSource(f"{found}: say the label by --label-column ATTRIBUTE or --label-pattern REGEX")
     return Found(joined(rows, path, join, path), label="folder", group=group, root=path)
+
+
+def _of_patients(rows):
+    """Whether each of three or more folders holds one patient, so that folders are no classes."""
+    each = rows[rows["PatientID"] != ""].groupby("folder")["PatientID"].nunique()
+    return len(each) > 2 and (each == 1).all()
 
 
 def _of_class_folders(path, nested):
@@ -107,7 +111,9 @@ def is_tag(name):
 
 
 def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Join | None = None) -> Found:
-    """Every DICOM image below a folder, whatever its suffix, sorted by path. The label needs a rule.
+    """Every DICOM image below a folder, whatever its suffix, sorted by path.
+
+    The label is the folder where all files stand directly in two or more folders; else it needs a rule.
 
     tags   further attributes of the header, by keyword, e.g. StationName: each becomes a column beside HEADER
     join   Join: by stem (the name of the file without suffix) it reads the pictures beside DICOM files too
@@ -134,7 +140,8 @@ def dicom(path: Path, progress: bool = False, *, tags: list[str] = (), join: Joi
     columns = {tag: [attribute(one, tag) for one in shown.values()] for tag in wanted}
     rows = rows_of(path, shown, [_several(n) for n in columns["NumberOfFrames"]], **columns)
     group = "PatientID" if rows["PatientID"].ne("").any() else None
-    return Found(joined(rows, path, join, path), group=group, root=path)
+    direct = rows["path"].str.count("/").eq(1).all() and rows["folder"].nunique() > 1 and not _of_patients(rows)
+    return Found(joined(rows, path, join, path), label="folder" if direct else None, group=group, root=path)
 
 
 def nifti(

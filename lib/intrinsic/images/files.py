@@ -220,7 +220,11 @@ def _refuse_mixed(root, files, looks, reading):
         flags.append("--size 64")
     mapped = {look.mapped: file for file, look in seen}
     if len(mapped) > 1:
-        problems.append(f"{mapped[False].name} holds 8 bits and {mapped[True].name} more (bring all files to 8 bits)")
+        both = f"{mapped[False].name} holds 8 bits and {mapped[True].name} more"
+        if reading.levels:
+            warnings.warn(f"{both}: the former stay as they are, so brightness may tell files apart", stacklevel=3)
+        else:
+            problems.append(f"{both} (choose --levels full or window)")
     plain = next((file for file, look in seen if not look.colour), None)
     if plain is not None and reading.channels is None:
         coloured = [file for file, look in seen if look.colour]

@@ -58,7 +58,8 @@ class _Rule(pydantic.BaseModel):
         column = self.column or ("path" if self.pattern else default)
         if column is None:
             option = "label" if what == "label" else "group"
-            raise BadRule(f"nothing says where the {what} of an image stands: give --{option}-column or -pattern")
+            how = f"--{option}-column or --{option}-pattern"
+            raise BadRule(f"nothing says where the {what} of an image stands: give {how}")
         check_column(table, column, f"the {what}")
         values = [text_of(value) for value in table[column]]
         if self.pattern:
@@ -172,8 +173,8 @@ class GroupRule(_Rule):
             return None
         if empty and self.unmatched == "refuse":
             found = f"the {self.of} of {_counted(table, empty, 'cannot be read')}"
-            ways = "`group: {unmatched: own}` (a group by itself) or `group: unknown`"
-            raise BadRule(f"{found}: correct it, or let {DRAFT} say {ways}")
+            ways = "--ungrouped own (each is one by itself) or unknown, in an entry `group: {unmatched: own}`"
+            raise BadRule(f"{found}: correct it, name it in a table (--join), or say {ways}")
         for i in empty:
             values[i] = f"\0{table['path'].iloc[i]}"
         if all(re.fullmatch(r"\d{1,18}", value) for value in values):

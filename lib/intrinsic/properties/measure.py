@@ -9,15 +9,14 @@ import numpy as np
 from intrinsic.images import BadImages, ImageSet, TooFewImages, load, match
 from intrinsic.properties import dimension, sharpness
 from intrinsic.properties.duplicates import near_duplicate_components
-from intrinsic.properties.growth import cross_dimension, growth_exponent, sharpness_limit
+from intrinsic.properties.growth import cross_dimension, growth_exponent
 from intrinsic.properties.interval import Interval, digits
 from intrinsic.properties.measurement import grown, or_reason, smallest_class
 from intrinsic.properties.neighbors import BadPoints, neighbors
 from intrinsic.properties.soundness import Soundness, soundness
-from intrinsic.properties.words import answer
+from intrinsic.properties.words import FEW, answer
 
 LEAST = 4  # distinct images of which anything is measured
-FEW = 16  # images of the smallest class, below which another statement names it
 MOST_CLASSES = 20  # of a matrix of class pairs
 APART = 0.5  # relative difference of two estimates of the dimension whose reason is looked for
 TIES = 0.05  # share of images with two nearest ones at one distance or of one patient, that is a reason
@@ -45,7 +44,6 @@ class Measured:
     sharpness_at_m: Interval  # mean over balanced draws of M = per_class images a class
     quantiles: tuple[Interval, ...]  # of quantile_sharpness
     control: Interval  # of same_label_control
-    limit: Interval  # of sharpness_limit
     class_pairs: dict | None  # classes, and the matrix of class_pair_sharpness; None where there are not 3 to 20
     growth: Growth
     n: int
@@ -181,7 +179,6 @@ def measure(
         sharpness_at_m=sharpness.mean_sharpness(near, per_class=m),
         quantiles=tuple(sharpness.quantile_sharpness(near)),
         control=control,
-        limit=sharpness_limit(near, dimension=d_all),
         class_pairs=_class_pairs(clean, near) if 2 < clean.n_classes <= MOST_CLASSES else None,
         growth=Growth(*map(tuple, grown(near, least)), or_reason(growth_exponent, near), law),
         n=len(loaded),

@@ -125,9 +125,6 @@ def properties(data: Matched, *, per_class: int, draws: int, k: int, seed: int =
     if data.n_conflicting:
         for name in ("k_f_all", "k_f_all_low", "k_f_all_high"):
             metrics[name], reasons[name] = None, f"infinite: {data.n_conflicting} images have a copy with another label"
-    limit = growth.sharpness_limit(near, dimension=values["d_mle_all"])
-    metrics["k_f_limit"] = limit.high if limit.identified else None
-    reasons |= {} if limit.identified else {"k_f_limit": limit.method}
     if least >= growth.LEAST_IMAGES:
         halves = growth.growth_by_halves(near, seed=seed)
         metrics |= {f"growth_{name}_by_halves": value for name, value in halves.items()}

@@ -208,11 +208,11 @@ def soundness(images, near=None) -> Soundness:
 def doubts(near) -> np.ndarray:
     """How much nearer images of another label are than those of an image's own, float64 (n,):
 
-    mean over m = 1, 2, 3 of log(distance to the m-th nearest of its label / to the m-th of another). It finds wrong
+    mean over m = 1 to 8 of log(distance to the m-th nearest of its label / to the m-th of another). It finds wrong
     labels where near images mostly share theirs, and says little where they do not.
     """
     distances, index = near.nearest(K)
-    same, opposite = (near.labels[index] == near.labels[:, None]).cumsum(axis=1), near.opposites(3)[0]
+    same, opposite = (near.labels[index] == near.labels[:, None]).cumsum(axis=1), near.opposites(8)[0]
     out, every = np.zeros(near.n), np.arange(near.n)
     for m in range(1, opposite.shape[1] + 1):
         column = np.where(same[:, -1] >= m, (same >= m).argmax(axis=1), -1)  # beyond the list: at least its end

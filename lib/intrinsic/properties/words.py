@@ -2,6 +2,7 @@
 
 import html
 import math
+import shlex
 import textwrap
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from intrinsic.properties.interval import digits
 SHORTCUT = 0.80  # balanced accuracy of brightness and border from which they are a warning
 LINKED = 0.10  # share of near-duplicates from which they are a warning: clean sets have up to that by chance
 IMBALANCE = 2.0  # largest / smallest class, from which it is a warning
+FEW = 16  # images of a class below which its labels cannot be judged
 LINES, WIDTH = 25, 110  # of what the terminal shows
 PUBLISHED = (64, 64)  # pixels of the published sets
 UNIT = "per unit of L2 distance, pixels in [0, 1]"
@@ -89,7 +91,10 @@ def wrong(sound) -> list[str]:
     known, who, empty = sound.groups is not None, sound.who, sound.constant + sound.nearly_constant
     split = f"Split by {who}, never by image" if known else f"Find out the {who}s, and split by them"
     other = f"the nearest of another {who}" if known else "the nearest that is no near-duplicate"
-    guess = sound.by_image < (1 + sound.chance) / 2
+    guess, exact = sound.by_image < (1 + sound.chance) / 2, _named(sound, kinds.EXACT, 1)
+    small = [name for name, n in sound.counts.items() if 0 < n < FEW or name in sound.few]
+    enough = [shlex.quote(name) for name in sound.counts if name not in small]
+    leave = f", or leave it out (--classes {' '.join(enough)})" if 1 < len(enough) <= 8 else ""
     found = (
         (sound.conflicting, f"{_n(sound.conflicting, 'image')} have an exact copy with another label: "
          f"{_named(sound, kinds.CONFLICTING)}. Correct one label of each pair, or remove both."),
@@ -115,13 +120,12 @@ def wrong(sound) -> list[str]:
          f"images have a near-duplicate. {split}{'' if known else ', or by the families that --flagged writes'}."),
         (sound.groups == sound.n, f"Each {who} has one image, so {who}s change nothing. Check that the column holds "
          f"the {who} and not the image."),
-        (sound.few, f"Too few images to judge a label: {', '.join(f'{c} ({sound.counts[c]})' for c in sound.few[:5])}. "
-         "Label sharpness and balanced training sets have as few of each class: add images, or leave the class out "
-         "(--classes)."),
-        (sound.imbalance > IMBALANCE and not sound.few, f"The largest class is {sound.imbalance:.1f} times the "
+        (small, f"Too few images to judge a label: {', '.join(f'{c} ({sound.counts[c]})' for c in small[:5])}. "
+         f"Label sharpness and balanced training sets have as few of each class: add images{leave}."),
+        (sound.imbalance > IMBALANCE and not small, f"The largest class is {sound.imbalance:.1f} times the "
          "smallest. Balanced training sets use as many of each class as the smallest has."),
-        (sound.copies, f"{_n(sound.copies, 'exact copy', 'exact copies')} with the same label left out: "
-         f"{_named(sound, kinds.EXACT, 1)}."),
+        (sound.copies, f"{_n(sound.copies, 'exact copy', 'exact copies')} with the same label left out"
+         f"{exact and ': '}{exact}."),
         (empty, f"{_n(empty, 'image')} of nearly one grey level: "
          f"{_named(sound, (kinds.CONSTANT, kinds.NEARLY_CONSTANT))}. Export again, or remove."),
         (sound.unreadable, f"{_n(sound.unreadable, 'file')} could not be read and were left out: "
@@ -173,7 +177,6 @@ def _details(found):
         ("growth of K_F", f"M^{grown}" if math.isfinite(grown) else f"not measured: {grown.method}"),
         ("predicted growth", f"M^{law.exponent}; K_F {predicted_sharpness(law, more)} at M = {more:,}"
          if math.isfinite(law) else f"none: {law.method}"),
-        ("limit of K_F", digits(found.limit.high) if found.limit.identified else found.limit.method),
         ("near-duplicates", f"{sound.linked:,} of {sound.distinct:,} images have one"),
         ("brightness alone", f"{sound.shortcut}   balanced accuracy, chance {digits(sound.chance)}"),
         ("nearest image", f"{sound.by_image}; of another {sound.unit}: {sound.by_group}"),
