@@ -206,7 +206,7 @@ def mixed_slope(y, x, family, *, within: bool = True, level: float = 0.95, **col
         warnings.simplefilter("ignore")  # a spread of 0 lies on the boundary, of which statsmodels warns
         model = sm.MixedLM(table["y"].to_numpy(float), fixed, table["family"].to_numpy(), fixed[:, :2])
         found = model.fit(method=["powell"])  # others stop far from the maximum where intercepts differ widely
-    slope, error, df = float(found.fe_params[1]), float(found.bse_fe[1]), families - 1
+        slope, error, df = float(found.fe_params[1]), float(found.bse_fe[1]), families - 1
     half, p = stats.t.ppf((1 + level) / 2, df) * error, float(2 * stats.t.sf(abs(slope) / error, df))
     facts = {"p": p, "error": error, "df": df, "families": families}
     facts["deviation"] = math.sqrt(max(float(np.asarray(found.cov_re)[1, 1]), 0))
