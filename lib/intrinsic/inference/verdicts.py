@@ -82,10 +82,9 @@ class Verdict:
         rows += [("notes", "; ".join(self.notes))] if self.notes else []
         rows += [(f"amended {e['date']}", f"{e['change']} ({e['runs']})") for e in self.rule.get("amended", ())]
         cells = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in rows)
-        beside = self.beside.to_html(index=False, float_format=digits, border=0) if len(self.beside) else ""
         return (
             f"<p><strong>{html.escape(self.claim)}.</strong> {html.escape(self.line)}</p>"
-            f"<details><summary>How this verdict was made</summary><table>{cells}</table>{beside}</details>"
+            f"<details><summary>How this verdict was made</summary><table>{cells}</table></details>"
         )
 
 
