@@ -173,7 +173,11 @@
       stage.classList.remove("is-waiting");
       element.classList.add("is-drawn");
       element.setAttribute("role", "figure");
-      const resized = new ResizeObserver(refit);
+      const resized = new ResizeObserver(() => {
+        if (rows(spec, stage.clientWidth)?.columns === giving?.columns) return refit();
+        state.dark = null; // a phone was turned: the panels stand in other rows
+        return draw(element);
+      });
       resized.observe(stage);
       state.remove = () => {
         resized.disconnect();
