@@ -212,3 +212,18 @@ def test_the_table_is_whole_and_runs_no_formula(tmp_path):
     with pytest.raises(ValueError, match="flagged"):
         write_csv(flagged, path)
     assert path.read_text() == "path,label\n"
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_ridge_regression_tells_what_scikit_learn_does(classes):
+    from sklearn.linear_model import RidgeClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+    rng = np.random.default_rng(classes)
+    labels = np.minimum(rng.integers(0, 2 * classes, 300), classes - 1)  # the last class is larger
+    x = rng.normal(size=(300, 7)) + labels[:, None] * rng.normal(size=7)
+    known = rng.random(300) < 0.8
+    products = PolynomialFeatures(2, include_bias=False)
+    ridge = make_pipeline(StandardScaler(), products, StandardScaler(), RidgeClassifier(class_weight="balanced"))
+    assert np.array_equal(module._told_by_ridge(x, labels, known), ridge.fit(x[known], labels[known]).predict(x))
