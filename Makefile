@@ -32,7 +32,7 @@ test-gpu: $(READY)  ## run the tests that need a CUDA device, or say that there 
 	@$(BIN)/python -c 'import sys, torch; torch.cuda.is_available() or sys.exit("make: torch finds no CUDA device on this machine, so none of the GPU tests can run")'
 	@$(BIN)/python -m pytest -m gpu $(PYTEST_FLAGS)
 
-drill: $(READY)  ## a campaign whose processes are killed 50 times, compared with an undisturbed one (about 10 minutes)
+drill: $(READY)  ## a campaign and pages whose processes are killed 60 times, compared with an undisturbed one (about 10 minutes)
 	@$(BIN)/python tests/drill.py $(DRILL_FLAGS)
 
 browser: $(READY)  ## find Chromium for the browser tests, or install it

@@ -2,9 +2,10 @@
 
 A scheduler, its workers under nannies and the client run as processes of their own, and one that has ended is started
 again. Every few seconds one of them is killed, kind and process by chance. At the end every record has to be there
-once, with the metrics of the undisturbed campaign.
+once, with the metrics of the undisturbed campaign. Then pages of the book are executed by a process that is killed, or
+whose kernels are. At the end every page has to be there whole, and no kernel may be left.
 
-usage: python tests/drill.py [--kills 50] [--runs 60] [--seed 0] [--minutes 12]
+usage: python tests/drill.py [--kills 50] [--runs 60] [--pages 10] [--page-kills 10] [--seed 0] [--minutes 12]
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import nbformat
 import psutil
 import yaml
 
@@ -110,6 +112,47 @@ def disturbed(params: Path, store: Store, kills: int, chance: random.Random, unt
     return counts
 
 
+def disturbed_pages(folder: Path, n_pages: int, kills: int, chance: random.Random, until: float) -> dict[str, int]:
+    """Execute pages through the kills; how often the process and a kernel were killed."""
+    code = f"""
+import yaml
+from pathlib import Path
+from intrinsic.images import REPOSITORY
+from intrinsic.publishing import build
+pages = build.plan(yaml.safe_load((REPOSITORY / "_toc.yml").read_text()), {{}})[:{n_pages}]
+build.execute(pages, Path({str(folder)!r}), state="", workers=2, progress=False)
+"""
+    counts, one, rc = {"process": 0, "kernel": 0}, None, 1
+    while rc:
+        one = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+        pause = time.monotonic() + chance.uniform(10, 20) if sum(counts.values()) < kills else until
+        while one.poll() is None and time.monotonic() < pause:
+            time.sleep(0.1)
+        rc = one.poll()
+        if rc is None and time.monotonic() < until:
+            kernels = [
+                k for k in psutil.Process(one.pid).children(recursive=True) if "ipykernel" in " ".join(k.cmdline())
+            ]
+            victim = chance.choice(["process", "kernel"]) if kernels else "process"
+            counts[victim] += 1
+            (chance.choice(kernels) if victim == "kernel" else psutil.Process(one.pid)).kill()
+            rc = one.wait()
+        if time.monotonic() > until:
+            one.kill()
+            raise SystemExit(f"the pages took too long: killed were {counts}")
+    return counts
+
+
+def kernels_of(folder: Path) -> list[psutil.Process]:
+    """Kernels that were started for a folder's pages and still run."""
+    found = []
+    for one in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "ipykernel" in " ".join(one.cmdline()) and str(folder) in " ".join(one.environ().values()):
+                found.append(one)
+    return found
+
+
 def metrics(store: Store) -> dict:
     """{(kind, id): metrics} of every record; one that is not whole raises."""
     return {key: store.read(*key).metrics for key in sorted(store.keys())}
@@ -120,6 +163,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--pages", type=int, default=10)
+    parser.add_argument("--page-kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=12, help="after which the drill has failed")
     arguments = parser.parse_args()
@@ -139,7 +184,17 @@ def main() -> int:
             raise SystemExit(f"{len(odd)} of {len(expected)} records are missing or differ, the first: {odd[:1]}")
         if left := [*store.root.glob("checkpoints/*.safetensors"), *store.root.glob("failed/*")]:
             raise SystemExit(f"left behind: {left[:3]}")
-        print(f"all {len(found)} records are there once, equal to the undisturbed ones")
+        print(f"all {len(found)} records are there once, equal to the undisturbed ones", flush=True)
+        folder, chance = Path(name) / "pages", random.Random(arguments.seed)
+        counts = disturbed_pages(folder, arguments.pages, arguments.page_kills, chance, until)
+        whole = [nbformat.read(path, 4) for path in folder.rglob("*.ipynb")]
+        print(f"killed {counts}; {time.monotonic() - started:.0f} s in all")
+        if len(whole) != arguments.pages or any("intrinsic" not in page.metadata for page in whole):
+            raise SystemExit(f"{len(whole)} of {arguments.pages} pages are there")
+        time.sleep(5)  # a kernel whose parent has gone sees it within seconds
+        if left := kernels_of(folder.parent):
+            raise SystemExit(f"{len(left)} kernels still run")
+        print(f"all {len(whole)} pages are there, each whole")
     return 0
 
 
