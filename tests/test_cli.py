@@ -11,6 +11,7 @@ from image_files import dicom
 from PIL import Image
 
 from intrinsic import cli
+from intrinsic.campaigns import records
 from intrinsic.publishing import report
 
 
@@ -168,7 +169,11 @@ def test_measure_digits_prints_one_json_object(capsys):
     assert law["exponent"]["value"] == pytest.approx(2 / law["value"])
     assert len(facts["growth"]["per_class"]) == len(facts["growth"]["k_f"])
     assert facts["class_pairs"] is None  # two classes
-    assert facts["compared"]["sets"] == 0  # none has 28 pixels
+    alike = [one for (kind, _), one in records.published().items() if kind == "properties" and one.params["size"] == 28]
+    assert facts["compared"]["sets"] == len(alike) > 30
+    assert facts["compared"]["below"] == sum(
+        k_f < facts["sharpness_at_m"]["value"] for k_f in facts["compared"]["k_f"].values()
+    )
 
 
 def test_measure_has_a_matrix_where_there_are_more_classes(capsys, folder):
